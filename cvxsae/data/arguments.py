@@ -1,0 +1,197 @@
+"""The one place where arguments are checked.
+
+Every rejection is an :class:`InputError`: one sentence that names the argument, says what was
+found and what to do about it.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import numpy as np
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import ArrayLike
+
+BiasLike: TypeAlias = "None | Literal['free'] | ArrayLike | torch.Tensor"
+
+
+class InputError(ValueError):
+    """An argument that cannot be used; its message is one sentence for the person who passed it."""
+
+
+def float_tensor(value: Any, name: str) -> torch.Tensor:
+    """Return ``value`` as a floating-point tensor without copying when it already is one.
+
+    numpy arrays and memory maps stay where they are; integers and booleans become float64.
+
+    Raises
+    ------
+    InputError
+        If the value is not numeric, is complex, or holds Python objects.
+    """
+    if isinstance(value, torch.Tensor):
+        tensor = value.detach()
+    else:
+        try:
+            array = np.asanyarray(value)
+        except (ValueError, TypeError) as error:
+            raise InputError(f"{name} cannot be read as an array ({error}); pass rows of equal length.") from None
+        if array.dtype.kind not in "fiub":
+            raise InputError(f"{name} has dtype {array.dtype}; pass real numbers (float16, float32 or float64).")
+        if array.dtype.kind != "f" or array.dtype.itemsize > 8:
+            array = array.astype(np.float64)
+        tensor = _share(array)
+    if tensor.is_complex():
+        raise InputError(f"{name} has dtype {tensor.dtype}; pass real numbers (float16, float32 or float64).")
+    return tensor if tensor.is_floating_point() else tensor.to(torch.float64)
+
+
+def _share(array: np.ndarray) -> torch.Tensor:
+    """Wrap a numpy array as a tensor; copy only what torch cannot address, and never write to it."""
+    if any(stride < 0 for stride in array.strides) or not array.dtype.isnative:
+        array = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
+    if not array.flags.writeable:
+        # torch warns about read-only memory because it cannot enforce it; nothing here writes to data.
+        interface = dict(array.__array_interface__)
+        interface["data"] = (interface["data"][0], False)
+        array = np.asarray(_Borrowed(array, interface))
+    return torch.from_numpy(array)
+
+
+class _Borrowed:
+    """Keeps ``owner`` alive while its memory is seen through another array interface."""
+
+    def __init__(self, owner: np.ndarray, interface: dict[str, Any]) -> None:
+        self.owner = owner
+        self.__array_interface__ = interface
+
+
+def matrix(value: Any, name: str, *, rows: str = "datapoint") -> torch.Tensor:
+    """Return ``value`` as a non-empty, two-dimensional floating-point tensor."""
+    tensor = float_tensor(value, name)
+    if tensor.ndim != 2:
+        hint = f"; reshape it to (1, {tensor.shape[0]}) for a single {rows}" if tensor.ndim == 1 else ""
+        raise InputError(f"{name} has shape {tuple(tensor.shape)}; it must be two-dimensional, one {rows} a row{hint}.")
+    if 0 in tensor.shape:
+        raise InputError(f"{name} has shape {tuple(tensor.shape)} and so is empty; pass at least one {rows}.")
+    return tensor
+
+
+def require_finite(tensor: torch.Tensor, name: str, *, first_row: int = 0) -> None:
+    """Reject NaN and Inf, naming the first row that holds one."""
+    # The sum of absolute values is finite exactly when every entry is, short of overflow: cheap, no mask.
+    if math.isfinite(float(tensor.abs().sum(dtype=torch.float64))):
+        return
+    finite = torch.isfinite(tensor)
+    if bool(finite.all()):
+        raise InputError(f"{name} holds values so large that their sum overflows; rescale it.")
+    row = int((~finite).reshape(finite.shape[0], -1).any(dim=1).nonzero()[0])
+    count = int((~finite).sum())
+    raise InputError(
+        f"{name} holds {count} NaN or infinite value(s), the first in row {first_row + row}; remove or repair those rows."
+    )
+
+
+def unit_rows(value: Any, name: str, dim: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the rows of a dictionary scaled to norm 1 in float64, and the norms they had.
+
+    A dictionary with row norms ``n_k`` and codes ``z_k`` is the same model as the unit-norm one
+    with codes ``n_k z_k`` (theory.md §0), so nothing is lost.
+    """
+    tensor = matrix(value, name, rows="atom")
+    if tensor.shape[1] != dim:
+        raise InputError(
+            f"{name} has shape {tuple(tensor.shape)} but the data has dimension {dim}; "
+            f"atoms are rows, so its second axis must be {dim}{' (transpose it)' if tensor.shape[0] == dim else ''}."
+        )
+    require_finite(tensor, name)
+    rows = tensor.to(torch.float64)
+    scale = rows.abs().amax(dim=1)
+    if bool((scale == 0).any()):
+        index = int((scale == 0).nonzero()[0])
+        raise InputError(f"{name} has a zero atom (row {index}); drop the atoms of norm 0.")
+    rows = rows / scale[:, None]  # so that the squares below neither overflow nor vanish
+    norms = torch.linalg.vector_norm(rows, dim=1)
+    return rows / norms[:, None], norms * scale
+
+
+def positive(value: Any, name: str) -> float:
+    """Return a finite number above zero."""
+    number = _number(value, name)
+    if not number > 0:
+        raise InputError(f"{name} is {number:g}; it must be above zero.")
+    return number
+
+
+def nonnegative(value: Any, name: str) -> float:
+    """Return a finite number that is zero or more."""
+    number = _number(value, name)
+    if number < 0:
+        raise InputError(f"{name} is {number:g}; it must be zero or more.")
+    return number
+
+
+def _number(value: Any, name: str) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise InputError(f"{name} is {value!r}; it must be a number.") from None
+    if not math.isfinite(number):
+        raise InputError(f"{name} is {number}; it must be finite.")
+    return number
+
+
+def count(value: Any, name: str, *, least: int = 1) -> int:
+    """Return a whole number of at least ``least``."""
+    number = _number(value, name)
+    if number != int(number) or number < least:
+        raise InputError(f"{name} is {value!r}; it must be a whole number of at least {least}.")
+    return int(number)
+
+
+def bias_vector(value: BiasLike, dim: int) -> torch.Tensor | Literal["free"] | None:
+    """Return a bias as ``None`` (zero), ``"free"`` (optimised) or a float64 vector of length ``dim`` (fixed)."""
+    if value is None:
+        return None
+    if isinstance(value, str):
+        if value == "free":
+            return "free"
+        raise InputError(f"bias is {value!r}; pass None (zero), 'free' (optimised) or an array of length {dim} (fixed).")
+    vector = float_tensor(value, "bias")
+    if tuple(vector.shape) != (dim,):
+        raise InputError(f"bias has shape {tuple(vector.shape)} but the data has dimension {dim}; pass shape ({dim},).")
+    require_finite(vector, "bias")
+    return vector.to(device="cpu", dtype=torch.float64, copy=True)
+
+
+def choice(value: str, name: str, options: Sequence[str]) -> str:
+    """Return ``value`` if it is one of ``options``."""
+    if value not in options:
+        raise InputError(f"{name} is {value!r}; choose one of {', '.join(options)}.")
+    return value
+
+
+def existing_file(path: str | Path, name: str) -> Path:
+    """Return a path that points to a file."""
+    path = Path(path)
+    if not path.is_file():
+        found = "is a directory" if path.is_dir() else "does not exist"
+        raise InputError(f"{name} {str(path)!r} {found}; pass the path of a file.")
+    return path
+
+
+def compute_device(value: str | torch.device | None) -> torch.device:
+    """Return the device to compute on: the CPU unless one is named."""
+    try:
+        device = torch.device("cpu" if value is None else value)
+    except RuntimeError:
+        raise InputError(f"device is {value!r}; pass 'cpu' or 'cuda' (or 'cuda:0', ...).") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"device is {str(device)!r} but torch sees no CUDA device here; pass device='cpu'.")
+    return device
