@@ -9,26 +9,19 @@ whole, and files are never unpickled.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+from jaxtyping import Float
 
 from cvxsae.data import arguments
 from cvxsae.data.arguments import InputError
 from cvxsae.data.files import gather_batches, read_array
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from jaxtyping import Float
-
 BATCH_BYTES = 64 * 2**20
 """Size of one batch in the precision it is computed in."""
-
-ActivationsLike: TypeAlias = (
-    "Activations | np.ndarray | torch.Tensor | str | Path | Sequence[Any] | Iterable[np.ndarray | torch.Tensor]"
-)
 
 
 class Activations:
@@ -110,6 +103,12 @@ class Activations:
     def to_numpy(self) -> Float[np.ndarray, "N d"]:
         """Return all rows as a float64 numpy array, sharing memory when nothing has to be converted."""
         return self.to_tensor(device=torch.device("cpu")).numpy()
+
+
+ActivationsLike: TypeAlias = (
+    Activations | np.ndarray | torch.Tensor | str | Path | Sequence[Any] | Iterable[np.ndarray | torch.Tensor]
+)
+"""What :class:`Activations` accepts."""
 
 
 def _open(X: Any, name: str) -> torch.Tensor:

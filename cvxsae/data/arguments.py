@@ -7,18 +7,16 @@ found and what to do about it.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import ArrayLike
-
-BiasLike: TypeAlias = "None | Literal['free'] | ArrayLike | torch.Tensor"
+BiasLike: TypeAlias = ArrayLike | torch.Tensor | None
+"""A decoder bias: ``None`` (zero), ``"free"`` (optimised) or a vector (fixed)."""
 
 
 class InputError(ValueError):
@@ -46,13 +44,13 @@ def float_tensor(value: Any, name: str) -> torch.Tensor:
             raise InputError(f"{name} has dtype {array.dtype}; pass real numbers (float16, float32 or float64).")
         if array.dtype.kind != "f" or array.dtype.itemsize > 8:
             array = array.astype(np.float64)
-        tensor = _share(array)
+        tensor = share(array)
     if tensor.is_complex():
         raise InputError(f"{name} has dtype {tensor.dtype}; pass real numbers (float16, float32 or float64).")
     return tensor if tensor.is_floating_point() else tensor.to(torch.float64)
 
 
-def _share(array: np.ndarray) -> torch.Tensor:
+def share(array: np.ndarray) -> torch.Tensor:
     """Wrap a numpy array as a tensor; copy only what torch cannot address, and never write to it."""
     if any(stride < 0 for stride in array.strides) or not array.dtype.isnative:
         array = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
@@ -94,7 +92,8 @@ def require_finite(tensor: torch.Tensor, name: str, *, first_row: int = 0) -> No
     row = int((~finite).reshape(finite.shape[0], -1).any(dim=1).nonzero()[0])
     count = int((~finite).sum())
     raise InputError(
-        f"{name} holds {count} NaN or infinite value(s), the first in row {first_row + row}; remove or repair those rows."
+        f"{name} holds {count} NaN or infinite value(s), the first in row {first_row + row}; "
+        "remove or repair those rows."
     )
 
 
@@ -162,7 +161,9 @@ def bias_vector(value: BiasLike, dim: int) -> torch.Tensor | Literal["free"] | N
     if isinstance(value, str):
         if value == "free":
             return "free"
-        raise InputError(f"bias is {value!r}; pass None (zero), 'free' (optimised) or an array of length {dim} (fixed).")
+        raise InputError(
+            f"bias is {value!r}; pass None (zero), 'free' (optimised) or an array of length {dim} (fixed)."
+        )
     vector = float_tensor(value, "bias")
     if tuple(vector.shape) != (dim,):
         raise InputError(f"bias has shape {tuple(vector.shape)} but the data has dimension {dim}; pass shape ({dim},).")

@@ -1,0 +1,62 @@
+"""Real data sets that come with a wheel: nothing is downloaded when they are read."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from cvxsae.data import arguments
+from cvxsae.data.arguments import InputError
+from cvxsae.data.files import read_array
+
+
+def wordllama() -> Float[np.ndarray, "32000 256"]:
+    """Return the token embeddings of WordLlama: 32,000 tokens of a language model, 256 dimensions, float16.
+
+    The weights are memory-mapped from the installed ``wordllama`` wheel; the package itself is not imported.
+
+    Raises
+    ------
+    InputError
+        If the wheel is not installed.
+    """
+    spec = importlib.util.find_spec("wordllama")
+    folders = [] if spec is None else list(spec.submodule_search_locations or [])
+    weights = [file for folder in folders for file in sorted(Path(folder, "weights").glob("*256.safetensors"))]
+    if not weights:
+        raise _missing("wordllama")
+    return np.asarray(read_array(weights[0], "wordllama"))
+
+
+def digits() -> Float[np.ndarray, "1797 64"]:
+    """Return scikit-learn's handwritten digits: 1,797 images of 8 × 8 pixels, intensities 0 to 16.
+
+    Raises
+    ------
+    InputError
+        If scikit-learn is not installed.
+    """
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError:
+        raise _missing("digits") from None
+    return np.asarray(load_digits().data, dtype=np.float64)
+
+
+_SETS: dict[str, Callable[[], np.ndarray]] = {"wordllama": wordllama, "digits": digits}
+
+EMBEDDED_NAMES: tuple[str, ...] = tuple(_SETS)
+"""The names that :func:`embedded` knows."""
+
+
+def embedded(name: str) -> Float[np.ndarray, "N d"]:
+    """Return the embedded data set of that name, one datapoint a row. See :data:`EMBEDDED_NAMES`."""
+    return _SETS[arguments.choice(name, "name", EMBEDDED_NAMES)]()
+
+
+def _missing(name: str) -> InputError:
+    return InputError(f"the data set {name!r} is not installed; run: pip install cvxsae[data]")

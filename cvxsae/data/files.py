@@ -1,0 +1,349 @@
+"""Arrays to and from files, without ever unpickling, and batches gathered into one array."""
+
+from __future__ import annotations
+
+import io
+import mmap
+import os
+import secrets
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, TypeAlias
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+from jaxtyping import Float
+from scipy import sparse
+
+from cvxsae.data import arguments
+from cvxsae.data.arguments import InputError
+
+Array: TypeAlias = np.ndarray | torch.Tensor
+StoredArray: TypeAlias = np.ndarray | torch.Tensor | sparse.csr_array
+
+MEMORY_LIMIT = 2**30
+"""Bytes that :func:`gather_batches` keeps in memory; what is longer goes to an unlinked temporary file."""
+
+CSR_PARTS = ("data", "indices", "indptr", "shape")
+"""What a sparse array ``codes`` is stored as: ``codes.data``, ``codes.indices``, ..."""
+
+
+def read_array(path: str | os.PathLike[str], name: str, key: str | None = None) -> Array:
+    """Open the array in a file, memory-mapped where the format allows it.
+
+    ``.npy``, ``.safetensors`` and ``.pt`` are mapped and read as they are used; ``.npz`` is an
+    archive, so its array is read into memory.
+
+    Parameters
+    ----------
+    path
+        A ``.npy``, ``.npz``, ``.safetensors`` or ``.pt`` file. ``"file.npz::key"`` is the same as ``key="key"``.
+    name
+        What messages call the argument.
+    key
+        Which of several arrays to read; not needed when the file holds only one.
+
+    Returns
+    -------
+    np.ndarray or torch.Tensor
+        The array as stored: any shape, any dtype. Not to be written to.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, is not what its suffix says, is truncated, holds Python objects, or
+        holds several arrays and no key chooses one.
+    """
+    file, key = _locate(path, name, key)
+    if file.suffix == ".npy":
+        if key is not None:
+            raise InputError(f"{name} {str(file)!r} is one array and has no key {key!r}; leave the key out.")
+        with _reading(file, name):
+            return np.lib.format.open_memmap(file, mode="r")
+    with _reading(file, name):
+        entries = _open_entries(file)
+    chosen = _choose(list(entries), file, name, key)
+    with _reading(file, name):
+        return entries[chosen]()
+
+
+def read_arrays(path: str | os.PathLike[str], name: str = "path") -> dict[str, StoredArray]:
+    """Read every array of a ``.npz`` or ``.safetensors`` file: the inverse of :func:`write_arrays`.
+
+    Returns
+    -------
+    dict
+        numpy arrays, except that bfloat16 comes back as a torch tensor and what was sparse as a
+        ``scipy.sparse.csr_array``.
+
+    Raises
+    ------
+    InputError
+        As :func:`read_array`, and if the parts of a sparse array contradict each other.
+    """
+    file = arguments.existing_file(os.fspath(path), name)
+    _writer(file, name)
+    with _reading(file, name):
+        arrays: dict[str, StoredArray] = {entry: _as_numpy(load()) for entry, load in _open_entries(file).items()}
+        for prefix in [entry.removesuffix(".indptr") for entry in arrays if entry.endswith(".indptr")]:
+            if all(f"{prefix}.{part}" in arrays for part in CSR_PARTS):
+                data, indices, indptr, shape = (arrays.pop(f"{prefix}.{part}") for part in CSR_PARTS)
+                codes = sparse.csr_array((data, indices, indptr), shape=tuple(int(size) for size in shape))
+                codes.check_format(full_check=True)
+                arrays[prefix] = codes
+    return arrays
+
+
+def write_arrays(path: str | os.PathLike[str], mapping: Mapping[str, Any], name: str = "path") -> Path:
+    """Save arrays under their names, all or nothing: an existing file is replaced only by a complete one.
+
+    Parameters
+    ----------
+    path
+        A ``.npz`` or ``.safetensors`` file; the suffix chooses the format.
+    mapping
+        Real numbers, numpy arrays, torch tensors and scipy sparse arrays by name. A sparse array
+        ``codes`` is stored as ``codes.data``, ``codes.indices``, ``codes.indptr`` and ``codes.shape``.
+    name
+        What messages call the path.
+
+    Returns
+    -------
+    Path
+        The file written.
+
+    Raises
+    ------
+    InputError
+        If the suffix is another one, the folder does not exist, or a value is not an array of real numbers.
+    """
+    file = Path(path)
+    write = _writer(file, name)
+    if not file.parent.is_dir():
+        raise InputError(f"{name} {str(file)!r} is in a folder that does not exist; create {str(file.parent)!r} first.")
+    if file.is_dir():
+        raise InputError(f"{name} {str(file)!r} is a directory; pass the path of a file.")
+    arrays = _flatten(mapping)
+    partial = file.with_name(f".{file.name}.{secrets.token_hex(4)}.partial")
+    try:
+        write(partial, arrays)
+        partial.replace(file)
+    except OSError as error:
+        raise InputError(f"{name} {str(file)!r} cannot be written ({error.strerror or error}).") from None
+    finally:
+        partial.unlink(missing_ok=True)
+    return file
+
+
+def gather_batches(
+    batches: Iterable[Array], name: str, *, memory_limit: int = MEMORY_LIMIT
+) -> Float[torch.Tensor, "N d"]:
+    """Concatenate ``(n, d)`` batches in the precision of the first.
+
+    Up to ``memory_limit`` bytes are held in memory; beyond it everything goes to a temporary file
+    that has no name and vanishes with the tensor, and memory is that of one batch. ``TMPDIR``
+    chooses the disk. Each batch is copied before the next is asked for, so an iterator may reuse its buffer.
+
+    Parameters
+    ----------
+    batches
+        numpy arrays or torch tensors, each of shape (n, d) with the same d; n may vary and be zero.
+        A batch may have a narrower dtype than the first (nothing is lost), not a wider one.
+    name
+        What messages call the argument.
+    memory_limit
+        In bytes.
+
+    Raises
+    ------
+    InputError
+        If there is no row at all, or a batch does not fit the first: the message gives its index.
+    """
+    sink: IO[bytes] = io.BytesIO()
+    first: torch.Tensor | None = None
+    try:
+        for index, value in enumerate(batches):
+            batch = _batch(value, f"{name} (batch {index})", first)
+            if first is None:
+                first = batch[:0].clone()
+            block = batch.detach().to(device="cpu", dtype=first.dtype).contiguous().view(torch.uint8).numpy()
+            if isinstance(sink, io.BytesIO) and sink.tell() + block.nbytes > memory_limit:
+                held, sink = sink, tempfile.TemporaryFile()  # noqa: SIM115 (closed below)
+                sink.write(held.getbuffer())
+                del held
+            sink.write(block.data)
+        if first is None or sink.tell() == 0:
+            raise InputError(f"{name} yields no rows; pass at least one (n, d) batch.")
+        sink.flush()
+        memory = sink.getbuffer() if isinstance(sink, io.BytesIO) else mmap.mmap(sink.fileno(), 0)
+    except OSError as error:
+        # Only a failure to write the temporary file is ours to explain; the iterator's own errors pass.
+        if isinstance(sink, io.BytesIO) or error.filename is not None:
+            raise
+        raise InputError(
+            f"{name} does not fit in {tempfile.gettempdir()!r} ({error.strerror}); point TMPDIR to a larger disk."
+        ) from None
+    finally:
+        if not isinstance(sink, io.BytesIO):
+            sink.close()
+    return torch.frombuffer(memory, dtype=first.dtype).view(-1, first.shape[1])
+
+
+def _batch(value: Any, name: str, first: torch.Tensor | None) -> torch.Tensor:
+    """Return one batch as a tensor that fits the first."""
+    if not isinstance(value, np.ndarray | torch.Tensor):
+        raise InputError(f"{name} is a {type(value).__name__}; yield (n, d) arrays or tensors.")
+    batch = arguments.float_tensor(value, name)
+    if batch.ndim != 2 or batch.shape[1] == 0:
+        raise InputError(f"{name} has shape {tuple(batch.shape)}; yield (n, d) arrays or tensors.")
+    if first is None:
+        return batch
+    if batch.shape[1] != first.shape[1]:
+        raise InputError(
+            f"{name} has dimension {batch.shape[1]} but batch 0 has {first.shape[1]}; all must have the same."
+        )
+    if torch.promote_types(batch.dtype, first.dtype) != first.dtype:
+        found, wanted = (str(dtype).removeprefix("torch.") for dtype in (batch.dtype, first.dtype))
+        raise InputError(f"{name} is {found} but batch 0 is {wanted}, which would lose digits; yield one dtype.")
+    return batch
+
+
+def _locate(path: str | os.PathLike[str], name: str, key: str | None) -> tuple[Path, str | None]:
+    """Split ``path::key`` and check that the file exists and has a known suffix."""
+    text = os.fspath(path)
+    if key is None and "::" in text and not Path(text).exists():
+        text, _, key = text.rpartition("::")
+    file = arguments.existing_file(text, name)
+    if file.suffix not in (".npy", ".npz", ".safetensors", ".pt"):
+        raise InputError(
+            f"{name} {str(file)!r} has the file type {file.suffix or 'none'!r}; "
+            "pass a .npy, .npz, .safetensors or .pt file."
+        )
+    return file, key
+
+
+@contextmanager
+def _reading(file: Path, name: str) -> Iterator[None]:
+    """Turn whatever a parser raises on a broken or hostile file into one sentence."""
+    try:
+        _refuse_pickle(file, name)
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # a broken file can make a parser raise anything
+        reason = " ".join(str(error).split(". ")[0].split()).rstrip(".:") or type(error).__name__
+        raise InputError(
+            f"{name} {str(file)!r} cannot be read as {file.suffix} ({reason[:200]}); "
+            "check that it is complete and holds plain numeric arrays."
+        ) from None
+
+
+def _refuse_pickle(file: Path, name: str) -> None:
+    """Reject a file that starts like a pickle: protocols 2 to 5 open with 0x80 and their number."""
+    with file.open("rb") as stream:
+        start = stream.read(2)
+    if len(start) == 2 and start[0] == 0x80 and 2 <= start[1] <= 5 and file.suffix != ".safetensors":
+        raise InputError(
+            f"{name} {str(file)!r} is a pickle, which could run code and is never opened; "
+            "save plain arrays with numpy.save, torch.save (as a zip archive) or safetensors."
+        )
+
+
+def _open_entries(file: Path) -> dict[str, Callable[[], Array]]:
+    """Map each key of a ``.npz``, ``.safetensors`` or ``.pt`` file to a function that opens its array."""
+    if file.suffix == ".npz":
+        if not zipfile.is_zipfile(file):
+            raise ValueError("it is not a zip archive")
+        with np.load(file, allow_pickle=False) as archive:
+            names = list(archive.files)
+        return {entry: lambda entry=entry: _npz_member(file, entry) for entry in names}
+    if file.suffix == ".safetensors":
+        opened = safetensors.safe_open(file, framework="pt")
+        return {entry: lambda entry=entry: opened.get_tensor(entry) for entry in opened.keys()}  # noqa: SIM118
+    if not zipfile.is_zipfile(file):
+        raise ValueError("it is not a zip archive written by torch.save")
+    content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    if isinstance(content, torch.Tensor):
+        content = {"": content}
+    if not isinstance(content, dict):
+        raise TypeError(f"it holds a {type(content).__name__}, not a tensor or a dict of tensors")
+    tensors = {str(entry): tensor.detach() for entry, tensor in content.items() if isinstance(tensor, torch.Tensor)}
+    return {entry: lambda tensor=tensor: tensor for entry, tensor in tensors.items()}
+
+
+def _npz_member(file: Path, entry: str) -> np.ndarray:
+    with np.load(file, allow_pickle=False) as archive:
+        array = archive[entry]
+    if not isinstance(array, np.ndarray):
+        raise TypeError(f"{entry!r} is not an array")
+    return array
+
+
+def _choose(keys: list[str], file: Path, name: str, key: str | None) -> str:
+    """Return the key that was asked for, or the only one."""
+    listed = ", ".join(keys)
+    if key is not None and key not in keys:
+        raise InputError(f"{name} {str(file)!r} has no array {key!r}; it holds {listed or 'none'}.")
+    if key is None and len(keys) != 1:
+        if not keys:
+            raise InputError(f"{name} {str(file)!r} holds no arrays; pass a file with one.")
+        raise InputError(f"{name} {str(file)!r} holds {len(keys)} arrays ({listed}); choose one with '{file}::KEY'.")
+    return keys[0] if key is None else key
+
+
+def _as_numpy(array: Array) -> Array:
+    return array.numpy() if isinstance(array, torch.Tensor) and array.dtype != torch.bfloat16 else array
+
+
+def _writer(file: Path, name: str) -> Callable[[Path, dict[str, Array]], None]:
+    """Return what writes the format that the suffix names."""
+    if file.suffix == ".npz":
+        return _write_npz
+    if file.suffix == ".safetensors":
+        return _write_safetensors
+    raise InputError(f"{name} {str(file)!r} has the file type {file.suffix or 'none'!r}; use .npz or .safetensors.")
+
+
+def _flatten(mapping: Mapping[str, Any]) -> dict[str, Array]:
+    """Spread sparse arrays into their parts and check that everything is numeric and no name is taken twice."""
+    arrays: dict[str, Array] = {}
+    for entry, value in mapping.items():
+        parts = {entry: value}
+        if sparse.issparse(value):
+            codes = sparse.csr_array(value)
+            stored = (codes.data, codes.indices, codes.indptr, np.array(codes.shape, dtype=np.int64))
+            parts = {f"{entry}.{part}": array for part, array in zip(CSR_PARTS, stored, strict=True)}
+        for key, part in parts.items():
+            array = part.detach().cpu() if isinstance(part, torch.Tensor) else np.asarray(part)
+            if isinstance(array, np.ndarray) and array.dtype.kind not in "fiub":
+                raise InputError(f"{key!r} has dtype {array.dtype}; only arrays of real numbers can be saved.")
+            if key in arrays:
+                raise InputError(f"two arrays would be saved as {key!r}; rename one.")
+            arrays[key] = array
+    return arrays
+
+
+def _write_npz(file: Path, arrays: dict[str, Array]) -> None:
+    # Not numpy.savez: its own arguments forbid arrays named "file", and it would pickle objects.
+    with zipfile.ZipFile(file, mode="x", compression=zipfile.ZIP_STORED, allowZip64=True) as archive:
+        for key, value in arrays.items():
+            if isinstance(value, torch.Tensor) and value.dtype == torch.bfloat16:
+                raise InputError(f"{key!r} is bfloat16, which .npz cannot hold; save to .safetensors.")
+            with archive.open(f"{key}.npy", mode="w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asanyarray(value), allow_pickle=False)
+
+
+def _write_safetensors(file: Path, arrays: dict[str, Array]) -> None:
+    tensors: dict[str, torch.Tensor] = {}
+    seen: set[int] = set()
+    for key, value in arrays.items():
+        tensor = (arguments.share(value) if isinstance(value, np.ndarray) else value).contiguous()
+        start = tensor.untyped_storage().data_ptr()
+        tensors[key] = tensor.clone() if start in seen else tensor  # the format refuses shared memory
+        seen.add(start)
+    safetensors.torch.save_file(tensors, file)

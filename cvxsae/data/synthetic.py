@@ -1,0 +1,406 @@
+"""Seeded data with ground truth: each set is ``codes @ dictionary + bias + noise``, and says so."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from cvxsae.data import arguments
+from cvxsae.data.arguments import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class Synthetic:
+    """Data and what it was made of: ``X == codes @ dictionary + bias + noise``, exactly.
+
+    Attributes
+    ----------
+    X
+        Datapoints, shape (N, d), float64.
+    dictionary
+        Unit-norm atoms, shape (K, d).
+    codes
+        Nonnegative activations, shape (N, K).
+    bias
+        Shape (d,).
+    noise
+        Shape (N, d).
+    name
+        The generator.
+    seed
+        What it was seeded with: the same arguments and seed give the same arrays.
+    parents
+        For a hierarchy, the index of each feature's parent, −1 for a root, shape (K,); otherwise all −1.
+    """
+
+    X: Float[np.ndarray, "N d"]
+    dictionary: Float[np.ndarray, "K d"]
+    codes: Float[np.ndarray, "N K"]
+    bias: Float[np.ndarray, " d"]
+    noise: Float[np.ndarray, "N d"]
+    name: str
+    seed: int
+    parents: Int[np.ndarray, " K"]
+
+
+def _probability(value: float, name: str) -> float:
+    number = arguments.nonnegative(value, name)
+    if number > 1:
+        raise InputError(f"{name} is {number:g}; it must be at most 1.")
+    return number
+
+
+@dataclass(frozen=True)
+class Feature:
+    """A feature of a hierarchy and what hangs below it.
+
+    Attributes
+    ----------
+    probability
+        That it fires, given that its parent does (or of all datapoints, for a root).
+    children
+        Features that fire only where this one does.
+    exclusive
+        Whether at most one of the children fires; their probabilities then add up to at most 1.
+    """
+
+    probability: float
+    children: tuple[Feature, ...] = ()
+    exclusive: bool = False
+
+    def __post_init__(self) -> None:
+        _probability(self.probability, "probability")
+        total = sum(child.probability for child in self.children)
+        if self.exclusive and total > 1 + 1e-12:
+            raise InputError(f"children that exclude each other have probabilities adding up to {total:g}; at most 1.")
+
+
+FOUR_FEATURES: tuple[Feature, ...] = (Feature(0.25, children=(Feature(0.2),)), Feature(0.05), Feature(0.05))
+"""A frequent parent, a child that fires on a fifth of it (so on 5 % of all points), and two loners."""
+
+TWENTY_FEATURES: tuple[Feature, ...] = (
+    *3 * (Feature(0.15, children=3 * (Feature(0.2),), exclusive=True),),
+    *8 * (Feature(0.05),),
+)
+"""Three parents with three mutually exclusive children each, and eight loners."""
+
+
+def sparse_features(
+    n_points: int,
+    dim: int,
+    n_features: int,
+    *,
+    seed: int,
+    probability: float = 0.05,
+    strength: tuple[float, float] = (1.0, 2.0),
+    orthogonal: bool = False,
+    noise: float = 0.0,
+    bias_norm: float = 0.0,
+) -> Synthetic:
+    """Features that fire independently of each other.
+
+    Parameters
+    ----------
+    n_points, dim, n_features
+        N, d and K.
+    seed
+        Of the generator.
+    probability
+        That a feature fires on a datapoint.
+    strength
+        Its activation is then uniform between these two.
+    orthogonal
+        Whether atoms are orthonormal (K ≤ d) rather than independent and uniform on the sphere.
+    noise
+        Standard deviation of the Gaussian noise, per coordinate.
+    bias_norm
+        Norm of the bias, which points in a random direction.
+
+    Raises
+    ------
+    InputError
+        If an argument is out of range.
+    """
+    n_points, dim, n_features = _sizes(n_points=n_points, dim=dim, n_features=n_features)
+    probability = _probability(probability, "probability")
+    rng = np.random.default_rng(seed)
+    dictionary = _directions(rng, n_features, dim, orthogonal=orthogonal)
+    active = rng.random((n_points, n_features)) < probability
+    codes = active * _strengths(rng, active.shape, strength)
+    return _assemble("sparse_features", seed, rng, codes, dictionary, noise, bias_norm)
+
+
+def hierarchy(
+    n_points: int,
+    dim: int,
+    features: Sequence[Feature] = FOUR_FEATURES,
+    *,
+    seed: int,
+    strength: tuple[float, float] = (1.0, 1.0),
+    orthogonal: bool = True,
+    noise: float = 0.0,
+    bias_norm: float = 0.0,
+) -> Synthetic:
+    """Features arranged in trees: a child fires only where its parent does.
+
+    Parameters
+    ----------
+    n_points, dim
+        N and d.
+    features
+        The roots; atoms are numbered depth first, so a parent comes right before its first child.
+    seed, strength, orthogonal, noise, bias_norm
+        As in :func:`sparse_features`.
+
+    Returns
+    -------
+    Synthetic
+        With ``parents`` telling the trees.
+
+    Raises
+    ------
+    InputError
+        If an argument is out of range.
+
+    Examples
+    --------
+    >>> hierarchy(100, 50, FOUR_FEATURES, seed=0).parents
+    array([-1,  0, -1, -1])
+    """
+    n_points, dim = _sizes(n_points=n_points, dim=dim)
+    if not features:
+        raise InputError("features is empty; pass at least one Feature.")
+    rng = np.random.default_rng(seed)
+    columns: list[np.ndarray] = []
+    parents: list[int] = []
+
+    def grow(siblings: Sequence[Feature], parent: int, exclusive: bool) -> None:
+        draws = rng.random((n_points, 1 if exclusive else len(siblings)))
+        edges = np.cumsum([0.0, *(sibling.probability for sibling in siblings)])
+        for index, sibling in enumerate(siblings):
+            if exclusive:
+                fires = (draws[:, 0] >= edges[index]) & (draws[:, 0] < edges[index + 1])
+            else:
+                fires = draws[:, index] < sibling.probability
+            columns.append(fires & columns[parent] if parent >= 0 else fires)
+            parents.append(parent)
+            if sibling.children:
+                grow(sibling.children, len(columns) - 1, sibling.exclusive)
+
+    grow(features, -1, False)
+    active = np.stack(columns, axis=1)
+    dictionary = _directions(rng, len(columns), dim, orthogonal=orthogonal)
+    codes = active * _strengths(rng, active.shape, strength)
+    return _assemble("hierarchy", seed, rng, codes, dictionary, noise, bias_norm, parents)
+
+
+def dense_signed_feature(
+    n_points: int,
+    dim: int,
+    *,
+    seed: int,
+    levels: Sequence[float] | None = (-1.0, 0.0, 1.0),
+    n_sparse: int = 0,
+    probability: float = 0.05,
+    strength: tuple[float, float] = (1.0, 2.0),
+    noise: float = 0.0,
+    bias_norm: float = 0.0,
+) -> Synthetic:
+    """One direction with a coefficient of either sign on every datapoint, beside sparse features.
+
+    The first two atoms are the antipodal pair u and −u; with three points, the default levels and
+    nothing else this is case C8 of the theory.
+
+    Parameters
+    ----------
+    n_points, dim
+        N and d.
+    levels
+        Values of the coefficient, each taken equally often (as far as N allows) in random order;
+        ``None`` for a standard Gaussian.
+    n_sparse
+        Number of sparse features orthogonal to u and to each other; at most d − 1.
+    seed, probability, strength, noise, bias_norm
+        As in :func:`sparse_features`; probability and strength are those of the sparse features.
+
+    Raises
+    ------
+    InputError
+        If an argument is out of range.
+    """
+    n_points, dim = _sizes(n_points=n_points, dim=dim)
+    n_sparse = arguments.count(n_sparse, "n_sparse", least=0)
+    probability = _probability(probability, "probability")
+    rng = np.random.default_rng(seed)
+    atoms = _directions(rng, 1 + n_sparse, dim, orthogonal=True)
+    if levels is None:
+        signed = rng.standard_normal(n_points)
+    elif len(levels):
+        signed = rng.permutation(np.resize(np.asarray(levels, dtype=np.float64), n_points))
+    else:
+        raise InputError("levels is empty; pass at least one number, or None for a Gaussian.")
+    active = rng.random((n_points, n_sparse)) < probability
+    sparse = active * _strengths(rng, active.shape, strength)
+    codes = np.column_stack([np.maximum(signed, 0), np.maximum(-signed, 0), sparse])
+    dictionary = np.concatenate([atoms[:1], -atoms[:1], atoms[1:]])
+    return _assemble("dense_signed_feature", seed, rng, codes, dictionary, noise, bias_norm)
+
+
+def circle_feature(
+    n_points: int,
+    dim: int,
+    *,
+    seed: int,
+    radius: float = 1.0,
+    even: bool = False,
+    noise: float = 0.0,
+    bias_norm: float = 0.0,
+) -> Synthetic:
+    """Datapoints uniform on a circle in a random plane.
+
+    No finite dictionary is the true one; the four half-axes of the plane, which write every point
+    with two nonnegative codes, stand in for it.
+
+    Parameters
+    ----------
+    n_points, dim
+        N and d ≥ 2.
+    radius
+        Of the circle.
+    even
+        Whether the angles are equally spaced from a random start, rather than independent.
+    seed, noise, bias_norm
+        As in :func:`sparse_features`.
+
+    Raises
+    ------
+    InputError
+        If an argument is out of range.
+    """
+    n_points, dim = arguments.count(n_points, "n_points"), arguments.count(dim, "dim", least=2)
+    radius = arguments.positive(radius, "radius")
+    rng = np.random.default_rng(seed)
+    axes = _directions(rng, 2, dim, orthogonal=True)
+    turns = np.arange(n_points) / n_points + rng.random() if even else rng.random(n_points)
+    plane = radius * np.column_stack([np.cos(2 * np.pi * turns), np.sin(2 * np.pi * turns)])
+    codes = np.concatenate([np.maximum(plane, 0), np.maximum(-plane, 0)], axis=1)
+    return _assemble("circle_feature", seed, rng, codes, np.concatenate([axes, -axes]), noise, bias_norm)
+
+
+def duplicated_rows(
+    n_unique: int,
+    dim: int,
+    *,
+    copies: int,
+    seed: int,
+    strength: tuple[float, float] = (1.0, 2.0),
+    bias_norm: float = 0.0,
+) -> Synthetic:
+    """Random datapoints, each ``copies`` times, in random order; N = n_unique · copies, one atom a distinct point.
+
+    Parameters
+    ----------
+    n_unique, dim
+        Number of distinct points and d.
+    copies
+        Of each point, bit for bit.
+    strength
+        Norms are uniform between these two.
+    seed, bias_norm
+        As in :func:`sparse_features`.
+
+    Raises
+    ------
+    InputError
+        If an argument is out of range.
+    """
+    n_unique, dim, copies = _sizes(n_unique=n_unique, dim=dim, copies=copies)
+    rng = np.random.default_rng(seed)
+    dictionary = _directions(rng, n_unique, dim, orthogonal=False)
+    norms = _strengths(rng, (n_unique,), strength)
+    rows = rng.permutation(np.repeat(np.arange(n_unique), copies))
+    return _assemble("duplicated_rows", seed, rng, np.diag(norms)[rows], dictionary, 0.0, bias_norm)
+
+
+def clustered(
+    n_points: int,
+    dim: int,
+    n_clusters: int,
+    *,
+    seed: int,
+    strength: tuple[float, float] = (1.0, 2.0),
+    noise: float = 0.05,
+    bias_norm: float = 0.0,
+) -> Synthetic:
+    """Datapoints along a few random directions, one atom each, with noise around them.
+
+    Parameters
+    ----------
+    n_points, dim, n_clusters
+        N, d and K; clusters are equally large as far as N allows.
+    strength
+        The position along the direction is uniform between these two.
+    seed, noise, bias_norm
+        As in :func:`sparse_features`.
+
+    Raises
+    ------
+    InputError
+        If an argument is out of range.
+    """
+    n_points, dim, n_clusters = _sizes(n_points=n_points, dim=dim, n_clusters=n_clusters)
+    rng = np.random.default_rng(seed)
+    dictionary = _directions(rng, n_clusters, dim, orthogonal=False)
+    labels = rng.permutation(np.arange(n_points) % n_clusters)
+    codes = np.eye(n_clusters)[labels] * _strengths(rng, (n_points, 1), strength)
+    return _assemble("clustered", seed, rng, codes, dictionary, noise, bias_norm)
+
+
+def _assemble(
+    name: str,
+    seed: int,
+    rng: np.random.Generator,
+    codes: np.ndarray,
+    dictionary: np.ndarray,
+    noise: float,
+    bias_norm: float,
+    parents: Sequence[int] | None = None,
+) -> Synthetic:
+    n_points, dim = len(codes), dictionary.shape[1]
+    bias = arguments.nonnegative(bias_norm, "bias_norm") * _directions(rng, 1, dim, orthogonal=False)[0]
+    scatter = arguments.nonnegative(noise, "noise") * rng.standard_normal((n_points, dim))
+    return Synthetic(
+        X=codes @ dictionary + bias + scatter,
+        dictionary=dictionary,
+        codes=codes,
+        bias=bias,
+        noise=scatter,
+        name=name,
+        seed=seed,
+        parents=np.full(len(dictionary), -1) if parents is None else np.asarray(parents),
+    )
+
+
+def _directions(rng: np.random.Generator, n_atoms: int, dim: int, *, orthogonal: bool) -> np.ndarray:
+    """Return unit rows, uniform on the sphere, independent or orthonormal."""
+    if orthogonal and n_atoms > dim:
+        raise InputError(f"{n_atoms} orthogonal atoms do not fit in dimension {dim}; raise dim or lower their number.")
+    rows = rng.standard_normal((n_atoms, dim))
+    if orthogonal:
+        Q, R = np.linalg.qr(rows.T)
+        return np.ascontiguousarray((Q * np.sign(np.diag(R))).T)
+    return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True))
+
+
+def _strengths(rng: np.random.Generator, shape: tuple[int, ...], strength: tuple[float, float]) -> np.ndarray:
+    low, high = (arguments.nonnegative(end, "strength") for end in strength)
+    if high < low:
+        raise InputError(f"strength is ({low:g}, {high:g}); the first must not exceed the second.")
+    return rng.uniform(low, high, shape)
+
+
+def _sizes(**sizes: int) -> tuple[int, ...]:
+    return tuple(arguments.count(size, name) for name, size in sizes.items())

@@ -1,0 +1,189 @@
+"""Centring and scaling as explicit, reversible transforms that say what they do to λ."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from cvxsae.data import arguments
+from cvxsae.data.activations import Activations, ActivationsLike
+from cvxsae.data.arguments import BiasLike, InputError
+from cvxsae.data.files import gather_batches
+
+
+@dataclass(frozen=True, eq=False)
+class Affine:
+    """The map ``x ↦ scale · (x − shift)`` on datapoints, and what it makes of a problem and its answer.
+
+    A model ``x ≈ b + z D`` of the data becomes ``s (b − t) + (s z) D`` with ``s = scale`` and
+    ``t = shift``. The squared error is then s² times as large, and so is the penalty if λ becomes
+    s λ: the same dictionary is optimal before and after, and F becomes s² F (theory.md, (P)).
+    λ/λ_max, cosines and the atom cost τ stay as they are. For the way back use :attr:`inverse`.
+
+    Parameters
+    ----------
+    shift
+        What is subtracted from every datapoint, shape (d,), in units of the data.
+    scale
+        Above zero.
+
+    Raises
+    ------
+    InputError
+        If the shift is not a finite vector or the scale is not above zero.
+    """
+
+    shift: Float[np.ndarray, " d"]
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        shift = arguments.float_tensor(self.shift, "shift")
+        if shift.ndim != 1 or len(shift) == 0:
+            raise InputError(f"shift has shape {tuple(shift.shape)}; it must be a vector, one entry a dimension.")
+        arguments.require_finite(shift, "shift")
+        own = shift.to(device="cpu", dtype=torch.float64, copy=True).numpy()
+        own.flags.writeable = False
+        object.__setattr__(self, "shift", own)
+        object.__setattr__(self, "scale", arguments.positive(self.scale, "scale"))
+
+    @property
+    def inverse(self) -> Affine:
+        """The transform that undoes this one, for data, λ, values, biases and codes alike."""
+        return Affine(shift=-self.scale * self.shift, scale=1 / self.scale)
+
+    def then(self, after: Affine) -> Affine:
+        """Return the one transform that does this and then ``after``."""
+        self._require_dim(len(after.shift), "after")
+        return Affine(shift=self.shift + after.shift / self.scale, scale=self.scale * after.scale)
+
+    def apply(self, X: ActivationsLike, *, dtype: torch.dtype | None = None) -> Activations:
+        """Return the transformed datapoints; ``X`` stays as it is.
+
+        The result is computed block by block in float64 and held in memory up to 1 GiB, beyond that
+        in an unnamed temporary file, so that a memory map is never in memory whole.
+
+        Parameters
+        ----------
+        X
+            Anything :class:`Activations` accepts, shape (N, d).
+        dtype
+            Of the result; by default that of X, but at least float32. Rounding to it is the only
+            error, so ask for float64 where λ and F are to be compared beyond seven digits.
+
+        Raises
+        ------
+        InputError
+            If X is not valid data or has another dimension than the shift.
+        """
+        data = Activations(X)
+        self._require_dim(data.shape[1], "X")
+        device = data.tensor.device
+        target = dtype or torch.promote_types(data.tensor.dtype, torch.float32)
+        shift = torch.tensor(self.shift, device=device)
+        blocks = ((batch - shift).mul_(self.scale).to(target) for batch in data.batches())
+        return Activations(gather_batches(blocks, "X") if device.type == "cpu" else torch.cat(list(blocks)))
+
+    def invert(self, X: ActivationsLike, *, dtype: torch.dtype | None = None) -> Activations:
+        """Return the datapoints that :meth:`apply` maps to ``X``, up to rounding to ``dtype``."""
+        return self.inverse.apply(X, dtype=dtype)
+
+    def lam(self, lam: float) -> float:
+        """Return the penalty that poses the same problem on the transformed data: s λ."""
+        return self.scale * arguments.positive(lam, "lam")
+
+    def value(self, value: float) -> float:
+        """Return what a value of (P), or a bound on it, becomes: s² F."""
+        return self.scale**2 * float(value)
+
+    def bias(self, bias: BiasLike) -> Float[np.ndarray, " d"] | Literal["free"] | None:
+        """Return the bias of the same model on the transformed data: s (b − t).
+
+        ``"free"`` stays free, since the optimum moves along. ``None`` is the zero bias, and becomes
+        the fixed bias −s t unless the shift is zero.
+        """
+        vector = arguments.bias_vector(bias, len(self.shift))
+        if isinstance(vector, str):
+            return "free"
+        if vector is None:
+            return None if not self.shift.any() else -self.scale * self.shift
+        return np.asarray(self.scale * (vector.numpy() - self.shift))
+
+    def dictionary(self, dictionary: Any) -> Any:
+        """Return the dictionary of the same model on the transformed data: itself, since directions stay."""
+        return dictionary
+
+    def codes(self, codes: Any) -> Any:
+        """Return the codes of the same model on the transformed data, dense or sparse: s Z."""
+        return codes * self.scale
+
+    def describe(self) -> str:
+        """Say in one sentence what the transform does to the data, λ, F and the bias."""
+        s = f"{self.scale:.6g}"
+        centre = f"subtracts a vector of norm {np.linalg.norm(self.shift):.6g}" if self.shift.any() else ""
+        factor = f"multiplies by {s}" if self.scale != 1 else ""
+        if not (centre or factor):
+            return "The identity: data, λ, F and the bias stay as they are."
+        units = f"λ becomes {s} λ and F becomes {self.scale**2:.6g} F" if factor else "λ and F stay as they are"
+        moved = "(b − shift)" if centre else "b"
+        fixed = f"a fixed bias b becomes {s if factor else ''}{' ' if factor else ''}{moved}"
+        return (
+            f"The transform {' and '.join(filter(None, (centre, factor)))}: {units}, {fixed}, a free bias stays free."
+        )
+
+    def _require_dim(self, dim: int, name: str) -> None:
+        if dim != len(self.shift):
+            raise InputError(f"{name} has dimension {dim} but the transform has {len(self.shift)}; they must agree.")
+
+
+def center(X: ActivationsLike) -> Affine:
+    """Return the transform that subtracts the mean datapoint: one pass over the data, summed in float64."""
+    data = Activations(X)
+    return Affine(shift=_mean(data))
+
+
+def scale_to_unit_mean_square(X: ActivationsLike) -> Affine:
+    """Return the transform that divides by the root of mean ‖x_n‖²: one pass over the data.
+
+    Raises
+    ------
+    InputError
+        If every datapoint is zero.
+    """
+    data = Activations(X)
+    return Affine(shift=np.zeros(data.shape[1]), scale=_unit_scale(data, np.zeros(data.shape[1])))
+
+
+def center_and_scale(X: ActivationsLike) -> Affine:
+    """Return :func:`center`, then :func:`scale_to_unit_mean_square`, in two passes and without a copy of the data.
+
+    Raises
+    ------
+    InputError
+        If all datapoints are the same.
+    """
+    data = Activations(X)
+    mean = _mean(data)
+    return Affine(shift=mean, scale=_unit_scale(data, mean))
+
+
+def _mean(data: Activations) -> Float[np.ndarray, " d"]:
+    total = sum(batch.sum(dim=0) for batch in data.batches())
+    assert isinstance(total, torch.Tensor)
+    return np.asarray((total / len(data)).cpu().numpy())
+
+
+def _unit_scale(data: Activations, shift: np.ndarray) -> float:
+    centre = torch.tensor(shift, device=data.tensor.device)
+    total = sum(_square_norm(data.batches(), centre))
+    if not total > 0:
+        raise InputError("X is zero everywhere after the shift, so no scale makes its mean square 1; pass other data.")
+    return float(np.sqrt(len(data) / total))
+
+
+def _square_norm(batches: Iterator[torch.Tensor], centre: torch.Tensor) -> Iterator[float]:
+    return (float((batch - centre).square().sum()) for batch in batches)
