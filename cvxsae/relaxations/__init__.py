@@ -1,0 +1,20 @@
+"""WHAT: each convex problem as mathematics. Frozen problems with values, duals, closed forms and cvxpy formulations."""
+
+from cvxsae.relaxations.candidate import Candidate
+from cvxsae.relaxations.fixed_atoms import CandidateDictionary, SparseCodes, datapoint_atoms
+from cvxsae.relaxations.large_dictionary import LargeDictionary
+from cvxsae.relaxations.penalty import AtomPenalty, PolarBounds
+from cvxsae.relaxations.problem import Problem
+from cvxsae.relaxations.wide_limit import WideLimit
+
+__all__ = [
+    "AtomPenalty",
+    "Candidate",
+    "CandidateDictionary",
+    "LargeDictionary",
+    "PolarBounds",
+    "Problem",
+    "SparseCodes",
+    "WideLimit",
+    "datapoint_atoms",
+]

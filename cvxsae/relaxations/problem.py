@@ -1,0 +1,264 @@
+"""What the four convex problems share: one objective, one dual, one gauge each.
+
+Every problem minimises, in units of (P) (mean per datapoint),
+
+    (1/N) [ ½‖X − 1bᵀ − Z D‖² + λ Σ_k ‖d_k‖ θ_τ(z_k) ],   Z ≥ 0,                            (primal)
+
+over some of Z, D and b, and has the dual
+
+    (1/N) [ ⟨X − 1bᵀ, Y⟩ − ½‖Y‖² ]   with   polar(Y) ≤ λ,   and Σ_n y_n = 0 if b is free.    (dual)
+
+They differ in which dictionaries are allowed, hence in the polar: ``max_nk d_k·y_n`` (codes),
+``max_n ‖y_n‖`` (wide limit), ``max_k θ°_τ(Y a_k)`` (candidates), ``θ°_τ(Y)`` (large dictionary).
+Any Y becomes feasible by re-centring and rescaling, so any candidate has a certificate.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import numpy as np
+import scipy.sparse
+import torch
+
+from cvxsae.data import arguments
+from cvxsae.data.activations import Activations, ActivationsLike
+from cvxsae.relaxations.penalty import AtomPenalty
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import cvxpy as cp
+    from jaxtyping import Float
+
+    from cvxsae.data.arguments import BiasLike
+    from cvxsae.relaxations.candidate import Candidate, Codes
+
+EPS = float(np.finfo(np.float64).eps)
+
+
+@dataclass(frozen=True)
+class ConicForm:
+    """A problem written in cvxpy, in sum units of rescaled data, and how to read its answer.
+
+    ``minimum`` times ``value_scale`` is the optimum in units of (P).
+    """
+
+    problem: cp.Problem
+    value_scale: float
+    read: Callable[[], Candidate]
+
+
+@dataclass(frozen=True, init=False, eq=False)
+class Problem(ABC):
+    """A convex problem over activations: data, penalty λ, surcharge τ (``atom_cost``) and bias.
+
+    Attributes
+    ----------
+    X
+        The datapoints, (N, d).
+    lam
+        Penalty λ > 0, in the units of the data.
+    bias
+        None (zero), a float64 vector (fixed) or ``"free"`` (optimised).
+    """
+
+    X: Activations
+    lam: float
+    bias: torch.Tensor | Literal["free"] | None
+
+    name: ClassVar[str]
+
+    def _set_common(self, X: ActivationsLike, lam: float, bias: BiasLike) -> None:
+        activations = Activations(X)
+        object.__setattr__(self, "X", activations)
+        object.__setattr__(self, "lam", arguments.positive(lam, "lam"))
+        object.__setattr__(self, "bias", arguments.bias_vector(bias, activations.shape[1]))
+
+    # ------------------------------------------------------------------ data and bias
+
+    @property
+    def n_points(self) -> int:
+        """Number of datapoints N."""
+        return self.X.shape[0]
+
+    @property
+    def dim(self) -> int:
+        """Dimension d."""
+        return self.X.shape[1]
+
+    @property
+    def bias_is_free(self) -> bool:
+        """Whether the bias is optimised."""
+        return isinstance(self.bias, str)
+
+    @property
+    def penalty(self) -> AtomPenalty:
+        """The atom penalty θ_τ; the L1 norm unless the problem has a surcharge."""
+        return AtomPenalty(0.0)
+
+    def fixed_bias(self) -> Float[torch.Tensor, "d"]:
+        """The fixed bias, zeros for None."""
+        if isinstance(self.bias, torch.Tensor):
+            return self.bias
+        if self.bias is None:
+            return torch.zeros(self.dim, dtype=torch.float64)
+        raise ValueError("the bias is free")
+
+    def starting_bias(self) -> Float[torch.Tensor, "d"]:
+        """The optimal bias when all codes are zero: the fixed one, or the mean of the data."""
+        if not self.bias_is_free:
+            return self.fixed_bias()
+        total = torch.zeros(self.dim, dtype=torch.float64)
+        for batch in self.X.batches():
+            total += batch.sum(dim=0).cpu()
+        return total / self.n_points
+
+    def with_penalty(self, lam: float) -> Problem:
+        """Return the same problem at another λ."""
+        other = object.__new__(type(self))
+        for field, value in self.__dict__.items():
+            object.__setattr__(other, field, value)
+        object.__setattr__(other, "lam", arguments.positive(lam, "lam"))
+        return other
+
+    # ------------------------------------------------------------------ primal
+
+    @abstractmethod
+    def allows(self, candidate: Candidate) -> list[str]:
+        """Say, one sentence each, how the candidate's dictionary breaks the rules of this problem."""
+
+    def residual_batches(self, candidate: Candidate) -> Iterator[tuple[slice, Float[torch.Tensor, "n d"]]]:
+        """Yield ``x_n − b − z_n D`` in float64, block of rows by block of rows."""
+        bias = torch.from_numpy(candidate.bias)
+        start = 0
+        for batch in self.X.batches():
+            rows = slice(start, start + len(batch))
+            start = rows.stop
+            yield rows, batch.cpu() - bias - _reconstruct(candidate, rows)
+
+    def primal_value(self, candidate: Candidate) -> float:
+        """The objective (primal) at the candidate, mean per datapoint, in float64, from data and candidate alone.
+
+        ``(1/N) [ ½ Σ_n ‖x_n − b − z_n D‖² + λ Σ_k ‖d_k‖ θ_τ(z_k) ]``
+        """
+        squares = sum(float(residual.square().sum()) for _, residual in self.residual_batches(candidate))
+        return (squares / 2 + self.lam * self._penalty_value(candidate)) / self.n_points
+
+    def _penalty_value(self, candidate: Candidate) -> float:
+        if candidate.codes is None or candidate.dictionary is None:
+            return 0.0
+        norms = np.linalg.norm(candidate.dictionary, axis=1)
+        return float(norms @ self._code_penalties(candidate.codes))
+
+    def _code_penalties(self, codes: Codes) -> np.ndarray:
+        mass = np.asarray(codes.sum(axis=0)).ravel()
+        if self.penalty.atom_cost == 0:
+            return mass
+        if scipy.sparse.issparse(codes):
+            squares = np.asarray(codes.power(2).sum(axis=0)).ravel()
+            return np.sqrt(mass**2 + self.penalty.atom_cost * squares)
+        return self.penalty.value(torch.from_numpy(np.asarray(codes, dtype=np.float64))).numpy()
+
+    # ------------------------------------------------------------------ dual
+
+    @abstractmethod
+    def row_polars(self, Y: Float[torch.Tensor, "n d"]) -> Float[torch.Tensor, "n"] | None:
+        """The polar of every row alone, when the polar of Y is their maximum; None when rows are coupled."""
+
+    def polar(self, Y: Float[torch.Tensor, "N d"], multipliers: np.ndarray | None = None) -> float:
+        """An upper bound of the polar gauge of Y (exact but for rounding wherever the problem has a formula)."""
+        del multipliers
+        rows = self.row_polars(Y)
+        if rows is None:
+            raise NotImplementedError
+        return float(rows.max())
+
+    def dual_value(self, Y: Float[torch.Tensor, "N d"]) -> float:
+        """``(1/N) [⟨X − 1bᵀ, Y⟩ − ½‖Y‖²]``; with a free bias b drops out because Σ_n y_n = 0 (any b may be taken)."""
+        reference = self.starting_bias()
+        total, start = 0.0, 0
+        for batch in self.X.batches():
+            rows = Y[start : start + len(batch)]
+            start += len(batch)
+            total += float(((batch.cpu() - reference) * rows).sum() - rows.square().sum() / 2)
+        return total / self.n_points
+
+    def feasible_dual(
+        self, Y: Float[torch.Tensor, "N d"], multipliers: np.ndarray | None = None
+    ) -> Float[torch.Tensor, "N d"]:
+        """Turn any Y into a feasible dual point: re-centre if the bias is free, then shrink into ``polar ≤ λ``.
+
+        Rows shrink one by one where the polar is a maximum over rows and nothing couples them (fixed bias);
+        otherwise all by one factor. Rounding slack is included, so the result is feasible in exact arithmetic
+        up to a relative 1e-15 of its size.
+        """
+        if self.bias_is_free:
+            Y = Y - Y.mean(dim=0)
+        limit = self.lam * (1 - 4 * self.dim * EPS)
+        rows = None if self.bias_is_free else self.row_polars(Y)
+        if rows is not None:
+            return Y * torch.clamp(limit / rows.clamp(min=limit), max=1)[:, None]
+        polar = self.polar(Y, multipliers)
+        return Y * min(1.0, limit / polar) if polar > 0 else Y
+
+    def dual_violation(self, Y: Float[torch.Tensor, "N d"], multipliers: np.ndarray | None = None) -> float:
+        """How far Y is from feasible: the larger of ``(polar(Y) − λ)_+/λ`` and, free bias, ``‖mean y_n‖/λ``."""
+        violation = max(0.0, self.polar(Y, multipliers) / self.lam - 1)
+        if self.bias_is_free:
+            violation = max(violation, float(torch.linalg.vector_norm(Y.mean(dim=0))) / self.lam)
+        return violation
+
+    def residual(self, candidate: Candidate) -> Float[torch.Tensor, "N d"]:
+        """All residuals at once, (N, d) float64."""
+        return torch.cat([block for _, block in self.residual_batches(candidate)])
+
+    def lower_bound(self, candidate: Candidate) -> float:
+        """A certified lower bound of the optimum, from the candidate's dual point or else its residual."""
+        Y = self.residual(candidate) if candidate.dual is None else torch.from_numpy(candidate.dual)
+        return self.dual_value(self.feasible_dual(Y, candidate.multipliers))
+
+    def bounds(self, candidate: Candidate) -> tuple[float, float]:
+        """Value and certified lower bound of a candidate: the two numbers every solution reports."""
+        return self.primal_value(candidate), self.lower_bound(candidate)
+
+    def bias_residual(self, candidate: Candidate) -> float:
+        """``‖mean_n r_n‖ / λ``, zero at an optimal free bias (T3)."""
+        total = torch.zeros(self.dim, dtype=torch.float64)
+        for _, residual in self.residual_batches(candidate):
+            total += residual.sum(dim=0)
+        return float(torch.linalg.vector_norm(total)) / (self.n_points * self.lam)
+
+    # ------------------------------------------------------------------ scale and reference
+
+    def lambda_max(self) -> float:
+        """The smallest λ known to make all codes zero: the polar of the data at the bias of zero codes."""
+        bias = self.starting_bias()
+        largest = 0.0
+        for batch in self.X.batches():
+            rows = self.row_polars(batch.cpu() - bias)
+            if rows is None:  # datapoints are coupled: the gauge needs them all
+                return self.polar(self.X.to_tensor(device=torch.device("cpu")) - bias)
+            largest = max(largest, float(rows.max()))
+        return largest
+
+    def zero_candidate(self) -> Candidate:
+        """All codes zero and the bias that is best for them: optimal iff ``λ ≥ lambda_max``."""
+        raise NotImplementedError
+
+    @abstractmethod
+    def conic_form(self) -> ConicForm:
+        """The problem in cvxpy, on data divided by its largest norm so that the conic solver sees numbers near 1."""
+
+    @abstractmethod
+    def conic_size(self) -> tuple[int, str]:
+        """Number of scalar unknowns of :meth:`conic_form`, and what they are in words."""
+
+
+def _reconstruct(candidate: Candidate, rows: slice) -> torch.Tensor | float:
+    if candidate.codes is None or candidate.dictionary is None or candidate.dictionary.shape[0] == 0:
+        return 0.0
+    block = candidate.codes[rows]
+    return torch.from_numpy(np.ascontiguousarray(block @ candidate.dictionary))

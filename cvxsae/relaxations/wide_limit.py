@@ -1,0 +1,203 @@
+"""The wide limit: one atom per datapoint, the floor under every dictionary of every width (T9)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import cvxpy as cp
+import numpy as np
+import scipy.sparse
+import torch
+from jaxtyping import Float
+
+from cvxsae.relaxations.candidate import Candidate
+from cvxsae.relaxations.problem import EPS, ConicForm, Problem
+
+if TYPE_CHECKING:
+    from cvxsae.data.activations import ActivationsLike
+    from cvxsae.data.arguments import BiasLike
+
+RECOVERY_BYTES = 2**29
+"""Dictionary and dual of the wide limit are as large as the data; beyond this they are not written out."""
+
+
+def huber(norms: torch.Tensor, lam: float) -> torch.Tensor:
+    """``h_λ(r) = ½r²`` for ``r ≤ λ``, ``λr − ½λ²`` beyond."""
+    inner = norms.clamp(max=lam)
+    return inner * (norms - inner / 2)
+
+
+@dataclass(frozen=True)
+class HuberPass:
+    """What one pass over the data says about a bias; everything per datapoint, in float64.
+
+    Attributes
+    ----------
+    value
+        ``(1/N) Σ_n h_λ(‖x_n − b‖)``.
+    lower_bound
+        Dual value of ``ψ_λ(x_n − b)`` re-centred and shrunk by ``λ/(λ + ‖mean ψ‖)``: feasible for certain.
+    mean_psi
+        ``(1/N) Σ_n ψ_λ(x_n − b)``, minus the gradient; zero at the optimum.
+    hessian
+        Of ``value``, (d, d), if asked for.
+    mean_weight
+        ``(1/N) Σ_n min(1, λ/‖x_n − b‖)``: the curvature of the quadratic that majorises ``value`` (IRLS).
+    nearest
+        The datapoint closest to b.
+    """
+
+    value: float
+    lower_bound: float
+    mean_psi: torch.Tensor
+    hessian: torch.Tensor | None
+    mean_weight: float
+    nearest: torch.Tensor
+
+
+class WideLimit(Problem):
+    """The smallest value any dictionary of any width can reach, a multivariate Huber location in the bias.
+
+    ``F_wide = min_b (1/N) Σ_n h_λ(‖x_n − b‖)  ≤  F*_K`` for every K, with equality for K ≥ N        (5), T9
+
+    with ``h_λ(r) = ½r²`` for ``r ≤ λ`` and ``λr − ½λ²`` beyond. It is attained by one atom per datapoint,
+    ``d_n = (x_n − b)/‖x_n − b‖`` with code ``(‖x_n − b‖ − λ)_+``.
+    Dual: ``max (1/N) Σ_n [ y_n·(x_n − b) − ½‖y_n‖² ]`` with ``‖y_n‖ ≤ λ``, and ``Σ_n y_n = 0`` when b is free; the
+    certificate is ``y_n = ψ_λ(x_n − b)`` re-centred and rescaled, ``ψ_λ(u) = u·min(1, λ/‖u‖)``.
+
+    Parameters
+    ----------
+    X
+        Datapoints, (N, d): anything :class:`~cvxsae.data.Activations` accepts; read in batches.
+    lam
+        Penalty λ > 0.
+    bias
+        ``"free"`` (optimised, the default), None (zero) or an array (d,) (fixed: then the value is closed form).
+
+    Raises
+    ------
+    InputError
+        For data, λ or bias that cannot be used.
+    """
+
+    name: ClassVar[str] = "wide"
+
+    def __init__(self, X: ActivationsLike, lam: float, bias: BiasLike = "free") -> None:
+        self._set_common(X, lam, bias)
+
+    def scan(
+        self, bias: Float[torch.Tensor, "d"], *, hessian: bool = False, device: torch.device | None = None
+    ) -> HuberPass:
+        """One pass over the data at one bias: value, certified lower bound, gradient, curvature.
+
+        With ``A = mean ψ·u``, ``B = mean ‖ψ‖²``, ``m = mean ψ``, ``ū = mean u`` (``u_n = x_n − b``) and
+        ``s = λ/(λ + ‖m‖)`` the dual point ``s(ψ_n − m)`` has, without cancellation,
+        ``value − lower bound = (1 − s)A − ½(1 − s²)B + s m·ū − ½s²‖m‖²``. With a fixed bias m is not removed and
+        ``s = 1``: the gap is zero.
+        """
+        device = device or self.X.tensor.device
+        d = self.dim
+        b = bias.to(device=device, dtype=torch.float64)
+        psi_sum, offset_sum = torch.zeros(2, d, dtype=torch.float64, device=device)
+        curvature = torch.zeros((d, d), dtype=torch.float64, device=device) if hessian else None
+        value = inner = squares = weight_sum = inside = 0.0
+        closest, nearest = float("inf"), b
+        for batch in self.X.batches(device=device):
+            offsets = batch - b
+            norms = torch.linalg.vector_norm(offsets, dim=1)
+            weights = torch.clamp(self.lam / norms.clamp(min=self.lam), max=1)
+            psi_sum += weights @ offsets
+            offset_sum += offsets.sum(dim=0)
+            value += float(huber(norms, self.lam).sum())
+            inner += float((weights * norms.square()).sum())
+            squares += float((weights * norms).square().sum())
+            weight_sum += float(weights.sum())
+            index = int(norms.argmin())
+            if float(norms[index]) < closest:
+                closest, nearest = float(norms[index]), batch[index].clone()
+            if curvature is not None:
+                outside = norms > self.lam
+                inside += float((~outside).sum())
+                scaled = offsets * torch.where(outside, self.lam / norms.pow(3), 0).sqrt()[:, None]
+                curvature -= scaled.T @ scaled
+                curvature.diagonal().add_(float(weights[outside].sum()))
+        n = self.n_points
+        if curvature is not None:
+            curvature.diagonal().add_(inside)
+            curvature = (curvature / n).cpu()
+        m, mean_offset = (psi_sum / n).cpu(), (offset_sum / n).cpu()
+        gap = 0.0
+        if self.bias_is_free:
+            length = float(torch.linalg.vector_norm(m))
+            shrink = (1 - 8 * d * EPS) * self.lam / (self.lam + length)
+            gap = (1 - shrink) * inner / n - (1 - shrink**2) * squares / (2 * n)
+            gap += shrink * float(m @ mean_offset) - shrink**2 * length**2 / 2
+        return HuberPass(value / n, value / n - gap, m, curvature, weight_sum / n, nearest.cpu())
+
+    # ------------------------------------------------------------------ the common vocabulary
+
+    def allows(self, candidate: Candidate) -> list[str]:
+        """Any unit-norm dictionary will do: the wide limit has no width."""
+        del candidate
+        return []
+
+    def row_polars(self, Y: Float[torch.Tensor, "n d"]) -> Float[torch.Tensor, "n"]:
+        """``‖y_n‖`` for every n."""
+        return torch.linalg.vector_norm(Y, dim=1)
+
+    def bounds(self, candidate: Candidate) -> tuple[float, float]:
+        """Value and lower bound; for a candidate that is only a bias, those of ``ψ_λ(x_n − b)``, in one pass."""
+        if candidate.codes is None and candidate.dual is None:
+            scan = self.scan(torch.from_numpy(candidate.bias), device=torch.device("cpu"))
+            return scan.value, scan.lower_bound
+        return super().bounds(candidate)
+
+    def bias_residual(self, candidate: Candidate) -> float:
+        """``‖mean_n ψ_λ(x_n − b)‖ / λ``, zero at an optimal free bias."""
+        scan = self.scan(torch.from_numpy(candidate.bias), device=torch.device("cpu"))
+        return float(torch.linalg.vector_norm(scan.mean_psi)) / self.lam
+
+    def zero_candidate(self) -> Candidate:
+        """All codes zero and the mean (or fixed) bias: optimal iff ``λ ≥ lambda_max``."""
+        return self.complete(self.starting_bias().numpy())
+
+    def complete(self, bias: np.ndarray) -> Candidate:
+        """The atom-per-datapoint dictionary and codes of a bias, and the dual point that certifies it.
+
+        Datapoints within λ of the bias get a zero code; one that sits on it gets the first axis as its atom.
+        Beyond ``RECOVERY_BYTES`` only the bias is returned: it determines the rest.
+        """
+        if self.n_points * self.dim * 8 > RECOVERY_BYTES:
+            return Candidate(bias=bias)
+        offsets = self.X.to_numpy() - bias
+        norms = np.linalg.norm(offsets, axis=1)
+        atoms = np.divide(offsets, norms[:, None], where=norms[:, None] > 0, out=np.zeros_like(offsets))
+        atoms[norms == 0, 0] = 1.0
+        index = np.flatnonzero(norms > self.lam)
+        codes = scipy.sparse.csr_array((norms[index] - self.lam, (index, index)), shape=(len(norms), len(norms)))
+        psi = torch.from_numpy(atoms * np.minimum(norms, self.lam)[:, None])
+        return Candidate(bias=bias, dictionary=atoms, codes=codes, dual=self.feasible_dual(psi).numpy())
+
+    def conic_size(self) -> tuple[int, str]:
+        """N·d reconstructions and N cones."""
+        return 2 * self.n_points * (self.dim + 1), f"{self.n_points} second-order cones in dimension {self.dim}"
+
+    def conic_form(self) -> ConicForm:
+        """``h_λ(‖u‖) = min_v ½‖u − v‖² + λ‖v‖``: one second-order cone a datapoint."""
+        centre = self.starting_bias().numpy()
+        X = self.X.to_numpy() - centre
+        scale = float(np.linalg.norm(X, axis=1).max()) or 1.0
+        V = cp.Variable((self.n_points, self.dim))
+        R = cp.Variable((self.n_points, self.dim))
+        shift = cp.Variable((1, self.dim)) if self.bias_is_free else cp.Constant(np.zeros((1, self.dim)))
+        ones = np.ones((self.n_points, 1))
+        problem = cp.Problem(
+            cp.Minimize(cp.sum_squares(R) / 2 + self.lam / scale * cp.sum(cp.norm(V, 2, axis=1))),
+            [X / scale - ones @ shift - V == R],
+        )
+
+        def read() -> Candidate:
+            return self.complete(centre + scale * np.asarray(shift.value).ravel())
+
+        return ConicForm(problem, scale**2 / self.n_points, read)

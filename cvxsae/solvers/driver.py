@@ -1,0 +1,146 @@
+"""The one loop: limits, finiteness, the schedule of gap evaluations, history, progress and interruption.
+
+An algorithm supplies ``init``, ``step``, ``bounds`` and ``finish``; it holds no state of its own.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+
+from tqdm.auto import tqdm
+
+from cvxsae.data import arguments
+from cvxsae.relaxations import Problem
+from cvxsae.solvers.solution import Record, Solution, Status, judge
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import torch
+
+    from cvxsae.relaxations.candidate import Candidate
+
+P = TypeVar("P", bound=Problem, contravariant=True)
+S = TypeVar("S")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When a solve must end.
+
+    Attributes
+    ----------
+    tol
+        Relative gap to reach, at the point that is returned.
+    max_seconds
+        Wall-clock limit, or None.
+    max_iterations
+        Iteration limit, or None for the algorithm's own.
+    """
+
+    tol: float = 1e-6
+    max_seconds: float | None = None
+    max_iterations: int | None = None
+
+    def __post_init__(self) -> None:
+        arguments.nonnegative(self.tol, "tol")
+        if self.max_seconds is not None:
+            arguments.positive(self.max_seconds, "max_seconds")
+        if self.max_iterations is not None:
+            arguments.count(self.max_iterations, "max_iterations", least=0)
+
+
+class Algorithm(Protocol, Generic[P, S]):
+    """An iterative method for problems of type P with state S."""
+
+    name: str
+    default_iterations: int
+    first_check: int
+    patience: int
+
+    def init(self, problem: P, device: torch.device) -> S:
+        """The starting state."""
+
+    def step(self, problem: P, state: S) -> S:
+        """One iteration; the state passed in is not used again."""
+
+    def bounds(self, problem: P, state: S) -> tuple[float, float]:
+        """Value and certified lower bound at the point that ``finish`` would return now."""
+
+    def finish(self, problem: P, state: S) -> Candidate:
+        """The candidate of a state."""
+
+    def info(self, state: S) -> dict[str, Any]:
+        """What the algorithm wants to report."""
+
+
+def iterate(
+    algorithm: Algorithm[P, S],
+    problem: P,
+    limits: Limits,
+    *,
+    device: torch.device,
+    progress: bool = False,
+    callback: Callable[[Record], None] | None = None,
+) -> Solution:
+    """Run an algorithm until its certified relative gap is within ``tol`` or a limit is met.
+
+    The gap is evaluated at iterations spaced by a growing stride (a quarter of the iterations done), always at the
+    point that would be returned; the best point seen is the one kept. ``patience`` evaluations in a row without
+    a better gap mean STALLED.
+    """
+    start = time.perf_counter()
+    most = algorithm.default_iterations if limits.max_iterations is None else limits.max_iterations
+    history: list[Record] = []
+    bar = tqdm(total=None, disable=not progress, desc=f"{problem.name} ({algorithm.name})", unit="it")
+    state = best_state = algorithm.init(problem, device)
+    best_gap, idle, iteration, next_check = math.inf, 0, 0, 0
+    status = Status.MAX_ITER
+    try:
+        while True:
+            elapsed = time.perf_counter() - start
+            late = limits.max_seconds is not None and elapsed >= limits.max_seconds
+            if iteration >= next_check or late or iteration >= most:
+                record = Record(iteration, elapsed, *algorithm.bounds(problem, state))
+                history.append(record)
+                if callback is not None:
+                    callback(record)
+                bar.set_postfix_str(f"value {record.value:.6g}, gap {record.gap:.1e}", refresh=False)
+                if not math.isfinite(record.gap):
+                    status = Status.NONFINITE
+                    break
+                idle = 0 if record.gap < best_gap * (1 - 1e-3) else idle + 1
+                if record.gap < best_gap:
+                    best_gap, best_state = record.gap, state
+                if best_gap <= limits.tol:
+                    status = Status.CERTIFIED
+                    break
+                if idle >= algorithm.patience:
+                    status = Status.STALLED
+                    break
+                next_check = iteration + max(algorithm.first_check, iteration // 4)
+            if late:
+                status = Status.TIME_LIMIT
+                break
+            if iteration >= most:
+                break
+            state = algorithm.step(problem, state)
+            iteration += 1
+            bar.update()
+    except KeyboardInterrupt:
+        status = Status.INTERRUPTED
+    bar.close()
+    candidate = algorithm.finish(problem, best_state)
+    return judge(
+        problem,
+        candidate,
+        status,
+        tol=limits.tol,
+        history=tuple(history),
+        seconds=time.perf_counter() - start,
+        solver=algorithm.name,
+        info={"iterations": iteration, "device": str(device), **algorithm.info(state)},
+    )

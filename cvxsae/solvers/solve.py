@@ -1,0 +1,151 @@
+"""``solve``: one call for every problem."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from cvxsae.data import arguments
+from cvxsae.data.arguments import InputError
+from cvxsae.relaxations import CandidateDictionary, LargeDictionary, Problem, SparseCodes, WideLimit
+from cvxsae.relaxations.fixed_atoms import FixedAtoms
+from cvxsae.solvers.conic import solve_reference
+from cvxsae.solvers.driver import Limits, iterate
+from cvxsae.solvers.factorised import Factorised
+from cvxsae.solvers.newton import WideLimitNewton
+from cvxsae.solvers.proximal_gradient import ProximalGradient
+from cvxsae.solvers.solution import NotCertifiedError, Record, Solution, judge
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SOLVERS = ("auto", "torch", "newton", "proximal-gradient", "factorised", "reference")
+
+
+def solve(
+    problem: Problem,
+    *,
+    solver: str = "auto",
+    tol: float = 1e-6,
+    max_seconds: float | None = None,
+    max_iterations: int | None = None,
+    device: str | torch.device | None = None,
+    raise_on_failure: bool = True,
+    progress: bool = False,
+    callback: Callable[[Record], None] | None = None,
+) -> Solution:
+    """Solve a convex problem to a certified relative gap.
+
+    Parameters
+    ----------
+    problem
+        :class:`WideLimit`, :class:`SparseCodes`, :class:`CandidateDictionary` or :class:`LargeDictionary`.
+    solver
+        ``"auto"`` picks by problem, size, device and bias; ``"torch"`` is the problem's own torch solver
+        (``"newton"``, ``"proximal-gradient"`` or ``"factorised"``); ``"reference"`` is cvxpy with Clarabel.
+    tol
+        Relative gap ``(value − lower_bound)/value`` to reach, evaluated in float64 at the returned point.
+    max_seconds, max_iterations
+        Limits; None for no limit, and for the algorithm's own.
+    device
+        Where torch computes: ``"cpu"`` (default) or ``"cuda"``.
+    raise_on_failure
+        Whether a solve that is not certified raises.
+    progress
+        Whether to show a progress bar.
+    callback
+        Called with a :class:`Record` at every evaluation of the gap.
+
+    Returns
+    -------
+    Solution
+        Value, lower bound, status and arrays; values are per datapoint, as in (P).
+
+    Raises
+    ------
+    InputError
+        For a solver that does not fit the problem, or a reference that would not finish.
+    NotCertifiedError
+        If the gap was not closed to ``tol``; the exception holds the solution.
+    CertificateError
+        If a lower bound came out above a value.
+    """
+    if not isinstance(problem, Problem):
+        raise InputError(
+            f"problem is a {type(problem).__name__}; pass a WideLimit, SparseCodes, CandidateDictionary or LargeDictionary."
+        )
+    arguments.choice(solver, "solver", SOLVERS)
+    limits = Limits(tol, max_seconds, max_iterations)
+    chosen = arguments.compute_device(device)
+    if solver == "reference":
+        solution = solve_reference(problem, limits, progress=progress)
+    else:
+        solution = _torch_solve(problem, solver, limits, chosen, progress, callback)
+    if raise_on_failure and not solution.is_certified:
+        raise NotCertifiedError(solution)
+    return solution
+
+
+def _torch_solve(
+    problem: Problem,
+    solver: str,
+    limits: Limits,
+    device: torch.device,
+    progress: bool,
+    callback: Callable[[Record], None] | None,
+) -> Solution:
+    """Dispatch to the algorithm that fits; the one place where problems meet algorithms."""
+    expected: str
+    if isinstance(problem, WideLimit):
+        expected = WideLimitNewton.name
+        if solver in ("auto", "torch", expected):
+            return iterate(
+                WideLimitNewton(), problem, limits, device=device, progress=progress, callback=callback
+            )
+    elif isinstance(problem, FixedAtoms):
+        expected = ProximalGradient.name
+        if solver in ("auto", "torch", expected):
+            return iterate(
+                ProximalGradient(), problem, limits, device=device, progress=progress, callback=callback
+            )
+    elif isinstance(problem, LargeDictionary) and problem.atom_cost == 0:
+        expected = WideLimitNewton.name
+        if solver in ("auto", "torch", expected):
+            return _without_surcharge(problem, limits, device, progress, callback)
+    elif isinstance(problem, LargeDictionary):
+        expected = Factorised.name
+        if solver in ("auto", "torch", expected):
+            return iterate(Factorised(), problem, limits, device=device, progress=progress, callback=callback)
+    else:
+        raise InputError(f"problem is a {type(problem).__name__}, which no solver here knows.")
+    raise InputError(f"solver is {solver!r} but {problem.name!r} is solved by {expected!r} (or 'reference').")
+
+
+def _without_surcharge(
+    problem: LargeDictionary,
+    limits: Limits,
+    device: torch.device,
+    progress: bool,
+    callback: Callable[[Record], None] | None,
+) -> Solution:
+    """At τ = 0 atoms are free and the large dictionary is the wide limit, one atom a datapoint (T9)."""
+    wide = WideLimit(problem.X, problem.lam, problem.bias)
+    solution = iterate(WideLimitNewton(), wide, limits, device=device, progress=progress, callback=callback)
+    if solution.dictionary is None:
+        raise InputError(
+            f"atom_cost is 0 and X has {problem.n_points:,} rows, so the dictionary would be as large as the data; "
+            "solve WideLimit(X, lam) instead."
+        )
+    atoms = problem.atom_per_datapoint(solution.bias)
+    return judge(
+        problem,
+        replace(atoms, dual=solution.dual),
+        solution.status,
+        tol=limits.tol,
+        history=solution.history,
+        seconds=solution.seconds,
+        solver=solution.solver,
+        info=solution.info,
+    )

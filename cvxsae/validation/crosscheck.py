@@ -1,0 +1,156 @@
+"""Two roads to one number: the conic reference and torch on the same problem, both through the referee."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from cvxsae.data import arguments
+from cvxsae.relaxations import CandidateDictionary, LargeDictionary, Problem
+from cvxsae.solvers import Solution, solve
+from cvxsae.validation.certificate import Certificate, certify
+
+if TYPE_CHECKING:
+    import torch
+
+REFERENCE_ACCURACY = 1e-6
+
+
+@dataclass(frozen=True)
+class CrossCheck:
+    """Reference and torch side by side.
+
+    Attributes
+    ----------
+    problem
+        The problem solved twice.
+    reference, torch
+        The two solutions.
+    certificates
+        What the referee says of each, by the same names.
+    difference
+        ``(torch value − reference value)/reference value``; for a large dictionary with τ > 0 the reference value is
+        that of the doubly nonnegative relaxation, which no dictionary can go below.
+    tol
+        The agreement asked for.
+    complaints
+        One sentence for everything that does not agree; empty when all does.
+    """
+
+    problem: Problem
+    reference: Solution
+    torch: Solution
+    certificates: dict[str, Certificate]
+    difference: float
+    tol: float
+    complaints: tuple[str, ...]
+
+    @property
+    def agrees(self) -> bool:
+        """The verdict."""
+        return not self.complaints
+
+    def table(self) -> pd.DataFrame:
+        """One row a solver: value, lower bound, gap, seconds, the referee's verdict."""
+        rows = {}
+        for name, solution in (("reference", self.reference), ("torch", self.torch)):
+            certificate = self.certificates[name]
+            rows[name] = {
+                "solver": solution.solver,
+                "value": certificate.value,
+                "lower_bound": certificate.lower_bound,
+                "gap": certificate.gap,
+                "relaxed_value": solution.info.get("relaxed_value", float("nan")),
+                "seconds": solution.seconds,
+                "objections": len(certificate.objections),
+            }
+        return pd.DataFrame.from_dict(rows, orient="index")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return {
+            "problem": self.problem.name,
+            "agrees": self.agrees,
+            "difference": self.difference,
+            "tol": self.tol,
+            "complaints": list(self.complaints),
+            "certificates": {name: c.to_dict() for name, c in self.certificates.items()},
+            "seconds": {"reference": self.reference.seconds, "torch": self.torch.seconds},
+        }
+
+    def __str__(self) -> str:
+        verdict = "agree" if self.agrees else "DISAGREE"
+        head = f"{self.problem.name}: reference and torch {verdict} (difference {self.difference:+.1e}, tol {self.tol:.0e})"
+        return "\n".join([head, self.table().to_string(), *(f"  {sentence}" for sentence in self.complaints)])
+
+
+def default_tolerance(problem: Problem) -> float:
+    """Agreement that is asked for: 1e-6; 1e-5 with a surcharge or Q in play; 2e-2 where the reference is a relaxation."""
+    if isinstance(problem, LargeDictionary) and problem.atom_cost > 0:
+        return 2e-2
+    return 1e-5 if isinstance(problem, CandidateDictionary | LargeDictionary) else 1e-6
+
+
+def crosscheck(
+    problem: Problem,
+    *,
+    tol: float | None = None,
+    max_seconds: float | None = None,
+    device: str | torch.device | None = None,
+    progress: bool = False,
+) -> CrossCheck:
+    """Solve with cvxpy + Clarabel and with torch, send both through the referee, and compare.
+
+    Parameters
+    ----------
+    problem
+        Small enough for the reference.
+    tol
+        Relative agreement of the two values; default by problem (:func:`default_tolerance`).
+    max_seconds, device, progress
+        As in :func:`~cvxsae.solve`.
+
+    Returns
+    -------
+    CrossCheck
+        ``agrees`` is True when the values agree to ``tol``, neither lower bound exceeds the other's value, and the
+        referee has no objection beyond a gap that a relaxation cannot close.
+
+    Raises
+    ------
+    InputError
+        If the problem is too large for the reference.
+    """
+    tol = default_tolerance(problem) if tol is None else arguments.positive(tol, "tol")
+    relaxation = isinstance(problem, LargeDictionary) and problem.atom_cost > 0
+    reference = solve(
+        problem, solver="reference", tol=tol, max_seconds=max_seconds, raise_on_failure=False, progress=progress
+    )
+    solution = solve(
+        problem,
+        solver="torch",
+        tol=1e-4 if relaxation else tol / 10,
+        max_seconds=max_seconds,
+        device=device,
+        raise_on_failure=False,
+        progress=progress,
+    )
+    certificates = {
+        "reference": certify(problem, reference, tol=tol),
+        "torch": certify(problem, solution, tol=2 * tol if relaxation else tol),
+    }
+    anchor = float(reference.info["relaxed_value"]) if relaxation else certificates["reference"].value
+    value = certificates["torch"].value
+    difference = (value - anchor) / anchor if anchor > 0 else value - anchor
+    complaints = []
+    least = -REFERENCE_ACCURACY if relaxation else -tol
+    if not least <= difference <= tol:
+        complaints.append(f"Torch attains {value:.9g}, the reference {anchor:.9g}: {difference:+.2e} apart, tol {tol:.0e}.")
+    for name, certificate in certificates.items():
+        ceiling = min(anchor, value)
+        if certificate.lower_bound > ceiling + REFERENCE_ACCURACY * abs(ceiling):
+            complaints.append(f"The lower bound of {name}, {certificate.lower_bound:.9g}, exceeds {ceiling:.9g}.")
+        complaints.extend(f"The referee objects to {name}: {sentence}" for sentence in certificate.objections)
+    return CrossCheck(problem, reference, solution, certificates, difference, tol, tuple(complaints))
