@@ -112,10 +112,10 @@ def _value_and_gradient(
 def _with_new_atom(problem: LargeDictionary, factor: torch.Tensor, data: torch.Tensor) -> torch.Tensor:
     """Append a small column along the best new atom, if the residual's polar exceeds λ there."""
     residual = fit_factor(problem, factor, data).residual
-    bounds = problem.penalty.matrix_polar(residual, starts=8)
-    if bounds.lower <= problem.lam * (1 + 1e-9):
+    polar, direction = problem.penalty.best_direction(residual)
+    if polar <= problem.lam * (1 + 1e-9):
         return factor
-    column = problem.penalty.polar_maximiser((residual @ bounds.direction)[:, None])
+    column = problem.penalty.polar_maximiser((residual @ direction)[:, None])
     size = 1e-2 * float(factor.square().sum(dim=0).max().sqrt() if factor.numel() else data.abs().max().sqrt())
     return torch.cat([factor, size * column / torch.linalg.vector_norm(column)], dim=1)
 
