@@ -2,12 +2,16 @@
 
 Accepted: numpy arrays and memory maps (float16, float32, float64, integers), torch tensors (also
 bfloat16, on any device), paths to ``.npy``, ``.npz``, ``.safetensors`` and ``.pt`` files, and
-iterables of ``(n, d)`` batches. Nothing is copied that can be shared, a memory map is never copied
-whole, and files are never unpickled.
+iterables of ``(n, d)`` batches. Nothing is copied that can be shared: floats of native byte order
+stay where they are. What has to be converted (integers, foreign byte order, reversed rows) is
+converted block by block, in memory up to 1 GiB and beyond that in an unnamed temporary file, so
+that a memory map is never in memory whole. Files are never unpickled.
 """
 
 from __future__ import annotations
 
+import mmap
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -18,7 +22,7 @@ from jaxtyping import Float
 
 from cvxsae.data import arguments
 from cvxsae.data.arguments import InputError
-from cvxsae.data.files import gather_batches, read_array
+from cvxsae.data.files import gather, read_array
 
 BATCH_BYTES = 64 * 2**20
 """Size of one batch in the precision it is computed in."""
@@ -48,18 +52,19 @@ class Activations:
     def __init__(self, X: ActivationsLike, *, name: str = "X") -> None:
         if isinstance(X, Activations):
             self.tensor: torch.Tensor = X.tensor
+            self._mapping: mmap.mmap | None = X._mapping
             return
-        self.tensor = _open(X, name)
+        self.tensor, self._mapping = _open(X, name)
         row = 0
         for batch in self.batches(dtype=None):
             arguments.require_finite(batch, name, first_row=row)
             row += len(batch)
 
     @classmethod
-    def _trusted(cls, tensor: torch.Tensor) -> Activations:
+    def _trusted(cls, tensor: torch.Tensor, mapping: mmap.mmap | None) -> Activations:
         """Wrap rows of data that has been checked before."""
         view = cls.__new__(cls)
-        view.tensor = tensor
+        view.tensor, view._mapping = tensor, mapping
         return view
 
     @property
@@ -71,7 +76,10 @@ class Activations:
         return self.tensor.shape[0]
 
     def __getitem__(self, rows: slice | np.ndarray | torch.Tensor) -> Activations:
-        return Activations._trusted(self.tensor[torch.from_numpy(rows) if isinstance(rows, np.ndarray) else rows])
+        chosen = self.tensor[torch.from_numpy(rows) if isinstance(rows, np.ndarray) else rows]
+        if 0 in chosen.shape or chosen.ndim != 2:
+            raise InputError(f"rows chosen from {self!r} give shape {tuple(chosen.shape)}; choose at least one row.")
+        return Activations._trusted(chosen, self._mapping)
 
     def __repr__(self) -> str:
         n_points, dim = self.shape
@@ -92,7 +100,10 @@ class Activations:
         width = torch.finfo(dtype or torch.float64).bits // 8
         step = rows or max(1, BATCH_BYTES // (width * self.shape[1]))
         for start in range(0, len(self), step):
-            yield self.tensor[start : start + step].to(device=device, dtype=dtype)
+            block = self.tensor[start : start + step]
+            yield block.to(device=device, dtype=dtype)
+            if self._mapping is not None:
+                _release(self._mapping, block)
 
     def to_tensor(
         self, *, dtype: torch.dtype = torch.float64, device: torch.device | None = None
@@ -111,17 +122,51 @@ ActivationsLike: TypeAlias = (
 """What :class:`Activations` accepts."""
 
 
-def _open(X: Any, name: str) -> torch.Tensor:
-    if isinstance(X, str) or hasattr(X, "__fspath__"):
-        return arguments.matrix(read_array(X, name), name)
+def _open(X: Any, name: str) -> tuple[torch.Tensor, mmap.mmap | None]:
+    """Return the data as a tensor, and the memory map it lies in if that is shared with a file."""
+    if isinstance(X, str | os.PathLike):
+        X = read_array(X, name)
     if isinstance(X, torch.Tensor | np.ndarray):
-        return arguments.matrix(X, name)
-    if isinstance(X, Sequence) and not _is_batch(X[0] if len(X) else None):
-        return arguments.matrix(X, name)
+        if X.ndim == 2 and 0 not in X.shape and not arguments.shareable(X):
+            arguments.float_tensor(X[:1], name)
+            step = max(1, BATCH_BYTES // (8 * X.shape[1]))
+            return gather(_blocks(X, step), name)
+        return arguments.matrix(X, name), _shared_mapping(X)
+    if hasattr(X, "__array__") or hasattr(X, "toarray") or (isinstance(X, Sequence) and not _is_batch(X)):
+        return arguments.matrix(X, name), None
     if isinstance(X, Iterable):
-        return gather_batches(X, name)
+        return gather(X, name)
     raise InputError(f"{name} is a {type(X).__name__}; pass an array, a tensor, a path or an iterable of batches.")
 
 
-def _is_batch(value: object) -> bool:
-    return isinstance(value, torch.Tensor | np.ndarray) and value.ndim == 2
+def _blocks(X: np.ndarray | torch.Tensor, step: int) -> Iterator[np.ndarray | torch.Tensor]:
+    return (X[start : start + step] for start in range(0, len(X), step))
+
+
+def _is_batch(sequence: Sequence[Any]) -> bool:
+    return len(sequence) > 0 and isinstance(sequence[0], torch.Tensor | np.ndarray) and sequence[0].ndim == 2
+
+
+def _shared_mapping(X: np.ndarray | torch.Tensor) -> mmap.mmap | None:
+    """Return the map under a numpy memory map, unless it is copy-on-write and so may differ from its file."""
+    base: Any = X
+    shared = False
+    while isinstance(base, np.ndarray):
+        if isinstance(base, np.memmap):
+            shared = base.mode != "c"
+        base = base.base
+    return base if shared and isinstance(base, mmap.mmap) else None
+
+
+def _release(mapping: mmap.mmap, block: torch.Tensor) -> None:
+    """Let go of the pages under a block that has been read; they are read from the file again if needed.
+
+    Otherwise every page of a large file would count as memory of this process after one pass.
+    """
+    origin = np.frombuffer(mapping, dtype=np.uint8).ctypes.data
+    start = block.data_ptr() - origin
+    last = sum((size - 1) * stride for size, stride in zip(block.shape, block.stride(), strict=True))
+    end = start + (last + 1) * block.element_size()
+    if hasattr(mmap, "MADV_DONTNEED") and start >= 0 and end <= len(mapping):
+        start -= start % mmap.PAGESIZE
+        mapping.madvise(mmap.MADV_DONTNEED, start, end - start)

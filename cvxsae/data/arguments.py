@@ -31,29 +31,55 @@ def float_tensor(value: Any, name: str) -> torch.Tensor:
     Raises
     ------
     InputError
-        If the value is not numeric, is complex, or holds Python objects.
+        If the value is not numeric, is complex, sparse or masked, or holds Python objects.
     """
     if isinstance(value, torch.Tensor):
-        tensor = value.detach()
-    else:
-        try:
-            array = np.asanyarray(value)
-        except (ValueError, TypeError) as error:
-            raise InputError(f"{name} cannot be read as an array ({error}); pass rows of equal length.") from None
-        if array.dtype.kind not in "fiub":
-            raise InputError(f"{name} has dtype {array.dtype}; pass real numbers (float16, float32 or float64).")
-        if array.dtype.kind != "f" or array.dtype.itemsize > 8:
-            array = array.astype(np.float64)
-        tensor = share(array)
-    if tensor.is_complex():
-        raise InputError(f"{name} has dtype {tensor.dtype}; pass real numbers (float16, float32 or float64).")
+        return _float_torch(value.detach(), name)
+    if hasattr(value, "toarray"):
+        raise InputError(f"{name} is a sparse {type(value).__name__}; pass a dense array, for example its toarray().")
+    try:
+        array = np.asanyarray(value)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise InputError(f"{name} cannot be read as an array ({reason(error)}); pass rows of equal length.") from None
+    if isinstance(array, np.ma.MaskedArray):
+        raise InputError(f"{name} is a masked array; fill or drop what is masked and pass a plain one.")
+    if array.dtype.kind not in "fiub":
+        raise InputError(f"{name} has dtype {array.dtype}; {_REAL}.")
+    return share(array if array.dtype.kind == "f" and array.dtype.itemsize <= 8 else array.astype(np.float64))
+
+
+def _float_torch(tensor: torch.Tensor, name: str) -> torch.Tensor:
+    if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_meta:
+        raise InputError(f"{name} is a sparse, quantised or empty-shell tensor; pass a dense one.")
+    if (tensor.is_floating_point() and tensor.dtype not in _FLOATS) or tensor.is_complex():
+        raise InputError(f"{name} has dtype {str(tensor.dtype).removeprefix('torch.')}; {_REAL}.")
     return tensor if tensor.is_floating_point() else tensor.to(torch.float64)
+
+
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_REAL = "pass real numbers (float16, bfloat16, float32 or float64)"
+
+
+def reason(error: Exception) -> str:
+    """Return the first sentence of what a library says, to quote inside a sentence of ours."""
+    return " ".join(str(error).split(". ")[0].split()).rstrip(".:;")[:200] or type(error).__name__
+
+
+def shareable(value: np.ndarray | torch.Tensor) -> bool:
+    """Whether torch can address real numbers where they are, in the precision they have."""
+    if isinstance(value, torch.Tensor):
+        return value.is_floating_point()
+    return value.dtype.kind == "f" and value.dtype.itemsize <= 8 and _addressable(value)
+
+
+def _addressable(array: np.ndarray) -> bool:
+    return array.dtype.isnative and all(stride >= 0 and stride % array.itemsize == 0 for stride in array.strides)
 
 
 def share(array: np.ndarray) -> torch.Tensor:
     """Wrap a numpy array as a tensor; copy only what torch cannot address, and never write to it."""
-    if any(stride < 0 for stride in array.strides) or not array.dtype.isnative:
-        array = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
+    if not _addressable(array):
+        array = np.array(array, dtype=array.dtype.newbyteorder("="), order="C")
     if not array.flags.writeable:
         # torch warns about read-only memory because it cannot enforce it; nothing here writes to data.
         interface = dict(array.__array_interface__)
@@ -181,18 +207,26 @@ def choice(value: str, name: str, options: Sequence[str]) -> str:
 def existing_file(path: str | Path, name: str) -> Path:
     """Return a path that points to a file."""
     path = Path(path)
-    if not path.is_file():
-        found = "is a directory" if path.is_dir() else "does not exist"
-        raise InputError(f"{name} {str(path)!r} {found}; pass the path of a file.")
-    return path
+    try:
+        if path.is_file():
+            return path
+        found = "is a directory" if path.is_dir() else "is not a file" if path.exists() else "does not exist"
+    except OSError as error:
+        found = f"cannot be opened ({error.strerror})"
+    raise InputError(f"{name} {str(path)!r} {found}; pass the path of a file.")
 
 
 def compute_device(value: str | torch.device | None) -> torch.device:
     """Return the device to compute on: the CPU unless one is named."""
+    wanted = "pass 'cpu' or 'cuda' (or 'cuda:0', ...)"
     try:
         device = torch.device("cpu" if value is None else value)
-    except RuntimeError:
-        raise InputError(f"device is {value!r}; pass 'cpu' or 'cuda' (or 'cuda:0', ...).") from None
+    except (RuntimeError, TypeError):
+        raise InputError(f"device is {value!r}; {wanted}.") from None
+    if device.type not in ("cpu", "cuda"):
+        raise InputError(f"device is {str(device)!r}, which has no float64; {wanted}.")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise InputError(f"device is {str(device)!r} but torch sees no CUDA device here; pass device='cpu'.")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InputError(f"device is {str(device)!r} but torch sees {torch.cuda.device_count()} here; {wanted}.")
     return device

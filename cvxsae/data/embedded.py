@@ -59,4 +59,4 @@ def embedded(name: str) -> Float[np.ndarray, "N d"]:
 
 
 def _missing(name: str) -> InputError:
-    return InputError(f"the data set {name!r} is not installed; run: pip install cvxsae[data]")
+    return InputError(f"the data set {name!r} is not installed; `pip install cvxsae[data]` brings it.")

@@ -10,6 +10,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, TypeAlias
 
@@ -89,11 +90,12 @@ def read_arrays(path: str | os.PathLike[str], name: str = "path") -> dict[str, S
     file = arguments.existing_file(os.fspath(path), name)
     _writer(file, name)
     with _reading(file, name):
-        arrays: dict[str, StoredArray] = {entry: _as_numpy(load()) for entry, load in _open_entries(file).items()}
+        arrays: dict[str, Any] = {entry: _as_numpy(load()) for entry, load in _open_entries(file).items()}
         for prefix in [entry.removesuffix(".indptr") for entry in arrays if entry.endswith(".indptr")]:
             if all(f"{prefix}.{part}" in arrays for part in CSR_PARTS):
                 data, indices, indptr, shape = (arrays.pop(f"{prefix}.{part}") for part in CSR_PARTS)
-                codes = sparse.csr_array((data, indices, indptr), shape=tuple(int(size) for size in shape))
+                n_rows, n_columns = (int(size) for size in shape)
+                codes: Any = sparse.csr_array((data, indices, indptr), shape=(n_rows, n_columns))
                 codes.check_format(full_check=True)
                 arrays[prefix] = codes
     return arrays
@@ -129,19 +131,19 @@ def write_arrays(path: str | os.PathLike[str], mapping: Mapping[str, Any], name:
     if file.is_dir():
         raise InputError(f"{name} {str(file)!r} is a directory; pass the path of a file.")
     arrays = _flatten(mapping)
-    partial = file.with_name(f".{file.name}.{secrets.token_hex(4)}.partial")
+    unfinished = file.with_name(f".{file.name}.{secrets.token_hex(4)}.partial")
     try:
-        write(partial, arrays)
-        partial.replace(file)
+        write(unfinished, arrays)
+        unfinished.replace(file)
     except OSError as error:
         raise InputError(f"{name} {str(file)!r} cannot be written ({error.strerror or error}).") from None
     finally:
-        partial.unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)
     return file
 
 
 def gather_batches(
-    batches: Iterable[Array], name: str, *, memory_limit: int = MEMORY_LIMIT
+    batches: Iterable[Array], name: str, *, memory_limit: int | None = None
 ) -> Float[torch.Tensor, "N d"]:
     """Concatenate ``(n, d)`` batches in the precision of the first.
 
@@ -157,13 +159,21 @@ def gather_batches(
     name
         What messages call the argument.
     memory_limit
-        In bytes.
+        In bytes; :data:`MEMORY_LIMIT` unless given.
 
     Raises
     ------
     InputError
         If there is no row at all, or a batch does not fit the first: the message gives its index.
     """
+    return gather(batches, name, memory_limit=memory_limit)[0]
+
+
+def gather(
+    batches: Iterable[Array], name: str, *, memory_limit: int | None = None
+) -> tuple[Float[torch.Tensor, "N d"], mmap.mmap | None]:
+    """Do what :func:`gather_batches` does and also return the map of the temporary file, if there is one."""
+    limit = MEMORY_LIMIT if memory_limit is None else memory_limit
     sink: IO[bytes] = io.BytesIO()
     first: torch.Tensor | None = None
     try:
@@ -171,8 +181,8 @@ def gather_batches(
             batch = _batch(value, f"{name} (batch {index})", first)
             if first is None:
                 first = batch[:0].clone()
-            block = batch.detach().to(device="cpu", dtype=first.dtype).contiguous().view(torch.uint8).numpy()
-            if isinstance(sink, io.BytesIO) and sink.tell() + block.nbytes > memory_limit:
+            block = batch.to(device="cpu", dtype=first.dtype).reshape(-1).view(torch.uint8).numpy()
+            if isinstance(sink, io.BytesIO) and sink.tell() + block.nbytes > limit:
                 held, sink = sink, tempfile.TemporaryFile()  # noqa: SIM115 (closed below)
                 sink.write(held.getbuffer())
                 del held
@@ -180,7 +190,8 @@ def gather_batches(
         if first is None or sink.tell() == 0:
             raise InputError(f"{name} yields no rows; pass at least one (n, d) batch.")
         sink.flush()
-        memory = sink.getbuffer() if isinstance(sink, io.BytesIO) else mmap.mmap(sink.fileno(), 0)
+        mapping = None if isinstance(sink, io.BytesIO) else mmap.mmap(sink.fileno(), 0)
+        memory = sink.getbuffer() if isinstance(sink, io.BytesIO) else mapping
     except OSError as error:
         # Only a failure to write the temporary file is ours to explain; the iterator's own errors pass.
         if isinstance(sink, io.BytesIO) or error.filename is not None:
@@ -191,7 +202,7 @@ def gather_batches(
     finally:
         if not isinstance(sink, io.BytesIO):
             sink.close()
-    return torch.frombuffer(memory, dtype=first.dtype).view(-1, first.shape[1])
+    return torch.frombuffer(memory, dtype=first.dtype).view(-1, first.shape[1]), mapping
 
 
 def _batch(value: Any, name: str, first: torch.Tensor | None) -> torch.Tensor:
@@ -236,9 +247,8 @@ def _reading(file: Path, name: str) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:  # a broken file can make a parser raise anything
-        reason = " ".join(str(error).split(". ")[0].split()).rstrip(".:") or type(error).__name__
         raise InputError(
-            f"{name} {str(file)!r} cannot be read as {file.suffix} ({reason[:200]}); "
+            f"{name} {str(file)!r} cannot be read as {file.suffix} ({arguments.reason(error)}); "
             "check that it is complete and holds plain numeric arrays."
         ) from None
 
@@ -261,10 +271,10 @@ def _open_entries(file: Path) -> dict[str, Callable[[], Array]]:
             raise ValueError("it is not a zip archive")
         with np.load(file, allow_pickle=False) as archive:
             names = list(archive.files)
-        return {entry: lambda entry=entry: _npz_member(file, entry) for entry in names}
+        return {entry: partial(_npz_member, file, entry) for entry in names}
     if file.suffix == ".safetensors":
-        opened = safetensors.safe_open(file, framework="pt")
-        return {entry: lambda entry=entry: opened.get_tensor(entry) for entry in opened.keys()}  # noqa: SIM118
+        opened: Any = safetensors.safe_open(file, framework="pt")
+        return {entry: partial(opened.get_tensor, entry) for entry in opened.keys()}  # noqa: SIM118
     if not zipfile.is_zipfile(file):
         raise ValueError("it is not a zip archive written by torch.save")
     content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
@@ -272,8 +282,8 @@ def _open_entries(file: Path) -> dict[str, Callable[[], Array]]:
         content = {"": content}
     if not isinstance(content, dict):
         raise TypeError(f"it holds a {type(content).__name__}, not a tensor or a dict of tensors")
-    tensors = {str(entry): tensor.detach() for entry, tensor in content.items() if isinstance(tensor, torch.Tensor)}
-    return {entry: lambda tensor=tensor: tensor for entry, tensor in tensors.items()}
+    tensors = {str(entry): tensor for entry, tensor in content.items() if isinstance(tensor, torch.Tensor)}
+    return {entry: tensor.detach for entry, tensor in tensors.items()}
 
 
 def _npz_member(file: Path, entry: str) -> np.ndarray:
@@ -315,7 +325,7 @@ def _flatten(mapping: Mapping[str, Any]) -> dict[str, Array]:
     for entry, value in mapping.items():
         parts = {entry: value}
         if sparse.issparse(value):
-            codes = sparse.csr_array(value)
+            codes: sparse.csr_array = sparse.csr_array(value)  # type: ignore[call-overload]
             stored = (codes.data, codes.indices, codes.indptr, np.array(codes.shape, dtype=np.int64))
             parts = {f"{entry}.{part}": array for part, array in zip(CSR_PARTS, stored, strict=True)}
         for key, part in parts.items():

@@ -13,7 +13,6 @@ from jaxtyping import Float
 from cvxsae.data import arguments
 from cvxsae.data.activations import Activations, ActivationsLike
 from cvxsae.data.arguments import BiasLike, InputError
-from cvxsae.data.files import gather_batches
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +85,7 @@ class Affine:
         target = dtype or torch.promote_types(data.tensor.dtype, torch.float32)
         shift = torch.tensor(self.shift, device=device)
         blocks = ((batch - shift).mul_(self.scale).to(target) for batch in data.batches())
-        return Activations(gather_batches(blocks, "X") if device.type == "cpu" else torch.cat(list(blocks)))
+        return Activations(blocks if device.type == "cpu" else torch.cat(list(blocks)))
 
     def invert(self, X: ActivationsLike, *, dtype: torch.dtype | None = None) -> Activations:
         """Return the datapoints that :meth:`apply` maps to ``X``, up to rounding to ``dtype``."""
@@ -124,15 +123,16 @@ class Affine:
     def describe(self) -> str:
         """Say in one sentence what the transform does to the data, λ, F and the bias."""
         s = f"{self.scale:.6g}"
-        centre = f"subtracts a vector of norm {np.linalg.norm(self.shift):.6g}" if self.shift.any() else ""
-        factor = f"multiplies by {s}" if self.scale != 1 else ""
-        if not (centre or factor):
+        moves, scales = bool(self.shift.any()), self.scale != 1
+        if not (moves or scales):
             return "The identity: data, λ, F and the bias stay as they are."
-        units = f"λ becomes {s} λ and F becomes {self.scale**2:.6g} F" if factor else "λ and F stay as they are"
-        moved = "(b − shift)" if centre else "b"
-        fixed = f"a fixed bias b becomes {s if factor else ''}{' ' if factor else ''}{moved}"
+        centre = [f"subtracts a vector of norm {np.linalg.norm(self.shift):.6g}"] if moves else []
+        factor = [f"multiplies by {s}"] if scales else []
+        units = f"λ becomes {s} λ and F becomes {self.scale**2:.6g} F" if scales else "λ and F stay as they are"
+        bias = (f"{s} (b − shift)" if scales else "b − shift") if moves else f"{s} b"
         return (
-            f"The transform {' and '.join(filter(None, (centre, factor)))}: {units}, {fixed}, a free bias stays free."
+            f"The transform {' and '.join(centre + factor)}: {units}, "
+            f"a fixed bias b becomes {bias}, a free bias stays free."
         )
 
     def _require_dim(self, dim: int, name: str) -> None:

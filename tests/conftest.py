@@ -1,0 +1,38 @@
+"""What every test shares: shapes in signatures are checked, randomness is seeded, CUDA is optional."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+import torch
+from beartype import BeartypeConf, beartype
+from jaxtyping import install_import_hook
+
+# Every annotated shape and type is checked while tests run; an int will do for a float, as for mypy.
+check = beartype(conf=BeartypeConf(is_pep484_tower=True))
+install_import_hook("cvxsae.data", "tests.conftest.check")
+
+# Under pytest-xdist each worker has its own share of the cores.
+torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))))
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """A generator in the same state in every test."""
+    return np.random.default_rng(20260)
+
+
+@pytest.fixture(
+    params=[
+        "cpu",
+        pytest.param(
+            "cuda",
+            marks=[pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")],
+        ),
+    ]
+)
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """Each device that tests run on."""
+    return torch.device(request.param)
