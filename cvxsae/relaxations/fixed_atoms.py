@@ -52,6 +52,11 @@ class FixedAtoms(Problem):
         """Number of atoms K."""
         return self.atoms.shape[0]
 
+    @property
+    def evaluation_cost(self) -> float:
+        """Two products with the dictionary."""
+        return 2.0 * self.n_points * self.n_atoms * self.dim
+
     def allows(self, candidate: Candidate) -> list[str]:
         """The dictionary must be the given one, row by row."""
         if candidate.dictionary is None:
@@ -63,7 +68,7 @@ class FixedAtoms(Problem):
             return [f"The dictionary differs from the problem's atoms by up to {off:.1e}."]
         return []
 
-    def row_polars(self, Y: Float[torch.Tensor, "n d"]) -> Float[torch.Tensor, "n"] | None:
+    def row_polars(self, Y: Float[torch.Tensor, "n d"]) -> Float[torch.Tensor, " n"] | None:
         """``max_k (d_k·y_n)_+`` for every n at τ = 0; None otherwise: θ_τ couples the datapoints of an atom."""
         if self.penalty.atom_cost > 0:
             return None

@@ -65,13 +65,18 @@ class LargeDictionary(Problem):
         """θ_τ."""
         return AtomPenalty(self.atom_cost)
 
+    @property
+    def evaluation_cost(self) -> float:
+        """Linear algebra of order N."""
+        return float(self.n_points) ** 2 * (self.n_points + self.dim)
+
     def allows(self, candidate: Candidate) -> list[str]:
         """Any unit-norm dictionary of any width will do, but there must be one."""
         return [] if candidate.dictionary is not None else ["The candidate has no dictionary."]
 
     # ------------------------------------------------------------------ dual
 
-    def row_polars(self, Y: Float[torch.Tensor, "n d"]) -> Float[torch.Tensor, "n"] | None:
+    def row_polars(self, Y: Float[torch.Tensor, "n d"]) -> Float[torch.Tensor, " n"] | None:
         """``‖y_n‖`` at τ = 0; None otherwise."""
         return torch.linalg.vector_norm(Y, dim=1) if self.atom_cost == 0 else None
 
@@ -99,7 +104,7 @@ class LargeDictionary(Problem):
 
     # ------------------------------------------------------------------ similarity
 
-    def relaxed_value(self, similarity: Float[np.ndarray, "N N"], bias: Float[np.ndarray, "d"]) -> float:
+    def relaxed_value(self, similarity: Float[np.ndarray, "N N"], bias: Float[np.ndarray, " d"]) -> float:
         """Objective (7) at Q and b, mean per datapoint: ``(λ/2N) [tr Xᵀ(Q + λI)⁻¹X + 1ᵀQ1 + τ tr Q]``, X less b.
 
         It bounds the value of (L) from below when Q is optimal for a relaxation of the completely positive cone,
@@ -122,7 +127,7 @@ class LargeDictionary(Problem):
         return (codes * weights) @ codes.T
 
     def reconstruction(
-        self, similarity: Float[np.ndarray, "N N"], bias: Float[np.ndarray, "d"]
+        self, similarity: Float[np.ndarray, "N N"], bias: Float[np.ndarray, " d"]
     ) -> Float[np.ndarray, "N d"]:
         """The reconstruction that a similarity matrix stands for, ``1bᵀ + Q(Q + λI)⁻¹(X − 1bᵀ)``."""
         X = self.X.to_numpy() - bias

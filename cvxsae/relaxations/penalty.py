@@ -61,7 +61,7 @@ class AtomPenalty:
     def __post_init__(self) -> None:
         object.__setattr__(self, "atom_cost", arguments.nonnegative(self.atom_cost, "atom_cost"))
 
-    def value(self, Z: Float[torch.Tensor, "N K"]) -> Float[torch.Tensor, "K"]:
+    def value(self, Z: Float[torch.Tensor, "N K"]) -> Float[torch.Tensor, " K"]:
         """θ_τ of every column: ``sqrt((Σ_n z_nk)² + τ Σ_n z_nk²)``, shape (K,)."""
         mass = Z.sum(dim=0)
         return torch.sqrt(mass.square() + self.atom_cost * Z.square().sum(dim=0))
@@ -104,7 +104,7 @@ class AtomPenalty:
             alpha = torch.where(inside, newton, (low + high) / 2)
         return alpha
 
-    def polar(self, V: Float[torch.Tensor, "N K"]) -> Float[torch.Tensor, "K"]:
+    def polar(self, V: Float[torch.Tensor, "N K"]) -> Float[torch.Tensor, " K"]:
         """``max {v·z / θ_τ(z) : z ≥ 0}`` of every column, exact (T13, equation 9), shape (K,).
 
         Any ``a ≥ 0`` gives an upper bound ``a² + (1/τ)Σ(v − a)_+²`` of its square, so the rounding of ``a``
@@ -161,7 +161,7 @@ class AtomPenalty:
 
     def best_direction(
         self, Y: Float[torch.Tensor, "N d"], *, starts: int = 8
-    ) -> tuple[float, Float[torch.Tensor, "d"]]:
+    ) -> tuple[float, Float[torch.Tensor, " d"]]:
         """Local search of ``max_{‖u‖=1} θ°(Yu)``, a lower bound of the polar, and its direction: the best new atom.
 
         ``u ← normalise(Yᵀ(Yu − a)_+)`` increases it at O(Nd) a step (T13); it starts from datapoints of spread-out
@@ -179,7 +179,7 @@ class AtomPenalty:
             length = torch.linalg.vector_norm(step, dim=0)
             U = torch.where(length > 0, step / length.clamp(min=torch.finfo(Y.dtype).tiny), U)
             value = self.polar(Y @ U)
-            if bool((value <= best * (1 + 1e-10)).all()):
+            if bool((value <= best * (1 + 1e-8)).all()):
                 break
             best = torch.maximum(best, value)
         value = self.polar(Y @ U)
@@ -187,7 +187,7 @@ class AtomPenalty:
         return float(value[winner]), U[:, winner]
 
 
-def polar_threshold(V: Float[torch.Tensor, "N K"], tau: float | torch.Tensor) -> Float[torch.Tensor, "K"]:
+def polar_threshold(V: Float[torch.Tensor, "N K"], tau: float | torch.Tensor) -> Float[torch.Tensor, " K"]:
     """The root of ``τ a = Σ_n (v_n − a)_+`` for every column (τ > 0), by sorting: exact up to rounding.
 
     It is zero where no entry is positive. ``tau`` may hold one value a column.

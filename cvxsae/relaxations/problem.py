@@ -90,6 +90,11 @@ class Problem(ABC):
         return self.X.shape[1]
 
     @property
+    @abstractmethod
+    def evaluation_cost(self) -> float:
+        """Multiplications in one evaluation of the objective and its gradient, to the order of magnitude."""
+
+    @property
     def bias_is_free(self) -> bool:
         """Whether the bias is optimised."""
         return isinstance(self.bias, str)
@@ -99,15 +104,15 @@ class Problem(ABC):
         """The atom penalty θ_τ; the L1 norm unless the problem has a surcharge."""
         return AtomPenalty(0.0)
 
-    def fixed_bias(self) -> Float[torch.Tensor, "d"]:
+    def fixed_bias(self) -> Float[torch.Tensor, " d"]:
         """The fixed bias, zeros for None."""
         if isinstance(self.bias, torch.Tensor):
-            return self.bias
+            return self.bias.clone()  # candidates carry it; the problem's own must not change with theirs
         if self.bias is None:
             return torch.zeros(self.dim, dtype=torch.float64)
         raise ValueError("the bias is free")
 
-    def starting_bias(self) -> Float[torch.Tensor, "d"]:
+    def starting_bias(self) -> Float[torch.Tensor, " d"]:
         """The optimal bias when all codes are zero: the fixed one, or the mean of the data."""
         if not self.bias_is_free:
             return self.fixed_bias()
@@ -132,7 +137,7 @@ class Problem(ABC):
 
     def residual_batches(self, candidate: Candidate) -> Iterator[tuple[slice, Float[torch.Tensor, "n d"]]]:
         """Yield ``x_n − b − z_n D`` in float64, block of rows by block of rows."""
-        bias = torch.from_numpy(candidate.bias)
+        bias = float64_tensor(candidate.bias)
         start = 0
         for batch in self.X.batches():
             rows = slice(start, start + len(batch))
@@ -150,22 +155,22 @@ class Problem(ABC):
     def _penalty_value(self, candidate: Candidate) -> float:
         if candidate.codes is None or candidate.dictionary is None:
             return 0.0
-        norms = np.linalg.norm(candidate.dictionary, axis=1)
+        norms = np.linalg.norm(np.asarray(candidate.dictionary, dtype=np.float64), axis=1)
         return float(norms @ self._code_penalties(candidate.codes))
 
     def _code_penalties(self, codes: Codes) -> np.ndarray:
-        mass = np.asarray(codes.sum(axis=0)).ravel()
+        mass = np.asarray(codes.sum(axis=0, dtype=np.float64)).ravel()
         if self.penalty.atom_cost == 0:
             return mass
         if scipy.sparse.issparse(codes):
-            squares = np.asarray(codes.power(2).sum(axis=0)).ravel()
+            squares = np.asarray(codes.astype(np.float64).power(2).sum(axis=0)).ravel()
             return np.sqrt(mass**2 + self.penalty.atom_cost * squares)
-        return self.penalty.value(torch.from_numpy(np.asarray(codes, dtype=np.float64))).numpy()
+        return self.penalty.value(float64_tensor(codes)).numpy()
 
     # ------------------------------------------------------------------ dual
 
     @abstractmethod
-    def row_polars(self, Y: Float[torch.Tensor, "n d"]) -> Float[torch.Tensor, "n"] | None:
+    def row_polars(self, Y: Float[torch.Tensor, "n d"]) -> Float[torch.Tensor, " n"] | None:
         """The polar of every row alone, when the polar of Y is their maximum; None when rows are coupled."""
 
     def polar(self, Y: Float[torch.Tensor, "N d"], multipliers: np.ndarray | None = None) -> float:
@@ -195,6 +200,7 @@ class Problem(ABC):
         otherwise all by one factor. Rounding slack is included, so the result is feasible in exact arithmetic
         up to a relative 1e-15 of its size.
         """
+        Y = Y.to(torch.float64)
         if self.bias_is_free:
             Y = Y - Y.mean(dim=0)
         limit = self.lam * (1 - 4 * self.dim * EPS)
@@ -206,6 +212,7 @@ class Problem(ABC):
 
     def dual_violation(self, Y: Float[torch.Tensor, "N d"], multipliers: np.ndarray | None = None) -> float:
         """How far Y is from feasible: the larger of ``(polar(Y) − λ)_+/λ`` and, free bias, ``‖mean y_n‖/λ``."""
+        Y = Y.to(torch.float64)
         violation = max(0.0, self.polar(Y, multipliers) / self.lam - 1)
         if self.bias_is_free:
             violation = max(violation, float(torch.linalg.vector_norm(Y.mean(dim=0))) / self.lam)
@@ -217,7 +224,7 @@ class Problem(ABC):
 
     def lower_bound(self, candidate: Candidate) -> float:
         """A certified lower bound of the optimum, from the candidate's dual point or else its residual."""
-        Y = self.residual(candidate) if candidate.dual is None else torch.from_numpy(candidate.dual)
+        Y = self.residual(candidate) if candidate.dual is None else float64_tensor(candidate.dual)
         return self.dual_value(self.feasible_dual(Y, candidate.multipliers))
 
     def bounds(self, candidate: Candidate) -> tuple[float, float]:
@@ -260,5 +267,10 @@ class Problem(ABC):
 def _reconstruct(candidate: Candidate, rows: slice) -> torch.Tensor | float:
     if candidate.codes is None or candidate.dictionary is None or candidate.dictionary.shape[0] == 0:
         return 0.0
-    block = candidate.codes[rows]
-    return torch.from_numpy(np.ascontiguousarray(block @ candidate.dictionary))
+    block = candidate.codes[rows].astype(np.float64, copy=False)
+    return torch.from_numpy(np.ascontiguousarray(block @ candidate.dictionary.astype(np.float64, copy=False)))
+
+
+def float64_tensor(array: np.ndarray) -> torch.Tensor:
+    """A float64 tensor, whatever a candidate holds: certificates are computed in no other precision."""
+    return arguments.share(np.asarray(array, dtype=np.float64))

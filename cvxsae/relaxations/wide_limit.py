@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 
 from cvxsae.relaxations.candidate import Candidate
-from cvxsae.relaxations.problem import EPS, ConicForm, Problem
+from cvxsae.relaxations.problem import EPS, ConicForm, Problem, float64_tensor
 
 if TYPE_CHECKING:
     from cvxsae.data.activations import ActivationsLike
@@ -86,8 +86,13 @@ class WideLimit(Problem):
     def __init__(self, X: ActivationsLike, lam: float, bias: BiasLike = "free") -> None:
         self._set_common(X, lam, bias)
 
+    @property
+    def evaluation_cost(self) -> float:
+        """The Hessian."""
+        return float(self.n_points) * self.dim**2
+
     def scan(
-        self, bias: Float[torch.Tensor, "d"], *, hessian: bool = False, device: torch.device | None = None
+        self, bias: Float[torch.Tensor, " d"], *, hessian: bool = False, device: torch.device | None = None
     ) -> HuberPass:
         """One pass over the data at one bias: value, certified lower bound, gradient, curvature.
 
@@ -142,20 +147,20 @@ class WideLimit(Problem):
         del candidate
         return []
 
-    def row_polars(self, Y: Float[torch.Tensor, "n d"]) -> Float[torch.Tensor, "n"]:
+    def row_polars(self, Y: Float[torch.Tensor, "n d"]) -> Float[torch.Tensor, " n"]:
         """``‖y_n‖`` for every n."""
         return torch.linalg.vector_norm(Y, dim=1)
 
     def bounds(self, candidate: Candidate) -> tuple[float, float]:
         """Value and lower bound; for a candidate that is only a bias, those of ``ψ_λ(x_n − b)``, in one pass."""
         if candidate.codes is None and candidate.dual is None:
-            scan = self.scan(torch.from_numpy(candidate.bias), device=torch.device("cpu"))
+            scan = self.scan(float64_tensor(candidate.bias), device=torch.device("cpu"))
             return scan.value, scan.lower_bound
         return super().bounds(candidate)
 
     def bias_residual(self, candidate: Candidate) -> float:
         """``‖mean_n ψ_λ(x_n − b)‖ / λ``, zero at an optimal free bias."""
-        scan = self.scan(torch.from_numpy(candidate.bias), device=torch.device("cpu"))
+        scan = self.scan(float64_tensor(candidate.bias), device=torch.device("cpu"))
         return float(torch.linalg.vector_norm(scan.mean_psi)) / self.lam
 
     def zero_candidate(self) -> Candidate:

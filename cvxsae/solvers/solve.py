@@ -17,6 +17,7 @@ from cvxsae.solvers.factorised import Factorised
 from cvxsae.solvers.newton import WideLimitNewton
 from cvxsae.solvers.proximal_gradient import ProximalGradient
 from cvxsae.solvers.solution import NotCertifiedError, Record, Solution, judge
+from cvxsae.solvers.threads import threads_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -79,10 +80,11 @@ def solve(
     arguments.choice(solver, "solver", SOLVERS)
     limits = Limits(tol, max_seconds, max_iterations)
     chosen = arguments.compute_device(device)
-    if solver == "reference":
-        solution = solve_reference(problem, limits, progress=progress)
-    else:
-        solution = _torch_solve(problem, solver, limits, chosen, progress, callback)
+    with threads_for(problem):
+        if solver == "reference":
+            solution = solve_reference(problem, limits, progress=progress)
+        else:
+            solution = _torch_solve(problem, solver, limits, chosen, progress, callback)
     if raise_on_failure and not solution.is_certified:
         raise NotCertifiedError(solution)
     return solution

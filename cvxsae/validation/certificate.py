@@ -10,8 +10,10 @@ import scipy.sparse
 import torch
 
 from cvxsae.relaxations import Candidate, LargeDictionary, Problem
+from cvxsae.relaxations.problem import float64_tensor
 from cvxsae.solvers import CertificateError, Solution
 from cvxsae.solvers.solution import GAP_SLACK, relative_gap
+from cvxsae.solvers.threads import threads_for
 
 DEFAULT_TOL = 1e-6
 UNIT_NORM_TOLERANCE = 1e-9
@@ -117,6 +119,11 @@ def certify(problem: Problem, solution: Candidate, *, tol: float | None = None) 
     """
     if tol is None:
         tol = solution.tol if isinstance(solution, Solution) else DEFAULT_TOL
+    with threads_for(problem):
+        return _certify(problem, solution, tol)
+
+
+def _certify(problem: Problem, solution: Candidate, tol: float) -> Certificate:
     shape_objections = _shape_objections(problem, solution)
     lambda_max = problem.lambda_max()
     bound = "relaxation" if isinstance(problem, LargeDictionary) and problem.atom_cost > 0 else "optimum"
@@ -202,7 +209,7 @@ def _dual_objections(problem: Problem, candidate: Candidate, objections: list[st
     """Object to a dual point that is outside its feasible set; the bound printed is that of the repaired point."""
     if candidate.dual is None:
         return None
-    Y = torch.from_numpy(candidate.dual)
+    Y = float64_tensor(candidate.dual)
     polar = max(0.0, problem.polar(Y, candidate.multipliers) / problem.lam - 1)
     violation = polar
     if polar > FEASIBILITY_TOLERANCE:

@@ -1,0 +1,375 @@
+"""The ``cvxsae`` command: thin, every verb is a function of the API.
+
+Exit codes: 0 certified (or in agreement), 1 not certified, 2 bad input, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import typer
+
+from cvxsae import __version__
+from cvxsae.data import EMBEDDED_NAMES, Activations, InputError, center, center_and_scale, embedded, scale_to_unit_mean_square
+from cvxsae.data.activations import ActivationsLike
+from cvxsae.data.files import read_array, read_arrays, write_arrays
+from cvxsae.relaxations import (
+    Candidate,
+    CandidateDictionary,
+    LargeDictionary,
+    Problem,
+    SparseCodes,
+    WideLimit,
+    datapoint_atoms,
+)
+from cvxsae.solvers import SOLVERS, CertificateError, solve
+from cvxsae.validation import certify, crosscheck
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+EXIT_CERTIFIED, EXIT_NOT_CERTIFIED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
+
+app = typer.Typer(
+    help="Convex optimisation for sparse autoencoders: every answer carries a certificate.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+class Kind(StrEnum):
+    """The four convex problems."""
+
+    wide = "wide"
+    codes = "codes"
+    large = "large"
+    candidates = "candidates"
+
+
+KindArgument = Annotated[Kind, typer.Argument(help="The convex problem.", metavar="{wide,codes,large,candidates}")]
+DataArgument = Annotated[
+    str,
+    typer.Argument(
+        help="Datapoints as rows: a .npy, .npz, .safetensors or .pt file (FILE::KEY picks an array), "
+        f"or one of {', '.join(EMBEDDED_NAMES)}.",
+        metavar="DATA",
+    ),
+]
+Lam = Annotated[float | None, typer.Option("--lam", help="Penalty λ, in the units of the data as solved.")]
+LamRatio = Annotated[float | None, typer.Option("--lam-ratio", help="Penalty as a fraction of lambda_max.")]
+Bias = Annotated[
+    str | None, typer.Option("--bias", help="none, free, mean or a file with d numbers. [default: free for wide, else none]")
+]
+DictionaryFile = Annotated[str | None, typer.Option("--dictionary", help="codes: file with the atoms as rows, (K, d).")]
+Atoms = Annotated[
+    str | None, typer.Option("--atoms", help="candidates: file with the atoms as rows, or 'data' for the datapoints.")
+]
+AtomCost = Annotated[float | None, typer.Option("--atom-cost", help="large, candidates: surcharge τ of an atom.")]
+Rows = Annotated[int | None, typer.Option("--rows", help="Solve for this many rows, drawn with --seed.")]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of the draw of --rows.")]
+Center = Annotated[bool, typer.Option("--center", help="Subtract the mean of the rows first.")]
+Scale = Annotated[bool, typer.Option("--scale", help="Scale to unit mean-square norm first.")]
+Tol = Annotated[float | None, typer.Option("--tol", help="Relative gap (solve, certify) or agreement (crosscheck).")]
+Solver = Annotated[str, typer.Option("--solver", help=f"One of {', '.join(SOLVERS)}.")]
+MaxSeconds = Annotated[float | None, typer.Option("--max-seconds", help="Time limit.")]
+Device = Annotated[str, typer.Option("--device", help="cpu or cuda.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+Out = Annotated[Path | None, typer.Option("--out", help="Write the arrays to a .safetensors or .npz file.")]
+Progress = Annotated[
+    bool | None, typer.Option("--progress/--no-progress", help="Progress bar. [default: on a terminal]")
+]
+
+
+@dataclass(frozen=True)
+class ProblemOptions:
+    """What the command line says about a problem."""
+
+    kind: Kind
+    data: str
+    lam: float | None
+    lam_ratio: float | None
+    bias: str | None
+    dictionary: str | None
+    atoms: str | None
+    atom_cost: float | None
+    rows: int | None
+    seed: int
+    center: bool
+    scale: bool
+
+    def check(self) -> None:
+        """Refuse options that contradict each other or do not apply to the problem."""
+        if (self.lam is None) == (self.lam_ratio is None):
+            raise InputError("Pass exactly one of --lam and --lam-ratio.")
+        belongs = {
+            "dictionary": ((Kind.codes,), True),
+            "atoms": ((Kind.candidates,), True),
+            "atom_cost": ((Kind.large, Kind.candidates), True),
+        }
+        for name, (kinds, needed) in belongs.items():
+            flag, given = "--" + name.replace("_", "-"), getattr(self, name) is not None
+            if given and self.kind not in kinds:
+                raise InputError(f"{flag} does not apply to {self.kind.value!r}; it is for {' and '.join(kinds)}.")
+            if needed and not given and self.kind in kinds:
+                raise InputError(f"{self.kind.value!r} needs {flag}.")
+
+    def build(self) -> tuple[Problem, list[str]]:
+        """The problem, and sentences on what was done to the data."""
+        self.check()
+        X, notes = self._datapoints()
+        bias: Any = self._bias(X)
+        lam = 1.0 if self.lam is None else self.lam
+        problem: Problem
+        if self.kind is Kind.wide:
+            problem = WideLimit(X, lam, bias)
+        elif self.kind is Kind.codes:
+            problem = SparseCodes(X, read_array(str(self.dictionary), "--dictionary"), lam, bias)
+        elif self.kind is Kind.large:
+            problem = LargeDictionary(X, lam, self.atom_cost or 0.0, bias)
+        else:
+            start = None if isinstance(bias, str) else bias
+            atoms = datapoint_atoms(X, start) if self.atoms == "data" else read_array(str(self.atoms), "--atoms")
+            problem = CandidateDictionary(X, atoms, lam, self.atom_cost or 0.0, bias)
+        if self.lam_ratio is not None:
+            lambda_max = problem.lambda_max()
+            if lambda_max == 0:
+                raise InputError("--lam-ratio cannot be used: every row equals the bias, so lambda_max is 0; pass --lam.")
+            problem = problem.with_penalty(self.lam_ratio * lambda_max)
+        return problem, notes
+
+    def _datapoints(self) -> tuple[Activations, list[str]]:
+        source: ActivationsLike = embedded(self.data) if self.data in EMBEDDED_NAMES else self.data
+        X = Activations(source, name="DATA")
+        notes = []
+        if self.rows is not None:
+            if not 1 <= self.rows <= len(X):
+                raise InputError(f"--rows is {self.rows}; DATA has {len(X)} rows.")
+            chosen = np.sort(np.random.default_rng(self.seed).choice(len(X), size=self.rows, replace=False))
+            X = X[chosen]
+            notes.append(f"{self.rows} rows drawn with seed {self.seed}")
+        if self.center or self.scale:
+            make = center_and_scale if self.center and self.scale else center if self.center else scale_to_unit_mean_square
+            transform = make(X)
+            X = transform.apply(X)
+            notes.append(transform.describe())
+        return X, notes
+
+    def _bias(self, X: Activations) -> Any:
+        text = self.bias or ("free" if self.kind is Kind.wide else "none")
+        if text == "none":
+            return None
+        if text == "free":
+            return text
+        if text == "mean":
+            return center(X).shift
+        return read_array(text, "--bias")
+
+
+@contextmanager
+def _clean_exits() -> Iterator[None]:
+    """Turn what can go wrong into one sentence and an exit code; nothing else may reach the terminal."""
+    try:
+        yield
+    except (InputError, CertificateError) as error:
+        print(f"cvxsae: {error}", file=sys.stderr)  # noqa: T201
+        raise typer.Exit(EXIT_BAD_INPUT if isinstance(error, InputError) else EXIT_NOT_CERTIFIED) from None
+    except KeyboardInterrupt:
+        print("cvxsae: interrupted.", file=sys.stderr)  # noqa: T201
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+
+
+def _show(text: str, report: dict[str, Any], as_json: bool) -> None:
+    print(json.dumps(report, indent=2, default=float) if as_json else text)  # noqa: T201
+
+
+def _wants_progress(flag: bool | None) -> bool:
+    return sys.stderr.isatty() if flag is None else flag
+
+
+@app.command("solve")
+def solve_command(
+    kind: KindArgument,
+    data: DataArgument,
+    lam: Lam = None,
+    lam_ratio: LamRatio = None,
+    bias: Bias = None,
+    dictionary: DictionaryFile = None,
+    atoms: Atoms = None,
+    atom_cost: AtomCost = None,
+    rows: Rows = None,
+    seed: Seed = 0,
+    center: Center = False,
+    scale: Scale = False,
+    tol: Tol = 1e-6,
+    solver: Solver = "auto",
+    max_seconds: MaxSeconds = None,
+    device: Device = "cpu",
+    out: Out = None,
+    as_json: AsJson = False,
+    progress: Progress = None,
+) -> None:
+    """Solve a convex problem, let the referee check the answer, print both bounds."""
+    with _clean_exits():
+        _check_out(out)
+        options = ProblemOptions(
+            kind, data, lam, lam_ratio, bias, dictionary, atoms, atom_cost, rows, seed, center, scale
+        )
+        problem, notes = options.build()
+        solution = solve(
+            problem,
+            solver=solver,
+            tol=1e-6 if tol is None else tol,
+            max_seconds=max_seconds,
+            device=device,
+            raise_on_failure=False,
+            progress=_wants_progress(progress),
+        )
+        certificate = certify(problem, solution)
+        if out is not None:
+            write_arrays(out, {**solution.arrays(), "lam": problem.lam, "value": solution.value,
+                               "lower_bound": solution.lower_bound}, "--out")  # fmt: skip
+            notes.append(f"arrays written to {out}")
+        report = {**solution.summary(), "certificate": certificate.to_dict(), "notes": notes}
+        lines = [str(certificate), f"  solver       {solution.solver}, {solution.seconds:.2f} s"]
+        if not solution.is_certified:
+            lines.append(f"  status       {solution.status.name}: {solution.status.message}; {solution.status.remedy}")
+        _show("\n".join([*lines, *(f"  note: {note}" for note in notes)]), report, as_json)
+    raise typer.Exit(EXIT_CERTIFIED if certificate.is_certified else EXIT_NOT_CERTIFIED)
+
+
+@app.command("crosscheck")
+def crosscheck_command(
+    kind: KindArgument,
+    data: DataArgument,
+    lam: Lam = None,
+    lam_ratio: LamRatio = None,
+    bias: Bias = None,
+    dictionary: DictionaryFile = None,
+    atoms: Atoms = None,
+    atom_cost: AtomCost = None,
+    rows: Rows = None,
+    seed: Seed = 0,
+    center: Center = False,
+    scale: Scale = False,
+    tol: Tol = None,
+    max_seconds: MaxSeconds = None,
+    device: Device = "cpu",
+    out: Out = None,
+    as_json: AsJson = False,
+    progress: Progress = None,
+) -> None:
+    """Solve with cvxpy + Clarabel and with torch, send both through the referee, compare."""
+    with _clean_exits():
+        _check_out(out)
+        options = ProblemOptions(
+            kind, data, lam, lam_ratio, bias, dictionary, atoms, atom_cost, rows, seed, center, scale
+        )
+        problem, notes = options.build()
+        check = crosscheck(
+            problem, tol=tol, max_seconds=max_seconds, device=device, progress=_wants_progress(progress)
+        )
+        if out is not None:
+            arrays = {f"{name}.{key}": array for name in ("reference", "torch")
+                      for key, array in getattr(check, name).arrays().items()}  # fmt: skip
+            write_arrays(out, {**arrays, "lam": problem.lam}, "--out")
+            notes.append(f"arrays written to {out}")
+        _show("\n".join([str(check), *(f"  note: {note}" for note in notes)]), {**check.to_dict(), "notes": notes}, as_json)
+    raise typer.Exit(EXIT_CERTIFIED if check.agrees else EXIT_NOT_CERTIFIED)
+
+
+@app.command("certify")
+def certify_command(
+    kind: KindArgument,
+    data: DataArgument,
+    solution: Annotated[Path, typer.Option("--solution", help="Arrays written by 'cvxsae solve --out'.")],
+    lam: Lam = None,
+    lam_ratio: LamRatio = None,
+    bias: Bias = None,
+    dictionary: DictionaryFile = None,
+    atoms: Atoms = None,
+    atom_cost: AtomCost = None,
+    rows: Rows = None,
+    seed: Seed = 0,
+    center: Center = False,
+    scale: Scale = False,
+    tol: Tol = 1e-6,
+    as_json: AsJson = False,
+) -> None:
+    """Check arrays from a file against a problem, from scratch; the claims in the file are not believed."""
+    with _clean_exits():
+        options = ProblemOptions(
+            kind, data, lam, lam_ratio, bias, dictionary, atoms, atom_cost, rows, seed, center, scale
+        )
+        candidate, claims = read_candidate(solution)
+        problem, notes = options.build()
+        certificate = certify(problem, candidate, tol=1e-6 if tol is None else tol)
+        notes += [
+            f"the file claims {name} {claims[name]:.12g}, found {found:.12g}"
+            for name, found in (("value", certificate.value), ("lower_bound", certificate.lower_bound))
+            if name in claims and abs(claims[name] - found) > 1e-9 * abs(found)
+        ]
+        _show("\n".join([str(certificate), *(f"  note: {note}" for note in notes)]),
+              {**certificate.to_dict(), "notes": notes}, as_json)  # fmt: skip
+    raise typer.Exit(EXIT_CERTIFIED if certificate.is_certified else EXIT_NOT_CERTIFIED)
+
+
+@app.command("demo")
+def demo_command(
+    out: Annotated[Path, typer.Option("--out", help="Folder for the figure and the numbers.")] = Path("demo"),
+    as_json: AsJson = False,
+    progress: Progress = None,
+) -> None:
+    """Tell the story on real embeddings: the wide limit, four cross-checks, when atoms start to be shared."""
+    from cvxsae.demo import run_demo  # matplotlib is only needed here
+
+    with _clean_exits():
+        report = run_demo(out, say=None if as_json else print, progress=_wants_progress(progress))
+        if as_json:
+            _show("", report, as_json)
+    raise typer.Exit(EXIT_CERTIFIED if report["certified"] else EXIT_NOT_CERTIFIED)
+
+
+@app.callback(invoke_without_command=True)
+def version_option(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    """Convex optimisation for sparse autoencoders: every answer carries a certificate."""
+    if version:
+        print(f"cvxsae {__version__}")  # noqa: T201
+        raise typer.Exit
+
+
+def read_candidate(path: Path) -> tuple[Candidate, dict[str, float]]:
+    """The arrays of a file written by ``cvxsae solve --out``, and what it claims of them."""
+    arrays = read_arrays(path, "--solution")
+    if "bias" not in arrays:
+        raise InputError(f"--solution {str(path)!r} has no array 'bias'; pass a file written by 'cvxsae solve --out'.")
+    known = {f.name for f in fields(Candidate)}
+    claims = {name: float(arrays[name]) for name in ("lam", "value", "lower_bound") if name in arrays}
+    return Candidate(**{name: array for name, array in arrays.items() if name in known}), claims
+
+
+def _check_out(out: Path | None) -> None:
+    """Refuse an output file that could not be written before any work is done."""
+    if out is None:
+        return
+    if out.suffix not in (".npz", ".safetensors"):
+        raise InputError(f"--out {str(out)!r} has type {out.suffix!r}; write to a .npz or .safetensors file.")
+    if not out.parent.is_dir():
+        raise InputError(f"--out {str(out)!r} is in a folder that does not exist; create {str(out.parent)!r} first.")
+
+
+def main() -> None:
+    """Entry point of the ``cvxsae`` command."""
+    app()
+
+
+if __name__ == "__main__":
+    main()
