@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from cvxsae.data.arguments import BiasLike
 
 _BLOCK_ENTRIES = 2**23
-_DICTIONARY_TOLERANCE = 1e-12
+_DICTIONARY_TOLERANCE = 1e-15
 
 
 class FixedAtoms(Problem):

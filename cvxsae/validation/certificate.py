@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
 import scipy.sparse
 import torch
 
+from cvxsae.data import arguments
 from cvxsae.relaxations import Candidate, LargeDictionary, Problem
 from cvxsae.relaxations.problem import float64_tensor
 from cvxsae.solvers import CertificateError, Solution
@@ -18,6 +20,7 @@ from cvxsae.solvers.threads import threads_for
 DEFAULT_TOL = 1e-6
 UNIT_NORM_TOLERANCE = 1e-9
 FEASIBILITY_TOLERANCE = 1e-9
+FIXED_BIAS_TOLERANCE = 1e-14
 CLAIM_TOLERANCE = 1e-9
 
 
@@ -119,6 +122,7 @@ def certify(problem: Problem, solution: Candidate, *, tol: float | None = None) 
     """
     if tol is None:
         tol = solution.tol if isinstance(solution, Solution) else DEFAULT_TOL
+    tol = arguments.nonnegative(tol, "tol")
     with threads_for(problem):
         return _certify(problem, solution, tol)
 
@@ -139,8 +143,10 @@ def _certify(problem: Problem, solution: Candidate, tol: float) -> Certificate:
     if norm_error is not None and norm_error > UNIT_NORM_TOLERANCE:
         objections.append(f"An atom's norm is off 1 by {norm_error:.2e}; atoms must have unit norm.")
     if not problem.bias_is_free:
-        off = float(np.abs(solution.bias - problem.fixed_bias().numpy()).max())
-        if off > FEASIBILITY_TOLERANCE * (1 + float(np.abs(solution.bias).max())):
+        fixed = problem.fixed_bias().numpy()
+        off = float(np.abs(solution.bias - fixed).max())
+        # Nothing is added to the bias's own size: data of any scale must be told from its bias.
+        if off > FIXED_BIAS_TOLERANCE * float(np.abs(fixed).max()):
             objections.append(f"The bias differs from the problem's fixed bias by {off:.2e}.")
 
     value, lower_bound = problem.bounds(solution)
@@ -174,7 +180,7 @@ def _certify(problem: Problem, solution: Candidate, tol: float) -> Certificate:
 
 def _shape_objections(problem: Problem, candidate: Candidate) -> list[str]:
     n, d = problem.n_points, problem.dim
-    atoms = None if candidate.dictionary is None else candidate.dictionary.shape[0]
+    atoms = candidate.dictionary.shape[0] if np.ndim(candidate.dictionary) == 2 else None
     expected: dict[str, tuple[int | None, ...]] = {
         "bias": (d,),
         "dictionary": (atoms, d),
@@ -188,7 +194,10 @@ def _shape_objections(problem: Problem, candidate: Candidate) -> list[str]:
         array = getattr(candidate, name)
         if array is None:
             continue
-        if tuple(array.shape) != shape:
+        malformed = _malformed(array, name)
+        if malformed is not None:
+            objections.append(malformed)
+        elif tuple(array.shape) != shape:
             objections.append(f"{name} has shape {tuple(array.shape)}; it must be {shape}.")
         elif not np.isfinite(array.data if scipy.sparse.issparse(array) else array).all():
             objections.append(f"{name} holds NaN or infinite values.")
@@ -197,12 +206,27 @@ def _shape_objections(problem: Problem, candidate: Candidate) -> list[str]:
     return objections
 
 
+def _malformed(array: Any, name: str) -> str | None:
+    """Why an array cannot be computed with at all, if it cannot."""
+    sparse = name == "codes" and scipy.sparse.issparse(array) and array.format in ("csr", "csc")
+    if not sparse and not isinstance(array, np.ndarray):
+        return f"{name} is a {type(array).__name__}; it must be a numpy array{' or a csr_array' * (name == 'codes')}."
+    if array.dtype.kind not in "fiu":
+        return f"{name} has dtype {array.dtype}; it must hold real numbers."
+    if sparse:
+        try:
+            array.check_format(full_check=True)
+        except ValueError as error:
+            return f"{name} is a broken sparse array: {error}."
+    return None
+
+
 def _primal_facts(candidate: Candidate) -> tuple[float | None, float | None]:
     if candidate.codes is None or candidate.dictionary is None or candidate.dictionary.shape[0] == 0:
         return None, None
     entries = candidate.codes.data if scipy.sparse.issparse(candidate.codes) else np.asarray(candidate.codes)
     smallest = float(entries.min()) if entries.size else 0.0
-    return smallest, float(np.abs(np.linalg.norm(candidate.dictionary, axis=1) - 1).max())
+    return smallest, float(np.abs(np.linalg.norm(np.asarray(candidate.dictionary, np.float64), axis=1) - 1).max())
 
 
 def _dual_objections(problem: Problem, candidate: Candidate, objections: list[str]) -> float | None:
@@ -241,8 +265,10 @@ def _claim_objections(
     solution: Solution, problem: Problem, value: float, lower_bound: float, objections: list[str]
 ) -> None:
     slack = CLAIM_TOLERANCE * max(abs(value), np.finfo(np.float64).tiny)
-    if solution.problem.lam != problem.lam:
-        objections.append(f"The solution is for λ = {solution.problem.lam:g}, the problem has λ = {problem.lam:g}.")
+    for symbol, attribute in (("λ", "lam"), ("τ", "penalty.atom_cost")):
+        theirs, ours = attrgetter(attribute)(solution.problem), attrgetter(attribute)(problem)
+        if theirs != ours:
+            objections.append(f"The solution is for {symbol} = {theirs:g}, the problem has {symbol} = {ours:g}.")
     if not abs(solution.value - value) <= slack:
         objections.append(f"The solution claims the value {solution.value:.12g}; its arrays attain {value:.12g}.")
     if not solution.lower_bound <= lower_bound + slack:
