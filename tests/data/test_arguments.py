@@ -10,6 +10,10 @@ from tests.data.sentences import rejects
 BAD_DATA = {
     "nan": (np.array([[0.0, 1.0], [np.nan, 2.0]]), r"X holds 1 NaN or infinite value\(s\), the first in row 1"),
     "inf": (np.array([[np.inf, 1.0], [-np.inf, 2.0]]), r"X holds 2 NaN or infinite value\(s\), the first in row 0"),
+    "nan beside inf": (
+        np.array([[1.0, np.nan], [np.inf, 1.0]]),
+        r"X holds 2 NaN or infinite value\(s\), the first in row 0",
+    ),
     "nan half": (torch.full((2, 2), torch.nan, dtype=torch.bfloat16), "X holds 4 NaN"),
     "overflow": (np.full((1, 4), 1e308), "X holds values so large"),
     "empty rows": (np.zeros((0, 3)), r"X has shape \(0, 3\) and so is empty"),
@@ -83,7 +87,7 @@ def test_numbers_pass():
 
 
 def test_atoms_are_scaled_to_norm_one(rng):
-    given = rng.standard_normal((5, 3)) * np.array([[1e-200], [1e200], [1.0], [3.0], [1e-3]])
+    given = rng.standard_normal((5, 3)) * np.array([[1e-200], [1e130], [1.0], [3.0], [1e-3]])
     before = given.copy()
     unit, norms = arguments.unit_rows(given, "dictionary", 3)
     np.testing.assert_allclose(torch.linalg.vector_norm(unit, dim=1), 1, rtol=1e-14)
