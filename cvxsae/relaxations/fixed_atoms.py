@@ -8,6 +8,7 @@ paying the surcharge τ for existing (theory.md §5). At τ = 0 they are the sam
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 import cvxpy as cp
@@ -28,6 +29,7 @@ _BLOCK_ENTRIES = 2**23
 _DICTIONARY_TOLERANCE = 1e-15
 
 
+@dataclass(frozen=True, init=False, eq=False)
 class FixedAtoms(Problem):
     """``min_{Z ≥ 0, b} (1/N) [ ½‖X − 1bᵀ − Z A‖² + λ Σ_k θ_τ(z_k) ]`` for given unit-norm atoms A (K, d).
 
@@ -39,8 +41,8 @@ class FixedAtoms(Problem):
         The norms the caller's rows had, (K,): codes for those rows are ``z_k / row_norms[k]``.
     """
 
-    atoms: torch.Tensor
-    row_norms: torch.Tensor
+    atoms: torch.Tensor = field(repr=False)
+    row_norms: torch.Tensor = field(repr=False)
 
     def _set_atoms(self, atoms: object, name: str) -> None:
         rows, norms = arguments.unit_rows(atoms, name, self.dim)
@@ -87,7 +89,9 @@ class FixedAtoms(Problem):
 
     def candidate(self, codes: np.ndarray, bias: np.ndarray, dual: np.ndarray | None = None) -> Candidate:
         """Bundle codes (N, K) and a bias with this problem's dictionary."""
-        return Candidate(bias=bias, dictionary=self.atoms.numpy(), codes=codes, dual=dual)
+        dictionary = self.atoms.numpy()
+        dictionary.flags.writeable = False  # shared with the problem, which must not change under its referee
+        return Candidate(bias=bias, dictionary=dictionary, codes=codes, dual=dual)
 
     def zero_candidate(self) -> Candidate:
         """All codes zero, the bias that is best for them: optimal iff ``λ ≥ lambda_max``."""
@@ -123,6 +127,7 @@ class FixedAtoms(Problem):
         return ConicForm(problem, scale**2 / self.n_points, read)
 
 
+@dataclass(frozen=True, init=False, eq=False)
 class SparseCodes(FixedAtoms):
     """Codes for a fixed dictionary: the nonnegative lasso, one datapoint at a time unless the bias is free.
 
@@ -161,6 +166,7 @@ class SparseCodes(FixedAtoms):
         return self.atoms
 
 
+@dataclass(frozen=True, init=False, eq=False)
 class CandidateDictionary(FixedAtoms):
     """The large-dictionary problem over given candidate atoms: which of them are worth their surcharge?
 

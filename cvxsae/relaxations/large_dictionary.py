@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import cvxpy as cp
@@ -24,6 +25,7 @@ POLAR_ITERATIONS = 300
 POLAR_POINTS = 300
 
 
+@dataclass(frozen=True, init=False, eq=False)
 class LargeDictionary(Problem):
     """As many atoms as the optimum wants, each paying the surcharge τ; convex in the similarity matrix Q.
 

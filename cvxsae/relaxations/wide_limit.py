@@ -56,6 +56,7 @@ class HuberPass:
     nearest: torch.Tensor
 
 
+@dataclass(frozen=True, init=False, eq=False)
 class WideLimit(Problem):
     """The smallest value any dictionary of any width can reach, a multivariate Huber location in the bias.
 

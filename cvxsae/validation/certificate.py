@@ -180,7 +180,8 @@ def _certify(problem: Problem, solution: Candidate, tol: float) -> Certificate:
 
 def _shape_objections(problem: Problem, candidate: Candidate) -> list[str]:
     n, d = problem.n_points, problem.dim
-    atoms = candidate.dictionary.shape[0] if np.ndim(candidate.dictionary) == 2 else None
+    dictionary: Any = candidate.dictionary
+    atoms = dictionary.shape[0] if getattr(dictionary, "ndim", 0) == 2 else None
     expected: dict[str, tuple[int | None, ...]] = {
         "bias": (d,),
         "dictionary": (atoms, d),
@@ -199,7 +200,7 @@ def _shape_objections(problem: Problem, candidate: Candidate) -> list[str]:
             objections.append(malformed)
         elif tuple(array.shape) != shape:
             objections.append(f"{name} has shape {tuple(array.shape)}; it must be {shape}.")
-        elif not np.isfinite(array.data if scipy.sparse.issparse(array) else array).all():
+        elif not np.isfinite(array.data if isinstance(array, scipy.sparse.csr_array) else array).all():
             objections.append(f"{name} holds NaN or infinite values.")
     if (candidate.codes is None) != (candidate.dictionary is None):
         objections.append("Only one of codes and dictionary is there; they come together.")
@@ -208,7 +209,7 @@ def _shape_objections(problem: Problem, candidate: Candidate) -> list[str]:
 
 def _malformed(array: Any, name: str) -> str | None:
     """Why an array cannot be computed with at all, if it cannot."""
-    sparse = name == "codes" and scipy.sparse.issparse(array) and array.format in ("csr", "csc")
+    sparse = name == "codes" and isinstance(array, scipy.sparse.csr_array)
     if not sparse and not isinstance(array, np.ndarray):
         return f"{name} is a {type(array).__name__}; it must be a numpy array{' or a csr_array' * (name == 'codes')}."
     if array.dtype.kind not in "fiu":
