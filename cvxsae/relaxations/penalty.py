@@ -21,6 +21,7 @@ from jaxtyping import Float
 
 from cvxsae.data import arguments
 
+EPS = float(np.finfo(np.float64).eps)
 _ROOT_ITERATIONS = 200
 
 
@@ -76,6 +77,9 @@ class AtomPenalty:
         tau = self.atom_cost
         if tau == 0 or step == 0:
             return (V - step).clamp_(min=0)
+        size, ceiling = max(float(V.max()), step), torch.finfo(V.dtype).max ** 0.25
+        if not 1 / ceiling < size < ceiling and math.isfinite(size) and size > 0:
+            return self.prox(V / size, step / size).mul_(size)  # squares must neither overflow nor vanish
         alpha = self._prox_threshold(V, step)
         active = (V - alpha).clamp_(min=0)
         norm = self.value(active)
@@ -108,20 +112,27 @@ class AtomPenalty:
         """``max {v·z / θ_τ(z) : z ≥ 0}`` of every column, exact (T13, equation 9), shape (K,).
 
         Any ``a ≥ 0`` gives an upper bound ``a² + (1/τ)Σ(v − a)_+²`` of its square, so the rounding of ``a``
-        cannot make a dual point look feasible.
+        cannot make a dual point look feasible; ``a = max_n v_n``, the polar at τ = 0, is one of them and the one
+        that is left when τ is below rounding.
         """
+        largest = V.amax(dim=0).clamp(min=0)
         if self.atom_cost == 0:
-            return V.amax(dim=0).clamp(min=0)
+            return largest
+        size = _safe_size(largest)  # squares must neither overflow nor vanish
+        V = V / size
         a = polar_threshold(V, self.atom_cost)
-        return torch.sqrt(a.square() + (V - a).clamp_(min=0).square().sum(dim=0) / self.atom_cost)
+        squared = a.square() + (V - a).clamp_(min=0).square().sum(dim=0) / self.atom_cost
+        return torch.minimum(size * torch.sqrt(squared), largest)
 
     def polar_maximiser(self, V: Float[torch.Tensor, "N K"]) -> Float[torch.Tensor, "N K"]:
-        """A ``z ≥ 0`` that attains :meth:`polar`, up to scale: ``(v − a)_+``; one datapoint at τ = 0."""
+        """A ``z ≥ 0`` that attains :meth:`polar`, up to scale: ``(v − a)_+``; one datapoint where τ is too small to see."""
+        largest, index = V.max(dim=0, keepdim=True)
+        single = torch.zeros_like(V).scatter_(0, index, 1) * (largest > 0)
         if self.atom_cost == 0:
-            best = torch.zeros_like(V)
-            best.scatter_(0, V.argmax(dim=0, keepdim=True), 1)
-            return best * (V.amax(dim=0) > 0)
-        return (V - polar_threshold(V, self.atom_cost)).clamp_(min=0)
+            return single
+        V = V / _safe_size(largest)
+        shared = (V - polar_threshold(V, self.atom_cost)).clamp_(min=0)
+        return torch.where(shared.amax(dim=0) > 0, shared, single)
 
     def matrix_polar(
         self,
@@ -187,6 +198,11 @@ class AtomPenalty:
         return float(value[winner]), U[:, winner]
 
 
+def _safe_size(largest: torch.Tensor) -> torch.Tensor:
+    """Divide by this before squaring: the largest entry, or 1 where none is positive."""
+    return torch.where(largest > 0, largest, 1)
+
+
 def polar_threshold(V: Float[torch.Tensor, "N K"], tau: float | torch.Tensor) -> Float[torch.Tensor, " K"]:
     """The root of ``τ a = Σ_n (v_n − a)_+`` for every column (τ > 0), by sorting: exact up to rounding.
 
@@ -206,7 +222,7 @@ def _copositive_bound(
 
     For a given P the smallest t² is the largest eigenvalue of ``B^{-1/2}(YYᵀ + P)B^{-1/2}`` with
     ``B = 11ᵀ + τI``. P = 0, the one-shot ``P_ij = (t² − (YYᵀ)_ij)_+`` off the diagonal, the caller's P and
-    the P of an accelerated projection are compared. ‖y_n‖ ≤ θ° ≤ max ‖y_n‖ is kept as the last resort.
+    the P of an accelerated projection are compared. θ°_τ ≤ θ°_0 = max ‖y_n‖ is kept as the last resort.
     """
     gram = Y @ Y.T
     ceiling = math.sqrt(float(gram.diagonal().max(initial=0.0)))  # θ_τ ≥ θ_0, so θ°_τ ≤ θ°_0
@@ -217,13 +233,13 @@ def _copositive_bound(
         proposals.append(np.clip((multipliers + multipliers.T) / 2, 0, None))
     if iterations:
         proposals.append(_improved_multipliers(gram, tau, target, proposals[-1], iterations))
-    scored = [(_pencil_bound(gram, P, tau), index) for index, P in enumerate(proposals)]
+    scored = [(_pencil_bound(gram, P, tau, Y.shape[1]), index) for index, P in enumerate(proposals)]
     bound, index = min(scored)
     return (bound, proposals[index]) if bound <= ceiling else (ceiling, None)
 
 
-def _pencil_bound(gram: np.ndarray, P: np.ndarray | None, tau: float) -> float:
-    """``sqrt λ_max(B^{-1/2}(YYᵀ + P)B^{-1/2})`` with slack for rounding."""
+def _pencil_bound(gram: np.ndarray, P: np.ndarray | None, tau: float, dim: int) -> float:
+    """``sqrt λ_max(B^{-1/2}(YYᵀ + P)B^{-1/2})`` with slack for rounding; Y has ``dim`` columns."""
     n = len(gram)
     matrix = gram if P is None else gram + P
     # B^{-1/2} = (I − c 11ᵀ/n)/√τ, where c = 1 − √(τ/(τ + n)).
@@ -232,7 +248,10 @@ def _pencil_bound(gram: np.ndarray, P: np.ndarray | None, tau: float) -> float:
     scaled = (rows - (c / n) * rows.sum(axis=1, keepdims=True)) / tau
     scaled = (scaled + scaled.T) / 2
     largest = scipy.linalg.eigh(scaled, eigvals_only=True, subset_by_index=[n - 1, n - 1])[0]
-    slack = 4 * n * np.finfo(np.float64).eps * float(np.abs(scaled).sum(axis=1).max())
+    # The eigensolver's error, and that of the entries, which is relative to them before the mean is taken out of them
+    # (it can leave far smaller ones, and τ divides what is left).
+    before = float(gram.trace()) + float(np.linalg.norm(matrix))
+    slack = 4 * n * EPS * float(np.linalg.norm(scaled)) + (32 + dim) * EPS * before / tau
     return math.sqrt(max(float(largest), 0.0) + slack)
 
 
