@@ -2,7 +2,7 @@
 
 from cvxsae.data.activations import Activations, ActivationsLike
 from cvxsae.data.arguments import BiasLike, InputError
-from cvxsae.data.embedded import EMBEDDED_NAMES, digits, embedded, wordllama
+from cvxsae.data.embedded import EMBEDDED_NAMES, digits, embedded, wordllama, wordllama_tokens
 from cvxsae.data.files import gather_batches, read_array, read_arrays, write_arrays
 from cvxsae.data.synthetic import (
     FOUR_FEATURES,
@@ -44,5 +44,6 @@ __all__ = [
     "scale_to_unit_mean_square",
     "sparse_features",
     "wordllama",
+    "wordllama_tokens",
     "write_arrays",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,6 +31,23 @@ def wordllama() -> Float[np.ndarray, "32000 256"]:
     if not weights:
         raise _missing("wordllama")
     return np.asarray(read_array(weights[0], "wordllama"))
+
+
+def wordllama_tokens() -> tuple[str, ...]:
+    """Return the 32,000 tokens of :func:`wordllama` by row; a leading ``▁`` marks the start of a word.
+
+    Raises
+    ------
+    InputError
+        If the wheel is not installed.
+    """
+    spec = importlib.util.find_spec("wordllama")
+    folders = [] if spec is None else list(spec.submodule_search_locations or [])
+    vocabularies = [file for folder in folders for file in sorted(Path(folder, "tokenizers").glob("*.json"))]
+    if not vocabularies:
+        raise _missing("wordllama")
+    rows: dict[str, int] = json.loads(vocabularies[0].read_text(encoding="utf-8"))["model"]["vocab"]
+    return tuple(sorted(rows, key=rows.__getitem__))
 
 
 def digits() -> Float[np.ndarray, "1797 64"]:
