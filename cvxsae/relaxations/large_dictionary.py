@@ -59,7 +59,7 @@ class LargeDictionary(Problem):
     atom_cost: float
 
     def __init__(self, X: ActivationsLike, lam: float, atom_cost: float, bias: BiasLike = None) -> None:
-        self._set_common(X, lam, bias)
+        super().__init__(X, lam, bias)
         object.__setattr__(self, "atom_cost", arguments.nonnegative(atom_cost, "atom_cost"))
 
     @property
@@ -139,7 +139,8 @@ class LargeDictionary(Problem):
         """The best bias and dictionary for ``Q = B Bᵀ``, rescaled to unit-norm atoms; atoms not in use are dropped."""
         fit = fit_factor(self, torch.from_numpy(factor), self.X.to_tensor(device=torch.device("cpu")))
         norms = torch.linalg.vector_norm(fit.atoms, dim=1)
-        live = (norms > 1e-12 * norms.max()) & (torch.from_numpy(factor).sum(dim=0) > 0)
+        largest = float(norms.max()) if len(norms) else 0.0
+        live = (norms > 1e-12 * largest) & (torch.from_numpy(factor).sum(dim=0) > 0)
         codes = (torch.from_numpy(factor) * norms)[:, live]
         return Candidate(
             bias=fit.bias.numpy(), dictionary=(fit.atoms[live] / norms[live, None]).numpy(), codes=codes.numpy()

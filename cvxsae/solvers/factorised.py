@@ -21,11 +21,10 @@ _ALL_DATAPOINTS = 256
 
 @dataclass(frozen=True)
 class FactorState:
-    """The factor B (N, K) of Q = B Bᵀ, the data on the device, and the proof of the last lower bound."""
+    """The factor B (N, K) of Q = B Bᵀ, and the data on the device."""
 
     factor: torch.Tensor
     data: torch.Tensor
-    multipliers: np.ndarray | None
 
 
 class Factorised:
@@ -50,33 +49,35 @@ class Factorised:
         offsets = data - problem.starting_bias().to(device)
         norms = torch.linalg.vector_norm(offsets, dim=1)
         n = len(data)
-        if n <= _ALL_DATAPOINTS:
-            chosen = torch.arange(n, device=device)
-        else:
-            chosen = _spread(offsets, norms, _ALL_DATAPOINTS)
+        chosen = torch.arange(n, device=device) if n <= _ALL_DATAPOINTS else _spread(offsets, norms, _ALL_DATAPOINTS)
         diagonal = (norms / (1 + problem.atom_cost) ** 0.5 - problem.lam).clamp(min=0)[chosen]
         factor = torch.zeros((n, len(chosen)), dtype=torch.float64, device=device)
         factor[chosen, torch.arange(len(chosen), device=device)] = diagonal.sqrt()
-        return FactorState(factor, data, None)
+        return FactorState(factor, data)
 
     def step(self, problem: LargeDictionary, state: FactorState) -> FactorState:
         """One round of descent, and at most one new atom."""
         shape = state.factor.shape
+        if 0 in shape:
+            return replace(state, factor=_with_new_atom(problem, state.factor, state.data))
+        # L-BFGS-B stops on absolute numbers: it sees data of norm at most 1, and B in its square root.
+        unit = float(torch.linalg.vector_norm(state.data - problem.starting_bias().to(state.data), dim=1).max()) or 1.0
+        root = unit**0.5
 
         def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
-            factor = torch.from_numpy(flat.reshape(shape)).to(state.data.device)
+            factor = root * torch.from_numpy(flat.reshape(shape)).to(state.data.device)
             value, gradient = _value_and_gradient(problem, factor, state.data)
-            return value, as_numpy(gradient).ravel()
+            return value / unit**2, as_numpy(gradient * (root / unit**2)).ravel()
 
         result = scipy.optimize.minimize(
             objective,
-            as_numpy(state.factor).ravel(),
+            as_numpy(state.factor / root).ravel(),
             jac=True,
             method="L-BFGS-B",
             bounds=scipy.optimize.Bounds(0, np.inf),
             options={"maxiter": _ROUND_ITERATIONS, "maxcor": 20, "ftol": 1e-15, "gtol": 1e-12},
         )
-        factor = torch.from_numpy(result.x.reshape(shape)).to(state.data.device)
+        factor = root * torch.from_numpy(result.x.reshape(shape)).to(state.data.device)
         mass = factor.square().sum(dim=0)
         factor = factor[:, mass > 1e-14 * mass.max()]
         return replace(state, factor=_with_new_atom(problem, factor, state.data))
