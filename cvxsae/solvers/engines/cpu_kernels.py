@@ -1,0 +1,332 @@
+"""The fused CPU kernels: for one datapoint after another, screen its correlations and solve its working set.
+
+Everything is in units of λ: the datapoint is ``(x − b)/λ``, the penalty is 1 and the polyhedron of
+theory.md (1) is ``{r : D r ≤ 1}``. Codes, residuals and every number of a certificate are float64;
+correlations that only *screen* are read as the integer bits of bfloat16 or float32 (nonnegative
+floats and their bits have the same order); the small systems are solved in the precision of the
+``atoms`` passed in, with the float64 residual as iterative refinement.
+
+The kernels release the interpreter lock and start no threads of their own. Arrays are flat and indices unsigned
+on purpose: a signed index carries a branch for Python's negative ones, and a row view a reference count; either
+keeps the compiler from using vector instructions.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numba as nb
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+U = np.uint64
+"""Index type of the inner loops."""
+
+GROUP = 32
+"""Correlations are screened in groups of this many."""
+
+REORDER = {"reassoc", "contract", "nsz", "arcp"}  # sums may be vectorised; infinities and NaN keep their meaning
+
+
+def jit(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Compile for the CPU, keeping the machine code on disk wherever a directory can be written."""
+
+    def wrap(function: Callable[..., Any]) -> Callable[..., Any]:
+        try:
+            return nb.njit(nogil=True, cache=True, **options)(function)  # type: ignore[no-any-return]
+        except RuntimeError:  # numba found no writable place for its cache (a read-only installation)
+            return nb.njit(nogil=True, **options)(function)  # type: ignore[no-any-return]
+
+    return wrap
+
+
+@jit(fastmath=REORDER)
+def _block_of_four(a, a0, a1, a2, a3, r, start, stop):  # type: ignore[no-untyped-def]
+    s0, s1, s2, s3 = 0.0, 0.0, 0.0, 0.0
+    for j in range(U(start), U(stop)):
+        value = r[j]
+        s0 += a[a0 + j] * value
+        s1 += a[a1 + j] * value
+        s2 += a[a2 + j] * value
+        s3 += a[a3 + j] * value
+    return s0, s1, s2, s3
+
+
+@jit()
+def dots_of_four(atoms, k0, k1, k2, k3, r, d):  # type: ignore[no-untyped-def]
+    """Float64 products of four atoms with r, in blocks of 64: each is off by at most (66 + d/64) 2⁻⁵³ ‖d_k‖‖r‖."""
+    a0, a1, a2, a3 = U(k0 * d), U(k1 * d), U(k2 * d), U(k3 * d)
+    t0, t1, t2, t3 = 0.0, 0.0, 0.0, 0.0
+    for start in range(0, d, 64):
+        s0, s1, s2, s3 = _block_of_four(atoms, a0, a1, a2, a3, r, start, min(start + 64, d))
+        t0, t1, t2, t3 = t0 + s0, t1 + s1, t2 + s2, t3 + s3
+    return t0, t1, t2, t3
+
+
+@jit(fastmath=REORDER)
+def _block_square(r, start, stop):  # type: ignore[no-untyped-def]
+    total = 0.0
+    for j in range(U(start), U(stop)):
+        total += r[j] * r[j]
+    return total
+
+
+@jit()
+def square(r, d):  # type: ignore[no-untyped-def]
+    """‖r‖², summed in blocks."""
+    total = 0.0
+    for start in range(0, d, 64):
+        total += _block_square(r, start, min(start + 64, d))
+    return total
+
+
+@jit(fastmath=REORDER)
+def _subtract_four(r, atoms, a0, a1, a2, a3, c0, c1, c2, c3, d):  # type: ignore[no-untyped-def]
+    for j in range(U(d)):
+        r[j] -= (c0 * atoms[a0 + j] + c1 * atoms[a1 + j]) + (c2 * atoms[a2 + j] + c3 * atoms[a3 + j])
+
+
+@jit()
+def refresh(data, offset, d, atoms, chosen, codes, m, r, correlations):  # type: ignore[no-untyped-def]
+    """Residual of the codes from scratch, and its exact correlations with the chosen atoms.
+
+    ``chosen``, ``codes`` and ``correlations`` have three spare entries after m.
+    """
+    for j in range(U(d)):
+        r[j] = data[U(offset) + j]
+    for k in range(m, m + 3):
+        chosen[k], codes[k] = chosen[0], 0.0
+    for k in range(0, m, 4):
+        _subtract_four(r, atoms, U(chosen[k] * d), U(chosen[k + 1] * d), U(chosen[k + 2] * d), U(chosen[k + 3] * d),
+                       codes[k], codes[k + 1], codes[k + 2], codes[k + 3], d)  # fmt: skip
+    for k in range(0, m, 4):
+        correlations[k], correlations[k + 1], correlations[k + 2], correlations[k + 3] = dots_of_four(
+            atoms, chosen[k], chosen[k + 1], chosen[k + 2], chosen[k + 3], r, d
+        )
+
+
+@jit(fastmath=REORDER)
+def _tile(rows, i, j, d, tile):  # type: ignore[no-untyped-def]
+    """Inner products of rows i..i+3 with rows j..j+3: sixteen running sums, so that every load is used four times."""
+    a0, a1, a2, a3 = U(i * d), U((i + 1) * d), U((i + 2) * d), U((i + 3) * d)
+    b0, b1, b2, b3 = U(j * d), U((j + 1) * d), U((j + 2) * d), U((j + 3) * d)
+    zero = tile.dtype.type(0)  # in the precision of the tile: a literal would make the sums float64
+    s00 = s01 = s02 = s03 = s10 = s11 = s12 = s13 = zero
+    s20 = s21 = s22 = s23 = s30 = s31 = s32 = s33 = zero
+    for t in range(U(d)):
+        s00 += rows[a0 + t] * rows[b0 + t]
+        s01 += rows[a0 + t] * rows[b1 + t]
+        s02 += rows[a0 + t] * rows[b2 + t]
+        s03 += rows[a0 + t] * rows[b3 + t]
+        s10 += rows[a1 + t] * rows[b0 + t]
+        s11 += rows[a1 + t] * rows[b1 + t]
+        s12 += rows[a1 + t] * rows[b2 + t]
+        s13 += rows[a1 + t] * rows[b3 + t]
+        s20 += rows[a2 + t] * rows[b0 + t]
+        s21 += rows[a2 + t] * rows[b1 + t]
+        s22 += rows[a2 + t] * rows[b2 + t]
+        s23 += rows[a2 + t] * rows[b3 + t]
+        s30 += rows[a3 + t] * rows[b0 + t]
+        s31 += rows[a3 + t] * rows[b1 + t]
+        s32 += rows[a3 + t] * rows[b2 + t]
+        s33 += rows[a3 + t] * rows[b3 + t]
+    tile[0], tile[1], tile[2], tile[3] = s00, s01, s02, s03
+    tile[4], tile[5], tile[6], tile[7] = s10, s11, s12, s13
+    tile[8], tile[9], tile[10], tile[11] = s20, s21, s22, s23
+    tile[12], tile[13], tile[14], tile[15] = s30, s31, s32, s33
+
+
+@jit()
+def gram(rows, m, d, G, stride, tile):  # type: ignore[no-untyped-def]
+    """Inner products of the first m rows, as rows of length ``stride`` in G (a multiple of 8, at least m), zeros after m.
+
+    ``rows`` has three spare rows after m.
+    """
+    for i in range(0, m, 4):
+        for j in range(0, i + 1, 4):
+            _tile(rows, i, j, d, tile)
+            for p in range(4):
+                for q in range(4):
+                    G[U((i + p) * stride + j + q)] = tile[U(4 * p + q)]
+                    G[U((j + q) * stride + i + p)] = tile[U(4 * p + q)]
+    for i in range(m):
+        for j in range(m, stride):
+            G[U(i * stride + j)] = 0.0
+
+
+@jit(fastmath=REORDER)
+def _subtract_row(q, G, start, stride, step):  # type: ignore[no-untyped-def]
+    """q ← q − step · G[start : start + stride]."""
+    first = U(start)
+    for j in range(U(stride)):
+        q[j] -= step * G[first + j]
+
+
+@jit(fastmath=REORDER | {"nnan"})
+def update_and_rank(q, z, G, start, stride, step):  # type: ignore[no-untyped-def]
+    """q ← q − step · G[start : start + stride]; return the largest projected gradient that is left."""
+    first = U(start)
+    best = q.dtype.type(0)
+    for j in range(U(stride)):
+        new = q[j] - step * G[first + j]
+        q[j] = new
+        size = abs(new) if z[j] > 0 else new
+        best = max(best, size)
+    return best
+
+
+@jit()
+def descend(G, q, z, m, stride, floor, steps, best):  # type: ignore[no-untyped-def]
+    """Steepest coordinate descent on the working set (unit atoms: a step is the gradient)."""
+    for _ in range(steps):
+        if best <= floor:
+            return
+        k = U(0)
+        while k < U(m - 1) and not (q[k] >= best or (z[k] > 0 and -q[k] >= best)):
+            k += U(1)
+        step = max(q[k], -z[k])
+        z[k] += step
+        best = update_and_rank(q, z, G, np.int64(k) * stride, stride, step)
+
+
+@jit(fastmath=REORDER)
+def _eliminate(L, target, source, length, factor):  # type: ignore[no-untyped-def]
+    """L[target : target + length] −= factor · L[source : source + length]."""
+    to, of = U(target), U(source)
+    for t in range(U(length)):
+        L[to + t] -= factor * L[of + t]
+
+
+@jit(fastmath=REORDER)
+def _eliminate_four(L, target, source, stride, length, f0, f1, f2, f3):  # type: ignore[no-untyped-def]
+    """Four eliminations in one pass over the target."""
+    to, of, o1, o2, o3 = U(target), U(source), U(source + stride), U(source + 2 * stride), U(source + 3 * stride)
+    for t in range(U(length)):
+        L[to + t] -= (f0 * L[of + t] + f1 * L[o1 + t]) + (f2 * L[o2 + t] + f3 * L[o3 + t])
+
+
+@jit()
+def factor(G, stride, m, z, support, held, L, pivot_floor):  # type: ignore[no-untyped-def]
+    """Cholesky factor Lᵀ, by rows, of the Gram matrix of the support {z > 0}; returns its size n and row length.
+
+    An atom in the span of those before it gets the row and column of the identity and is ``held``: it keeps its code.
+    """
+    n = 0
+    for k in range(m):
+        if z[k] > 0:
+            support[n] = k
+            n += 1
+    width = (n + 7) // 8 * 8
+    for i in range(n):
+        held[i] = False
+        for j in range(i // 8 * 8, width):
+            L[U(i * width + j)] = G[U(support[i] * stride + support[j])] if i <= j < n else 0.0
+    for panel in range(0, n, 4):
+        end = min(panel + 4, n)
+        for k in range(panel, end):
+            row = k * width
+            if L[U(row + k)] <= pivot_floor:
+                held[k] = True
+                for j in range(k + 1, width):
+                    L[U(row + j)] = 0.0
+                for i in range(k):
+                    L[U(i * width + k)] = 0.0
+                L[U(row + k)] = 1.0
+                continue
+            scale = 1 / np.sqrt(L[U(row + k)])
+            for j in range(k, width):
+                L[U(row + j)] *= scale
+            for i in range(k + 1, end):
+                _eliminate(L, i * width + i, row + i, width - i, L[U(row + i)])
+        first = panel * width
+        for i in range(end, n):
+            start = i // 8 * 8
+            _eliminate_four(L, i * width + start, first + start, width, width - start, L[U(first + i)],
+                            L[U(first + width + i)], L[U(first + 2 * width + i)], L[U(first + 3 * width + i)])  # fmt: skip
+    return n, width
+
+
+@jit(fastmath=REORDER)
+def solve_factored(L, n, width, held, y):  # type: ignore[no-untyped-def]
+    """Solve L Lᵀ y = y in place; 0 for the atoms that are held."""
+    for k in range(U(n)):
+        if held[k]:
+            y[k] = 0.0
+        row = k * U(width)
+        y[k] /= L[row + k]
+        value = y[k]
+        for t in range(k + U(1), U(n)):
+            y[t] -= value * L[row + t]
+    for back in range(U(n)):
+        k = U(n) - U(1) - back
+        row = k * U(width)
+        total = y[k]
+        for t in range(k + U(1), U(n)):
+            total -= L[row + t] * y[t]
+        y[k] = total / L[row + k]
+
+
+@jit()
+def _move(G, stride, z, support, n, y, trial, length):  # type: ignore[no-untyped-def]
+    """Turn the direction y into the step y·length kept within z ≥ 0, and apply it to the gradient ``trial``."""
+    for i in range(n):
+        code = z[support[i]]
+        step = length * y[i]
+        if code + step <= 0 or (length < 1 and y[i] < 0 and code <= -1.000001 * step):
+            step = -code
+        y[i] = step
+        _subtract_row(trial, G, support[i] * stride, stride, step)
+
+
+@jit()
+def _newton(G, stride, q, z, support, held, n, width, L, y, trial):  # type: ignore[no-untyped-def]
+    """Step to the minimum on the support, projected on z ≥ 0 if that lowers the objective, cut short otherwise.
+
+    Returns True if no code had to stop at zero: then the minimum was reached.
+    """
+    inside, length = True, 1.0
+    for attempt in range(2):
+        for i in range(n):
+            y[i] = q[support[i]]
+        solve_factored(L, n, width, held, y)
+        for i in range(n):
+            code = z[support[i]]
+            if code + y[i] <= 0:
+                inside = False
+                length = min(length, -code / y[i])
+        for j in range(stride):
+            trial[j] = q[j]
+        _move(G, stride, z, support, n, y, trial, 1.0 if attempt == 0 else length)
+        decrease = 0.0  # of the objective: ½ δ·(gradient before + gradient after)
+        for i in range(n):
+            decrease += y[i] * (q[support[i]] + trial[support[i]])
+        if inside or decrease > 0:
+            break
+    for j in range(stride):
+        q[j] = trial[j]
+    for i in range(n):
+        z[support[i]] += y[i]
+    return inside
+
+
+@jit()
+def minimise(G, stride, q, z, m, floor, support, held, L, y, trial, pivot_floor):  # type: ignore[no-untyped-def]
+    """Solve the working set from (z, q): coordinate descent to find the support, Newton steps to finish on it.
+
+    Returns the size and row length of the factor of the support (0 when none belongs to the returned codes). Every
+    step lowers the objective, so it ends; the cap on cycles only guards against rounding.
+    """
+    still = q.dtype.type(0)
+    best = update_and_rank(q, z, G, 0, stride, still)
+    for cycle in range(2 * m + 20):
+        descend(G, q, z, m, stride, max(floor, 0.03 * best), 2 * m if cycle == 0 else m // 4 + 8, best)
+        n, width = factor(G, stride, m, z, support, held, L, pivot_floor)
+        if n == 0:
+            return 0, 0
+        inside = _newton(G, stride, q, z, support, held, n, width, L, y, trial)
+        best = update_and_rank(q, z, G, 0, stride, still)
+        if inside and best <= floor:
+            return n, width
+    return 0, 0

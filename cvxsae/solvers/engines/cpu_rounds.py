@@ -1,0 +1,372 @@
+"""The two kernels of a round on the CPU: ``screen`` certifies or selects, ``solve`` solves the working set.
+
+Both walk over the datapoints of a batch, one at a time, with all of a datapoint's data in cache. Units and
+conventions are those of :mod:`cvxsae.solvers.engines.cpu_kernels`: the penalty is 1.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cvxsae.solvers.engines.cpu_kernels import (
+    GROUP,
+    U,
+    REORDER,
+    dots_of_four,
+    gram,
+    jit,
+    minimise,
+    refresh,
+    solve_factored,
+    square,
+)
+
+IN_SET = -1
+"""Marks the atoms of the working set among the screened bits: those of a negative NaN, which no correlation has."""
+
+LIST = 4096
+"""Most candidates looked at before the largest are kept."""
+
+
+@jit()
+def best_gap(residual2, codes, correlations, m, largest):  # type: ignore[no-untyped-def]
+    """Primal value, and the smallest duality gap over the dual points s·r that are feasible: theory.md T1.
+
+    For r = x − zD the gap at scale s is ½(1−s)²‖r‖² + Σ z_k (1 − s d_k·r): terms that are not negative as
+    long as s·largest ≤ 1, ``largest`` ≥ max_k d_k·r. It is a parabola in s with its minimum at
+    x·r/‖r‖² = 1 + Σ z_k d_k·r/‖r‖², so the best feasible s is that, clipped to [0, 1/largest].
+    """
+    mass, work = 0.0, 0.0
+    for k in range(m):
+        mass += codes[k]
+        work += codes[k] * correlations[k]
+    primal = 0.5 * residual2 + mass
+    scale = 1.0 / largest
+    if residual2 > 0:
+        scale = max(0.0, min(scale, 1.0 + work / residual2))
+    gap = 0.5 * (1.0 - scale) ** 2 * residual2
+    for k in range(m):
+        gap += codes[k] * max(0.0, 1.0 - scale * correlations[k])
+    return primal, gap, mass, scale
+
+
+@jit()
+def _rounding(residual2, mass, m, scale, dot_error):  # type: ignore[no-untyped-def]
+    """What rounding in float64 can add to the gap: the residual, its correlations and the sums."""
+    norm = np.sqrt(residual2)
+    drift = (m + 8) * 1.2e-16 * (norm + 2.0 * mass)  # ‖computed r − (x − zD)‖, and x − b, x/λ rounded once each
+    return (1.0 + scale) * norm * drift + 0.5 * drift * drift + mass * (dot_error * norm + 5e-16)
+
+
+@jit()
+def _value_of(bits, shift):  # type: ignore[no-untyped-def]
+    """Read screened bits as the float they are."""
+    return np.float64(np.int32(np.int64(bits) << shift).view(np.float32))
+
+
+@jit()
+def _group_maxima(bits, row, K, maxima):  # type: ignore[no-untyped-def]
+    """Write the maximum of every group of correlations; return the overall one."""
+    overall = bits[U(row)]
+    for g in range(maxima.shape[0]):
+        first = U(row + g * GROUP)
+        top = bits[first]
+        if (g + 1) * GROUP <= K:
+            for t in range(U(GROUP)):  # a constant count: unrolled into vector instructions
+                top = max(top, bits[first + t])
+        else:
+            for t in range(U(K - g * GROUP)):
+                top = max(top, bits[first + t])
+        maxima[g] = top
+        overall = max(overall, top)
+    return overall
+
+
+@jit()
+def _count_above(values, n, level):  # type: ignore[no-untyped-def]
+    total = 0
+    for g in range(n):
+        total += values[g] > level
+    return total
+
+
+@jit()
+def _level(values, n, low, high, p):  # type: ignore[no-untyped-def]
+    """A level ≥ low above which about p (never fewer, unless low already has fewer) of the values lie."""
+    if _count_above(values, n, low) <= p:
+        return low
+    while high - low > 1:
+        middle = low + (high - low) // 2
+        above = _count_above(values, n, middle)
+        if above < p:
+            high = middle
+        else:
+            low = middle
+            if above <= p + p // 8:
+                break
+    return low
+
+
+@jit()
+def _collect(bits, row, K, maxima, level, found, values):  # type: ignore[no-untyped-def]
+    """List the atoms whose correlation bits exceed a level, as many as fit."""
+    n = 0
+    for g in range(maxima.shape[0]):
+        if maxima[g] > level:
+            for k in range(g * GROUP, min((g + 1) * GROUP, K)):
+                value = bits[U(row + k)]
+                if value > level and n < found.shape[0]:
+                    found[n] = k
+                    values[n] = value
+                    n += 1
+    return n
+
+
+@jit()
+def _select_by_bits(bits, row, K, maxima, top, one, p, selected, found, values):  # type: ignore[no-untyped-def]
+    """Choose about p of the atoms whose computed correlation is largest and above the penalty."""
+    one, top = np.int64(one), np.int64(top)
+    level = _level(maxima, maxima.shape[0], one, top, p)
+    n = _collect(bits, row, K, maxima, level, found, values)
+    level = _level(values, n, level, top, p)
+    chosen = 0
+    for t in range(n):
+        if values[t] > level and chosen < p:
+            selected[chosen] = found[t]
+            chosen += 1
+    for t in range(n):  # ties at the level
+        if values[t] == level and level > one and chosen < p:
+            selected[chosen] = found[t]
+            chosen += 1
+    return chosen
+
+
+@jit()
+def _select_exact(found, exact_values, n, p, selected, selected_values):  # type: ignore[no-untyped-def]
+    """Choose the p largest of n exactly known violators."""
+    order = np.argsort(-exact_values[:n])
+    chosen = min(p, n)
+    for t in range(chosen):
+        selected[t] = found[order[t]]
+        selected_values[t] = exact_values[order[t]]
+    return chosen
+
+
+@jit()
+def _recheck(bits, row, K, maxima, threshold, r, d, exact, found, exact_values):  # type: ignore[no-untyped-def]
+    """Exact correlations of every atom that screening could not place below the penalty.
+
+    Returns the number of violators listed, the largest correlation found and the number recomputed.
+    """
+    listed, rechecked, largest = 0, 0, -np.inf
+    waiting = np.zeros(4, np.int64)
+    pending = 0
+    for g in range(maxima.shape[0] + 1):
+        if g < maxima.shape[0]:
+            if maxima[g] <= threshold:
+                continue
+            first, last = g * GROUP, min((g + 1) * GROUP, K)
+        else:
+            first, last = 0, 0  # what is still waiting
+        for k in range(first, last):
+            value = bits[U(row + k)]
+            if value > threshold and value != IN_SET:
+                waiting[pending] = k
+                pending += 1
+                if pending == 4:
+                    listed, largest = _recompute(waiting, pending, r, d, exact, found, exact_values, listed, largest)
+                    rechecked, pending = rechecked + 4, 0
+    if pending > 0:
+        listed, largest = _recompute(waiting, pending, r, d, exact, found, exact_values, listed, largest)
+    return listed, largest, rechecked + pending
+
+
+@jit()
+def _recompute(waiting, pending, r, d, exact, found, exact_values, listed, largest):  # type: ignore[no-untyped-def]
+    values = dots_of_four(exact, waiting[0], waiting[1], waiting[2], waiting[3], r, d)
+    for t in range(pending):
+        value = values[t]
+        largest = max(largest, value)
+        if value > 1.0 and listed < found.shape[0]:
+            found[listed] = waiting[t]
+            exact_values[listed] = value
+            listed += 1
+    return listed, largest
+
+
+@jit()
+def narrow_rows(active, residual, d, single, single_bits, half_bits, norms, errors):  # type: ignore[no-untyped-def]
+    """Round residuals to float32 and bfloat16; their norms and the norms of both rounding errors (columns 0 and 1)."""
+    for a in range(active.shape[0]):
+        total, lost_single, lost_half = _narrow(residual, active[a] * d, d, single, single_bits, half_bits, a * d)
+        norms[a] = np.sqrt(total) * (1 + 1e-12)
+        errors[a, 0], errors[a, 1] = np.sqrt(lost_single) * (1 + 1e-12), np.sqrt(lost_half) * (1 + 1e-12)
+
+
+@jit(fastmath=REORDER)
+def _narrow(residual, offset, d, single, single_bits, half_bits, to):  # type: ignore[no-untyped-def]
+    total, lost_single, lost_half = 0.0, 0.0, 0.0
+    source, target = U(offset), U(to)
+    for j in range(U(d)):
+        single[target + j] = residual[source + j]
+    for j in range(U(d)):
+        word = single_bits[target + j]
+        rounded = np.int32((word + np.int32(0x7FFF) + ((word >> np.int32(16)) & np.int32(1))) >> np.int32(16))
+        half_bits[target + j] = rounded  # to nearest, ties to even
+        value = residual[source + j]
+        total += value * value
+        lost_single += (value - single[target + j]) ** 2
+        lost_half += (value - np.float64(np.int32(rounded << np.int32(16)).view(np.float32))) ** 2
+    return total, lost_single, lost_half
+
+
+@jit()
+def screen(  # type: ignore[no-untyped-def]
+    active, bits, K, threshold, margin, low_factor, one, shift, residual, d, exact, chosen, codes, correlations, count,
+    tol, room, dot_error, selected, selected_values, n_selected, values, gaps, done, rechecks,
+):  # fmt: skip
+    """Certify each active datapoint, or select the atoms that enter its working set.
+
+    ``bits (B · K,)`` holds the computed correlations; atom k of row a is provably below the penalty when
+    its bits are ≤ ``threshold[a]``, and its true correlation is at least ``low_factor · computed − margin[a]``.
+    All others are recomputed in float64 before anything is certified.
+    """
+    maxima = np.empty((K + GROUP - 1) // GROUP, bits.dtype)
+    found = np.empty(LIST, np.int32)
+    found_bits = np.empty(LIST, bits.dtype)
+    found_values = np.empty(LIST, np.float64)
+    r, z, c = np.empty(d), np.empty(chosen.shape[1]), np.empty(chosen.shape[1])
+    for a in range(active.shape[0]):
+        i, row = active[a], a * K
+        m = count[i]
+        for j in range(U(d)):
+            r[j] = residual[U(i * d) + j]
+        residual2 = square(r, d)
+        largest = 1.0
+        for k in range(m):
+            z[k], c[k] = codes[i, k], correlations[i, k]
+            largest = max(largest, c[k])
+            bits[U(row + chosen[i, k])] = IN_SET
+        top = _group_maxima(bits, row, K, maxima)
+        certain = low_factor * _value_of(top, shift) - margin[a] if top > 0 else 0.0
+        primal, gap, mass, scale = best_gap(residual2, z, c, m, max(largest, certain))
+        if certain > 1.0 and gap > tol * primal and room[a] > 0:
+            # No dual point along r can certify these codes, whatever the exact correlations are.
+            n_selected[a] = _select_by_bits(bits, row, K, maxima, top, one, room[a], selected[a], found, found_bits)
+            selected_values[a, : n_selected[a]] = np.nan
+            values[a], gaps[a], done[a], rechecks[a] = primal, np.inf, False, 0
+            continue
+        listed, outside, rechecks[a] = _recheck(bits, row, K, maxima, threshold[a], r, d, exact, found, found_values)
+        largest = max(largest, outside) + dot_error * np.sqrt(residual2)
+        primal, gap, mass, scale = best_gap(residual2, z, c, m, largest)
+        gap += _rounding(residual2, mass, m, scale, dot_error)
+        values[a], gaps[a], done[a] = primal, gap, gap <= tol * primal
+        n_selected[a] = 0
+        if not done[a]:
+            n_selected[a] = _select_exact(found, found_values, listed, room[a], selected[a], selected_values[a])
+
+
+@jit(fastmath=REORDER)
+def _gather(rows, k, atoms, atom, d, r):  # type: ignore[no-untyped-def]
+    """Copy an atom to row k of the working set; its product with r in the working precision."""
+    to, of = U(k * d), U(atom * d)
+    total = rows.dtype.type(0)
+    for j in range(U(d)):
+        value = atoms[of + j]
+        rows[to + j] = value
+        total += value * r[j]
+    return total
+
+
+@jit()
+def solve(  # type: ignore[no-untyped-def]
+    active, selected, selected_values, n_selected, data, residual, d, atoms, exact, chosen, codes, correlations, count,
+    tol, floor, pivot_floor, refinements,
+):  # fmt: skip
+    """Solve the working set of each active datapoint, drop its zero codes and recompute its residual from scratch."""
+    capacity = chosen.shape[1] + 16
+    rows = np.zeros(capacity * d, atoms.dtype)
+    G, L = np.empty(capacity * capacity, atoms.dtype), np.empty(capacity * capacity, atoms.dtype)
+    tile, work = np.zeros(16, atoms.dtype), np.empty(d, atoms.dtype)
+    q, z, y, trial = (np.zeros(capacity, atoms.dtype), np.zeros(capacity, atoms.dtype),
+                      np.zeros(capacity, atoms.dtype), np.zeros(capacity, atoms.dtype))  # fmt: skip
+    support, held = np.empty(capacity, np.int64), np.empty(capacity, np.bool_)
+    members, exact_codes, exact_correlations, r = np.empty(capacity, np.int64), np.zeros(capacity), np.zeros(capacity), np.empty(d)
+    for a in range(active.shape[0]):
+        i = active[a]
+        m = count[i]
+        for j in range(U(d)):
+            work[j] = residual[U(i * d) + j]
+        for k in range(m):
+            members[k] = chosen[i, k]
+            _gather(rows, k, atoms, members[k], d, work)
+            z[k], q[k] = codes[i, k], correlations[i, k] - 1.0
+        for t in range(n_selected[a]):
+            members[m], z[m] = selected[a, t], 0.0
+            product = _gather(rows, m, atoms, members[m], d, work)
+            value = selected_values[a, t]
+            q[m] = (product if np.isnan(value) else value) - 1.0
+            m += 1
+        if m == 0:
+            continue
+        stride = (m + 7) // 8 * 8
+        for k in range(m, stride):
+            z[k], q[k] = 0.0, 0.0
+        gram(rows, m, d, G, stride, tile)
+        n, width = minimise(G, stride, q, z, m, floor, support, held, L, y, trial, pivot_floor)
+        for k in range(m):
+            exact_codes[k] = z[k]
+        _refine(data, i * d, d, exact, members, exact_codes, m, r, exact_correlations, tol, refinements,
+                support, held, n, width, L, y)  # fmt: skip
+        for j in range(U(d)):
+            residual[U(i * d) + j] = r[j]
+        kept = 0
+        for k in range(m):
+            if exact_codes[k] > 0:
+                chosen[i, kept], codes[i, kept], correlations[i, kept] = members[k], exact_codes[k], exact_correlations[k]
+                kept += 1
+        count[i] = kept
+
+
+@jit()
+def _refine(  # type: ignore[no-untyped-def]
+    data, offset, d, exact, members, codes, m, r, correlations, tol, refinements, support, held, n, width, L, y
+):  # fmt: skip
+    """Recompute the residual in float64 and correct the codes by the factor at hand until the working set is solved."""
+    before = np.inf
+    for attempt in range(refinements + 1):
+        refresh(data, offset, d, exact, members, codes, m, r, correlations)
+        if n == 0 or attempt == refinements:
+            return
+        largest = 1.0
+        for k in range(m):
+            if codes[k] > 0:
+                largest = max(largest, correlations[k])
+        primal, gap, _, _ = best_gap(square(r, d), codes, correlations, m, largest)
+        if gap <= 0.2 * tol * primal or gap > 0.5 * before:
+            return
+        before = gap
+        for t in range(n):
+            y[t] = correlations[support[t]] - 1.0
+        solve_factored(L, n, width, held, y)
+        for t in range(n):
+            if codes[support[t]] + y[t] <= 0:  # the support changes: leave that to the next round
+                return
+        for t in range(n):
+            codes[support[t]] += y[t]
+
+
+@jit()
+def restore(active, data, residual, d, exact, chosen, codes, correlations, count):  # type: ignore[no-untyped-def]
+    """Residuals and correlations of codes that came from outside."""
+    capacity = chosen.shape[1] + 4
+    members, z, c, r = np.empty(capacity, np.int64), np.zeros(capacity), np.zeros(capacity), np.empty(d)
+    for a in range(active.shape[0]):
+        i = active[a]
+        for k in range(count[i]):
+            members[k], z[k] = chosen[i, k], codes[i, k]
+        refresh(data, i * d, d, exact, members, z, count[i], r, c)
+        for k in range(count[i]):
+            correlations[i, k] = c[k]
+        for j in range(d):
+            residual[U(i * d + j)] = r[j]

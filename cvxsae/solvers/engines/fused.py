@@ -1,0 +1,163 @@
+"""The CPU engine: large matrix products by torch, everything else of a round fused per datapoint by numba."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from cvxsae.solvers.engines import cpu_rounds
+from cvxsae.solvers.engines.screening import PreparedDictionary, fast_half_products
+from cvxsae.solvers.engines.state import Outcome, Tuning
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Float64, Int, Int64
+
+    from cvxsae.solvers.engines.state import Warm
+
+ONE_BITS = 0x3F800000
+"""The float32 one; its upper half is the bfloat16 one."""
+
+
+class FusedState:
+    """Working sets, codes and residuals of a block of datapoints."""
+
+    def __init__(self, data: Float64[np.ndarray, "n d"], capacity: int, warm: Warm | None) -> None:
+        n = data.shape[0]
+        self.data = data.reshape(-1)
+        self.residual = self.data.copy()
+        self.chosen = np.zeros((n, capacity), np.int32)
+        self.codes = np.zeros((n, capacity))
+        self.correlations = np.zeros((n, capacity))
+        self.count = np.zeros(n, np.int32)
+        if warm is not None:
+            warm.fill(self.chosen, self.codes, self.count)
+
+
+class FusedEngine:
+    """One block of datapoints on one CPU thread. See :class:`cvxsae.solvers.engines.state.Engine`."""
+
+    name = "fused"
+
+    def __init__(self, dictionary: PreparedDictionary, tuning: Tuning) -> None:
+        self.dictionary = dictionary
+        self.tuning = tuning
+        self._buffers: dict[torch.dtype, torch.Tensor] = {}
+        self.exact = dictionary.exact.numpy().reshape(-1)
+        self.single = dictionary.single.numpy().reshape(-1)
+        self.dot_error = (66 + dictionary.dim // 64) * 2.0**-53
+        self.half = tuning.half_precision
+        if self.half is None:
+            self.half = fast_half_products(dictionary.device)
+
+    def begin(self, data: Float64[torch.Tensor, "n d"], warm: Warm | None) -> FusedState:
+        """Start from zero codes, or from the working sets of a warm start, solved."""
+        capacity = min(self.dictionary.n_atoms, max(2 * self.dictionary.dim, 128) + self.tuning.most)
+        state = FusedState(np.ascontiguousarray(data.numpy()), capacity, warm)
+        if warm is not None:
+            everyone = np.arange(len(state.count))
+            cpu_rounds.restore(
+                everyone, state.data, state.residual, self.dictionary.dim, self.exact, state.chosen, state.codes, state.correlations, state.count
+            )
+            self._solve(state, everyone, np.empty((len(everyone), 1), np.int32), np.empty((len(everyone), 1)),
+                        np.zeros(len(everyone), np.int64), double=False)  # fmt: skip
+        return state
+
+    def advance(self, state: FusedState, active: Int64[np.ndarray, " a"], *, first: bool, double: bool) -> Outcome:
+        """One round for the active datapoints: one correlation pass, then certify or improve."""
+        outcome = Outcome.empty(len(active))
+        step = max(16, min(self.tuning.rows, len(active)))
+        for start in range(0, len(active), step):
+            part = slice(start, start + step)
+            self._advance_part(state, active[part], outcome, part, first=first, double=double)
+        return outcome
+
+    def _advance_part(
+        self, state: FusedState, active: Int64[np.ndarray, " b"], outcome: Outcome, part: slice, *, first: bool, double: bool
+    ) -> None:
+        bits, threshold, margin, half = self._correlate(state, active)
+        room = self._room(state, active, first=first)
+        width = max(1, int(room.max()))
+        selected = np.empty((len(active), width), np.int32)
+        values = np.empty((len(active), width))
+        n_selected = np.zeros(len(active), np.int64)
+        precision = self.dictionary.half_precision if half else self.dictionary.single_precision
+        shift = 16 if half else 0
+        done = np.zeros(len(active), np.bool_)
+        cpu_rounds.screen(
+            active, bits, self.dictionary.n_atoms, threshold, margin, precision.least_share, ONE_BITS >> shift, shift,
+            state.residual, self.dictionary.dim, self.exact, state.chosen, state.codes, state.correlations, state.count, self.tuning.tol, room, self.dot_error,
+            selected, values, n_selected, outcome.values[part], outcome.gaps[part], done, outcome.rechecks[part],
+        )  # fmt: skip
+        outcome.done[part], outcome.added[part] = done, n_selected
+        left = ~done
+        if left.any():
+            self._solve(state, active[left], selected[left], values[left], n_selected[left], double=double)
+
+    def _room(self, state: FusedState, active: Int64[np.ndarray, " b"], *, first: bool) -> Int64[np.ndarray, " b"]:
+        """How many atoms each working set may take in this round."""
+        count = state.count[active].astype(np.int64)
+        wanted = np.where(count == 0, self.tuning.first, 0) if first else 0
+        wanted = np.maximum(wanted, np.clip(count // 2, self.tuning.later, self.tuning.most))
+        room: Int64[np.ndarray, " b"] = np.minimum(wanted, state.chosen.shape[1] - count)
+        return room
+
+    def _correlate(
+        self, state: FusedState, active: Int64[np.ndarray, " b"]
+    ) -> tuple[Int[np.ndarray, " b_times_K"], Int[np.ndarray, " b"], Float64[np.ndarray, " b"], bool]:
+        """Computed correlations as integer bits, their thresholds and margins, and whether they are bfloat16."""
+        n, d = len(active), self.dictionary.dim
+        single = np.empty(n * d, np.float32)
+        half_bits = np.empty(n * d, np.int16)
+        norms, errors = np.empty(n), np.empty((n, 2))
+        cpu_rounds.narrow_rows(active, state.residual, d, single, single.view(np.int32), half_bits, norms, errors)
+        if self.half:
+            margin, threshold = self.dictionary.half_precision.margins(*_tensors(norms, errors[:, 1]))
+            if float(margin.median()) < self.tuning.widest_margin:
+                inputs = torch.from_numpy(half_bits).view(torch.bfloat16).view(n, d)
+                product = self._buffer(n, torch.bfloat16)
+                torch.mm(inputs, self.dictionary.half.T, out=product)
+                return product.view(torch.int16).numpy().reshape(-1), _bits(threshold) >> 16, margin.numpy(), True
+        margin, threshold = self.dictionary.single_precision.margins(*_tensors(norms, errors[:, 0]))
+        product = self._buffer(n, torch.float32)
+        torch.mm(torch.from_numpy(single).view(n, d), self.dictionary.single.T, out=product)
+        return product.view(torch.int32).numpy().reshape(-1), _bits(threshold), margin.numpy(), False
+
+    def _buffer(self, n: int, dtype: torch.dtype) -> Float[torch.Tensor, "n K"]:
+        """Memory for a product, kept between rounds: fresh pages would cost more than the product."""
+        held = self._buffers.get(dtype)
+        if held is None or len(held) < n:
+            held = self._buffers[dtype] = torch.empty(n, self.dictionary.n_atoms, dtype=dtype)
+        return held[:n]
+
+    def _solve(
+        self, state: FusedState, active: Int64[np.ndarray, " b"], selected: Int[np.ndarray, "b p"],
+        values: Float64[np.ndarray, "b p"], n_selected: Int64[np.ndarray, " b"], *, double: bool,
+    ) -> None:  # fmt: skip
+        tol = self.tuning.tol
+        atoms = self.exact if double else self.single
+        floor = max(0.1 * tol, 1e-13) if double else max(0.1 * tol, 1e-6)
+        cpu_rounds.solve(
+            active, selected, values, n_selected, state.data, state.residual, self.dictionary.dim, atoms, self.exact, state.chosen,
+            state.codes, state.correlations, state.count, tol, floor, 1e-11 if double else 1e-5,
+            3 if tol >= 1e-7 else 6,
+        )  # fmt: skip
+
+    def export(self, state: FusedState) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Counts, atom indices and codes."""
+        return state.count, state.chosen, state.codes
+
+
+def _tensors(*arrays: Float[np.ndarray, "..."]) -> tuple[Float[torch.Tensor, "..."], ...]:
+    return tuple(torch.from_numpy(np.ascontiguousarray(array)) for array in arrays)
+
+
+def _bits(threshold: Float64[torch.Tensor, " b"]) -> Int[np.ndarray, " b"]:
+    """Bits of the largest float32 not above each threshold; the least integer where nothing can be screened."""
+    values = threshold.numpy()
+    rounded = np.nextafter(values.astype(np.float32), np.float32(0))
+    usable: Bool[np.ndarray, " b"] = (values > 0) & np.isfinite(values)
+    return np.where(usable, rounded.view(np.int32), np.iinfo(np.int32).min)
+
+

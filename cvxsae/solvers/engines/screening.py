@@ -1,0 +1,127 @@
+"""Correlations computed in low precision, and a bound on their error that makes them safe to screen with.
+
+For computed correlations ``c ≈ D r`` in units of λ, an atom is *provably* inactive (``d_k·r ≤ 1``) when ``c_k`` is
+below a threshold; the handful of atoms above it are recomputed exactly. So the certificate is as exact as if
+every correlation had been computed in float64, while the large matrix product runs in bfloat16, tf32 or float32.
+
+The bound, with hats for what was rounded on input and γ the accumulation error of a dot product of length d:
+
+    |d_k·r − d̂_k·r̂|       ≤ ‖r − r̂‖ (1 + ε_D) + ‖r‖ ε_D,          ε_D = max_k ‖d_k − d̂_k‖
+    |d̂_k·r̂ − accumulated| ≤ γ (1 + ε_D) ‖r̂‖,                     γ = (d + 8) 2⁻²³
+    |accumulated − stored| ≤ u_out |accumulated|,                 u_out = 2⁻⁸ if stored as bfloat16
+
+γ allows twice the unit roundoff of float32 at every addition, so it holds for any order of summation, with or
+without fused multiply-add, and for accumulators that truncate.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+HALF_ROUNDING = 2.0**-8
+"""Unit roundoff of bfloat16 (eight significant bits, to nearest)."""
+
+TINY = 1e-30
+"""Covers results and inputs that a matrix unit flushes to zero."""
+
+
+@dataclass(frozen=True)
+class Precision:
+    """How correlations were computed: what their rounding can do.
+
+    Attributes
+    ----------
+    atom_error
+        ε_D: the largest distance from an atom to its rounded copy.
+    accumulation
+        γ: relative error of a computed dot product, times the norms of its factors.
+    output
+        Unit roundoff of the stored result (0 when it is stored as accumulated).
+    """
+
+    atom_error: float
+    accumulation: float
+    output: float
+
+    def margins(
+        self, norm: Float[torch.Tensor, " n"], rounding: Float[torch.Tensor, " n"]
+    ) -> tuple[Float[torch.Tensor, " n"], Float[torch.Tensor, " n"]]:
+        """Bound on the error before storing, and the threshold below which an atom is provably inactive.
+
+        Parameters
+        ----------
+        norm
+            ‖r‖ of each row, in units of λ.
+        rounding
+            ‖r − r̂‖ of each row.
+        """
+        grown = 1.0 + self.atom_error
+        margin = rounding * grown + norm * self.atom_error + self.accumulation * grown * (norm + rounding) + TINY
+        return margin, (1.0 - margin) / (1.0 + self.output)
+
+    @property
+    def least_share(self) -> float:
+        """The accumulated value is at least this share of a positive stored one."""
+        return 1.0 / (1.0 + self.output)
+
+
+class PreparedDictionary:
+    """A unit-norm dictionary in the precisions that the engines compute in.
+
+    Parameters
+    ----------
+    rows
+        Unit-norm atoms (K, d) in float64, trusted.
+    device
+        Where the large matrix products run.
+    """
+
+    def __init__(self, rows: Float[torch.Tensor, "K d"], device: torch.device | None = None) -> None:
+        self.device = torch.device("cpu") if device is None else device
+        self.exact = rows.detach().to(device=self.device, dtype=torch.float64).contiguous()
+        self.n_atoms, self.dim = self.exact.shape
+        self.single = self.exact.to(torch.float32)
+
+    @cached_property
+    def half(self) -> Float[torch.Tensor, "K d"]:
+        """The atoms rounded to bfloat16."""
+        return self.single.to(torch.bfloat16)
+
+    @cached_property
+    def single_precision(self) -> Precision:
+        """Float32 products; if torch is allowed to shorten their inputs (tf32, bf16), the bound allows for that."""
+        shortened = 2.01 * HALF_ROUNDING if _float32_is_shortened() else 0.0
+        return Precision(self._rounding(self.single), (self.dim + 8) * 2.0**-23 + shortened, 0.0)
+
+    @cached_property
+    def half_precision(self) -> Precision:
+        """Products of bfloat16 inputs, accumulated in float32 and stored as bfloat16."""
+        return Precision(self._rounding(self.half), (self.dim + 8) * 2.0**-23, HALF_ROUNDING)
+
+    def _rounding(self, copy: Float[torch.Tensor, "K d"]) -> float:
+        worst = 0.0
+        for exact, rounded in zip(self.exact.split(4096), copy.split(4096), strict=True):
+            worst = max(worst, float(torch.linalg.vector_norm(exact - rounded.to(torch.float64), dim=1).max()))
+        return worst * (1 + 1e-12)
+
+
+def _float32_is_shortened() -> bool:
+    try:
+        return torch.get_float32_matmul_precision() != "highest"
+    except RuntimeError:  # set through several interfaces at once: assume the worst
+        return True
+
+
+def fast_half_products(device: torch.device) -> bool:
+    """Whether bfloat16 matrix products are faster than float32 ones here (tensor cores, or AMX on a CPU)."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device)[0] >= 8
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("amx_bf16", False))

@@ -1,0 +1,94 @@
+"""What an engine is, and what it is told: the interface between the rounds and the arithmetic."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+    from jaxtyping import Bool, Float64, Int64
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """Numbers that decide how fast the answer comes, never whether it is right.
+
+    Attributes
+    ----------
+    tol
+        Relative duality gap at which a datapoint is finished.
+    first, later, most
+        Atoms added to a working set in the first round, at least later, and at most at once.
+    rows
+        Datapoints whose correlations are held at a time.
+    half_precision
+        Screen with bfloat16 products; ``None`` where they are fast.
+    widest_margin
+        Error margin (in units of λ) above which bfloat16 products would leave too much to recompute.
+    """
+
+    tol: float
+    first: int = 64
+    later: int = 32
+    most: int = 256
+    rows: int = 512
+    half_precision: bool | None = None
+    widest_margin: float = 0.2
+
+
+@dataclass
+class Outcome:
+    """What one round found, per active datapoint; ``gaps`` is infinite where nothing could be certified."""
+
+    done: Bool[np.ndarray, " a"]
+    values: Float64[np.ndarray, " a"]
+    gaps: Float64[np.ndarray, " a"]
+    added: Int64[np.ndarray, " a"]
+    rechecks: Int64[np.ndarray, " a"]
+
+    @classmethod
+    def empty(cls, n: int) -> Outcome:
+        """Room for n datapoints."""
+        return cls(np.zeros(n, np.bool_), np.zeros(n), np.full(n, np.inf), np.zeros(n, np.int64), np.zeros(n, np.int64))
+
+
+@dataclass(frozen=True)
+class Warm:
+    """Codes to start from, in units of λ: compressed rows."""
+
+    indptr: Int64[np.ndarray, " n_plus_1"]
+    indices: Int64[np.ndarray, " nnz"]
+    values: Float64[np.ndarray, " nnz"]
+
+    def fill(self, chosen: np.ndarray, codes: np.ndarray, count: np.ndarray) -> None:
+        """Write each row's positive codes, the largest if they do not all fit, into padded arrays."""
+        capacity = chosen.shape[1]
+        for i in range(len(count)):
+            part = slice(self.indptr[i], self.indptr[i + 1])
+            indices, values = self.indices[part], self.values[part]
+            keep = values > 0
+            if keep.sum() > capacity:
+                keep &= values >= np.partition(values, -capacity)[-capacity]
+            indices, values = indices[keep][:capacity], values[keep][:capacity]
+            chosen[i, : len(indices)], codes[i, : len(indices)], count[i] = indices, values, len(indices)
+
+
+class Engine(Protocol):
+    """The arithmetic of the rounds, on one device and one thread of control."""
+
+    name: str
+
+    def begin(self, data: Float64[torch.Tensor, "n d"], warm: Warm | None) -> Any:
+        """State of a block of datapoints, ``data`` being ``(x − b)/λ``."""
+
+    def advance(self, state: Any, active: Int64[np.ndarray, " a"], *, first: bool, double: bool) -> Outcome:
+        """One round: one correlation pass; certify, or enlarge and solve the working sets.
+
+        ``double`` asks for float64 arithmetic throughout, for the few datapoints that need it.
+        """
+
+    def export(self, state: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Counts (n,), atom indices (n, capacity) and codes (n, capacity), padded, in units of λ."""

@@ -1,0 +1,88 @@
+"""The rounds: exact codes for a block of datapoints by working sets, one design for every engine.
+
+A round, for every datapoint that is not finished: (1) correlations of the residual with all atoms, one matrix
+product in low precision with a bound on its error; (2) the certificate, from exact correlations of the atoms that
+the bound could not exclude; (3) the most violating atoms enter the working set; (4) the small problem on it is solved
+exactly; (5) the residual is recomputed from the codes. The first step of the first round is the encoder
+pass, the last round's is the proof: two passes is the floor.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+    from jaxtyping import Bool, Float64, Int64
+
+    from cvxsae.solvers.engines.state import Engine, Warm
+
+MAX_ROUNDS = 300
+PATIENCE = 4
+"""Rounds without progress before a datapoint is moved to float64, or given up."""
+
+
+@dataclass
+class BlockCodes:
+    """Codes of a block and what certifies them, in units of λ (values and gaps: of λ²)."""
+
+    indptr: Int64[np.ndarray, " n_plus_1"]
+    indices: Int64[np.ndarray, " nnz"]
+    codes: Float64[np.ndarray, " nnz"]
+    values: Float64[np.ndarray, " n"]
+    gaps: Float64[np.ndarray, " n"]
+    passes: Int64[np.ndarray, " n"]
+    rounds: int
+    done: Bool[np.ndarray, " n"]
+
+
+def solve_block(engine: Engine, data: Float64[torch.Tensor, "n d"], warm: Warm | None = None) -> BlockCodes:
+    """Solve ``min_{z ≥ 0} ½‖x − zD‖² + Σz`` for every row x of ``data``; the dictionary is the engine's."""
+    n = data.shape[0]
+    state = engine.begin(data, warm)
+    values, gaps = np.zeros(n), np.full(n, np.inf)
+    passes = np.zeros(n, np.int64)
+    done = np.zeros(n, np.bool_)
+    rounds = 0
+    active: Int64[np.ndarray, " a"] = np.arange(n)
+    for double in (False, True):
+        best, idle = np.full(n, np.inf), np.zeros(n, np.int64)
+        given_up: list[Int64[np.ndarray, " g"]] = []
+        for _ in range(MAX_ROUNDS):
+            if not len(active):
+                break
+            outcome = engine.advance(state, active, first=rounds == 0, double=double)
+            rounds += 1
+            passes[active] += 1
+            values[active], gaps[active], done[active] = outcome.values, outcome.gaps, outcome.done
+            # Progress is a lower objective or a smaller gap; the objective never rises but for rounding.
+            measure = np.minimum(outcome.gaps, outcome.values)
+            better = measure < best[active] * (1 - 1e-12)
+            better |= outcome.added > 0
+            idle[active] = np.where(better, 0, idle[active] + 1)
+            best[active] = np.minimum(best[active], measure)
+            stuck = ~outcome.done & (idle[active] >= PATIENCE)
+            given_up.append(active[stuck])
+            active = active[~outcome.done & ~stuck]
+        active = np.concatenate([active, *given_up])
+    return _gather(engine.export(state), values, gaps, passes, rounds, done)
+
+
+def _gather(
+    exported: tuple[np.ndarray, np.ndarray, np.ndarray],
+    values: Float64[np.ndarray, " n"],
+    gaps: Float64[np.ndarray, " n"],
+    passes: Int64[np.ndarray, " n"],
+    rounds: int,
+    done: Bool[np.ndarray, " n"],
+) -> BlockCodes:
+    count, chosen, codes = exported
+    held = np.arange(chosen.shape[1]) < count[:, None]
+    indptr = np.concatenate([[0], np.cumsum(count, dtype=np.int64)])
+    row = np.repeat(np.arange(len(count)), count)
+    indices, flat = chosen[held].astype(np.int64), codes[held]
+    order = np.lexsort((indices, row))
+    return BlockCodes(indptr, indices[order], flat[order], values, gaps, passes, rounds, done)
