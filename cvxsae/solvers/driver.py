@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from tqdm.auto import tqdm
 
 from cvxsae.data import arguments
 from cvxsae.relaxations import Problem
-from cvxsae.solvers.solution import Record, Solution, Status, judge
+from cvxsae.solvers.solution import Record, Solution, Status, judge, relative_gap
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,6 +53,7 @@ class Limits:
             arguments.count(self.max_iterations, "max_iterations", least=0)
 
 
+@runtime_checkable
 class Algorithm(Protocol, Generic[P, S]):
     """An iterative method for problems of type P with state S."""
 
@@ -88,16 +89,17 @@ def iterate(
 ) -> Solution:
     """Run an algorithm until its certified relative gap is within ``tol`` or a limit is met.
 
-    The gap is evaluated at iterations spaced by a growing stride (a quarter of the iterations done), always at the
-    point that would be returned; the best point seen is the one kept. ``patience`` evaluations in a row without
-    a better gap mean STALLED.
+    Value and bound are evaluated at iterations spaced by a growing stride (a quarter of the iterations done), always at
+    the point that would be returned. The lowest value and the highest bound seen are kept, each with its point: any
+    dual point certifies any primal one. ``patience`` evaluations in a row without a better gap mean STALLED.
     """
     start = time.perf_counter()
     most = algorithm.default_iterations if limits.max_iterations is None else limits.max_iterations
     history: list[Record] = []
     bar = tqdm(total=None, disable=not progress, desc=f"{problem.name} ({algorithm.name})", unit="it")
-    state = best_state = algorithm.init(problem, device)
-    best_gap, idle, iteration, next_check = math.inf, 0, 0, 0
+    state = primal = dual = algorithm.init(problem, device)
+    lowest, highest, best_gap = math.inf, -math.inf, math.inf
+    idle, iteration, next_check = 0, 0, 0
     status = Status.MAX_ITER
     try:
         while True:
@@ -108,13 +110,17 @@ def iterate(
                 history.append(record)
                 if callback is not None:
                     callback(record)
-                bar.set_postfix_str(f"value {record.value:.6g}, gap {record.gap:.1e}", refresh=False)
                 if not math.isfinite(record.gap):
                     status = Status.NONFINITE
                     break
-                idle = 0 if record.gap < best_gap * (1 - 1e-3) else idle + 1
-                if record.gap < best_gap:
-                    best_gap, best_state = record.gap, state
+                if record.value < lowest:
+                    lowest, primal = record.value, state
+                if record.lower_bound > highest:
+                    highest, dual = record.lower_bound, state
+                gap = relative_gap(lowest, highest)
+                idle = 0 if gap < best_gap * (1 - 1e-3) else idle + 1
+                best_gap = min(best_gap, gap)
+                bar.set_postfix_str(f"value {lowest:.6g}, gap {gap:.1e}", refresh=False)
                 if best_gap <= limits.tol:
                     status = Status.CERTIFIED
                     break
@@ -132,8 +138,12 @@ def iterate(
             bar.update()
     except KeyboardInterrupt:
         status = Status.INTERRUPTED
-    bar.close()
-    candidate = algorithm.finish(problem, best_state)
+    finally:
+        bar.close()
+    candidate = algorithm.finish(problem, primal)
+    if dual is not primal and candidate.dual is not None:
+        proof = algorithm.finish(problem, dual)
+        candidate = replace(candidate, dual=proof.dual, multipliers=proof.multipliers)
     return judge(
         problem,
         candidate,
