@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 import warnings
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import cvxpy as cp
@@ -25,14 +27,14 @@ def size_objection(problem: Problem) -> str | None:
     """Why the reference would not finish on this problem, or None if it would.
 
     Clarabel's interior-point steps factorise a matrix as large as the number of unknowns; the semidefinite block of
-    :class:`LargeDictionary` makes that dense, and time grows about as the fifth power of N (12 s at N = 60, 57 s at N = 80).
+    :class:`LargeDictionary` makes that dense, and time grows about as the fifth power of N (12 s at 60, 57 s at 80).
     """
     size, what = problem.conic_size()
     if isinstance(problem, LargeDictionary):
         if problem.n_points > LARGEST_SEMIDEFINITE:
             minutes = 12 / 60 * (problem.n_points / 60) ** 5.4
             return (
-                f"solver='reference' would need {what} for {problem.n_points} datapoints (about {minutes:,.0f} minutes); "
+                f"solver='reference' would need {what} for {problem.n_points} rows (about {minutes:,.0f} minutes); "
                 f"pass at most {LARGEST_SEMIDEFINITE} rows or use solver='factorised'."
             )
         return None
@@ -49,7 +51,7 @@ def solve_reference(problem: Problem, limits: Limits, *, progress: bool = False)
     """Solve the conic form with Clarabel to its full accuracy and evaluate the answer as every other.
 
     For :class:`LargeDictionary` it solves the doubly nonnegative relaxation: its optimal value is in
-    ``info["relaxed_value"]``, its Q in ``similarity``; ``value`` is attained by the dictionary and codes factorised from Q.
+    ``info["relaxed_value"]``, its Q in ``similarity``; ``value`` is that of the dictionary and codes factorised from Q.
 
     Raises
     ------
@@ -68,10 +70,8 @@ def solve_reference(problem: Problem, limits: Limits, *, progress: bool = False)
     with warnings.catch_warnings():
         # An inaccurate answer is judged by its certificate, like any other.
         warnings.filterwarnings("ignore", message="Solution may be inaccurate")
-        try:
+        with contextlib.suppress(cp.error.SolverError):  # the status says so, and is reported
             form.problem.solve(solver=cp.CLARABEL, **options)
-        except cp.error.SolverError:
-            pass
     bar.close()
     seconds = time.perf_counter() - start
     if form.problem.status not in (cp.OPTIMAL, cp.OPTIMAL_INACCURATE):
@@ -85,7 +85,10 @@ def solve_reference(problem: Problem, limits: Limits, *, progress: bool = False)
             solver=NAME,
             info={"conic_status": str(form.problem.status)},
         )
-    candidate = form.read()
+    candidate, nothing = form.read(), problem.zero_candidate()
+    if problem.primal_value(nothing) <= problem.primal_value(candidate):
+        # An interior point is never exactly zero, and no codes at all can be the answer.
+        candidate = replace(candidate, bias=nothing.bias, dictionary=nothing.dictionary, codes=nothing.codes)
     info = {"conic_status": form.problem.status, "conic_value": float(form.problem.value) * form.value_scale}
     if isinstance(problem, LargeDictionary) and candidate.similarity is not None:
         info["relaxed_value"] = info["conic_value"]
