@@ -17,7 +17,15 @@ import numpy as np
 import typer
 
 from cvxsae import __version__
-from cvxsae.data import EMBEDDED_NAMES, Activations, InputError, center, center_and_scale, embedded, scale_to_unit_mean_square
+from cvxsae.data import (
+    EMBEDDED_NAMES,
+    Activations,
+    InputError,
+    center,
+    center_and_scale,
+    embedded,
+    scale_to_unit_mean_square,
+)
 from cvxsae.data.activations import ActivationsLike
 from cvxsae.data.files import read_array, read_arrays, write_arrays
 from cvxsae.relaxations import (
@@ -67,7 +75,8 @@ DataArgument = Annotated[
 Lam = Annotated[float | None, typer.Option("--lam", help="Penalty λ, in the units of the data as solved.")]
 LamRatio = Annotated[float | None, typer.Option("--lam-ratio", help="Penalty as a fraction of lambda_max.")]
 Bias = Annotated[
-    str | None, typer.Option("--bias", help="none, free, mean or a file with d numbers. [default: free for wide, else none]")
+    str | None,
+    typer.Option("--bias", help="none, free, mean or a file with d numbers. [default: free for wide, else none]"),
 ]
 DictionaryFile = Annotated[str | None, typer.Option("--dictionary", help="codes: file with the atoms as rows, (K, d).")]
 Atoms = Annotated[
@@ -142,7 +151,9 @@ class ProblemOptions:
         if self.lam_ratio is not None:
             lambda_max = problem.lambda_max()
             if lambda_max == 0:
-                raise InputError("--lam-ratio cannot be used: every row equals the bias, so lambda_max is 0; pass --lam.")
+                raise InputError(
+                    "--lam-ratio cannot be used: every row equals the bias, so lambda_max is 0; pass --lam."
+                )
             problem = problem.with_penalty(self.lam_ratio * lambda_max)
         return problem, notes
 
@@ -157,7 +168,9 @@ class ProblemOptions:
             X = X[chosen]
             notes.append(f"{self.rows} rows drawn with seed {self.seed}")
         if self.center or self.scale:
-            make = center_and_scale if self.center and self.scale else center if self.center else scale_to_unit_mean_square
+            make = (
+                center_and_scale if self.center and self.scale else center if self.center else scale_to_unit_mean_square
+            )
             transform = make(X)
             X = transform.apply(X)
             notes.append(transform.describe())
@@ -274,15 +287,17 @@ def crosscheck_command(
             kind, data, lam, lam_ratio, bias, dictionary, atoms, atom_cost, rows, seed, center, scale
         )
         problem, notes = options.build()
-        check = crosscheck(
-            problem, tol=tol, max_seconds=max_seconds, device=device, progress=_wants_progress(progress)
-        )
+        check = crosscheck(problem, tol=tol, max_seconds=max_seconds, device=device, progress=_wants_progress(progress))
         if out is not None:
             arrays = {f"{name}.{key}": array for name in ("reference", "torch")
                       for key, array in getattr(check, name).arrays().items()}  # fmt: skip
             write_arrays(out, {**arrays, "lam": problem.lam}, "--out")
             notes.append(f"arrays written to {out}")
-        _show("\n".join([str(check), *(f"  note: {note}" for note in notes)]), {**check.to_dict(), "notes": notes}, as_json)
+        _show(
+            "\n".join([str(check), *(f"  note: {note}" for note in notes)]),
+            {**check.to_dict(), "notes": notes},
+            as_json,
+        )
     raise typer.Exit(EXIT_CERTIFIED if check.agrees else EXIT_NOT_CERTIFIED)
 
 
@@ -352,8 +367,9 @@ def read_candidate(path: Path) -> tuple[Candidate, dict[str, float]]:
     if "bias" not in arrays:
         raise InputError(f"--solution {str(path)!r} has no array 'bias'; pass a file written by 'cvxsae solve --out'.")
     known = {f.name for f in fields(Candidate)}
-    claims = {name: float(arrays[name]) for name in ("lam", "value", "lower_bound") if name in arrays}
-    return Candidate(**{name: array for name, array in arrays.items() if name in known}), claims
+    claims = {str(name): float(np.asarray(arrays[name])) for name in ("lam", "value", "lower_bound") if name in arrays}
+    parts: dict[str, Any] = {name: array for name, array in arrays.items() if name in known}
+    return Candidate(**parts), claims
 
 
 def _check_out(out: Path | None) -> None:

@@ -21,7 +21,22 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 RATIOS = (0.5, 0.3, 0.1, 0.03, 0.01, 0.003)
-WORDS = "dog dogs cat red blue green king queen Paris London run running seven eight".split()
+WORDS = [
+    "dog",
+    "dogs",
+    "cat",
+    "red",
+    "blue",
+    "green",
+    "king",
+    "queen",
+    "Paris",
+    "London",
+    "run",
+    "running",
+    "seven",
+    "eight",
+]
 LAM = 0.08
 SAMPLE = 24
 
@@ -129,7 +144,9 @@ def _cross_checks(story: Story) -> list[dict[str, Any]]:
     """All four problems on a few tokens, by two unrelated roads."""
     say = story.say
     say("")
-    say(f"2. Two roads, one number. {SAMPLE} tokens, solved by torch and by an interior-point solver (cvxpy + Clarabel).")
+    say(
+        f"2. Two roads, one number. {SAMPLE} tokens, solved by torch and by interior points (cvxpy + Clarabel)."
+    )
     say("   problem                        torch          reference      difference   referee")
     chosen = np.sort(np.random.default_rng(0).choice(len(story.X), size=4 * SAMPLE, replace=False))
     X, atoms = story.X[chosen[:SAMPLE]], story.X[chosen[SAMPLE:]].to_numpy()

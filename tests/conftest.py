@@ -12,7 +12,7 @@ from jaxtyping import install_import_hook
 
 # Every annotated shape and type is checked while tests run; an int will do for a float, as for mypy.
 check = beartype(conf=BeartypeConf(is_pep484_tower=True))
-install_import_hook("cvxsae.data", "tests.conftest.check")
+install_import_hook("cvxsae", "tests.conftest.check")
 
 # Under pytest-xdist each worker has its own share of the cores.
 torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))))

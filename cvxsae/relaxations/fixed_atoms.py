@@ -157,7 +157,7 @@ class SparseCodes(FixedAtoms):
     name: ClassVar[str] = "codes"
 
     def __init__(self, X: ActivationsLike, dictionary: object, lam: float, bias: BiasLike = None) -> None:
-        self._set_common(X, lam, bias)
+        super().__init__(X, lam, bias)
         self._set_atoms(dictionary, "dictionary")
 
     @property
@@ -168,7 +168,7 @@ class SparseCodes(FixedAtoms):
 
 @dataclass(frozen=True, init=False, eq=False)
 class CandidateDictionary(FixedAtoms):
-    """The large-dictionary problem over given candidate atoms: which of them are worth their surcharge?
+    """The large-dictionary problem over given candidate atoms, to find those that are worth their surcharge.
 
     ``min_{Z ≥ 0, b} (1/N) [ ½‖X − 1bᵀ − Z A‖² + λ Σ_k θ_τ(z_k) ]``,
     ``θ_τ(z)² = (Σ_n z_n)² + τ Σ_n z_n²``                                     (theory.md §5, fixed candidates)
@@ -202,7 +202,7 @@ class CandidateDictionary(FixedAtoms):
     def __init__(
         self, X: ActivationsLike, atoms: object, lam: float, atom_cost: float = 0.0, bias: BiasLike = None
     ) -> None:
-        self._set_common(X, lam, bias)
+        super().__init__(X, lam, bias)
         self._set_atoms(atoms, "atoms")
         object.__setattr__(self, "atom_cost", arguments.nonnegative(atom_cost, "atom_cost"))
 

@@ -71,7 +71,7 @@ class Problem(ABC):
 
     name: ClassVar[str]
 
-    def _set_common(self, X: ActivationsLike, lam: float, bias: BiasLike) -> None:
+    def __init__(self, X: ActivationsLike, lam: float, bias: BiasLike) -> None:
         activations = Activations(X)
         object.__setattr__(self, "X", activations)
         object.__setattr__(self, "lam", arguments.positive(lam, "lam"))

@@ -85,7 +85,7 @@ class WideLimit(Problem):
     name: ClassVar[str] = "wide"
 
     def __init__(self, X: ActivationsLike, lam: float, bias: BiasLike = "free") -> None:
-        self._set_common(X, lam, bias)
+        super().__init__(X, lam, bias)
 
     @property
     def evaluation_cost(self) -> float:

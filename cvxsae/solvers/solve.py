@@ -9,7 +9,7 @@ import torch
 
 from cvxsae.data import arguments
 from cvxsae.data.arguments import InputError
-from cvxsae.relaxations import CandidateDictionary, LargeDictionary, Problem, SparseCodes, WideLimit
+from cvxsae.relaxations import LargeDictionary, Problem, WideLimit
 from cvxsae.relaxations.fixed_atoms import FixedAtoms
 from cvxsae.solvers.conic import solve_reference
 from cvxsae.solvers.driver import Limits, iterate
@@ -75,7 +75,8 @@ def solve(
     """
     if not isinstance(problem, Problem):
         raise InputError(
-            f"problem is a {type(problem).__name__}; pass a WideLimit, SparseCodes, CandidateDictionary or LargeDictionary."
+            f"problem is a {type(problem).__name__}; "
+            "pass a WideLimit, SparseCodes, CandidateDictionary or LargeDictionary."
         )
     arguments.choice(solver, "solver", SOLVERS)
     limits = Limits(tol, max_seconds, max_iterations)
@@ -103,15 +104,11 @@ def _torch_solve(
     if isinstance(problem, WideLimit):
         expected = WideLimitNewton.name
         if solver in ("auto", "torch", expected):
-            return iterate(
-                WideLimitNewton(), problem, limits, device=device, progress=progress, callback=callback
-            )
+            return iterate(WideLimitNewton(), problem, limits, device=device, progress=progress, callback=callback)
     elif isinstance(problem, FixedAtoms):
         expected = ProximalGradient.name
         if solver in ("auto", "torch", expected):
-            return iterate(
-                ProximalGradient(), problem, limits, device=device, progress=progress, callback=callback
-            )
+            return iterate(ProximalGradient(), problem, limits, device=device, progress=progress, callback=callback)
     elif isinstance(problem, LargeDictionary) and problem.atom_cost == 0:
         expected = WideLimitNewton.name
         if solver in ("auto", "torch", expected):

@@ -252,7 +252,7 @@ def _dual_objections(problem: Problem, candidate: Candidate, objections: list[st
 def _bias_objections(
     problem: Problem, candidate: Candidate, value: float, tol: float, objections: list[str]
 ) -> float | None:
-    """Moving the bias alone to its optimum lowers the value by exactly ½‖mean_n r_n‖²: that much is left on the table."""
+    """Moving the bias alone to its optimum would lower the value by exactly ½‖mean_n r_n‖²."""
     if not problem.bias_is_free:
         return None
     residual = problem.bias_residual(candidate)
@@ -274,7 +274,8 @@ def _claim_objections(
         objections.append(f"The solution claims the value {solution.value:.12g}; its arrays attain {value:.12g}.")
     if not solution.lower_bound <= lower_bound + slack:
         objections.append(
-            f"The solution claims the lower bound {solution.lower_bound:.12g}; its dual point proves {lower_bound:.12g}."
+            f"The solution claims the lower bound {solution.lower_bound:.12g}; "
+            f"its dual point proves {lower_bound:.12g}."
         )
 
 

@@ -82,12 +82,13 @@ class CrossCheck:
 
     def __str__(self) -> str:
         verdict = "agree" if self.agrees else "DISAGREE"
-        head = f"{self.problem.name}: reference and torch {verdict} (difference {self.difference:+.1e}, tol {self.tol:.0e})"
+        apart = f"difference {self.difference:+.1e}, tol {self.tol:.0e}"
+        head = f"{self.problem.name}: reference and torch {verdict} ({apart})"
         return "\n".join([head, self.table().to_string(), *(f"  {sentence}" for sentence in self.complaints)])
 
 
 def default_tolerance(problem: Problem) -> float:
-    """Agreement that is asked for: 1e-6; 1e-5 with a surcharge or Q in play; 2e-2 where the reference is a relaxation."""
+    """Agreement to ask for: 1e-6; 1e-5 with a surcharge or Q in play; 2e-2 where the reference is a relaxation."""
     if isinstance(problem, LargeDictionary) and problem.atom_cost > 0:
         return 2e-2
     return 1e-5 if isinstance(problem, CandidateDictionary | LargeDictionary) else 1e-6
@@ -147,7 +148,9 @@ def crosscheck(
     complaints = []
     least = -REFERENCE_ACCURACY if relaxation else -tol
     if not least <= difference <= tol:
-        complaints.append(f"Torch attains {value:.9g}, the reference {anchor:.9g}: {difference:+.2e} apart, tol {tol:.0e}.")
+        complaints.append(
+            f"Torch attains {value:.9g}, the reference {anchor:.9g}: {difference:+.2e} apart, tol {tol:.0e}."
+        )
     for name, certificate in certificates.items():
         ceiling = min(anchor, value)
         if certificate.lower_bound > ceiling + REFERENCE_ACCURACY * abs(ceiling):

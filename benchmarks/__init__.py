@@ -1,0 +1,1 @@
+"""Benchmarks: this package against its peers, in one run, printing ratios."""
