@@ -158,6 +158,10 @@ class ProblemOptions:
         return problem, notes
 
     def _datapoints(self) -> tuple[Activations, list[str]]:
+        if self.data not in EMBEDDED_NAMES and not Path(self.data.partition("::")[0]).exists():
+            raise InputError(
+                f"DATA {self.data!r} does not exist; pass the path of a file, or one of {', '.join(EMBEDDED_NAMES)}."
+            )
         source: ActivationsLike = embedded(self.data) if self.data in EMBEDDED_NAMES else self.data
         X = Activations(source, name="DATA")
         notes = []

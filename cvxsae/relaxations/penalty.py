@@ -125,7 +125,7 @@ class AtomPenalty:
         return torch.minimum(size * torch.sqrt(squared), largest)
 
     def polar_maximiser(self, V: Float[torch.Tensor, "N K"]) -> Float[torch.Tensor, "N K"]:
-        """A ``z ≥ 0`` that attains :meth:`polar`, up to scale: ``(v − a)_+``; one datapoint where τ is lost in rounding."""
+        """A ``z ≥ 0`` that attains :meth:`polar`, up to scale: ``(v − a)_+``; one datapoint if τ vanishes."""
         largest, index = V.max(dim=0, keepdim=True)
         single = torch.zeros_like(V).scatter_(0, index, 1) * (largest > 0)
         if self.atom_cost == 0:
