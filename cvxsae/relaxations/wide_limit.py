@@ -166,7 +166,8 @@ class WideLimit(Problem):
 
     def zero_candidate(self) -> Candidate:
         """All codes zero and the mean (or fixed) bias: optimal iff ``λ ≥ lambda_max``."""
-        return self.complete(self.starting_bias().numpy())
+        empty = np.zeros((0, self.dim)), np.zeros((self.n_points, 0))
+        return Candidate(bias=self.starting_bias().numpy(), dictionary=empty[0], codes=empty[1])
 
     def complete(self, bias: np.ndarray) -> Candidate:
         """The atom-per-datapoint dictionary and codes of a bias, and the dual point that certifies it.
