@@ -1,16 +1,16 @@
 """Check an answer of ``cvxsae solve {wide,codes} DATA --out answer.npz`` with numpy alone: no cvxsae, no solver.
 
     cvxsae solve codes digits --dictionary atoms.npy --lam-ratio 0.2 --out answer.npz
-    python examples/verify_certificate.py digits.npy answer.npz
+    python examples/verify_certificate.py codes digits.npy answer.npz
 
-The first file holds the datapoints as they were solved (rows), the second the arrays and λ.
+The problem (wide or codes), the datapoints as they were solved (rows), the arrays and λ.
 """
 
 import sys
 
 import numpy as np
 
-X, answer = np.load(sys.argv[1]).astype(np.float64), np.load(sys.argv[2])
+kind, X, answer = sys.argv[1], np.load(sys.argv[2]).astype(np.float64), np.load(sys.argv[3])
 lam, bias, D, Y = float(answer["lam"]), answer["bias"], answer["dictionary"], answer["dual"]
 if "codes" in answer:
     Z = answer["codes"]
@@ -25,7 +25,7 @@ value = (np.sum(residual**2) / 2 + lam * Z.sum()) / len(X)
 
 # The lower bound: the dual objective, valid because Y satisfies the dual constraints.
 lower_bound = (np.sum((X - bias) * Y) - np.sum(Y**2) / 2) / len(X)
-wide = len(D) == len(X)
+wide = kind == "wide"
 limit = np.linalg.norm(Y, axis=1).max() if wide else (Y @ D.T).max()
 drift = np.linalg.norm(Y.mean(axis=0))
 
