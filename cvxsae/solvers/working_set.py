@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import torch
     from jaxtyping import Bool, Float64, Int64
 
@@ -25,9 +27,13 @@ PATIENCE = 4
 """Rounds without progress before a datapoint is moved to float64, or given up."""
 
 
+class Interrupted(RuntimeError):
+    """The block was given up because its caller asked to stop."""
+
+
 @dataclass
 class BlockCodes:
-    """Codes of a block and what certifies them, in units of λ (values and gaps: of λ²)."""
+    """Codes of a block and what certifies them; codes in units of λ, values of λ², gaps relative to the values."""
 
     indptr: Int64[np.ndarray, " n_plus_1"]
     indices: Int64[np.ndarray, " nnz"]
@@ -38,9 +44,34 @@ class BlockCodes:
     rounds: int
     done: Bool[np.ndarray, " n"]
 
+    @classmethod
+    def of_zeros(cls, data: Float64[np.ndarray, "n d"]) -> BlockCodes:
+        """Zero codes, with what is certain about them without any work: the value ½‖x‖² and the lower bound 0."""
+        n = len(data)
+        values = 0.5 * (data**2).sum(axis=1)
+        nothing = np.zeros(0, np.int64)
+        return cls(
+            indptr=np.zeros(n + 1, np.int64), indices=nothing, codes=np.zeros(0), values=values,
+            gaps=(values > 0).astype(np.float64), passes=np.zeros(n, np.int64), rounds=0, done=np.zeros(n, np.bool_),
+        )  # fmt: skip
 
-def solve_block(engine: Engine, data: Float64[torch.Tensor, "n d"], warm: Warm | None = None) -> BlockCodes:
-    """Solve ``min_{z ≥ 0} ½‖x − zD‖² + Σz`` for every row x of ``data``; the dictionary is the engine's."""
+
+def solve_block(
+    engine: Engine,
+    data: Float64[torch.Tensor, "n d"],
+    warm: Warm | None = None,
+    *,
+    stop: Callable[[], bool] | None = None,
+) -> BlockCodes:
+    """Solve ``min_{z ≥ 0} ½‖x − zD‖² + Σz`` for every row x of ``data``; the dictionary is the engine's.
+
+    Gaps in the result are relative.
+
+    Raises
+    ------
+    Interrupted
+        As soon as ``stop()`` is true at the start of a round.
+    """
     n = data.shape[0]
     state = engine.begin(data, warm)
     values, gaps = np.zeros(n), np.full(n, np.inf)
@@ -54,6 +85,8 @@ def solve_block(engine: Engine, data: Float64[torch.Tensor, "n d"], warm: Warm |
         for _ in range(MAX_ROUNDS):
             if not len(active):
                 break
+            if stop is not None and stop():
+                raise Interrupted
             outcome = engine.advance(state, active, first=rounds == 0, double=double)
             rounds += 1
             passes[active] += 1
@@ -68,7 +101,8 @@ def solve_block(engine: Engine, data: Float64[torch.Tensor, "n d"], warm: Warm |
             given_up.append(active[stuck])
             active = active[~outcome.done & ~stuck]
         active = np.concatenate([active, *given_up])
-    return _gather(engine.export(state), values, gaps, passes, rounds, done)
+    relative = np.where(np.isfinite(gaps), gaps, values) / np.where(values > 0, values, 1.0)
+    return _gather(engine.export(state), values, np.minimum(relative, 1.0), passes, rounds, done)
 
 
 def _gather(

@@ -66,19 +66,22 @@ def _value_of(bits, shift):  # type: ignore[no-untyped-def]
 
 @jit()
 def _group_maxima(bits, row, K, maxima):  # type: ignore[no-untyped-def]
-    """Write the maximum of every group of correlations; return the overall one."""
-    overall = bits[U(row)]
-    for g in range(maxima.shape[0]):
-        first = U(row + g * GROUP)
-        top = bits[first]
-        if (g + 1) * GROUP <= K:
-            for t in range(U(GROUP)):  # a constant count: unrolled into vector instructions
-                top = max(top, bits[first + t])
-        else:
-            for t in range(U(K - g * GROUP)):
-                top = max(top, bits[first + t])
-        maxima[g] = top
-        overall = max(overall, top)
+    """Write the maximum of every group of correlations; return the overall one.
+
+    Group g of G holds the atoms g, g + G, g + 2G, ...: neighbours fall into different groups, and the maxima of all
+    groups are updated with one vector instruction for many.
+    """
+    G = maxima.shape[0]
+    for g in range(U(G)):
+        maxima[g] = bits[U(row) + g]
+    for start in range(G, K, G):
+        first = U(row + start)
+        for g in range(U(min(G, K - start))):
+            value = bits[first + g]
+            maxima[g] = value if value > maxima[g] else maxima[g]
+    overall = maxima[0]
+    for g in range(U(G)):
+        overall = maxima[g] if maxima[g] > overall else overall
     return overall
 
 
@@ -113,7 +116,7 @@ def _collect(bits, row, K, maxima, level, found, values):  # type: ignore[no-unt
     n = 0
     for g in range(maxima.shape[0]):
         if maxima[g] > level:
-            for k in range(g * GROUP, min((g + 1) * GROUP, K)):
+            for k in range(g, K, maxima.shape[0]):
                 value = bits[U(row + k)]
                 if value > level and n < found.shape[0]:
                     found[n] = k
@@ -161,14 +164,10 @@ def _recheck(bits, row, K, maxima, threshold, r, d, exact, found, exact_values):
     listed, rechecked, largest = 0, 0, -np.inf
     waiting = np.zeros(4, np.int64)
     pending = 0
-    for g in range(maxima.shape[0] + 1):
-        if g < maxima.shape[0]:
-            if maxima[g] <= threshold:
-                continue
-            first, last = g * GROUP, min((g + 1) * GROUP, K)
-        else:
-            first, last = 0, 0  # what is still waiting
-        for k in range(first, last):
+    for g in range(maxima.shape[0]):
+        if maxima[g] <= threshold:
+            continue
+        for k in range(g, K, maxima.shape[0]):
             value = bits[U(row + k)]
             if value > threshold and value != IN_SET:
                 waiting[pending] = k

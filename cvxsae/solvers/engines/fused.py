@@ -51,10 +51,17 @@ class FusedEngine:
         if self.half is None:
             self.half = fast_half_products(dictionary.device)
 
+    def warm_up(self) -> None:
+        """Compile (or load) the kernels on one small problem, so that no timing includes it."""
+        atoms = PreparedDictionary(torch.eye(2, dtype=torch.float64))
+        x = torch.tensor([[3.0, 2.0], [0.5, 0.0]], dtype=torch.float64)
+        engine = FusedEngine(atoms, Tuning(0.5, half_precision=self.half, widest_margin=np.inf))
+        everyone = np.arange(2)
+        engine.advance(engine.begin(x, None), everyone, first=True, double=False)
+
     def begin(self, data: Float64[torch.Tensor, "n d"], warm: Warm | None) -> FusedState:
         """Start from zero codes, or from the working sets of a warm start, solved."""
-        capacity = min(self.dictionary.n_atoms, max(2 * self.dictionary.dim, 128) + self.tuning.most)
-        state = FusedState(np.ascontiguousarray(data.numpy()), capacity, warm)
+        state = FusedState(np.ascontiguousarray(data.numpy()), self.dictionary.capacity, warm)
         if warm is not None:
             everyone = np.arange(len(state.count))
             cpu_rounds.restore(

@@ -89,6 +89,11 @@ class PreparedDictionary:
         self.n_atoms, self.dim = self.exact.shape
         self.single = self.exact.to(torch.float32)
 
+    @property
+    def capacity(self) -> int:
+        """Most atoms that a working set can hold: no optimal code needs more than d, the rest is room to search."""
+        return min(self.n_atoms, max(2 * self.dim, 128) + 256)
+
     @cached_property
     def half(self) -> Float[torch.Tensor, "K d"]:
         """The atoms rounded to bfloat16."""

@@ -34,7 +34,7 @@ class Tuning:
     first: int = 64
     later: int = 32
     most: int = 256
-    rows: int = 512
+    rows: int = 1024
     half_precision: bool | None = None
     widest_margin: float = 0.2
 
@@ -80,6 +80,9 @@ class Engine(Protocol):
     """The arithmetic of the rounds, on one device and one thread of control."""
 
     name: str
+
+    def warm_up(self) -> None:
+        """Compile whatever has to be compiled."""
 
     def begin(self, data: Float64[torch.Tensor, "n d"], warm: Warm | None) -> Any:
         """State of a block of datapoints, ``data`` being ``(x − b)/λ``."""
