@@ -253,7 +253,7 @@ def fit_factor(problem: LargeDictionary, B: torch.Tensor, X: torch.Tensor) -> Fa
     if problem.bias_is_free:
         ones = torch.ones((len(X), 1), dtype=X.dtype, device=X.device)
         w = ones - B @ torch.cholesky_solve(B.T @ ones, factor)
-        bias = (X.T @ w).ravel() / w.sum()
+        bias = X[0] + ((X - X[0]).T @ w).ravel() / w.sum()
     else:
         bias = problem.fixed_bias().to(X)
     centred = X - bias

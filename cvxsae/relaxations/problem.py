@@ -116,10 +116,12 @@ class Problem(ABC):
         """The optimal bias when all codes are zero: the fixed one, or the mean of the data."""
         if not self.bias_is_free:
             return self.fixed_bias()
+        # Measured from the first row: equal rows have exactly that mean, and a large offset costs no digits.
+        origin = self.X.tensor[0].to(torch.float64)
         total = torch.zeros(self.dim, dtype=torch.float64)
         for batch in self.X.batches():
-            total += batch.sum(dim=0).cpu()
-        return total / self.n_points
+            total += (batch - origin).sum(dim=0).cpu()
+        return origin.cpu() + total / self.n_points
 
     def with_penalty(self, lam: float) -> Problem:
         """Return the same problem at another λ."""
