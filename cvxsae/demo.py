@@ -153,8 +153,8 @@ def _cross_checks(story: Story) -> list[dict[str, Any]]:
     problems: list[tuple[str, Problem]] = [
         ("wide limit, free bias", WideLimit(X, LAM)),
         ("codes, 72 atoms", SparseCodes(X, atoms, LAM)),
-        ("candidates, τ = 1", CandidateDictionary(X, datapoint_atoms(X), LAM, atom_cost=1.0)),
-        ("large dictionary, τ = 1", LargeDictionary(X, LAM, atom_cost=1.0)),
+        ("candidates, τ = 10", CandidateDictionary(X, datapoint_atoms(X), LAM, atom_cost=10.0)),
+        ("large dictionary, τ = 10", LargeDictionary(X, LAM, atom_cost=10.0)),
     ]
     rows = []
     for label, problem in tqdm(problems, desc="cross-checks", disable=not story.progress):
