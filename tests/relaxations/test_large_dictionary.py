@@ -54,9 +54,7 @@ def test_a_factor_and_its_dictionary_are_worth_the_same(bias, tau, rng):
     assert (Q >= 0).all()
     # Balancing minimises ½(‖d‖² + θ²) at fixed reconstruction: the similarity is worth no more than the candidate.
     assert problem.relaxed_value(Q, point.bias) <= value * (1 + 1e-12)
-    sparse = Candidate(
-        bias=point.bias, dictionary=point.dictionary, codes=scipy.sparse.csr_array(point.codes)
-    )
+    sparse = Candidate(bias=point.bias, dictionary=point.dictionary, codes=scipy.sparse.csr_array(point.codes))
     np.testing.assert_allclose(problem.similarity(sparse), Q)
 
 

@@ -45,9 +45,7 @@ def brute_prox(v, step, tau):
     starts = [np.clip(v, 0.01, None), np.full(n, 0.5), np.clip(v - step, 1e-3, None)]
     options = {"ftol": 1e-16, "gtol": 1e-12}
     runs = [
-        scipy.optimize.minimize(
-            value, z, jac=gradient, bounds=[(0, None)] * n, method="L-BFGS-B", options=options
-        ).x
+        scipy.optimize.minimize(value, z, jac=gradient, bounds=[(0, None)] * n, method="L-BFGS-B", options=options).x
         for z in starts
     ]
     return min([*runs, np.zeros(n)], key=value)
@@ -72,7 +70,9 @@ def brute_polar(v, tau):
 @quick
 @given(matrices, taus)
 def test_value_is_the_formula(Z, tau):
-    np.testing.assert_allclose(AtomPenalty(tau).value(torch.from_numpy(np.abs(Z))), penalties(np.abs(Z), tau), atol=1e-13)
+    np.testing.assert_allclose(
+        AtomPenalty(tau).value(torch.from_numpy(np.abs(Z))), penalties(np.abs(Z), tau), atol=1e-13
+    )
 
 
 def test_equal_use_by_s_points_pays_the_root_of_one_plus_tau_over_s():

@@ -182,7 +182,9 @@ def test_with_penalty_changes_nothing_else(setup):
     problem, _, _ = setup
     other = problem.with_penalty(2.0)
     assert (problem.lam, other.lam) == (LAM, 2.0)
-    assert {k: v for k, v in vars(other).items() if k != "lam"} == {k: v for k, v in vars(problem).items() if k != "lam"}
+    assert {k: v for k, v in vars(other).items() if k != "lam"} == {
+        k: v for k, v in vars(problem).items() if k != "lam"
+    }
     with pytest.raises(InputError, match="lam is 0"):
         problem.with_penalty(0)
 
