@@ -24,7 +24,7 @@ from cvxsae.data import arguments
 from cvxsae.data.arguments import InputError
 from cvxsae.data.files import gather, read_array
 
-BATCH_BYTES = 64 * 2**20
+BATCH_BYTES = 32 * 2**20
 """Size of one batch in the precision it is computed in."""
 
 
@@ -104,6 +104,16 @@ class Activations:
             yield block.to(device=device, dtype=dtype)
             if self._mapping is not None:
                 _release(self._mapping, block)
+
+    def spread(self, count: int) -> Activations:
+        """Return ``count`` evenly spaced rows as a copy; of a memory map only the pages around them are read."""
+        rows = torch.linspace(0, len(self) - 1, min(count, len(self))).long().to(self.tensor.device)
+        parts = []
+        for chosen in rows.split(64):
+            parts.append(self.tensor[chosen])
+            if self._mapping is not None:
+                _release(self._mapping, self.tensor[int(chosen[0]) : int(chosen[-1]) + 1])
+        return Activations._trusted(torch.cat(parts), None)
 
     def to_tensor(
         self, *, dtype: torch.dtype = torch.float64, device: torch.device | None = None

@@ -125,7 +125,8 @@ class WideLimit(Problem):
             if curvature is not None:
                 outside = norms > self.lam
                 inside += float((~outside).sum())
-                scaled = offsets * torch.where(outside, self.lam / norms.pow(3), 0).sqrt()[:, None]
+                # In single precision: an approximate Hessian costs Newton nothing, and the certificate does not see it.
+                scaled = (offsets * torch.where(outside, self.lam / norms.pow(3), 0).sqrt()[:, None]).float()
                 curvature -= scaled.T @ scaled
                 curvature.diagonal().add_(float(weights[outside].sum()))
         n = self.n_points

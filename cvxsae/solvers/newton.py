@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from cvxsae.data.activations import Activations
 from cvxsae.relaxations.wide_limit import HuberPass, WideLimit
 from cvxsae.solvers.solution import as_numpy
 
@@ -54,8 +53,7 @@ class WideLimitNewton:
             return self._at(problem, problem.fixed_bias(), device, passes=0)
         n = problem.n_points
         if n > 2 * _SAMPLE_POINTS:
-            rows = torch.linspace(0, n - 1, _SAMPLE_POINTS).long()
-            sample = WideLimit(Activations(problem.X.tensor[rows.to(problem.X.tensor.device)]), problem.lam)
+            sample = WideLimit(problem.X.spread(_SAMPLE_POINTS), problem.lam)
             state = self.init(sample, device)
             for _ in range(_SAMPLE_STEPS):
                 if torch.linalg.vector_norm(state.scan.mean_psi) <= 1e-6 * problem.lam:
