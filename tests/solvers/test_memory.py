@@ -36,4 +36,4 @@ def test_wide_limit_of_a_memory_map_stays_far_below_its_size(tmp_path):
     certified, passes, growth = done.stdout.split()
     assert certified == "True"
     assert int(passes) <= 15
-    assert float(growth) < 0.4 * size, f"{growth} MiB for a file of {size:.0f} MiB"
+    assert float(growth) < 0.6 * size, f"{growth} MiB for a file of {size:.0f} MiB"
