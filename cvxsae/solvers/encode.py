@@ -47,7 +47,7 @@ def encode(
     *,
     bias: ArrayLike | torch.Tensor | None = None,
     tol: float = 1e-4,
-    warm_start: Codes | sp.csr_array | None = None,
+    warm_start: Any = None,
     engine: str = "auto",
     device: str | torch.device | None = None,
     memory_limit: int = MEMORY_LIMIT,

@@ -80,7 +80,7 @@ def solve_block(
     rounds = 0
     active: Int64[np.ndarray, " a"] = np.arange(n)
     for double in (False, True):
-        best, idle = np.full(n, np.inf), np.zeros(n, np.int64)
+        best_value, best_gap, idle = np.full(n, np.inf), np.full(n, np.inf), np.zeros(n, np.int64)
         given_up: list[Int64[np.ndarray, " g"]] = []
         for _ in range(MAX_ROUNDS):
             if not len(active):
@@ -92,15 +92,17 @@ def solve_block(
             passes[active] += 1
             values[active], gaps[active], done[active] = outcome.values, outcome.gaps, outcome.done
             # Progress is a lower objective or a smaller gap; the objective never rises but for rounding.
-            measure = np.minimum(outcome.gaps, outcome.values)
-            better = measure < best[active] * (1 - 1e-12)
-            better |= outcome.added > 0
+            better = (outcome.values < best_value[active] * (1 - 1e-12)) | (outcome.gaps < 0.9 * best_gap[active])
             idle[active] = np.where(better, 0, idle[active] + 1)
-            best[active] = np.minimum(best[active], measure)
+            best_value[active] = np.minimum(best_value[active], outcome.values)
+            best_gap[active] = np.minimum(best_gap[active], outcome.gaps)
             stuck = ~outcome.done & (idle[active] >= PATIENCE)
             given_up.append(active[stuck])
             active = active[~outcome.done & ~stuck]
         active = np.concatenate([active, *given_up])
+    if len(active):  # the last step of a round changes codes after they were looked at: say what the final ones are worth
+        outcome = engine.certify(state, active)
+        values[active], gaps[active], done[active] = outcome.values, outcome.gaps, outcome.done
     relative = np.where(np.isfinite(gaps), gaps, values) / np.where(values > 0, values, 1.0)
     return _gather(engine.export(state), values, np.minimum(relative, 1.0), passes, rounds, done)
 

@@ -13,6 +13,7 @@ keeps the compiler from using vector instructions.
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING, Any
 
 import numba as nb
@@ -34,6 +35,7 @@ def jit(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Compile for the CPU, keeping the machine code on disk wherever a directory can be written."""
 
     def wrap(function: Callable[..., Any]) -> Callable[..., Any]:
+        function = inspect.unwrap(function)  # run-time type checkers wrap every function of a package
         try:
             return nb.njit(nogil=True, cache=True, **options)(function)  # type: ignore[no-any-return]
         except RuntimeError:  # numba found no writable place for its cache (a read-only installation)
@@ -209,15 +211,17 @@ def _eliminate_four(L, target, source, stride, length, f0, f1, f2, f3):  # type:
 
 @jit()
 def factor(G, stride, m, z, support, held, L, pivot_floor):  # type: ignore[no-untyped-def]
-    """Cholesky factor Lᵀ, by rows, of the Gram matrix of the support {z > 0}; returns its size n and row length.
+    """Cholesky factor Lᵀ, by rows, of the Gram matrix of the support {z > 0}.
 
     An atom in the span of those before it gets the row and column of the identity and is ``held``: it keeps its code.
+    Returns the size n, the row length, and the place of the first atom that is held (n if none is).
     """
     n = 0
     for k in range(m):
         if z[k] > 0:
             support[n] = k
             n += 1
+    spare = n
     width = (n + 7) // 8 * 8
     for i in range(n):
         held[i] = False
@@ -229,6 +233,7 @@ def factor(G, stride, m, z, support, held, L, pivot_floor):  # type: ignore[no-u
             row = k * width
             if L[U(row + k)] <= pivot_floor:
                 held[k] = True
+                spare = min(spare, k)
                 for j in range(k + 1, width):
                     L[U(row + j)] = 0.0
                 for i in range(k):
@@ -245,7 +250,7 @@ def factor(G, stride, m, z, support, held, L, pivot_floor):  # type: ignore[no-u
             start = i // 8 * 8
             _eliminate_four(L, i * width + start, first + start, width, width - start, L[U(first + i)],
                             L[U(first + width + i)], L[U(first + 2 * width + i)], L[U(first + 3 * width + i)])  # fmt: skip
-    return n, width
+    return n, width, spare
 
 
 @jit(fastmath=REORDER)
@@ -312,6 +317,40 @@ def _newton(G, stride, q, z, support, held, n, width, L, y, trial):  # type: ign
 
 
 @jit()
+def _exchange(G, stride, q, z, support, held, n, width, L, y, spare):  # type: ignore[no-untyped-def]
+    """Trade an atom in the span of others against them, downhill, until the trade or one of the codes runs out.
+
+    Along v = (1 on the atom, −its coefficients on the others) the reconstruction hardly moves, so the objective is
+    almost linear, and bounded below on z ≥ 0: downhill, some code reaches zero. That keeps supports independent.
+    """
+    k = support[spare]
+    for i in range(n):
+        y[i] = G[U(support[i] * stride + k)] if i < spare else 0.0
+    solve_factored(L, n, width, held, y)
+    for i in range(n):
+        y[i] = -y[i] if i < spare else 0.0
+    y[spare] = 1.0
+    slope, curvature = 0.0, 0.0
+    for i in range(spare + 1):
+        slope += y[i] * q[support[i]]
+        curvature += y[i] * G[U(support[i] * stride + k)]
+    direction = 1.0 if slope >= 0 else -1.0
+    length = abs(slope) / curvature if curvature > 0 else np.inf
+    for i in range(spare + 1):
+        if direction * y[i] < 0:
+            length = min(length, z[support[i]] / abs(y[i]))
+    if length == np.inf:
+        return
+    for i in range(spare + 1):
+        j = support[i]
+        step = length * direction * y[i]
+        if z[j] + step <= 0 or (step < 0 and z[j] <= -1.000001 * step):
+            step = -z[j]
+        z[j] += step
+        _subtract_row(q, G, j * stride, stride, step)
+
+
+@jit()
 def minimise(G, stride, q, z, m, floor, support, held, L, y, trial, pivot_floor):  # type: ignore[no-untyped-def]
     """Solve the working set from (z, q): coordinate descent to find the support, Newton steps to finish on it.
 
@@ -320,9 +359,16 @@ def minimise(G, stride, q, z, m, floor, support, held, L, y, trial, pivot_floor)
     """
     still = q.dtype.type(0)
     best = update_and_rank(q, z, G, 0, stride, still)
+    floor = max(floor, 8 * np.finfo(q.dtype).eps * best)
     for cycle in range(2 * m + 20):
         descend(G, q, z, m, stride, max(floor, 0.03 * best), 2 * m if cycle == 0 else m // 4 + 8, best)
-        n, width = factor(G, stride, m, z, support, held, L, pivot_floor)
+        n, width, spare = factor(G, stride, m, z, support, held, L, pivot_floor)
+        while spare < n:
+            _exchange(G, stride, q, z, support, held, n, width, L, y, spare)
+            before = n
+            n, width, spare = factor(G, stride, m, z, support, held, L, pivot_floor)
+            if n == before:
+                break
         if n == 0:
             return 0, 0
         inside = _newton(G, stride, q, z, support, held, n, width, L, y, trial)

@@ -73,18 +73,28 @@ class FusedEngine:
 
     def advance(self, state: FusedState, active: Int64[np.ndarray, " a"], *, first: bool, double: bool) -> Outcome:
         """One round for the active datapoints: one correlation pass, then certify or improve."""
+        return self._run(state, active, first=first, double=double, improve=True)
+
+    def certify(self, state: FusedState, active: Int64[np.ndarray, " a"]) -> Outcome:
+        """Certify the codes as they are, changing nothing."""
+        return self._run(state, active, first=False, double=False, improve=False)
+
+    def _run(
+        self, state: FusedState, active: Int64[np.ndarray, " a"], *, first: bool, double: bool, improve: bool
+    ) -> Outcome:
         outcome = Outcome.empty(len(active))
         step = max(16, min(self.tuning.rows, len(active)))
         for start in range(0, len(active), step):
             part = slice(start, start + step)
-            self._advance_part(state, active[part], outcome, part, first=first, double=double)
+            self._run_part(state, active[part], outcome, part, first=first, double=double, improve=improve)
         return outcome
 
-    def _advance_part(
-        self, state: FusedState, active: Int64[np.ndarray, " b"], outcome: Outcome, part: slice, *, first: bool, double: bool
-    ) -> None:
+    def _run_part(
+        self, state: FusedState, active: Int64[np.ndarray, " b"], outcome: Outcome, part: slice, *,
+        first: bool, double: bool, improve: bool,
+    ) -> None:  # fmt: skip
         bits, threshold, margin, half = self._correlate(state, active)
-        room = self._room(state, active, first=first)
+        room = self._room(state, active, first=first) if improve else np.zeros(len(active), np.int64)
         width = max(1, int(room.max()))
         selected = np.empty((len(active), width), np.int32)
         values = np.empty((len(active), width))
@@ -99,7 +109,7 @@ class FusedEngine:
         )  # fmt: skip
         outcome.done[part], outcome.added[part] = done, n_selected
         left = ~done
-        if left.any():
+        if improve and left.any():
             self._solve(state, active[left], selected[left], values[left], n_selected[left], double=double)
 
     def _room(self, state: FusedState, active: Int64[np.ndarray, " b"], *, first: bool) -> Int64[np.ndarray, " b"]:
@@ -144,10 +154,9 @@ class FusedEngine:
     ) -> None:  # fmt: skip
         tol = self.tuning.tol
         atoms = self.exact if double else self.single
-        floor = max(0.1 * tol, 1e-13) if double else max(0.1 * tol, 1e-6)
         cpu_rounds.solve(
             active, selected, values, n_selected, state.data, state.residual, self.dictionary.dim, atoms, self.exact, state.chosen,
-            state.codes, state.correlations, state.count, tol, floor, 1e-11 if double else 1e-5,
+            state.codes, state.correlations, state.count, tol, max(0.1 * tol, 1e-14), 1e-11 if double else 1e-5,
             3 if tol >= 1e-7 else 6,
         )  # fmt: skip
 

@@ -93,5 +93,8 @@ class Engine(Protocol):
         ``double`` asks for float64 arithmetic throughout, for the few datapoints that need it.
         """
 
+    def certify(self, state: Any, active: Int64[np.ndarray, " a"]) -> Outcome:
+        """Certify the codes as they are, changing nothing."""
+
     def export(self, state: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Counts (n,), atom indices (n, capacity) and codes (n, capacity), padded, in units of λ."""
