@@ -117,7 +117,7 @@ def _with_new_atom(problem: LargeDictionary, factor: torch.Tensor, data: torch.T
     if polar <= problem.lam * (1 + 1e-9):
         return factor
     column = problem.penalty.polar_maximiser((residual @ direction)[:, None])
-    size = 1e-2 * float(factor.square().sum(dim=0).max().sqrt() if factor.numel() else data.abs().max().sqrt())
+    size = 1e-2 * float(factor.square().sum(dim=0).max().sqrt() if factor.numel() else residual.abs().max().sqrt())
     return torch.cat([factor, size * column / torch.linalg.vector_norm(column)], dim=1)
 
 
