@@ -91,8 +91,8 @@ def solve_reference(problem: Problem, limits: Limits, *, progress: bool = False)
         candidate = replace(candidate, bias=nothing.bias, dictionary=nothing.dictionary, codes=nothing.codes)
     info = {"conic_status": form.problem.status, "conic_value": float(form.problem.value) * form.value_scale}
     if isinstance(problem, LargeDictionary) and candidate.similarity is not None:
-        # What is attained bounds the relaxation's optimum too, and exactly where that is zero.
-        info["relaxed_value"] = min(info["conic_value"], problem.primal_value(candidate))
+        # Zero and what is attained bound the relaxation's optimum too, and exactly where it is zero.
+        info["relaxed_value"] = min(max(info["conic_value"], 0.0), problem.primal_value(candidate))
     return judge(
         problem,
         candidate,
