@@ -14,7 +14,7 @@ from jaxtyping import Float
 from cvxsae.data import arguments
 from cvxsae.relaxations.candidate import Candidate
 from cvxsae.relaxations.penalty import AtomPenalty
-from cvxsae.relaxations.problem import ConicForm, Problem
+from cvxsae.relaxations.problem import EPS, ConicForm, Problem
 
 if TYPE_CHECKING:
     from cvxsae.data.activations import ActivationsLike
@@ -106,16 +106,31 @@ class LargeDictionary(Problem):
 
     # ------------------------------------------------------------------ similarity
 
-    def relaxed_value(self, similarity: Float[np.ndarray, "N N"], bias: Float[np.ndarray, " d"]) -> float:
+    def relaxed_value(self, similarity: Float[np.ndarray, "N N"], bias: Float[np.ndarray, " d"] | None = None) -> float:
         """Objective (7) at Q and b, mean per datapoint: ``(λ/2N) [tr Xᵀ(Q + λI)⁻¹X + 1ᵀQ1 + τ tr Q]``, X less b.
 
         It bounds the value of (L) from below when Q is optimal for a relaxation of the completely positive cone,
-        and from above when Q is completely positive.
+        and from above when Q is completely positive. ``bias`` None is the best one for Q (the fixed one, or
+        ``b = Xᵀw/1ᵀw`` with ``w = (Q + λI)⁻¹1``).
         """
-        X = self.X.to_numpy() - bias
-        fit = np.vdot(X, np.linalg.solve(similarity + self.lam * np.eye(len(X)), X))
-        charge = similarity.sum() + self.atom_cost * np.trace(similarity)
-        return self.lam / 2 * float(fit + charge) / self.n_points
+        Q, X = torch.from_numpy(similarity), self.X.to_tensor(device=torch.device("cpu"))
+        if bias is not None:
+            return similarity_value(self, Q, X - torch.from_numpy(bias))
+        return similarity_value(self, Q, X - self.starting_bias(), best_bias=self.bias_is_free)
+
+    def relaxed_bound(self, candidate: Candidate) -> float | None:
+        """What a doubly nonnegative Q attains in (7), mean per datapoint: the relaxation's optimum is at most that.
+
+        Q is the candidate's similarity, made feasible exactly (negative entries dropped, then its least eigenvalue
+        added to the diagonal if that is negative), or that of its dictionary and codes where this is lower. None at
+        τ = 0, where nothing is relaxed, and for a candidate without a similarity.
+        """
+        if candidate.similarity is None or self.atom_cost == 0:
+            return None
+        attained = self.primal_value(candidate)
+        Q = np.clip((candidate.similarity + candidate.similarity.T) / 2, 0, None)
+        least = float(np.linalg.eigvalsh(Q)[0]) - 8 * len(Q) * EPS * float(np.linalg.norm(Q))
+        return min(attained, self.relaxed_value(Q - min(least, 0.0) * np.eye(len(Q))))
 
     def similarity(self, candidate: Candidate) -> Float[np.ndarray, "N N"]:
         """``Q = Σ_k ‖d_k‖ z_k z_kᵀ / θ_τ(z_k)``: the similarity matrix of a dictionary and its codes."""
@@ -233,6 +248,25 @@ class LargeDictionary(Problem):
             )
 
         return ConicForm(problem, scale**2 / self.n_points, read)
+
+
+def similarity_value(
+    problem: LargeDictionary,
+    similarity: Float[torch.Tensor, "N N"],
+    offsets: Float[torch.Tensor, "N d"],
+    *,
+    best_bias: bool = False,
+) -> float:
+    """Objective (7), mean per datapoint, at Q and ``X − 1bᵀ``; ``best_bias`` moves b to where it is best for this Q."""
+    shifted = similarity.clone()
+    shifted.diagonal().add_(problem.lam)
+    root = torch.linalg.cholesky(shifted)
+    if best_bias:
+        w = torch.cholesky_solve(torch.ones_like(offsets[:, :1]), root)
+        offsets = offsets - (offsets.T @ w).ravel() / w.sum()
+    fit = float((offsets * torch.cholesky_solve(offsets, root)).sum())
+    total = fit + float(similarity.sum()) + problem.atom_cost * float(similarity.trace())
+    return problem.lam / 2 * total / len(offsets)
 
 
 class FactorFit:

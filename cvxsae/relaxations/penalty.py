@@ -15,7 +15,6 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.linalg
 import torch
 from jaxtyping import Float
 
@@ -220,39 +219,53 @@ def _copositive_bound(
 ) -> tuple[float, np.ndarray | None]:
     """Smallest t found with ``t²(11ᵀ + τI) − YYᵀ − P ⪰ 0``, ``P ≥ 0``; and its P.
 
-    For a given P the smallest t² is the largest eigenvalue of ``B^{-1/2}(YYᵀ + P)B^{-1/2}`` with
-    ``B = 11ᵀ + τI``. P = 0, the one-shot ``P_ij = (t² − (YYᵀ)_ij)_+`` off the diagonal, the caller's P and
-    the P of an accelerated projection are compared. θ°_τ ≤ θ°_0 = max ‖y_n‖ is kept as the last resort.
+    For a given P the smallest t is :func:`pencil_bound`. The caller's P is tried first and is enough if it proves
+    ``target``; otherwise P = 0, the one-shot ``P_ij = (t² − (YYᵀ)_ij)_+`` off the diagonal and the P of an accelerated
+    projection are compared with it. θ°_τ ≤ θ°_0 = max ‖y_n‖ is kept as the last resort.
     """
     gram = Y @ Y.T
     ceiling = math.sqrt(float(gram.diagonal().max(initial=0.0)))  # θ_τ ≥ θ_0, so θ°_τ ≤ θ°_0
+    scored: list[tuple[float, np.ndarray | None]] = []
+
+    def propose(P: np.ndarray | None) -> float:
+        tensor = None if P is None else torch.from_numpy(P)
+        scored.append((pencil_bound(torch.from_numpy(gram), tensor, tau, Y.shape[1]), P))
+        return scored[-1][0]
+
+    start: np.ndarray | None = None
+    if multipliers is not None:
+        start = np.clip((multipliers + multipliers.T) / 2, 0, None)
+        if propose(start) <= target:
+            return scored[0]
+    propose(None)
     one_shot = np.clip(target**2 - gram, 0, None)
     np.fill_diagonal(one_shot, 0)
-    proposals: list[np.ndarray | None] = [None, one_shot]
-    if multipliers is not None:
-        proposals.append(np.clip((multipliers + multipliers.T) / 2, 0, None))
+    propose(one_shot)
     if iterations:
-        proposals.append(_improved_multipliers(gram, tau, target, proposals[-1], iterations))
-    scored = [(_pencil_bound(gram, P, tau, Y.shape[1]), index) for index, P in enumerate(proposals)]
-    bound, index = min(scored)
-    return (bound, proposals[index]) if bound <= ceiling else (ceiling, None)
+        propose(_improved_multipliers(gram, tau, target, one_shot if start is None else start, iterations))
+    bound, best = min(scored, key=lambda pair: pair[0])
+    return (bound, best) if bound <= ceiling else (ceiling, None)
 
 
-def _pencil_bound(gram: np.ndarray, P: np.ndarray | None, tau: float, dim: int) -> float:
-    """``sqrt λ_max(B^{-1/2}(YYᵀ + P)B^{-1/2})`` with slack for rounding; Y has ``dim`` columns."""
+def pencil_bound(gram: Float[torch.Tensor, "N N"], P: Float[torch.Tensor, "N N"] | None, tau: float, dim: int) -> float:
+    """``sqrt λ_max(B^{-1/2}(YYᵀ + P)B^{-1/2})``, ``B = 11ᵀ + τI``: a t with ``t²B − YYᵀ − P ⪰ 0`` (T11, τ > 0).
+
+    ``gram`` is YYᵀ in float64, for Y with ``dim`` columns; slack for rounding is included, so the inequality holds
+    in exact arithmetic. One eigenvalue computation of order N, on the tensors' device.
+    """
     n = len(gram)
     matrix = gram if P is None else gram + P
     # B^{-1/2} = (I − c 11ᵀ/n)/√τ, where c = 1 − √(τ/(τ + n)).
     c = 1 - math.sqrt(tau / (tau + n))
-    rows = matrix - (c / n) * matrix.sum(axis=0, keepdims=True)
-    scaled = (rows - (c / n) * rows.sum(axis=1, keepdims=True)) / tau
+    rows = matrix - (c / n) * matrix.sum(dim=0, keepdim=True)
+    scaled = (rows - (c / n) * rows.sum(dim=1, keepdim=True)) / tau
     scaled = (scaled + scaled.T) / 2
-    largest = scipy.linalg.eigh(scaled, eigvals_only=True, subset_by_index=[n - 1, n - 1])[0]
+    largest = float(torch.linalg.eigvalsh(scaled)[-1])
     # The eigensolver's error, and that of the entries, which is relative to them before the mean is taken out of them
     # (it can leave far smaller ones, and τ divides what is left).
-    before = float(gram.trace()) + float(np.linalg.norm(matrix))
-    slack = 4 * n * EPS * float(np.linalg.norm(scaled)) + (32 + dim) * EPS * before / tau
-    return math.sqrt(max(float(largest), 0.0) + slack)
+    before = float(gram.trace()) + float(torch.linalg.matrix_norm(matrix))
+    slack = 4 * n * EPS * float(torch.linalg.matrix_norm(scaled)) + (32 + dim) * EPS * before / tau
+    return math.sqrt(max(largest, 0.0) + slack)
 
 
 def _improved_multipliers(

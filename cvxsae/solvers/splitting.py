@@ -1,0 +1,219 @@
+"""A splitting method for the doubly nonnegative relaxation: one eigendecomposition a step, and its dual closes.
+
+Problem (7) over ``Q ⪰ 0, Q ≥ 0`` is, with V the reconstruction and T for ``DᵀD``,
+
+    min ½‖X − 1bᵀ − V‖² + (λ/2) [ ⟨B, Q⟩ + tr T ]   over   Q ≥ 0   and   [[Q, V], [Vᵀ, T]] ⪰ 0,      B = 11ᵀ + τI,
+
+whose first part separates over the entries and whose second is one cone. The alternating direction method of
+multipliers with over-relaxation (Douglas–Rachford) needs a clip and the positive part of a symmetric matrix of
+order N + rank(X) a step. Its multipliers are a dual point of T11: ``Y = X − 1bᵀ − V``, and P from the clip.
+
+Everything is in sum units of data scaled to unit mean-square norm, on any device, in float32 or float64. Nothing is
+proved here: value and bound are evaluated elsewhere, in float64, from Q, Y and P alone.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+_RELAXATION = 1.6
+_BALANCE_EVERY, _BALANCE_UNTIL = 10, 400
+_WEIGHTS = (0.02, 1.0)
+_RIGIDITIES = (0.1, 10.0)
+
+
+@dataclass(frozen=True)
+class ConeData:
+    """What a run does not change.
+
+    Attributes
+    ----------
+    data
+        ``(X − b)/unit`` in coordinates of its row space, (N, r); centred if the bias is free.
+    rotation
+        Those coordinates, (r, d): ``data @ rotation`` is the data.
+    lam, tau
+        Penalty, in the scale of ``data``, and surcharge.
+    centred
+        Whether the bias is free, so that only centred residuals cost.
+    unit
+        What the data was divided by; Q scales with it, Y too, and P with its square.
+    """
+
+    data: torch.Tensor
+    rotation: torch.Tensor
+    lam: float
+    tau: float
+    centred: bool
+    unit: float
+
+    def to(self, dtype: torch.dtype) -> ConeData:
+        """The same in another precision."""
+        return replace(self, data=self.data.to(dtype), rotation=self.rotation.to(dtype))
+
+
+@dataclass(frozen=True)
+class ConeState:
+    """An iterate.
+
+    Attributes
+    ----------
+    cone
+        The semidefinite matrix ``[[Q, βV], [βVᵀ, β²T]]``, of order N + r.
+    multiplier
+        The scaled multiplier of the splitting, of the same order: minus the dual slack over σ.
+    rigidity, weight
+        The step σ, and β: a congruence that balances the blocks.
+    argument, fit
+        What the clip was applied to, (N, N), and the separable half's V, (N, r): the dual point is read from them.
+    iteration, rank
+        Steps done; rank of ``cone``.
+    """
+
+    cone: torch.Tensor
+    multiplier: torch.Tensor
+    rigidity: float
+    weight: float
+    argument: torch.Tensor
+    fit: torch.Tensor
+    iteration: int
+    rank: int
+
+    def to(self, dtype: torch.dtype) -> ConeState:
+        """The same in another precision."""
+        return replace(
+            self,
+            cone=self.cone.to(dtype),
+            multiplier=self.multiplier.to(dtype),
+            argument=self.argument.to(dtype),
+            fit=self.fit.to(dtype),
+        )
+
+
+def cone_data(offsets: Float[torch.Tensor, "N d"], lam: float, tau: float, *, centred: bool) -> ConeData:
+    """Scale ``X − b`` (any b if it is free) and rotate it into its row space."""
+    X = offsets - offsets.mean(dim=0) if centred else offsets
+    unit = math.sqrt(float(X.square().sum(dim=1).mean())) or 1.0
+    left, singular, right = torch.linalg.svd(X / unit, full_matrices=False)
+    rank = max(1, int((singular > 1e-12 * singular[0]).sum()))
+    return ConeData(left[:, :rank] * singular[:rank], right[:rank], lam / unit, tau, centred, unit)
+
+
+def start(
+    data: ConeData,
+    factor: Float[torch.Tensor, "N K"],
+    fit: Float[torch.Tensor, "N d"],
+    atoms: Float[torch.Tensor, "K d"],
+    multipliers: Float[torch.Tensor, "N N"] | None = None,
+) -> ConeState:
+    """Begin at ``Q = BBᵀ``, its ridge dictionary D and fit BD, and at the dual that its residual suggests.
+
+    P is the one given (unscaled), or else the one-shot choice of T11 where Q vanishes. The blocks are balanced at this
+    point: β from the sizes of Q and T, σ from those of the primal and the dual matrix.
+    """
+    X, unit = data.data, data.unit
+    B = (factor / math.sqrt(unit)).to(X)
+    V, D = (fit / unit).to(X) @ data.rotation.T, (atoms / math.sqrt(unit)).to(X) @ data.rotation.T
+    Q, T = B @ B.T, D.T @ D
+    sizes = float(torch.linalg.matrix_norm(Q)), float(torch.linalg.matrix_norm(T))
+    weight = 0.5 * math.sqrt(sizes[0] / sizes[1]) if min(sizes) > 0 else _WEIGHTS[1]
+    weight = min(max(weight, _WEIGHTS[0]), _WEIGHTS[1])
+    cone = _blocks(Q, weight * V, weight**2 * T)
+    residual = _centred(data, X - V)
+    charge = torch.ones_like(Q).mul_(data.lam / 2)
+    charge.diagonal().add_(data.lam * data.tau / 2)
+    if multipliers is None:
+        slack = charge - residual @ residual.T / (2 * data.lam)
+        clip = torch.where(Q.gt(1e-9 * Q.amax()), 0, slack.clamp(min=0)).fill_diagonal_(0)
+    else:
+        clip = (multipliers / unit**2).to(X) / (2 * data.lam)
+    corner = torch.eye(X.shape[1], dtype=X.dtype, device=X.device) * (data.lam / (2 * weight**2))
+    dual = _blocks(charge - clip, residual / (-2 * weight), corner)
+    size = float(torch.linalg.matrix_norm(cone))
+    rigidity = float(torch.linalg.matrix_norm(dual)) / size if size > 0 else 1.0
+    rigidity = min(max(rigidity, _RIGIDITIES[0]), _RIGIDITIES[1])
+    return ConeState(cone, dual / -rigidity, rigidity, weight, clip / -rigidity, V, 0, factor.shape[1])
+
+
+def advance(data: ConeData, state: ConeState) -> ConeState:
+    """One step: the separable half, over-relaxation, the cone, the multiplier; now and then the step size."""
+    X, n, weight, rigidity = data.data, len(data.data), state.weight, state.rigidity
+    point = state.cone - state.multiplier
+    shift = data.lam / (2 * rigidity)
+    argument = point[:n, :n] - shift
+    argument.diagonal().sub_(shift * data.tau)
+    wanted = _centred(data, weight * X - point[:n, n:])
+    fit = point[:n, n:] + wanted / (1 + 2 * rigidity * weight**2)
+    inner = point[n:, n:].clone()
+    inner.diagonal().sub_(shift / weight**2)
+    separable = _blocks(argument.clamp(min=0), fit, inner)
+    total = torch.add(state.multiplier, separable, alpha=_RELAXATION).add_(state.cone, alpha=1 - _RELAXATION)
+    cone, rank = positive_part(total)
+    multiplier = total.sub_(cone)
+    iteration = state.iteration + 1
+    if iteration % _BALANCE_EVERY == 0 and iteration <= _BALANCE_UNTIL:
+        factor = _balance(_relative(separable - cone, cone), _relative(cone - state.cone, multiplier))
+        multiplier, rigidity, argument = multiplier / factor, rigidity * factor, argument / factor
+    return ConeState(cone, multiplier, rigidity, weight, argument, fit / weight, iteration, rank)
+
+
+def positive_part(matrix: Float[torch.Tensor, "m m"]) -> tuple[Float[torch.Tensor, "m m"], int]:
+    """The projection on the semidefinite cone, and its rank; formed from whichever side has fewer eigenvectors."""
+    symmetric = (matrix + matrix.T) / 2
+    values, vectors = torch.linalg.eigh(symmetric)
+    rank = int((values > 0).sum())
+    split = len(values) - rank
+    if rank <= split:
+        kept = vectors[:, split:]
+        return (kept * values[split:]) @ kept.T, rank
+    dropped = vectors[:, :split]
+    return symmetric - (dropped * values[:split]) @ dropped.T, rank
+
+
+def dual_point(data: ConeData, state: ConeState) -> tuple[torch.Tensor, torch.Tensor]:
+    """``Y (N, d)`` and ``P (N, N)`` in float64, unscaled: nearly feasible for T11, ``P ≥ 0`` and ``ΣY = 0`` exactly."""
+    residual = _centred(data, (data.data - state.fit).to(torch.float64))
+    P = (-state.argument).clamp(min=0).to(torch.float64) * (2 * data.lam * state.rigidity * data.unit**2)
+    return data.unit * residual @ data.rotation.to(torch.float64), (P + P.T) / 2
+
+
+def feasible_similarity(data: ConeData, state: ConeState) -> torch.Tensor:
+    """A doubly nonnegative Q (N, N) in float64, unscaled, next to the cone's own.
+
+    Its negative entries are lifted to zero, and what was added to a row is added to its diagonal too: a diagonally
+    dominant correction keeps the matrix semidefinite.
+    """
+    n = len(data.data)
+    Q = data.unit * state.cone[:n, :n].to(torch.float64)
+    Q = (Q + Q.T) / 2
+    lift = (-Q).clamp(min=0).fill_diagonal_(0)
+    Q = Q + lift
+    Q.diagonal().add_(lift.sum(dim=1))
+    return Q.clamp_(min=0)
+
+
+def _centred(data: ConeData, matrix: torch.Tensor) -> torch.Tensor:
+    return matrix - matrix.mean(dim=0) if data.centred else matrix
+
+
+def _relative(change: torch.Tensor, point: torch.Tensor) -> float:
+    size = float(torch.linalg.matrix_norm(point))
+    return float(torch.linalg.matrix_norm(change)) / size if size > 0 else 0.0
+
+
+def _balance(primal: float, dual: float) -> float:
+    """By what to multiply σ: at most twice up or down, and only where one residual is more than twice the other."""
+    if min(primal, dual) <= 0 or 0.5 <= primal / dual <= 2:
+        return 1.0
+    return min(max(math.sqrt(primal / dual), 0.5), 2.0)
+
+
+def _blocks(corner: torch.Tensor, side: torch.Tensor, inner: torch.Tensor) -> torch.Tensor:
+    return torch.cat([torch.cat([corner, side], dim=1), torch.cat([side.T, inner], dim=1)])
