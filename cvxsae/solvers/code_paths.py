@@ -128,7 +128,7 @@ def lambda_for_l0(
 ) -> float:
     """Return a λ whose exact codes have about ``target`` active atoms per datapoint.
 
-    Bisection in log λ from λ_max down, every step warm-started and certified to 1e-3, on at most ``max_points``
+    Bisection in log λ from λ_max down, every step warm-started and certified to 1e-6, on at most ``max_points``
     datapoints drawn at random.
 
     Raises
@@ -153,7 +153,7 @@ def lambda_for_l0(
     bracketed = False
     for _ in range(60):
         codes = encode_rows(
-            data, rows, lam, bias=fixed, tol=1e-3, warm=None if codes is None else codes.codes, norms=norms, device=device
+            data, rows, lam, bias=fixed, tol=1e-6, warm=None if codes is None else codes.codes, norms=norms, device=device
         )
         if abs(codes.l0 - target) <= rtol * target:
             return lam
