@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import scipy.optimize
+
+import cvxsae
+
+# Optional parts of a solution are there in most tests; mypy need not be told each time.
+solve: Any = cvxsae.solve
+certify: Any = cvxsae.certify
+minimize: Any = scipy.optimize.minimize
 
 
 def penalties(Z, tau):
@@ -71,7 +80,8 @@ def known_codes(rng, *, n=20, d=6, pairs=5, lam=0.3):
     half = unit(rng.normal(size=(pairs, d)))
     atoms = np.vstack([half, -half])
     bias = rng.normal(size=d)
-    residuals, codes = [], []
+    residuals: list[np.ndarray] = []
+    codes: list[np.ndarray] = []
     while len(residuals) < n:
         support = rng.choice(2 * pairs, size=rng.integers(0, 4), replace=False)
         if len(np.unique(support % pairs)) < len(support):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cvxsae import InputError, SparseCodes, WideLimit, solve
+from cvxsae import InputError, SparseCodes, WideLimit
 from cvxsae.relaxations.floors import spectral_floor
 from tests import problems
+from tests.problems import solve
 
 
 def low_rank(rng, n=40, d=6, rank=2):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import scipy.sparse
 import torch
 
-from cvxsae import Candidate, InputError, LargeDictionary, WideLimit, certify, solve
+from cvxsae import Candidate, InputError, LargeDictionary, WideLimit
 from cvxsae.relaxations.large_dictionary import nonnegative_factor
 from tests import problems
+from tests.problems import certify, solve
 
 LAM = 0.3
 BOTH = ("reference", "torch")
@@ -44,7 +47,7 @@ def test_a_factor_and_its_dictionary_are_worth_the_same(bias, tau, rng):
     X = problems.gaussian(rng, 10, 3)
     problem = LargeDictionary(X, LAM, tau, rng.normal(size=3) if bias == "given" else bias)
     B = rng.random((10, 4)) * (rng.random((10, 4)) < 0.6)
-    point = problem.from_factor(B)
+    point: Any = problem.from_factor(B)
     assert np.linalg.norm(point.dictionary, axis=1) == pytest.approx(1)
     value = problem.primal_value(point)
     assert value == pytest.approx(problems.primal(X, point.bias, point.dictionary, point.codes, LAM, tau), rel=1e-12)
@@ -72,9 +75,10 @@ def test_factor_without_use_is_dropped(rng):
     problem = LargeDictionary(X, LAM, 1.0)
     B = np.zeros((6, 3))
     B[0, 1] = 1
-    assert problem.from_factor(B).codes.shape == (6, 1)
+    used: Any = problem.from_factor(B)
+    assert used.codes.shape == (6, 1)
     for empty in (np.zeros((6, 3)), np.zeros((6, 0))):
-        point = problem.from_factor(empty)
+        point: Any = problem.from_factor(empty)
         assert point.codes.shape == (6, 0)
         assert problem.primal_value(point) == pytest.approx(0.5 * np.sum(X**2) / 6)
     with pytest.raises(InputError, match="no codes"):
@@ -104,7 +108,7 @@ def test_c6_orthogonal_data(solver, tau):
     assert value_of(solution) == pytest.approx(expected, rel=1e-6)
     assert solution.value == pytest.approx(expected, rel=1e-6)
     np.testing.assert_allclose(solution.similarity, Q, atol=1e-4)
-    closed = problem.atom_per_datapoint()
+    closed: Any = problem.atom_per_datapoint()
     np.testing.assert_allclose(closed.similarity, Q, atol=1e-15)
     assert problem.primal_value(closed) == pytest.approx(expected, rel=1e-13)
 

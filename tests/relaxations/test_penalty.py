@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from cvxsae import AtomPenalty, InputError
-from tests.problems import penalties
+from tests.problems import minimize, penalties
 
 TAUS = (0.0, 1e-3, 0.5, 5.0, 1e3)
 entries = st.floats(-4, 4, allow_subnormal=False).map(lambda x: 0.0 if abs(x) < 1e-6 else x)
@@ -45,8 +45,7 @@ def brute_prox(v, step, tau):
     starts = [np.clip(v, 0.01, None), np.full(n, 0.5), np.clip(v - step, 1e-3, None)]
     options = {"ftol": 1e-16, "gtol": 1e-12}
     runs = [
-        scipy.optimize.minimize(value, z, jac=gradient, bounds=[(0, None)] * n, method="L-BFGS-B", options=options).x
-        for z in starts
+        minimize(value, z, jac=gradient, bounds=[(0, None)] * n, method="L-BFGS-B", options=options).x for z in starts
     ]
     return min([*runs, np.zeros(n)], key=value)
 

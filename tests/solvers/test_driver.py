@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,19 +27,20 @@ class Script:
     first_check = 1
     patience = 3
 
-    def __init__(self, problem, lines):
-        self.problem, self.lines, self.finished = problem, lines, []
+    def __init__(self, problem, lines) -> None:
+        self.problem, self.lines = problem, lines
+        self.finished: list[int] = []
 
-    def init(self, problem, device):
+    def init(self, _problem, _device):
         return 0
 
-    def step(self, problem, state):
+    def step(self, _problem, state):
         return state + 1
 
-    def bounds(self, problem, state):
+    def bounds(self, _problem, state):
         return self.lines[min(state, len(self.lines) - 1)]
 
-    def finish(self, problem, state):
+    def finish(self, _problem, state):
         self.finished.append(state)
         return self.problem.zero_candidate()
 
@@ -133,7 +135,7 @@ def test_other_errors_pass_through(problem):
 
 def test_the_lowest_value_and_the_highest_bound_are_kept_each_with_its_point(problem):
     lines = [(5.0, 0.0), (2.0, 0.5), (4.0, 1.5), (3.0, 1.0), (4.0, 1.0), (4.0, 1.0), (4.0, 1.0)]
-    script = Script(problem, lines)
+    script: Any = Script(problem, lines)
     finish = script.finish
     dual = problem.residual(problem.zero_candidate()).numpy() / 10
 
@@ -222,7 +224,8 @@ def test_judge_certifies_by_the_gap_alone(problem):
 @pytest.mark.parametrize("where", ["bias", "codes", "dual"])
 def test_judge_calls_nan_nonfinite(where, problem):
     point = problem.zero_candidate()
-    array = np.full({"bias": 4, "codes": (10, 5), "dual": (10, 4)}[where], np.nan)
+    shapes: dict[str, Any] = {"bias": 4, "codes": (10, 5), "dual": (10, 4)}
+    array = np.full(shapes[where], np.nan)
     solution = judge(problem, dataclasses.replace(point, **{where: array}), Status.STALLED, tol=1e-6)
     assert solution.status is Status.NONFINITE
     assert not solution.is_certified

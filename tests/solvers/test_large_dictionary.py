@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from cvxsae import CandidateDictionary, InputError, LargeDictionary, certify, solve
+from cvxsae import CandidateDictionary, InputError, LargeDictionary
 from cvxsae.solvers.factorised import Factorised, FactorState, _value_and_gradient
+from cvxsae.solvers.threads import threads_for
 from tests import problems
+from tests.problems import certify, solve
 
 LAM = 0.3
 
@@ -51,7 +53,7 @@ def test_no_candidates_beat_it(tau, rng):
 
 def test_clusters_share_atoms(rng):
     X = problems.clustered(rng, 24, 5, clusters=2)
-    width = [len(solve(LargeDictionary(X, LAM, tau), tol=5e-2).dictionary) for tau in (0.0, 20.0)]
+    width = [solve(LargeDictionary(X, LAM, tau), tol=5e-2).arrays()["dictionary"].shape[0] for tau in (0.0, 20.0)]
     assert width[1] < width[0]
 
 
@@ -85,10 +87,11 @@ def test_starting_from_nothing(rng):
     problem = LargeDictionary(problems.clustered(rng, 12, 3), LAM, 2.0)
     algorithm, data = Factorised(), problem.X.to_tensor()
     state = FactorState(torch.zeros((12, 0), dtype=torch.float64), data)
-    worth = [algorithm.bounds(problem, state)[0]]
-    for _ in range(6):
-        state = algorithm.step(problem, state)
-        worth.append(algorithm.bounds(problem, state)[0])
+    with threads_for(problem):
+        worth = [algorithm.bounds(problem, state)[0]]
+        for _ in range(4):
+            state = algorithm.step(problem, state)
+            worth.append(algorithm.bounds(problem, state)[0])
     assert (np.diff(worth) <= 1e-9).all()
     assert worth[-1] < 0.9 * worth[0]
 
@@ -107,3 +110,12 @@ def test_without_surcharge_a_very_large_set_is_sent_to_the_wide_limit(rng, monke
     monkeypatch.setattr("cvxsae.relaxations.wide_limit.RECOVERY_BYTES", 100)
     with pytest.raises(InputError, match=r"solve WideLimit\(X, lam\) instead"):
         solve(LargeDictionary(rng.normal(size=(50, 4)), LAM, 0.0))
+
+
+@pytest.mark.parametrize("bias", [0.2, -5.0])
+def test_zero_data_with_a_fixed_bias(bias):
+    """Equal offsets, all of them the bias: C7, from the zero dictionary."""
+    problem = LargeDictionary(np.zeros((5, 4)), LAM, 1.0, np.full(4, bias))
+    r, n, tau = 2 * abs(bias), 5, 1.0
+    expected = (LAM * r * (n * (n + tau)) ** 0.5 - LAM**2 * (n + tau) / 2) / n
+    assert solve(problem, tol=1e-6).value == pytest.approx(expected, rel=1e-6)

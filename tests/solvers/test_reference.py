@@ -6,9 +6,10 @@ import cvxpy as cp
 import numpy as np
 import pytest
 
-from cvxsae import CandidateDictionary, InputError, LargeDictionary, SparseCodes, Status, WideLimit, certify, solve
+from cvxsae import CandidateDictionary, InputError, LargeDictionary, SparseCodes, Status, WideLimit
 from cvxsae.solvers.conic import size_objection
 from tests import problems
+from tests.problems import certify, solve
 
 LAM = 0.3
 
@@ -85,7 +86,7 @@ def test_guards_say_what_would_happen(rng):
     with pytest.raises(InputError, match="500 x 400 codes"):
         solve(codes, solver="reference")
     large = LargeDictionary(rng.normal(size=(101, 4)), LAM, 1.0)
-    with pytest.raises(InputError, match="semidefinite block of order 105 .*minutes.*'factorised'"):
+    with pytest.raises(InputError, match=r"semidefinite block of order 105 .*minutes.*'factorised'"):
         solve(large, solver="reference")
     assert size_objection(LargeDictionary(rng.normal(size=(100, 4)), LAM, 1.0)) is None
     assert size_objection(SparseCodes(rng.normal(size=(50, 50)), rng.normal(size=(40, 50)), LAM)) is None

@@ -15,10 +15,9 @@ from cvxsae import (
     SparseCodes,
     Status,
     WideLimit,
-    certify,
-    solve,
 )
 from tests import problems
+from tests.problems import certify, solve
 
 LAM = 0.3
 NAMES = ("wide", "codes", "candidates", "large", "large without surcharge")

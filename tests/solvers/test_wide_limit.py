@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import scipy.optimize
 import torch
 
-from cvxsae import Activations, WideLimit, certify, solve
+from cvxsae import Activations, WideLimit
 from cvxsae.relaxations import wide_limit
 from tests import problems
+from tests.problems import certify, minimize, solve
 
 
 def mean_huber(b, X, lam):
@@ -26,7 +26,7 @@ def peer(X, lam):
         return problems.huber(norms, lam).mean(), -(weights[:, None] * offsets).mean(axis=0)
 
     runs = [
-        scipy.optimize.minimize(value_and_gradient, start, jac=True, method="BFGS", options={"gtol": 1e-12}).fun
+        minimize(value_and_gradient, start, jac=True, method="BFGS", options={"gtol": 1e-12}).fun
         for start in (X.mean(axis=0), np.median(X, axis=0), X[0])
     ]
     return min(runs)
@@ -85,7 +85,7 @@ def test_passes_are_counted_truthfully(bias, n, rng, monkeypatch):
 
     monkeypatch.setattr(Activations, "batches", counting)
     seen = []
-    solution = solve(problem, tol=1e-10, callback=lambda record: seen.append(len(begun)))
+    solution = solve(problem, tol=1e-10, callback=lambda _: seen.append(len(begun)))
     assert solution.info["passes"] == seen[-1]
     assert seen[-1] == 1 if problem.bias is not None and bias != "free" else seen[-1] >= 1
     assert len(begun) > seen[-1]  # the evaluation of the answer is on top, and not the algorithm's
@@ -179,10 +179,12 @@ def test_random_lines_and_lattices(seed):
 def test_a_vanishing_penalty_gives_the_geometric_median(rng):
     X = rng.normal(size=(21, 2))
     lam = 1e-7
-    median = scipy.optimize.minimize(
-        lambda b: np.linalg.norm(X - b, axis=1).mean(), X.mean(axis=0), method="Nelder-Mead",
-        options={"xatol": 1e-10, "fatol": 1e-14},
-    )  # fmt: skip
+    options = {"xatol": 1e-10, "fatol": 1e-14}
+
+    def distance(b):
+        return float(np.linalg.norm(X - b, axis=1).mean())
+
+    median = minimize(distance, X.mean(axis=0), method="Nelder-Mead", options=options)
     solution = solve(WideLimit(X, lam), tol=1e-8)
     assert solution.value / lam == pytest.approx(median.fun, rel=1e-6)
     np.testing.assert_allclose(solution.bias, median.x, atol=1e-4)
