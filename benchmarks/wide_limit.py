@@ -3,7 +3,7 @@
     python -m benchmarks.wide_limit [--device cuda] [--rows 32000] [--repeats 5] [--out FILE]
 
 The unit is one pass: the distances of all rows to one point, in float64, on the same device in the same run. Peers:
-iteratively reweighted least squares (Weiszfeld's iteration for the Huber loss, as SAE libraries run it for the geometric
+iteratively reweighted least squares (Weiszfeld for the Huber loss, as SAE libraries run it for the geometric
 median, 100 steps) and SciPy's L-BFGS on the same objective. Every answer's gap is measured by the same referee.
 """
 
