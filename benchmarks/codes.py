@@ -213,7 +213,8 @@ def main() -> None:
             "|---|---|---|---|---|"
         )
         lines += [
-            f"| {row['method']} | {row['us']:.1f} | {row['passes']:.1f} | {row['peer_ratio']:.2f} | {row['gap']:.1e} |" for row in rows
+            f"| {row['method']} | {row['us']:.1f} | {row['passes']:.1f} | {row['peer_ratio']:.2f} | {row['gap']:.1e} |"
+            for row in rows
         ]
         print("\n".join(lines[-len(rows) - 1 :]), flush=True)
     RESULTS.mkdir(exist_ok=True)

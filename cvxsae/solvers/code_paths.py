@@ -110,7 +110,14 @@ def code_path(
     previous: Codes | None = None
     for lam in penalties:
         previous = encode_rows(
-            data, rows, lam, bias=fixed, tol=tol, warm=None if previous is None else previous.codes, norms=norms, device=device
+            data,
+            rows,
+            lam,
+            bias=fixed,
+            tol=tol,
+            warm=None if previous is None else previous.codes,
+            norms=norms,
+            device=device,
         )
         yield previous
 
@@ -147,13 +154,22 @@ def lambda_for_l0(
     fixed = _fixed_bias(bias, data.shape[1])
     top = largest_correlation(data, rows, fixed)
     if top <= 0:
-        raise InputError("X has no positive correlation with any atom, so all codes are zero; check bias and dictionary.")
+        raise InputError(
+            "X has no positive correlation with any atom, so all codes are zero; check bias and dictionary."
+        )
     high, low, lam = top, 1e-6 * top, 0.3 * top
     codes: Codes | None = None
     bracketed = False
     for _ in range(60):
         codes = encode_rows(
-            data, rows, lam, bias=fixed, tol=1e-6, warm=None if codes is None else codes.codes, norms=norms, device=device
+            data,
+            rows,
+            lam,
+            bias=fixed,
+            tol=1e-6,
+            warm=None if codes is None else codes.codes,
+            norms=norms,
+            device=device,
         )
         if abs(codes.l0 - target) <= rtol * target:
             return lam

@@ -23,7 +23,7 @@ from cvxsae.solvers.engines import ENGINES, engine_name, make_engine
 from cvxsae.solvers.engines.screening import PreparedDictionary
 from cvxsae.solvers.engines.state import Tuning, Warm
 from cvxsae.solvers.solution import Status
-from cvxsae.solvers.working_set import BlockCodes, Interrupted, solve_block
+from cvxsae.solvers.working_set import BlockCodes, solve_block
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -238,11 +238,8 @@ class _Job:
                 self.stop.set()
                 for left, start in running.items():
                     left.cancel()
-                    if not left.cancelled():
-                        try:
-                            blocks[start] = left.result()
-                        except Interrupted:
-                            continue
+                    if not left.cancelled() and left.exception() is None:  # waits for a round to end
+                        blocks[start] = left.result()
                 return blocks, True
             finally:
                 self.stop.set()
@@ -265,7 +262,9 @@ def _warm_codes(warm_start: Any, n: int, K: int) -> sp.csr_array | None:
         return None
     codes = warm_start.codes if isinstance(warm_start, Codes) else warm_start
     if not sp.issparse(codes):
-        raise InputError(f"warm_start is a {type(codes).__name__}; pass Codes or a scipy sparse array of shape ({n}, {K}).")
+        raise InputError(
+            f"warm_start is a {type(codes).__name__}; pass Codes or a scipy sparse array of shape ({n}, {K})."
+        )
     if codes.shape != (n, K):
         raise InputError(f"warm_start has shape {codes.shape}; there are {n} datapoints and {K} atoms.")
     codes = sp.csr_array(codes)
@@ -293,7 +292,11 @@ def _assemble(
     gaps = np.concatenate([part.gaps for part in parts])
     done = np.concatenate([part.done for part in parts])
     codes = sp.csr_array(
-        (np.concatenate([part.codes for part in parts]) * job.lam, np.concatenate([part.indices for part in parts]), indptr),
+        (
+            np.concatenate([part.codes for part in parts]) * job.lam,
+            np.concatenate([part.indices for part in parts]),
+            indptr,
+        ),
         shape=(len(values), prepared.n_atoms),
     )
     status = Status.CERTIFIED if done.all() else Status.INTERRUPTED if interrupted else Status.STALLED

@@ -100,7 +100,9 @@ def solve_block(
             given_up.append(active[stuck])
             active = active[~outcome.done & ~stuck]
         active = np.concatenate([active, *given_up])
-    if len(active):  # the last step of a round changes codes after they were looked at: say what the final ones are worth
+    if len(
+        active
+    ):  # the last step of a round changes codes after they were looked at: say what the final ones are worth
         outcome = engine.certify(state, active)
         values[active], gaps[active], done[active] = outcome.values, outcome.gaps, outcome.done
     relative = np.where(np.isfinite(gaps), gaps, values) / np.where(values > 0, values, 1.0)

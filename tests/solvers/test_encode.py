@@ -101,7 +101,9 @@ def test_row_norms_are_folded_exactly():
     norms = 10.0 ** rng.uniform(-3, 3, 40)
     plain, scaled = encode(X, D, 0.3, tol=1e-10), encode(X, D * norms[:, None], 0.3, tol=1e-10)
     np.testing.assert_allclose(scaled.codes.toarray(), plain.codes.toarray(), atol=1e-9)
-    np.testing.assert_allclose(scaled.for_own_rows().toarray() @ (D * norms[:, None]), plain.codes.toarray() @ D, atol=1e-9)
+    np.testing.assert_allclose(
+        scaled.for_own_rows().toarray() @ (D * norms[:, None]), plain.codes.toarray() @ D, atol=1e-9
+    )
 
 
 @pytest.mark.parametrize("d, K", [(8, 3), (8, 8), (4, 300), (1, 1), (1, 2), (70, 33), (5, 4097)])

@@ -164,4 +164,6 @@ def test_memory_stays_within_the_limit():
     encode(X, D, 0.5, memory_limit=8 * 2**20)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 24 * 2**20  # an N × K matrix of bytes alone would be 16 MB; codes and results come on top of the limit
+    assert (
+        peak < 24 * 2**20
+    )  # an N × K matrix of bytes alone would be 16 MB; codes and results come on top of the limit

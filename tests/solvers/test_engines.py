@@ -79,14 +79,14 @@ def test_a_wrong_error_bound_is_caught(name, monkeypatch):
     tuning = Tuning(1e-9, half_precision=True, widest_margin=np.inf)
     dictionary = PreparedDictionary(torch.from_numpy(D))
     dictionary.__dict__["half_precision"] = Precision(0.0, 0.0, 0.0)
-    monkeypatch.setattr(Precision, "margins", lambda self, norm, lost: (0 * norm, 1.02 * torch.ones_like(norm)))
+    monkeypatch.setattr(Precision, "margins", lambda *norms: (0 * norms[1], torch.full_like(norms[1], 1.02)))
     wrong = solve_block(make_engine(name, dictionary, tuning), torch.from_numpy(X / 0.4))
     monkeypatch.undo()
-    value, bound = referee(X, D, 0.4, _codes(wrong, 0.4, D))
+    _, bound = referee(X, D, 0.4, _codes(wrong, 0.4, D))
     claimed = wrong.values * 0.16 * (1 - wrong.gaps)
     assert (claimed > bound * (1 + 1e-9)).any()
     right = solve_block(make_engine(name, PreparedDictionary(torch.from_numpy(D)), tuning), torch.from_numpy(X / 0.4))
-    value, bound = referee(X, D, 0.4, _codes(right, 0.4, D))
+    _, bound = referee(X, D, 0.4, _codes(right, 0.4, D))
     assert (right.values * 0.16 * (1 - right.gaps) <= bound * (1 + 1e-12)).all()
 
 
@@ -102,7 +102,9 @@ def test_padding_never_enters_a_working_set(name):
     rng = np.random.default_rng(4)
     D = unit(rng, 40, 12)
     X = 3 * D[0] + 0.3 * rng.standard_normal((50, 12))
-    block = solve_block(make_engine(name, PreparedDictionary(torch.from_numpy(D)), Tuning(1e-8)), torch.from_numpy(X / 0.2))
+    block = solve_block(
+        make_engine(name, PreparedDictionary(torch.from_numpy(D)), Tuning(1e-8)), torch.from_numpy(X / 0.2)
+    )
     for row in range(50):
         indices = block.indices[block.indptr[row] : block.indptr[row + 1]]
         assert len(np.unique(indices)) == len(indices)

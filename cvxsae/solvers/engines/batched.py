@@ -64,7 +64,10 @@ class BatchedEngine:
             n, capacity = state.codes.shape
             chosen, codes = np.full((n, capacity), NONE, np.int64), np.zeros((n, capacity))
             warm.fill(chosen, codes, np.zeros(n, np.int32))
-            state.chosen, state.codes = torch.from_numpy(chosen).to(self.device), torch.from_numpy(codes).to(self.device)
+            state.chosen, state.codes = (
+                torch.from_numpy(chosen).to(self.device),
+                torch.from_numpy(codes).to(self.device),
+            )
             everyone = torch.arange(n, device=self.device)
             nothing = torch.full((n, 1), NONE, dtype=torch.int64, device=self.device)
             unknown = torch.zeros(n, 1, dtype=torch.float64, device=self.device)
@@ -240,7 +243,9 @@ def _solve_part(
     if restore:
         r, known = _residual(data, exact, codes)
     atoms = exact if double else exact.to(torch.float32)
-    known = torch.where(known.isnan(), torch.bmm(atoms, r.to(atoms.dtype)[:, :, None])[:, :, 0].to(torch.float64), known)
+    known = torch.where(
+        known.isnan(), torch.bmm(atoms, r.to(atoms.dtype)[:, :, None])[:, :, 0].to(torch.float64), known
+    )
     gram = torch.bmm(atoms, atoms.transpose(1, 2))
     codes, support = pivot(gram, (known - 1).to(gram.dtype), codes.to(gram.dtype), valid, engine.tuning.tol)
     codes = codes.to(torch.float64)

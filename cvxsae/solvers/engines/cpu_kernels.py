@@ -11,6 +11,10 @@ on purpose: a signed index carries a branch for Python's negative ones, and a ro
 keeps the compiler from using vector instructions.
 """
 
+# numba infers the types of kernels from their arguments; annotations would only repeat "array" and "int".
+# ruff: noqa: ANN001, ANN201, ANN202
+# mypy: disallow-untyped-defs=False, disallow-untyped-calls=False, disallow-untyped-decorators=False
+
 from __future__ import annotations
 
 import inspect
@@ -45,7 +49,7 @@ def jit(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 
 
 @jit(fastmath=REORDER)
-def _block_of_four(a, a0, a1, a2, a3, r, start, stop):  # type: ignore[no-untyped-def]
+def _block_of_four(a, a0, a1, a2, a3, r, start, stop):
     s0, s1, s2, s3 = 0.0, 0.0, 0.0, 0.0
     for j in range(U(start), U(stop)):
         value = r[j]
@@ -57,7 +61,7 @@ def _block_of_four(a, a0, a1, a2, a3, r, start, stop):  # type: ignore[no-untype
 
 
 @jit()
-def dots_of_four(atoms, k0, k1, k2, k3, r, d):  # type: ignore[no-untyped-def]
+def dots_of_four(atoms, k0, k1, k2, k3, r, d):
     """Float64 products of four atoms with r, in blocks of 64: each is off by at most (66 + d/64) 2⁻⁵³ ‖d_k‖‖r‖."""
     a0, a1, a2, a3 = U(k0 * d), U(k1 * d), U(k2 * d), U(k3 * d)
     t0, t1, t2, t3 = 0.0, 0.0, 0.0, 0.0
@@ -68,7 +72,7 @@ def dots_of_four(atoms, k0, k1, k2, k3, r, d):  # type: ignore[no-untyped-def]
 
 
 @jit(fastmath=REORDER)
-def _block_square(r, start, stop):  # type: ignore[no-untyped-def]
+def _block_square(r, start, stop):
     total = 0.0
     for j in range(U(start), U(stop)):
         total += r[j] * r[j]
@@ -76,7 +80,7 @@ def _block_square(r, start, stop):  # type: ignore[no-untyped-def]
 
 
 @jit()
-def square(r, d):  # type: ignore[no-untyped-def]
+def square(r, d):
     """‖r‖², summed in blocks."""
     total = 0.0
     for start in range(0, d, 64):
@@ -85,13 +89,13 @@ def square(r, d):  # type: ignore[no-untyped-def]
 
 
 @jit(fastmath=REORDER)
-def _subtract_four(r, atoms, a0, a1, a2, a3, c0, c1, c2, c3, d):  # type: ignore[no-untyped-def]
+def _subtract_four(r, atoms, a0, a1, a2, a3, c0, c1, c2, c3, d):
     for j in range(U(d)):
         r[j] -= (c0 * atoms[a0 + j] + c1 * atoms[a1 + j]) + (c2 * atoms[a2 + j] + c3 * atoms[a3 + j])
 
 
 @jit()
-def refresh(data, offset, d, atoms, chosen, codes, m, r, correlations):  # type: ignore[no-untyped-def]
+def refresh(data, offset, d, atoms, chosen, codes, m, r, correlations):
     """Residual of the codes from scratch, and its exact correlations with the chosen atoms.
 
     ``chosen``, ``codes`` and ``correlations`` have three spare entries after m.
@@ -110,7 +114,7 @@ def refresh(data, offset, d, atoms, chosen, codes, m, r, correlations):  # type:
 
 
 @jit(fastmath=REORDER)
-def _tile(rows, i, j, d, tile):  # type: ignore[no-untyped-def]
+def _tile(rows, i, j, d, tile):
     """Inner products of rows i..i+3 with rows j..j+3: sixteen running sums, so that every load is used four times."""
     a0, a1, a2, a3 = U(i * d), U((i + 1) * d), U((i + 2) * d), U((i + 3) * d)
     b0, b1, b2, b3 = U(j * d), U((j + 1) * d), U((j + 2) * d), U((j + 3) * d)
@@ -141,7 +145,7 @@ def _tile(rows, i, j, d, tile):  # type: ignore[no-untyped-def]
 
 
 @jit()
-def gram(rows, m, d, G, stride, tile):  # type: ignore[no-untyped-def]
+def gram(rows, m, d, G, stride, tile):
     """Inner products of the first m rows, as rows of length ``stride`` in G (a multiple of 8, at least m), zeros after m.
 
     ``rows`` has three spare rows after m.
@@ -159,16 +163,16 @@ def gram(rows, m, d, G, stride, tile):  # type: ignore[no-untyped-def]
 
 
 @jit(fastmath=REORDER)
-def _subtract_row(q, G, start, stride, step):  # type: ignore[no-untyped-def]
-    """q ← q − step · G[start : start + stride]."""
+def _subtract_row(q, G, start, stride, step):
+    """Q ← q − step · G[start : start + stride]."""
     first = U(start)
     for j in range(U(stride)):
         q[j] -= step * G[first + j]
 
 
 @jit(fastmath=REORDER | {"nnan"})
-def update_and_rank(q, z, G, start, stride, step):  # type: ignore[no-untyped-def]
-    """q ← q − step · G[start : start + stride]; return the largest projected gradient that is left."""
+def update_and_rank(q, z, G, start, stride, step):
+    """Q ← q − step · G[start : start + stride]; return the largest projected gradient that is left."""
     first = U(start)
     best = q.dtype.type(0)
     for j in range(U(stride)):
@@ -180,7 +184,7 @@ def update_and_rank(q, z, G, start, stride, step):  # type: ignore[no-untyped-de
 
 
 @jit()
-def descend(G, q, z, m, stride, floor, steps, best):  # type: ignore[no-untyped-def]
+def descend(G, q, z, m, stride, floor, steps, best):
     """Steepest coordinate descent on the working set (unit atoms: a step is the gradient)."""
     for _ in range(steps):
         if best <= floor:
@@ -194,7 +198,7 @@ def descend(G, q, z, m, stride, floor, steps, best):  # type: ignore[no-untyped-
 
 
 @jit(fastmath=REORDER)
-def _eliminate(L, target, source, length, factor):  # type: ignore[no-untyped-def]
+def _eliminate(L, target, source, length, factor):
     """L[target : target + length] −= factor · L[source : source + length]."""
     to, of = U(target), U(source)
     for t in range(U(length)):
@@ -202,7 +206,7 @@ def _eliminate(L, target, source, length, factor):  # type: ignore[no-untyped-de
 
 
 @jit(fastmath=REORDER)
-def _eliminate_four(L, target, source, stride, length, f0, f1, f2, f3):  # type: ignore[no-untyped-def]
+def _eliminate_four(L, target, source, stride, length, f0, f1, f2, f3):
     """Four eliminations in one pass over the target."""
     to, of, o1, o2, o3 = U(target), U(source), U(source + stride), U(source + 2 * stride), U(source + 3 * stride)
     for t in range(U(length)):
@@ -210,7 +214,7 @@ def _eliminate_four(L, target, source, stride, length, f0, f1, f2, f3):  # type:
 
 
 @jit()
-def factor(G, stride, m, z, support, held, L, pivot_floor):  # type: ignore[no-untyped-def]
+def factor(G, stride, m, z, support, held, L, pivot_floor):
     """Cholesky factor Lᵀ, by rows, of the Gram matrix of the support {z > 0}.
 
     An atom in the span of those before it gets the row and column of the identity and is ``held``: it keeps its code.
@@ -254,7 +258,7 @@ def factor(G, stride, m, z, support, held, L, pivot_floor):  # type: ignore[no-u
 
 
 @jit(fastmath=REORDER)
-def solve_factored(L, n, width, held, y):  # type: ignore[no-untyped-def]
+def solve_factored(L, n, width, held, y):
     """Solve L Lᵀ y = y in place; 0 for the atoms that are held."""
     for k in range(U(n)):
         if held[k]:
@@ -274,7 +278,7 @@ def solve_factored(L, n, width, held, y):  # type: ignore[no-untyped-def]
 
 
 @jit()
-def _move(G, stride, z, support, n, y, trial, length):  # type: ignore[no-untyped-def]
+def _move(G, stride, z, support, n, y, trial, length):
     """Turn the direction y into the step y·length kept within z ≥ 0, and apply it to the gradient ``trial``."""
     for i in range(n):
         code = z[support[i]]
@@ -286,7 +290,7 @@ def _move(G, stride, z, support, n, y, trial, length):  # type: ignore[no-untype
 
 
 @jit()
-def _newton(G, stride, q, z, support, held, n, width, L, y, trial):  # type: ignore[no-untyped-def]
+def _newton(G, stride, q, z, support, held, n, width, L, y, trial):
     """Step to the minimum on the support, projected on z ≥ 0 if that lowers the objective, cut short otherwise.
 
     Returns True if no code had to stop at zero: then the minimum was reached.
@@ -317,7 +321,7 @@ def _newton(G, stride, q, z, support, held, n, width, L, y, trial):  # type: ign
 
 
 @jit()
-def _exchange(G, stride, q, z, support, held, n, width, L, y, spare):  # type: ignore[no-untyped-def]
+def _exchange(G, stride, q, z, support, held, n, width, L, y, spare):
     """Trade an atom in the span of others against them, downhill, until the trade or one of the codes runs out.
 
     Along v = (1 on the atom, −its coefficients on the others) the reconstruction hardly moves, so the objective is
@@ -351,7 +355,7 @@ def _exchange(G, stride, q, z, support, held, n, width, L, y, spare):  # type: i
 
 
 @jit()
-def minimise(G, stride, q, z, m, floor, support, held, L, y, trial, pivot_floor):  # type: ignore[no-untyped-def]
+def minimise(G, stride, q, z, m, floor, support, held, L, y, trial, pivot_floor):
     """Solve the working set from (z, q): coordinate descent to find the support, Newton steps to finish on it.
 
     Returns the size and row length of the factor of the support (0 when none belongs to the returned codes). Every

@@ -4,14 +4,18 @@ Both walk over the datapoints of a batch, one at a time, with all of a datapoint
 conventions are those of :mod:`cvxsae.solvers.engines.cpu_kernels`: the penalty is 1.
 """
 
+# numba infers the types of kernels from their arguments; annotations would only repeat "array" and "int".
+# ruff: noqa: ANN001, ANN201, ANN202
+# mypy: disallow-untyped-defs=False, disallow-untyped-calls=False, disallow-untyped-decorators=False
+
 from __future__ import annotations
 
 import numpy as np
 
 from cvxsae.solvers.engines.cpu_kernels import (
     GROUP,
-    U,
     REORDER,
+    U,
     dots_of_four,
     gram,
     jit,
@@ -29,7 +33,7 @@ LIST = 4096
 
 
 @jit()
-def best_gap(residual2, codes, correlations, m, largest):  # type: ignore[no-untyped-def]
+def best_gap(residual2, codes, correlations, m, largest):
     """Primal value, and the smallest duality gap over the dual points s·r that are feasible: theory.md T1.
 
     For r = x − zD the gap at scale s is ½(1−s)²‖r‖² + Σ z_k (1 − s d_k·r): terms that are not negative as
@@ -51,7 +55,7 @@ def best_gap(residual2, codes, correlations, m, largest):  # type: ignore[no-unt
 
 
 @jit()
-def _rounding(residual2, mass, m, scale, dot_error):  # type: ignore[no-untyped-def]
+def _rounding(residual2, mass, m, scale, dot_error):
     """What rounding in float64 can add to the gap: the residual, its correlations and the sums."""
     norm = np.sqrt(residual2)
     drift = (m + 8) * 1.2e-16 * (norm + 2.0 * mass)  # ‖computed r − (x − zD)‖, and x − b, x/λ rounded once each
@@ -59,13 +63,13 @@ def _rounding(residual2, mass, m, scale, dot_error):  # type: ignore[no-untyped-
 
 
 @jit()
-def _value_of(bits, shift):  # type: ignore[no-untyped-def]
+def _value_of(bits, shift):
     """Read screened bits as the float they are."""
     return np.float64(np.int32(np.int64(bits) << shift).view(np.float32))
 
 
 @jit()
-def _group_maxima(bits, row, K, maxima):  # type: ignore[no-untyped-def]
+def _group_maxima(bits, row, K, maxima):
     """Write the maximum of every group of correlations; return the overall one.
 
     Group g of G holds the atoms g, g + G, g + 2G, ...: neighbours fall into different groups, and the maxima of all
@@ -86,7 +90,7 @@ def _group_maxima(bits, row, K, maxima):  # type: ignore[no-untyped-def]
 
 
 @jit()
-def _count_above(values, n, level):  # type: ignore[no-untyped-def]
+def _count_above(values, n, level):
     total = 0
     for g in range(n):
         total += values[g] > level
@@ -94,7 +98,7 @@ def _count_above(values, n, level):  # type: ignore[no-untyped-def]
 
 
 @jit()
-def _level(values, n, low, high, p):  # type: ignore[no-untyped-def]
+def _level(values, n, low, high, p):
     """A level ≥ low above which about p (never fewer, unless low already has fewer) of the values lie."""
     if _count_above(values, n, low) <= p:
         return low
@@ -111,7 +115,7 @@ def _level(values, n, low, high, p):  # type: ignore[no-untyped-def]
 
 
 @jit()
-def _collect(bits, row, K, maxima, level, found, values):  # type: ignore[no-untyped-def]
+def _collect(bits, row, K, maxima, level, found, values):
     """List the atoms whose correlation bits exceed a level, as many as fit."""
     n = 0
     for g in range(maxima.shape[0]):
@@ -126,7 +130,7 @@ def _collect(bits, row, K, maxima, level, found, values):  # type: ignore[no-unt
 
 
 @jit()
-def _select_by_bits(bits, row, K, maxima, top, one, p, selected, found, values):  # type: ignore[no-untyped-def]
+def _select_by_bits(bits, row, K, maxima, top, one, p, selected, found, values):
     """Choose about p of the atoms whose computed correlation is largest and above the penalty."""
     one, top = np.int64(one), np.int64(top)
     level = _level(maxima, maxima.shape[0], one, top, p)
@@ -145,7 +149,7 @@ def _select_by_bits(bits, row, K, maxima, top, one, p, selected, found, values):
 
 
 @jit()
-def _select_exact(found, exact_values, n, p, selected, selected_values):  # type: ignore[no-untyped-def]
+def _select_exact(found, exact_values, n, p, selected, selected_values):
     """Choose the p largest of n exactly known violators."""
     order = np.argsort(-exact_values[:n])
     chosen = min(p, n)
@@ -156,7 +160,7 @@ def _select_exact(found, exact_values, n, p, selected, selected_values):  # type
 
 
 @jit()
-def _recheck(bits, row, K, maxima, threshold, r, d, exact, found, exact_values):  # type: ignore[no-untyped-def]
+def _recheck(bits, row, K, maxima, threshold, r, d, exact, found, exact_values):
     """Exact correlations of every atom that screening could not place below the penalty.
 
     Returns the number of violators listed, the largest correlation found and the number recomputed.
@@ -181,7 +185,7 @@ def _recheck(bits, row, K, maxima, threshold, r, d, exact, found, exact_values):
 
 
 @jit()
-def _recompute(waiting, pending, r, d, exact, found, exact_values, listed, largest):  # type: ignore[no-untyped-def]
+def _recompute(waiting, pending, r, d, exact, found, exact_values, listed, largest):
     values = dots_of_four(exact, waiting[0], waiting[1], waiting[2], waiting[3], r, d)
     for t in range(pending):
         value = values[t]
@@ -194,7 +198,7 @@ def _recompute(waiting, pending, r, d, exact, found, exact_values, listed, large
 
 
 @jit()
-def narrow_rows(active, residual, d, single, single_bits, half_bits, norms, errors):  # type: ignore[no-untyped-def]
+def narrow_rows(active, residual, d, single, single_bits, half_bits, norms, errors):
     """Round residuals to float32 and bfloat16; their norms and the norms of both rounding errors (columns 0 and 1)."""
     for a in range(active.shape[0]):
         total, lost_single, lost_half = _narrow(residual, active[a] * d, d, single, single_bits, half_bits, a * d)
@@ -203,7 +207,7 @@ def narrow_rows(active, residual, d, single, single_bits, half_bits, norms, erro
 
 
 @jit(fastmath=REORDER)
-def _narrow(residual, offset, d, single, single_bits, half_bits, to):  # type: ignore[no-untyped-def]
+def _narrow(residual, offset, d, single, single_bits, half_bits, to):
     total, lost_single, lost_half = 0.0, 0.0, 0.0
     source, target = U(offset), U(to)
     for j in range(U(d)):
@@ -220,7 +224,7 @@ def _narrow(residual, offset, d, single, single_bits, half_bits, to):  # type: i
 
 
 @jit()
-def screen(  # type: ignore[no-untyped-def]
+def screen(
     active, bits, K, threshold, margin, low_factor, one, shift, residual, d, exact, chosen, codes, correlations, count,
     tol, room, dot_error, selected, selected_values, n_selected, values, gaps, done, rechecks,
 ):  # fmt: skip
@@ -266,7 +270,7 @@ def screen(  # type: ignore[no-untyped-def]
 
 
 @jit(fastmath=REORDER)
-def _gather(rows, k, atoms, atom, d, r):  # type: ignore[no-untyped-def]
+def _gather(rows, k, atoms, atom, d, r):
     """Copy an atom to row k of the working set; its product with r in the working precision."""
     to, of = U(k * d), U(atom * d)
     total = rows.dtype.type(0)
@@ -278,7 +282,7 @@ def _gather(rows, k, atoms, atom, d, r):  # type: ignore[no-untyped-def]
 
 
 @jit()
-def solve(  # type: ignore[no-untyped-def]
+def solve(
     active, selected, selected_values, n_selected, data, residual, d, atoms, exact, chosen, codes, correlations, count,
     tol, floor, pivot_floor, refinements,
 ):  # fmt: skip
@@ -290,7 +294,12 @@ def solve(  # type: ignore[no-untyped-def]
     q, z, y, trial = (np.zeros(capacity, atoms.dtype), np.zeros(capacity, atoms.dtype),
                       np.zeros(capacity, atoms.dtype), np.zeros(capacity, atoms.dtype))  # fmt: skip
     support, held = np.empty(capacity, np.int64), np.empty(capacity, np.bool_)
-    members, exact_codes, exact_correlations, r = np.empty(capacity, np.int64), np.zeros(capacity), np.zeros(capacity), np.empty(d)
+    members, exact_codes, exact_correlations, r = (
+        np.empty(capacity, np.int64),
+        np.zeros(capacity),
+        np.zeros(capacity),
+        np.empty(d),
+    )
     for a in range(active.shape[0]):
         i = active[a]
         m = count[i]
@@ -322,13 +331,17 @@ def solve(  # type: ignore[no-untyped-def]
         kept = 0
         for k in range(m):
             if exact_codes[k] > 0:
-                chosen[i, kept], codes[i, kept], correlations[i, kept] = members[k], exact_codes[k], exact_correlations[k]
+                chosen[i, kept], codes[i, kept], correlations[i, kept] = (
+                    members[k],
+                    exact_codes[k],
+                    exact_correlations[k],
+                )
                 kept += 1
         count[i] = kept
 
 
 @jit()
-def _refine(  # type: ignore[no-untyped-def]
+def _refine(
     data, offset, d, exact, members, codes, m, r, correlations, tol, refinements, support, held, n, width, L, y
 ):  # fmt: skip
     """Recompute the residual in float64 and correct the codes by the factor at hand until the working set is solved."""
@@ -356,7 +369,7 @@ def _refine(  # type: ignore[no-untyped-def]
 
 
 @jit()
-def restore(active, data, residual, d, exact, chosen, codes, correlations, count):  # type: ignore[no-untyped-def]
+def restore(active, data, residual, d, exact, chosen, codes, correlations, count):
     """Residuals and correlations of codes that came from outside."""
     capacity = chosen.shape[1] + 4
     members, z, c, r = np.empty(capacity, np.int64), np.zeros(capacity), np.zeros(capacity), np.empty(d)

@@ -65,7 +65,15 @@ class FusedEngine:
         if warm is not None:
             everyone = np.arange(len(state.count))
             cpu_rounds.restore(
-                everyone, state.data, state.residual, self.dictionary.dim, self.exact, state.chosen, state.codes, state.correlations, state.count
+                everyone,
+                state.data,
+                state.residual,
+                self.dictionary.dim,
+                self.exact,
+                state.chosen,
+                state.codes,
+                state.correlations,
+                state.count,
             )
             self._solve(state, everyone, np.empty((len(everyone), 1), np.int32), np.empty((len(everyone), 1)),
                         np.zeros(len(everyone), np.int64), double=False)  # fmt: skip
@@ -165,7 +173,7 @@ class FusedEngine:
         return state.count, state.chosen, state.codes
 
 
-def _tensors(*arrays: Float[np.ndarray, "..."]) -> tuple[Float[torch.Tensor, "..."], ...]:
+def _tensors(*arrays: Float[np.ndarray, ...]) -> tuple[Float[torch.Tensor, ...], ...]:
     return tuple(torch.from_numpy(np.ascontiguousarray(array)) for array in arrays)
 
 
@@ -175,5 +183,3 @@ def _bits(threshold: Float64[torch.Tensor, " b"]) -> Int[np.ndarray, " b"]:
     rounded = np.nextafter(values.astype(np.float32), np.float32(0))
     usable: Bool[np.ndarray, " b"] = (values > 0) & np.isfinite(values)
     return np.where(usable, rounded.view(np.int32), np.iinfo(np.int32).min)
-
-
