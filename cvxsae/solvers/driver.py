@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 P = TypeVar("P", bound=Problem, contravariant=True)
 S = TypeVar("S")
+S_in = TypeVar("S_in", contravariant=True)
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,14 @@ class Algorithm(Protocol, Generic[P, S]):
         """What the algorithm wants to report."""
 
 
+@runtime_checkable
+class Decides(Protocol[P, S_in]):
+    """An algorithm that knows when it is done, whatever the gap: one whose own part of the gap has closed, say."""
+
+    def verdict(self, problem: P, state: S_in) -> Status | None:
+        """How the solve ended, or None if it goes on."""
+
+
 def iterate(
     algorithm: Algorithm[P, S],
     problem: P,
@@ -126,6 +135,10 @@ def iterate(
                     break
                 if idle >= algorithm.patience:
                     status = Status.STALLED
+                    break
+                verdict = algorithm.verdict(problem, state) if isinstance(algorithm, Decides) else None
+                if verdict is not None:
+                    status = verdict
                     break
                 next_check = iteration + max(algorithm.first_check, iteration // 4)
             if late:

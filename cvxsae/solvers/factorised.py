@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from cvxsae.relaxations.candidate import Candidate
 
 _ROUND_ITERATIONS = 60
-_ALL_DATAPOINTS = 256
+_ALL_DATAPOINTS = 1024
+_SPREAD_DATAPOINTS = 512
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Factorised:
     One step is a round of descent on B with dictionary and bias eliminated (ridge regression), then the removal of
     dead columns, then one new atom ``z ∝ (Ru − a)_+`` along the direction u in which the residual violates
     ``θ°(R) ≤ λ`` most (T13). Starts from the atom-per-datapoint solution (T9, T12), or from a spread of datapoints
-    when there are more than 256. The problem in B is not convex, but its value is an upper bound of (L) at every
+    when there are more than 1,024. The problem in B is not convex, but its value is an upper bound of (L) at every
     step; the certificate is T11 with an improved P. Where the doubly nonnegative relaxation is loose (up to about a
     percent) the gap cannot close and the solve ends as STALLED.
     """
@@ -49,7 +50,8 @@ class Factorised:
         offsets = data - problem.starting_bias().to(device)
         norms = torch.linalg.vector_norm(offsets, dim=1)
         n = len(data)
-        chosen = torch.arange(n, device=device) if n <= _ALL_DATAPOINTS else _spread(offsets, norms, _ALL_DATAPOINTS)
+        most = most_columns(n)
+        chosen = torch.arange(n, device=device) if n <= most else _spread(offsets, norms, most)
         diagonal = (norms / (1 + problem.atom_cost) ** 0.5 - problem.lam).clamp(min=0)[chosen]
         factor = torch.zeros((n, len(chosen)), dtype=torch.float64, device=device)
         factor[chosen, torch.arange(len(chosen), device=device)] = diagonal.sqrt()
@@ -96,6 +98,11 @@ class Factorised:
     def info(self, state: FactorState) -> dict[str, Any]:
         """Number of columns of the factor."""
         return {"atoms": state.factor.shape[1]}
+
+
+def most_columns(n_points: int) -> int:
+    """How many columns a factor starts with: one a datapoint, but for large data no more than descent can carry."""
+    return n_points if n_points <= _ALL_DATAPOINTS else _SPREAD_DATAPOINTS
 
 
 def _value_and_gradient(

@@ -9,14 +9,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from cvxsae.relaxations import Problem
+from cvxsae.relaxations import LargeDictionary, Problem
 from cvxsae.relaxations.candidate import Candidate
+from cvxsae.relaxations.live_atoms import live_atoms
 
 
 class Status(Enum):
     """How a solve ended. Each member carries a message and a remedy."""
 
     CERTIFIED = ("the relative gap is within tol", "")
+    RELAXED = (
+        "the solver's gap closed to tol: value and bound enclose what the relaxation leaves open",
+        "accept it (raise_on_failure=False; info says how much is the solver's and how much the relaxation's)",
+    )
     STALLED = (
         "the gap stopped shrinking before it reached tol",
         "accept the gap reached (raise_on_failure=False, or a larger tol); in the large-dictionary problem the "
@@ -189,6 +194,7 @@ def judge(
         status = Status.STALLED
     if not np.isfinite(gap):
         status = Status.NONFINITE
+    gaps = gap_parts(problem, candidate, value, bound) if finite else {}
     return Solution(
         **{f.name: getattr(candidate, f.name) for f in fields(Candidate)},
         problem=problem,
@@ -199,8 +205,26 @@ def judge(
         history=history,
         seconds=seconds,
         solver=solver,
-        info=info or {},
+        info={**(info or {}), **gaps},
     )
+
+
+def gap_parts(problem: Problem, candidate: Candidate, value: float, lower_bound: float) -> dict[str, Any]:
+    """The two gaps of a large dictionary, kept apart; nothing for the other problems.
+
+    ``relaxed_value`` is attained by a doubly nonnegative Q, made feasible exactly; ``solver_gap`` is between it and the
+    lower bound, ours to close; ``relaxation_gap`` is what is left up to the value of dictionary and codes.
+    """
+    if not isinstance(problem, LargeDictionary):
+        return {}
+    parts: dict[str, Any] = {"live_atoms": live_atoms(candidate)}
+    relaxed = problem.relaxed_bound(candidate)
+    if relaxed is not None:
+        relaxed = min(relaxed, value)
+        parts["relaxed_value"] = relaxed
+        parts["solver_gap"] = relative_gap(relaxed, lower_bound)
+        parts["relaxation_gap"] = (value - relaxed) / value if value > 0 else value - relaxed
+    return parts
 
 
 def as_numpy(tensor: torch.Tensor) -> np.ndarray:

@@ -12,6 +12,7 @@ from cvxsae.data.arguments import InputError
 from cvxsae.relaxations import LargeDictionary, Problem, WideLimit
 from cvxsae.relaxations.fixed_atoms import FixedAtoms
 from cvxsae.solvers.conic import solve_reference
+from cvxsae.solvers.doubly_nonnegative import DoublyNonnegative
 from cvxsae.solvers.driver import Limits, iterate
 from cvxsae.solvers.factorised import Factorised
 from cvxsae.solvers.newton import WideLimitNewton
@@ -22,7 +23,7 @@ from cvxsae.solvers.threads import threads_for
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-SOLVERS = ("auto", "torch", "newton", "proximal-gradient", "factorised", "reference")
+SOLVERS = ("auto", "torch", "newton", "proximal-gradient", "splitting", "factorised", "reference")
 
 
 def solve(
@@ -45,7 +46,7 @@ def solve(
         :class:`WideLimit`, :class:`SparseCodes`, :class:`CandidateDictionary` or :class:`LargeDictionary`.
     solver
         ``"auto"`` picks by problem, size, device and bias; ``"torch"`` is the problem's own torch solver
-        (``"newton"``, ``"proximal-gradient"`` or ``"factorised"``); ``"reference"`` is cvxpy with Clarabel.
+        (``"newton"``, ``"proximal-gradient"`` or ``"splitting"``); ``"reference"`` is cvxpy with Clarabel.
     tol
         Relative gap ``(value − lower_bound)/value`` to reach, evaluated in float64 at the returned point.
     max_seconds, max_iterations
@@ -114,8 +115,11 @@ def _torch_solve(
         if solver in ("auto", "torch", expected):
             return _without_surcharge(problem, limits, device, progress, callback)
     elif isinstance(problem, LargeDictionary):
-        expected = Factorised.name
+        expected = DoublyNonnegative.name
         if solver in ("auto", "torch", expected):
+            pair = DoublyNonnegative(limits.tol)
+            return iterate(pair, problem, limits, device=device, progress=progress, callback=callback)
+        if solver == Factorised.name:
             return iterate(Factorised(), problem, limits, device=device, progress=progress, callback=callback)
     else:
         raise InputError(f"problem is a {type(problem).__name__}, which no solver here knows.")
