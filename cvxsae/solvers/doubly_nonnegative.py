@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,12 +20,14 @@ if TYPE_CHECKING:
     from cvxsae.relaxations.candidate import Candidate
 
 _DESCENTS = 4
-_ROUNDINGS = 60
+_ROUNDINGS = 20
+_ROUNDING_ITERATIONS = 300
 _SETTLED = 1e-3
 _ROUNDED = 1e-7
 _BLOCK = 10
 _SINGLE_PRECISION_ORDER = 1500
 _PATIENCE = 12
+_PROGRESS = 0.9
 
 
 @dataclass(frozen=True)
@@ -58,8 +61,10 @@ class PairState:
         The splitting's iterate and its data; None before it begins.
     proof, relaxed
         The best dual point and the best relaxed Q so far.
-    rounds, idle, phase
-        Rounds in this phase; splitting rounds without progress; ``"descend"``, ``"split"``, ``"round"`` or ``"done"``.
+    rounds, idle, mark
+        Rounds in this phase; splitting rounds since the solver's gap last shrank by a tenth, and the gap then.
+    phase
+        ``"descend"``, ``"split"``, ``"round"`` or ``"done"``.
     closed
         Whether the solver's gap is within tol.
     """
@@ -73,6 +78,7 @@ class PairState:
     relaxed: Relaxed | None = None
     rounds: int = 0
     idle: int = 0
+    mark: float = math.inf
     phase: str = "descend"
     closed: bool = False
 
@@ -123,7 +129,8 @@ class DoublyNonnegative:
     patience = 10**9
 
     def __init__(self, tol: float = 1e-6, warm: WarmStart | None = None) -> None:
-        self.tol, self.warm, self.descent = tol, warm, Factorised()
+        self.tol, self.warm = tol, warm
+        self.descent, self.rounding = Factorised(), Factorised(_ROUNDING_ITERATIONS)
 
     def init(self, problem: LargeDictionary, device: torch.device) -> PairState:
         """The factorised solver's start, or the warm one."""
@@ -141,14 +148,16 @@ class DoublyNonnegative:
             return self._split(problem, state)
         before = state.value
         state = self._descend(problem, state)
-        settled = state.value >= before * (1 - (_SETTLED if state.phase == "descend" else _ROUNDED))
+        enough = _SETTLED if state.phase == "descend" else max(_ROUNDED, 0.1 * self.tol)
+        settled = state.value >= before * (1 - enough)
         most = _DESCENTS if state.phase == "descend" else _ROUNDINGS
         if not settled and state.rounds < most:
             return state
         return self._begin_split(problem, state) if state.phase == "descend" else replace(state, phase="done")
 
     def _descend(self, problem: LargeDictionary, state: PairState) -> PairState:
-        factors = self.descent.step(problem, state.factors)
+        descent = self.descent if state.phase == "descend" else self.rounding
+        factors = descent.step(problem, state.factors)
         value = _attained(problem, factors)
         best = (value, factors) if value < state.best[0] else state.best
         proof = max((state.proof, _row_proof(problem, factors)), key=lambda proof: proof.bound)
@@ -173,16 +182,19 @@ class DoublyNonnegative:
 
     def _split(self, problem: LargeDictionary, state: PairState) -> PairState:
         assert state.cone is not None and state.data is not None
-        before, cone = state.solver_gap, state.cone
+        cone = state.cone
         for _ in range(_BLOCK):
             cone = splitting.advance(state.data, cone)
         state = _evaluate(problem, replace(state, cone=cone, rounds=state.rounds + 1))
-        idle = 0 if state.solver_gap < 0.95 * before else state.idle + 1
+        idle, mark = state.idle + 1, state.mark
+        if state.solver_gap < _PROGRESS * mark:
+            idle, mark = 0, state.solver_gap
+        state = replace(state, idle=idle, mark=mark)
         if idle >= 3 and cone.cone.dtype == torch.float32:
             return replace(state, cone=cone.to(torch.float64), data=_cone_data(problem, state), idle=0)
         closed = state.solver_gap <= self.tol
         if not closed and idle < _PATIENCE:
-            return replace(state, idle=idle)
+            return state
         most = most_columns(problem.n_points)
         factors = replace(state.factors, factor=_rounded(_best_similarity(state), most))
         state = replace(state, closed=closed, factors=factors, phase="round", rounds=0)

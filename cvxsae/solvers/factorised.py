@@ -44,6 +44,9 @@ class Factorised:
     first_check = 1
     patience = 3
 
+    def __init__(self, round_iterations: int = _ROUND_ITERATIONS) -> None:
+        self.round_iterations = round_iterations
+
     def init(self, problem: LargeDictionary, device: torch.device) -> FactorState:
         """One column per datapoint (or per chosen datapoint): the optimum already for τ ≤ τ* (T12)."""
         data = problem.X.to_tensor(device=device)
@@ -77,7 +80,7 @@ class Factorised:
             jac=True,
             method="L-BFGS-B",
             bounds=scipy.optimize.Bounds(0, np.inf),
-            options={"maxiter": _ROUND_ITERATIONS, "maxcor": 20, "ftol": 1e-15, "gtol": 1e-12},
+            options={"maxiter": self.round_iterations, "maxcor": 20, "ftol": 1e-15, "gtol": 1e-12},
         )
         factor = root * torch.from_numpy(result.x.reshape(shape)).to(state.data.device)
         mass = factor.square().sum(dim=0)
