@@ -172,7 +172,7 @@ class _Plan:
         share = memory_limit // workers
         capacity = prepared.capacity
         per_product = 6 * prepared.n_atoms
-        per_point = 28 * capacity + 40 * prepared.dim
+        per_point = 28 * capacity + 40 * prepared.dim + 4 * 80 * 80
         rows = int(np.clip(0.4 * share / per_product, 8, 1024))
         block = int(np.clip(0.4 * share / per_point, 32, 8192))
         return cls(max(1, min(block, -(-n // workers))), rows, workers)

@@ -145,12 +145,12 @@ def _tile(rows, i, j, d, tile):
 
 
 @jit()
-def gram(rows, m, d, G, stride, tile):
-    """Inner products of the first m rows, as rows of length ``stride`` in G (a multiple of 8, at least m), zeros after m.
+def gram(rows, known, m, d, G, stride, tile):
+    """Inner products of the first m rows, as rows of length ``stride`` in G (a multiple of 8, at least m), zeros after.
 
-    ``rows`` has three spare rows after m.
+    Those of the first ``known`` rows are in G already. ``rows`` has three spare rows after m.
     """
-    for i in range(0, m, 4):
+    for i in range(known // 4 * 4, m, 4):
         for j in range(0, i + 1, 4):
             _tile(rows, i, j, d, tile)
             for p in range(4):

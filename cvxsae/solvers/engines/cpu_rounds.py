@@ -282,11 +282,23 @@ def _gather(rows, k, atoms, atom, d, r):
 
 
 @jit()
+def _copy_square(source, start, row, target, first, stride, size):
+    """Copy a square of numbers from rows of one length to rows of another."""
+    for p in range(size):
+        of, to = U(start + p * row), U(first + p * stride)
+        for k in range(U(size)):
+            target[to + k] = source[of + k]
+
+
+@jit()
 def solve(
     active, selected, selected_values, n_selected, data, residual, d, atoms, exact, chosen, codes, correlations, count,
-    tol, floor, pivot_floor, refinements,
+    grams, held_size, known, tol, floor, pivot_floor, refinements,
 ):  # fmt: skip
-    """Solve the working set of each active datapoint, drop its zero codes and recompute its residual from scratch."""
+    """Solve the working set of each active datapoint, drop its zero codes and recompute its residual from scratch.
+
+    ``grams (n · held_size,)`` keeps the inner products of the atoms that stay, ``known (n,)`` their number, for the next round.
+    """
     capacity = chosen.shape[1] + 16
     rows = np.zeros(capacity * d, atoms.dtype)
     G, L = np.empty(capacity * capacity, atoms.dtype), np.empty(capacity * capacity, atoms.dtype)
@@ -320,7 +332,10 @@ def solve(
         stride = (m + 7) // 8 * 8
         for k in range(m, stride):
             z[k], q[k] = 0.0, 0.0
-        gram(rows, m, d, G, stride, tile)
+        if known[i] != count[i]:
+            known[i] = 0
+        _copy_square(grams, i * held_size, known[i], G, 0, stride, known[i])
+        gram(rows, known[i], m, d, G, stride, tile)
         n, width = minimise(G, stride, q, z, m, floor, support, held, L, y, trial, pivot_floor)
         for k in range(m):
             exact_codes[k] = z[k]
@@ -331,6 +346,7 @@ def solve(
         kept = 0
         for k in range(m):
             if exact_codes[k] > 0:
+                support[kept] = k
                 chosen[i, kept], codes[i, kept], correlations[i, kept] = (
                     members[k],
                     exact_codes[k],
@@ -338,6 +354,11 @@ def solve(
                 )
                 kept += 1
         count[i] = kept
+        known[i] = kept if kept * kept <= held_size else 0
+        for p in range(known[i]):
+            to, of = U(i * held_size + p * kept), U(support[p] * stride)
+            for k in range(U(kept)):
+                grams[to + k] = G[of + U(support[k])]
 
 
 @jit()

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
     from cvxsae.solvers.engines.state import Warm
 
+HELD_GRAM = 80 * 80
+"""Inner products kept per datapoint between rounds, so that only those of new atoms are computed."""
+
 ONE_BITS = 0x3F800000
 """The float32 one; its upper half is the bfloat16 one."""
 
@@ -31,6 +34,8 @@ class FusedState:
         self.codes = np.zeros((n, capacity))
         self.correlations = np.zeros((n, capacity))
         self.count = np.zeros(n, np.int32)
+        self.grams = np.empty(n * HELD_GRAM, np.float32)
+        self.known = np.zeros(n, np.int32)
         if warm is not None:
             warm.fill(self.chosen, self.codes, self.count)
 
@@ -120,11 +125,17 @@ class FusedEngine:
         if improve and left.any():
             self._solve(state, active[left], selected[left], values[left], n_selected[left], double=double)
 
+    def _steps(self) -> tuple[int, int, int]:
+        """Atoms added in the first round, at least later, and the divisor of the support: few where passes are cheap."""
+        cheap, dear = (24, 12, 2), (self.tuning.first, self.tuning.later, 2)
+        return cheap if self.half and self.tuning.frugal else dear
+
     def _room(self, state: FusedState, active: Int64[np.ndarray, " b"], *, first: bool) -> Int64[np.ndarray, " b"]:
         """How many atoms each working set may take in this round."""
         count = state.count[active].astype(np.int64)
-        wanted = np.where(count == 0, self.tuning.first, 0) if first else 0
-        wanted = np.maximum(wanted, np.clip(count // 2, self.tuning.later, self.tuning.most))
+        start, later, share = self._steps()
+        wanted = np.where(count == 0, start, 0) if first else 0
+        wanted = np.maximum(wanted, np.clip(count // share, later, self.tuning.most))
         room: Int64[np.ndarray, " b"] = np.minimum(wanted, state.chosen.shape[1] - count)
         return room
 
@@ -164,7 +175,7 @@ class FusedEngine:
         atoms = self.exact if double else self.single
         cpu_rounds.solve(
             active, selected, values, n_selected, state.data, state.residual, self.dictionary.dim, atoms, self.exact, state.chosen,
-            state.codes, state.correlations, state.count, tol, max(0.1 * tol, 1e-14), 1e-11 if double else 1e-5,
+            state.codes, state.correlations, state.count, state.grams, HELD_GRAM, state.known, tol, max(0.1 * tol, 1e-14), 1e-11 if double else 1e-5,
             3 if tol >= 1e-7 else 6,
         )  # fmt: skip
 

@@ -22,6 +22,8 @@ class Tuning:
         Relative duality gap at which a datapoint is finished.
     first, later, most
         Atoms added to a working set in the first round, at least later, and at most at once.
+    frugal
+        Add fewer atoms at a time where correlation passes are cheap (bfloat16 in hardware).
     rows
         Datapoints whose correlations are held at a time.
     half_precision
@@ -35,6 +37,7 @@ class Tuning:
     later: int = 32
     most: int = 256
     rows: int = 1024
+    frugal: bool = True
     half_precision: bool | None = None
     widest_margin: float = 0.2
 
