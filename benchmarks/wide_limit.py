@@ -43,8 +43,8 @@ def lbfgs(problem, device):
         return scan.value, -scan.mean_psi.numpy()
 
     start = problem.starting_bias().numpy()
-    options = {"maxiter": 200, "ftol": 1e-16, "gtol": 1e-12}
-    return torch.from_numpy(scipy.optimize.minimize(objective, start, jac=True, method="L-BFGS-B", options=options).x)
+    point, _, _ = scipy.optimize.fmin_l_bfgs_b(objective, start, maxiter=200, factr=0.1, pgtol=1e-12)
+    return torch.from_numpy(point)
 
 
 def synchronise(device):

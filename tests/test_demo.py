@@ -11,7 +11,7 @@ from cvxsae.demo import run_demo
 
 
 def test_demo_certifies_everything_it_prints(tmp_path):
-    lines = []
+    lines: list[str] = []
     report = run_demo(tmp_path / "demo", say=lines.append)
     assert report["certified"]
     assert "no objections" in "\n".join(lines)
