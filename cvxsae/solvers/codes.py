@@ -105,7 +105,7 @@ class Codes:
 
     @cached_property
     def lambda_max(self) -> float:
-        """Smallest penalty at which all codes are zero, max_nk d_k·(x_n − b); one pass over the data when first read."""
+        """Smallest penalty at which all codes are zero, max_nk d_k·(x_n − b); one pass over the data, at first use."""
         return largest_correlation(self._data, self._rows, self._bias)
 
     @property

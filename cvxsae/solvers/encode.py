@@ -57,7 +57,7 @@ def encode(
     """Compute the exact nonnegative sparse codes of every datapoint, certified (theory.md §1).
 
     Solves ``min_{z ≥ 0} ½‖x − b − Σ_k z_k d_k‖² + λ Σ_k z_k`` for every row x of X, to a relative duality gap of at
-    most ``tol`` for *every* datapoint. Values are in units of (P): the ½, the sum over features, the mean per datapoint.
+    most ``tol`` for *every* datapoint. Values are in units of (P): with the ½, sums over features, means per datapoint.
 
     Parameters
     ----------
@@ -76,8 +76,8 @@ def encode(
     warm_start
         Codes (N, K) to start from: a :class:`Codes`, or a sparse array of codes for atoms of norm 1.
     engine
-        ``"auto"``, ``"fused"`` (numba, CPU), ``"torch"`` (any device) or ``"triton"`` (CUDA). All give codes
-        that pass the same certificate.
+        ``"auto"``, ``"fused"`` (numba, CPU) or ``"torch"`` (any device). Both give codes that pass the same
+        certificate.
     device
         Where to compute; the CPU by default.
     memory_limit
@@ -260,20 +260,21 @@ def _single_threaded(workers: int) -> Iterator[None]:
 def _warm_codes(warm_start: Any, n: int, K: int) -> sp.csr_array | None:
     if warm_start is None:
         return None
-    codes = warm_start.codes if isinstance(warm_start, Codes) else warm_start
-    if not sp.issparse(codes):
+    codes: Any = warm_start.codes if isinstance(warm_start, Codes) else warm_start
+    sparse = bool(sp.issparse(codes))
+    if not sparse:
         raise InputError(
             f"warm_start is a {type(codes).__name__}; pass Codes or a scipy sparse array of shape ({n}, {K})."
         )
     if codes.shape != (n, K):
         raise InputError(f"warm_start has shape {codes.shape}; there are {n} datapoints and {K} atoms.")
-    codes = sp.csr_array(codes)
-    if not codes.has_canonical_format:
-        codes = codes.copy()
-        codes.sum_duplicates()
-    if not np.isfinite(codes.data).all():
+    rows = sp.csr_array(codes)
+    if not rows.has_canonical_format:
+        rows = rows.copy()
+        rows.sum_duplicates()
+    if not np.isfinite(rows.data).all():
         raise InputError("warm_start holds NaN or infinite codes; pass finite ones.")
-    return codes
+    return rows
 
 
 def _warm_block(codes: sp.csr_array, lam: float) -> Warm:

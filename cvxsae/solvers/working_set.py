@@ -27,7 +27,7 @@ PATIENCE = 4
 """Rounds without progress before a datapoint is moved to float64, or given up."""
 
 
-class Interrupted(RuntimeError):
+class InterruptedBlockError(RuntimeError):
     """The block was given up because its caller asked to stop."""
 
 
@@ -69,7 +69,7 @@ def solve_block(
 
     Raises
     ------
-    Interrupted
+    InterruptedBlockError
         As soon as ``stop()`` is true at the start of a round.
     """
     n = data.shape[0]
@@ -86,7 +86,7 @@ def solve_block(
             if not len(active):
                 break
             if stop is not None and stop():
-                raise Interrupted
+                raise InterruptedBlockError
             outcome = engine.advance(state, active, first=rounds == 0, double=double)
             rounds += 1
             passes[active] += 1

@@ -15,6 +15,7 @@ from cvxsae.solvers.code_paths import code_path, lambda_for_l0, lambda_max
 from cvxsae.solvers.encode import encode, encode_rows
 from cvxsae.solvers.refit import nonnegative_least_squares
 from cvxsae.solvers.solution import Status
+from cvxsae.solvers.working_set import solve_block
 from tests.solvers.test_encode import check, unit
 
 
@@ -126,7 +127,7 @@ def test_an_interrupt_keeps_what_is_finished(monkeypatch):
     X, D = problem(10, n=400)
     solved = []
     lock = threading.Lock()
-    real = encode_module.solve_block
+    real = solve_block
 
     def interrupting(*args, **kwargs):
         with lock:

@@ -11,12 +11,12 @@ if TYPE_CHECKING:
     from cvxsae.solvers.engines.screening import PreparedDictionary
     from cvxsae.solvers.engines.state import Engine, Tuning
 
-ENGINES = ("auto", "fused", "torch", "triton")
+ENGINES = ("auto", "fused", "torch")
 """Names that :func:`make_engine` knows."""
 
 
 def engine_name(name: str, device_type: str) -> str:
-    """Resolve ``auto``: the fused kernels on a CPU with numba, Triton on CUDA where it is, torch otherwise.
+    """Resolve ``auto``: the fused kernels on a CPU with numba, torch otherwise.
 
     Raises
     ------
@@ -24,15 +24,11 @@ def engine_name(name: str, device_type: str) -> str:
         If the engine cannot run on that device, or what it needs is not installed.
     """
     if name == "auto":
-        if device_type == "cpu":
-            return "fused" if importlib.util.find_spec("numba") else "torch"
-        return "triton" if device_type == "cuda" and importlib.util.find_spec("triton") else "torch"
+        return "fused" if device_type == "cpu" and importlib.util.find_spec("numba") else "torch"
     if name == "fused" and device_type != "cpu":
         raise InputError(f"engine is 'fused' but device is {device_type!r}; use engine='torch' or device='cpu'.")
     if name == "fused" and not importlib.util.find_spec("numba"):
         raise InputError("engine is 'fused' but numba is not installed; install numba or use engine='torch'.")
-    if name == "triton" and (device_type != "cuda" or not importlib.util.find_spec("triton")):
-        raise InputError("engine is 'triton' but that needs a CUDA device and triton; use engine='torch'.")
     return name
 
 
@@ -42,10 +38,6 @@ def make_engine(name: str, dictionary: PreparedDictionary, tuning: Tuning) -> En
         from cvxsae.solvers.engines.fused import FusedEngine
 
         return FusedEngine(dictionary, tuning)
-    if name == "triton":
-        from cvxsae.solvers.engines.triton_engine import TritonEngine
-
-        return TritonEngine(dictionary, tuning)
     from cvxsae.solvers.engines.batched import BatchedEngine
 
     return BatchedEngine(dictionary, tuning)

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from cvxsae.solvers.engines.screening import PreparedDictionary
     from cvxsae.solvers.engines.state import Tuning, Warm
 
+if TYPE_CHECKING:
+    PerRow = Float[torch.Tensor, " b"]
+
 GATHER_BYTES = 256 * 2**20
 """Largest gathered copy of working-set atoms."""
 
@@ -208,8 +211,8 @@ class _Screened:
 def best_gaps(
     square: Float[torch.Tensor, " b"], codes: Float[torch.Tensor, "b m"], correlations: Float[torch.Tensor, "b m"],
     largest: Float[torch.Tensor, " b"],
-) -> tuple[Float[torch.Tensor, " b"], Float[torch.Tensor, " b"], Float[torch.Tensor, " b"], Float[torch.Tensor, " b"]]:  # fmt: skip
-    """Primal value, smallest gap over feasible scales, Σz and the scale: theory.md T1, derived in ``cpu_rounds.best_gap``."""
+) -> tuple[PerRow, PerRow, PerRow, PerRow]:  # fmt: skip
+    """Primal value, smallest gap over feasible scales, Σz and the scale; derived in ``cpu_rounds.best_gap``."""
     mass = codes.sum(dim=1)
     wanted = torch.where(square > 0, 1 + (codes * correlations).sum(dim=1) / square, torch.inf)
     scale = torch.minimum(1 / largest, wanted).clamp(min=0)
@@ -291,7 +294,7 @@ def _objective(r: Float[torch.Tensor, "b d"], codes: Float[torch.Tensor, "b m"])
 
 
 def masked_factor(gram: Float[torch.Tensor, "b m m"], free: Bool[torch.Tensor, "b m"]) -> Float[torch.Tensor, "b m m"]:
-    """Cholesky factors of the Gram matrices of the free atoms, the identity elsewhere; a ridge where they are singular."""
+    """Cholesky factors of the Gram matrices of the free atoms, the identity elsewhere; a ridge where singular."""
     both = free[:, :, None] & free[:, None, :]
     system = torch.where(both, gram, 0.0)
     diagonal = torch.diagonal(system, dim1=1, dim2=2)

@@ -41,9 +41,9 @@ def jit(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     def wrap(function: Callable[..., Any]) -> Callable[..., Any]:
         function = inspect.unwrap(function)  # run-time type checkers wrap every function of a package
         try:
-            return nb.njit(nogil=True, cache=True, **options)(function)  # type: ignore[no-any-return]
+            return nb.njit(nogil=True, cache=True, **options)(function)
         except RuntimeError:  # numba found no writable place for its cache (a read-only installation)
-            return nb.njit(nogil=True, **options)(function)  # type: ignore[no-any-return]
+            return nb.njit(nogil=True, **options)(function)
 
     return wrap
 
@@ -252,8 +252,10 @@ def factor(G, stride, m, z, support, held, L, pivot_floor):
         first = panel * width
         for i in range(end, n):
             start = i // 8 * 8
-            _eliminate_four(L, i * width + start, first + start, width, width - start, L[U(first + i)],
-                            L[U(first + width + i)], L[U(first + 2 * width + i)], L[U(first + 3 * width + i)])  # fmt: skip
+            _eliminate_four(
+                L, i * width + start, first + start, width, width - start,
+                L[U(first + i)], L[U(first + width + i)], L[U(first + 2 * width + i)], L[U(first + 3 * width + i)],
+            )  # fmt: skip
     return n, width, spare
 
 
@@ -269,12 +271,12 @@ def solve_factored(L, n, width, held, y):
         for t in range(k + U(1), U(n)):
             y[t] -= value * L[row + t]
     for back in range(U(n)):
-        k = U(n) - U(1) - back
-        row = k * U(width)
-        total = y[k]
-        for t in range(k + U(1), U(n)):
+        last = U(n) - U(1) - back
+        row = last * U(width)
+        total = y[last]
+        for t in range(last + U(1), U(n)):
             total -= L[row + t] * y[t]
-        y[k] = total / L[row + k]
+        y[last] = total / L[row + last]
 
 
 @jit()

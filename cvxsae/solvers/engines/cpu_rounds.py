@@ -297,7 +297,7 @@ def solve(
 ):  # fmt: skip
     """Solve the working set of each active datapoint, drop its zero codes and recompute its residual from scratch.
 
-    ``grams (n · held_size,)`` keeps the inner products of the atoms that stay, ``known (n,)`` their number, for the next round.
+    ``grams (n · held_size,)`` keeps the inner products of the atoms that stay, ``known (n,)`` their number.
     """
     capacity = chosen.shape[1] + 16
     rows = np.zeros(capacity * d, atoms.dtype)

@@ -117,7 +117,8 @@ class FusedEngine:
         done = np.zeros(len(active), np.bool_)
         cpu_rounds.screen(
             active, bits, self.dictionary.n_atoms, threshold, margin, precision.least_share, ONE_BITS >> shift, shift,
-            state.residual, self.dictionary.dim, self.exact, state.chosen, state.codes, state.correlations, state.count, self.tuning.tol, room, self.dot_error,
+            state.residual, self.dictionary.dim, self.exact, state.chosen, state.codes, state.correlations, state.count,
+            self.tuning.tol, room, self.dot_error,
             selected, values, n_selected, outcome.values[part], outcome.gaps[part], done, outcome.rechecks[part],
         )  # fmt: skip
         outcome.done[part], outcome.added[part] = done, n_selected
@@ -126,7 +127,7 @@ class FusedEngine:
             self._solve(state, active[left], selected[left], values[left], n_selected[left], double=double)
 
     def _steps(self) -> tuple[int, int, int]:
-        """Atoms added in the first round, at least later, and the divisor of the support: few where passes are cheap."""
+        """Atoms added in the first round, at least later, the divisor of the support: few where passes are cheap."""
         cheap, dear = (24, 12, 2), (self.tuning.first, self.tuning.later, 2)
         return cheap if self.half and self.tuning.frugal else dear
 
@@ -174,8 +175,9 @@ class FusedEngine:
         tol = self.tuning.tol
         atoms = self.exact if double else self.single
         cpu_rounds.solve(
-            active, selected, values, n_selected, state.data, state.residual, self.dictionary.dim, atoms, self.exact, state.chosen,
-            state.codes, state.correlations, state.count, state.grams, HELD_GRAM, state.known, tol, max(0.1 * tol, 1e-14), 1e-11 if double else 1e-5,
+            active, selected, values, n_selected, state.data, state.residual, self.dictionary.dim, atoms, self.exact,
+            state.chosen, state.codes, state.correlations, state.count, state.grams, HELD_GRAM, state.known,
+            tol, max(0.1 * tol, 1e-14), 1e-11 if double else 1e-5,
             3 if tol >= 1e-7 else 6,
         )  # fmt: skip
 

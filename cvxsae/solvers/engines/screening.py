@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -112,8 +112,9 @@ class PreparedDictionary:
 
     def _rounding(self, copy: Float[torch.Tensor, "K d"]) -> float:
         worst = 0.0
-        for exact, rounded in zip(self.exact.split(4096), copy.split(4096), strict=True):
-            worst = max(worst, float(torch.linalg.vector_norm(exact - rounded.to(torch.float64), dim=1).max()))
+        for start in range(0, self.n_atoms, 4096):
+            lost = self.exact[start : start + 4096] - copy[start : start + 4096].to(torch.float64)
+            worst = max(worst, float(torch.linalg.vector_norm(lost, dim=1).max()))
         return worst * (1 + 1e-12)
 
 
@@ -128,5 +129,5 @@ def fast_half_products(device: torch.device) -> bool:
     """Whether bfloat16 matrix products are faster than float32 ones here (tensor cores, or AMX on a CPU)."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device)[0] >= 8
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("amx_bf16", False))
