@@ -13,7 +13,8 @@ from tqdm.auto import tqdm
 
 from cvxsae.data import Activations, arguments, center_and_scale, wordllama, wordllama_tokens
 from cvxsae.relaxations import CandidateDictionary, LargeDictionary, Problem, SparseCodes, WideLimit, datapoint_atoms
-from cvxsae.solvers import Solution, solve
+from cvxsae.solvers import Solution, Status, solve
+from cvxsae.solvers.encode import encode
 from cvxsae.validation import certify, crosscheck
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ WORDS = [
     "eight",
 ]
 LAM = 0.08
+CODING_LAM = 0.13
 SAMPLE = 24
 
 
@@ -86,10 +88,12 @@ def run_demo(folder: Path, *, say: Callable[[str], None] | None = print, progres
     speak(f"centred and scaled to unit mean-square norm (scale {transform.scale:.4g}; λ scales with it).")
     report: dict[str, Any] = {"scale": transform.scale}
     report["wide"] = _wide_limit(story)
+    report["dictionary"] = _dictionary(story)
     report["crosscheck"] = _cross_checks(story)
     report["sharing"], similarities = _sharing(story)
     report["certified"] = bool(
         all(row["certified"] for row in report["wide"])
+        and report["dictionary"]["certified"]
         and all(row["agrees"] for row in report["crosscheck"])
         and report["sharing"]["holds"]
     )
@@ -140,13 +144,42 @@ def _wide_limit(story: Story) -> list[dict[str, Any]]:
     return rows
 
 
+def _dictionary(story: Story) -> dict[str, Any]:
+    """How far a dictionary that anyone could write down is from the best one imaginable."""
+    say = story.say
+    shuffled = np.random.default_rng(1).permutation(len(story.X))
+    atoms, X = story.X[shuffled[:2048]].to_numpy(), story.X[shuffled[2048:6048]]
+    codes = encode(X, atoms, CODING_LAM, tol=1e-6, progress=story.progress)
+    floor = solve(WideLimit(X, CODING_LAM), tol=1e-9)
+    say("")
+    say(
+        f"2. A dictionary. {len(atoms):,} random tokens as atoms, exact codes of {len(X):,} others at λ = {CODING_LAM}:"
+    )
+    say(
+        f"   loss   {codes.value:.6f}   every token certified to {codes.gaps.max():.0e}, {codes.l0:.1f} active atoms a token, "
+        f"{codes.passes_mean:.1f} passes over the dictionary"
+    )
+    say(f"   floor  {floor.lower_bound:.6f}   for these tokens, at any width and with any bias")
+    say(f"   so no training whatever can remove more than {1 - floor.lower_bound / codes.value:.0%} of this loss.")
+    return {
+        "lam": CODING_LAM,
+        "lam_ratio": CODING_LAM / WideLimit(story.X, CODING_LAM).lambda_max(),
+        "n_atoms": len(atoms),
+        "n_points": len(X),
+        "value": codes.value,
+        "lower_bound": codes.lower_bound,
+        "largest_gap": float(codes.gaps.max()),
+        "l0": codes.l0,
+        "floor": floor.lower_bound,
+        "certified": bool(codes.status is Status.CERTIFIED and certify(floor.problem, floor).is_certified),
+    }
+
+
 def _cross_checks(story: Story) -> list[dict[str, Any]]:
     """All four problems on a few tokens, by two unrelated roads."""
     say = story.say
     say("")
-    say(
-        f"2. Two roads, one number. {SAMPLE} tokens, solved by torch and by interior points (cvxpy + Clarabel)."
-    )
+    say(f"3. Two roads, one number. {SAMPLE} tokens, solved by torch and by interior points (cvxpy + Clarabel).")
     say("   problem                        torch          reference      difference   referee")
     chosen = np.sort(np.random.default_rng(0).choice(len(story.X), size=4 * SAMPLE, replace=False))
     X, atoms = story.X[chosen[:SAMPLE]], story.X[chosen[SAMPLE:]].to_numpy()
@@ -178,7 +211,7 @@ def _sharing(story: Story) -> tuple[dict[str, Any], dict[float, np.ndarray]]:
     X = story.X[torch.tensor([index["▁" + word] for word in WORDS])]
     threshold = LargeDictionary(X, LAM, 0.0).sharing_threshold()
     say("")
-    say(f"3. One atom per datapoint, until atoms cost something. {len(WORDS)} words; theory says sharing starts at")
+    say(f"4. One atom per datapoint, until atoms cost something. {len(WORDS)} words; theory says sharing starts at")
     say(f"   τ* = 1/max cos − 1 = {threshold:.4f} and starts with the closest pair.")
     rows: list[dict[str, Any]] = []
     similarities: dict[float, np.ndarray] = {}
@@ -240,6 +273,11 @@ def _figure(path: Path, report: dict[str, Any], similarities: dict[float, np.nda
     values = [row["value"] for row in report["wide"]]
     floor_axes.loglog(ratios, values, "o-", color="#1f4e79", label="wide limit (value = lower bound to 1e-9)")
     floor_axes.fill_between(ratios, values, min(values) / 3, color="#1f4e79", alpha=0.12)
+    found = report["dictionary"]
+    floor_axes.plot(found["lam_ratio"], found["value"], "D", color="#c0504d")
+    label = f"{found['n_atoms']:,} random tokens,\nexact codes"
+    at = (found["lam_ratio"], found["value"])
+    floor_axes.annotate(label, at, (-8, 0), textcoords="offset points", ha="right", va="center", color="#c0504d")
     floor_axes.text(0.3, 0.3, "no dictionary\nreaches here", transform=floor_axes.transAxes, ha="left", color="#1f4e79")
     floor_axes.set(xlabel="λ / λ_max", ylabel="SAE loss, mean per token", title="The floor under every dictionary")
     floor_axes.set_ylim(bottom=min(values) / 3)
