@@ -21,12 +21,13 @@ if TYPE_CHECKING:
 
 _DESCENTS = 4
 _ROUNDINGS = 20
-_ROUNDING_ITERATIONS = 300
+_ROUNDING_ITERATIONS = 200
+_SMALL = 300
 _SETTLED = 1e-3
 _ROUNDED = 1e-7
 _BLOCK = 10
 _SINGLE_PRECISION_ORDER = 1500
-_PATIENCE = 12
+_PATIENCE = 20
 _PROGRESS = 0.9
 
 
@@ -151,6 +152,7 @@ class DoublyNonnegative:
         enough = _SETTLED if state.phase == "descend" else max(_ROUNDED, 0.1 * self.tol)
         settled = state.value >= before * (1 - enough)
         most = _DESCENTS if state.phase == "descend" else _ROUNDINGS
+        most = most if problem.n_points <= _SMALL else most // 4
         if not settled and state.rounds < most:
             return state
         return self._begin_split(problem, state) if state.phase == "descend" else replace(state, phase="done")

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import scipy.optimize
 import torch
 
 from cvxsae.relaxations.large_dictionary import LargeDictionary, fit_factor
+from cvxsae.solvers.projected_descent import descend
 from cvxsae.solvers.solution import as_numpy
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ class FactorState:
 
 
 class Factorised:
-    """Minimise (7) over ``Q = B Bᵀ``, ``B ≥ 0``, by projected quasi-Newton (L-BFGS-B), adding atoms as the dual asks.
+    """Minimise (7) over ``Q = B Bᵀ``, ``B ≥ 0``, by projected quasi-Newton, adding atoms as the dual asks.
 
     One step is a round of descent on B with dictionary and bias eliminated (ridge regression), then the removal of
     dead columns, then one new atom ``z ∝ (Ru − a)_+`` along the direction u in which the residual violates
@@ -62,27 +61,9 @@ class Factorised:
 
     def step(self, problem: LargeDictionary, state: FactorState) -> FactorState:
         """One round of descent, and at most one new atom."""
-        shape = state.factor.shape
-        if 0 in shape:
+        if 0 in state.factor.shape:
             return replace(state, factor=_with_new_atom(problem, state.factor, state.data))
-        # L-BFGS-B stops on absolute numbers: it sees data of norm at most 1, and B in its square root.
-        unit = float(torch.linalg.vector_norm(state.data - problem.starting_bias().to(state.data), dim=1).max()) or 1.0
-        root = unit**0.5
-
-        def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
-            factor = root * torch.from_numpy(flat.reshape(shape)).to(state.data.device)
-            value, gradient = _value_and_gradient(problem, factor, state.data)
-            return value / unit**2, as_numpy(gradient * (root / unit**2)).ravel()
-
-        result = scipy.optimize.minimize(
-            objective,
-            as_numpy(state.factor / root).ravel(),
-            jac=True,
-            method="L-BFGS-B",
-            bounds=scipy.optimize.Bounds(0, np.inf),
-            options={"maxiter": self.round_iterations, "maxcor": 20, "ftol": 1e-15, "gtol": 1e-12},
-        )
-        factor = root * torch.from_numpy(result.x.reshape(shape)).to(state.data.device)
+        factor = descend(lambda B: _value_and_gradient(problem, B, state.data), state.factor, self.round_iterations)
         mass = factor.square().sum(dim=0)
         factor = factor[:, mass > 1e-14 * mass.max()]
         return replace(state, factor=_with_new_atom(problem, factor, state.data))

@@ -1,0 +1,111 @@
+"""The polar of few-dimensional data, exactly: branch and bound over the sphere (T13)."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+
+from cvxsae.data.arguments import InputError
+from cvxsae.relaxations.penalty import AtomPenalty
+
+LARGEST_DIM = 3
+_BATCH = 2**22
+
+
+@dataclass(frozen=True)
+class SpherePolar:
+    """``lower ≤ θ°(Y) ≤ upper``, with the direction (d,) that attains ``lower`` and the cells examined."""
+
+    lower: float
+    upper: float
+    direction: torch.Tensor
+    cells: int
+
+
+def sphere_polar(
+    penalty: AtomPenalty, Y: Float[torch.Tensor, "N d"], *, tol: float = 1e-6, max_cells: int = 2_000_000
+) -> SpherePolar:
+    """``θ°(Y) = max_{‖u‖=1} θ°(Yu)`` to a relative ``tol``, proved (T13, equation 9), for d ≤ 3.
+
+    A cell is a polyhedral cone spanned by d directions. ``v ↦ θ°(v)`` is convex, positively homogeneous and
+    monotone, so on the convex hull of a cell's unit corners it is at most its largest value at a corner, and
+    every unit vector of the cell is a point of that hull times at most ``1/h``, h the distance of
+    the hull from the origin. The bound of a cell is that product; it is off by O(size²). Cells whose bound
+    does not exceed the best direction found are dropped, the others halved. Rounding slack is included.
+
+    Parameters
+    ----------
+    penalty
+        θ_τ.
+    Y
+        A dual point, (N, d) float64 with d ≤ 3 (rotate it into its row space first).
+    tol
+        Relative width of the interval at which it stops.
+    max_cells
+        Cells to examine at most; beyond that the interval is reported as it is.
+
+    Raises
+    ------
+    InputError
+        If d exceeds 3.
+    """
+    n, d = Y.shape
+    if d > LARGEST_DIM:
+        raise InputError(f"Y has {d} columns; branch and bound over the sphere is for at most {LARGEST_DIM}.")
+    lower, direction = penalty.best_direction(Y)
+    corners = _first_cells(d, Y)
+    upper, examined = lower, 0
+    slack = 1 + 8 * (n + d) * torch.finfo(torch.float64).eps
+    while len(corners):
+        values = _corner_values(penalty, Y, corners)
+        examined += len(corners)
+        best = int(values.argmax())
+        if float(values.ravel()[best]) > lower:
+            lower, direction = float(values.ravel()[best]), corners.reshape(-1, d)[best]
+        bounds = values.amax(dim=1) / _hull_distance(corners) * slack
+        open_cells = bounds > lower * (1 + tol)
+        if not bool(open_cells.any()) or examined >= max_cells:
+            upper = max(float(bounds.max()), lower) if bool(open_cells.any()) else lower * (1 + tol)
+            break
+        corners = _halved(corners[open_cells])
+    return SpherePolar(lower, max(upper, lower) * slack, direction, examined)
+
+
+def _first_cells(d: int, like: torch.Tensor) -> Float[torch.Tensor, "c d d"]:
+    """The orthants: cones spanned by ``±e_1, …, ±e_d``."""
+    signs = torch.tensor(list(itertools.product((1.0, -1.0), repeat=d)), dtype=like.dtype, device=like.device)
+    return torch.diag_embed(signs)
+
+
+def _corner_values(penalty: AtomPenalty, Y: torch.Tensor, corners: torch.Tensor) -> Float[torch.Tensor, "c d"]:
+    """θ°(Yu) at every corner u, in blocks."""
+    rows = corners.reshape(-1, corners.shape[-1])
+    step = max(1, _BATCH // len(Y))
+    blocks = [penalty.polar(Y @ rows[i : i + step].T) for i in range(0, len(rows), step)]
+    return torch.cat(blocks).reshape(corners.shape[:2])
+
+
+def _hull_distance(corners: Float[torch.Tensor, "c d d"]) -> Float[torch.Tensor, " c"]:
+    """Distance from the origin to the plane through a cell's corners: no point of the hull is nearer."""
+    ones = torch.ones((*corners.shape[:2], 1), dtype=corners.dtype, device=corners.device)
+    normal = torch.linalg.solve(corners, ones)
+    return 1 / torch.linalg.vector_norm(normal, dim=(1, 2))
+
+
+def _halved(corners: Float[torch.Tensor, "c d d"]) -> Float[torch.Tensor, "e d d"]:
+    """Every cell cut in two across its longest edge, whose midpoint goes to the sphere."""
+    d = corners.shape[1]
+    if d == 1:
+        return corners[:0]
+    pairs = torch.tensor(list(itertools.combinations(range(d), 2)), device=corners.device)
+    lengths = torch.linalg.vector_norm(corners[:, pairs[:, 0]] - corners[:, pairs[:, 1]], dim=2)
+    edge = pairs[lengths.argmax(dim=1)]
+    rows = torch.arange(len(corners), device=corners.device)
+    middle = corners[rows, edge[:, 0]] + corners[rows, edge[:, 1]]
+    middle = middle / torch.linalg.vector_norm(middle, dim=1, keepdim=True)
+    first, second = corners.clone(), corners.clone()
+    first[rows, edge[:, 0]], second[rows, edge[:, 1]] = middle, middle
+    return torch.cat([first, second])
