@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float
 
 from cvxsae.data import arguments
+from cvxsae.relaxations import sphere
 
 EPS = float(np.finfo(np.float64).eps)
 _ROOT_ITERATIONS = 200
@@ -144,6 +145,8 @@ class AtomPenalty:
     ) -> PolarBounds:
         """Bound ``θ°(Y) = max {‖Yᵀz‖ / θ_τ(z) : z ≥ 0}``: exact at τ = 0, an interval otherwise (T11, T13).
 
+        In up to three dimensions, and without multipliers, it is that of branch and bound: a millionth wide.
+
         Parameters
         ----------
         Y
@@ -163,6 +166,9 @@ class AtomPenalty:
             exact = float(norms.max())
             best = Y[int(norms.argmax())]
             return PolarBounds(exact, exact, best / max(exact, torch.finfo(Y.dtype).tiny), None)
+        if Y.shape[1] <= sphere.LARGEST_DIM and multipliers is None:
+            exact_polar = sphere.sphere_polar(self.polar, Y.to(torch.float64), (lower, direction))
+            return PolarBounds(exact_polar.lower, exact_polar.upper, exact_polar.direction, None)
         rows = Y.detach().to(device="cpu", dtype=torch.float64).numpy()
         upper, best_multipliers = _copositive_bound(
             rows, self.atom_cost, target if target is not None else lower, multipliers, iterations

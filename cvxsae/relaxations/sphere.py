@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 
 from cvxsae.data.arguments import InputError
-from cvxsae.relaxations.penalty import AtomPenalty
 
 LARGEST_DIM = 3
 _BATCH = 2**22
@@ -26,7 +26,12 @@ class SpherePolar:
 
 
 def sphere_polar(
-    penalty: AtomPenalty, Y: Float[torch.Tensor, "N d"], *, tol: float = 1e-6, max_cells: int = 2_000_000
+    polar: Callable[[torch.Tensor], torch.Tensor],
+    Y: Float[torch.Tensor, "N d"],
+    start: tuple[float, torch.Tensor],
+    *,
+    tol: float = 1e-6,
+    max_cells: int = 2_000_000,
 ) -> SpherePolar:
     """``θ°(Y) = max_{‖u‖=1} θ°(Yu)`` to a relative ``tol``, proved (T13, equation 9), for d ≤ 3.
 
@@ -38,10 +43,12 @@ def sphere_polar(
 
     Parameters
     ----------
-    penalty
-        θ_τ.
+    polar
+        θ°_τ of every column, (N, K) → (K,), exact or from above.
     Y
         A dual point, (N, d) float64 with d ≤ 3 (rotate it into its row space first).
+    start
+        A direction's value and the direction, to prune with.
     tol
         Relative width of the interval at which it stops.
     max_cells
@@ -55,12 +62,12 @@ def sphere_polar(
     n, d = Y.shape
     if d > LARGEST_DIM:
         raise InputError(f"Y has {d} columns; branch and bound over the sphere is for at most {LARGEST_DIM}.")
-    lower, direction = penalty.best_direction(Y)
+    lower, direction = start
     corners = _first_cells(d, Y)
     upper, examined = lower, 0
     slack = 1 + 8 * (n + d) * torch.finfo(torch.float64).eps
     while len(corners):
-        values = _corner_values(penalty, Y, corners)
+        values = _corner_values(polar, Y, corners)
         examined += len(corners)
         best = int(values.argmax())
         if float(values.ravel()[best]) > lower:
@@ -80,11 +87,13 @@ def _first_cells(d: int, like: torch.Tensor) -> Float[torch.Tensor, "c d d"]:
     return torch.diag_embed(signs)
 
 
-def _corner_values(penalty: AtomPenalty, Y: torch.Tensor, corners: torch.Tensor) -> Float[torch.Tensor, "c d"]:
+def _corner_values(
+    polar: Callable[[torch.Tensor], torch.Tensor], Y: torch.Tensor, corners: torch.Tensor
+) -> Float[torch.Tensor, "c d"]:
     """θ°(Yu) at every corner u, in blocks."""
     rows = corners.reshape(-1, corners.shape[-1])
     step = max(1, _BATCH // len(Y))
-    blocks = [penalty.polar(Y @ rows[i : i + step].T) for i in range(0, len(rows), step)]
+    blocks = [polar(Y @ rows[i : i + step].T) for i in range(0, len(rows), step)]
     return torch.cat(blocks).reshape(corners.shape[:2])
 
 
