@@ -161,7 +161,9 @@ class Problem(ABC):
         return float(norms @ self._code_penalties(candidate.codes))
 
     def _code_penalties(self, codes: Codes) -> np.ndarray:
-        mass = np.asarray(codes.sum(axis=0, dtype=np.float64)).ravel()
+        # scipy sums sparse entries in their own precision, whatever dtype it is given.
+        entries = codes.astype(np.float64, copy=False) if scipy.sparse.issparse(codes) else codes
+        mass = np.asarray(entries.sum(axis=0, dtype=np.float64)).ravel()
         if self.penalty.atom_cost == 0:
             return mass
         if scipy.sparse.issparse(codes):

@@ -211,6 +211,15 @@ def test_another_bias_than_the_fixed_one(name, claims, scale):
     assert "differs from the problem's fixed bias" in text
 
 
+def test_a_bias_is_told_from_the_fixed_one_in_every_coordinate(claims):
+    """A coordinate of size 1e8 must not hide a change in one where the data is 1e-6 long."""
+    X = np.hstack([np.full((5, 1), 1e8), 1e-6 * np.arange(1.0, 6.0)[:, None]])
+    problem = SparseCodes(X, [[0, 1]], 1e-7, bias=[1e8, 0])
+    solution = solve(problem)
+    cheat = change(solution, claims, bias=solution.bias + np.array([0, 5e-7]))
+    assert "differs from the problem's fixed bias" in objections(problem, cheat)
+
+
 def test_a_dual_that_ignores_the_bias_constraint(name, claims):
     """It is feasible for a bias of zero, and its written value can exceed the optimum."""
     problem, solution = solved(name)
@@ -400,6 +409,17 @@ def test_a_float16_candidate_is_evaluated_in_float64(name):
         certificate = certify(problem, Candidate(**lossy), tol=0.5)
         assert certificate.lower_bound <= solution.value
         assert certificate.value >= solution.lower_bound * (1 - 2 * float(np.finfo(dtype).eps))
+
+
+@pytest.mark.parametrize("atom_cost", [0.0, 1.0])
+def test_float32_codes_are_summed_in_float64(atom_cost):
+    """Many small codes: a sum in the precision of the entries would put the value below the optimum."""
+    X, codes = np.full((50_000, 1), 1.1), np.full((50_000, 1), 1.0, np.float32)
+    problem = CandidateDictionary(X, np.eye(1), 0.1, atom_cost)
+    dense = Candidate(bias=np.zeros(1), dictionary=np.eye(1), codes=codes)
+    sparse = dataclasses.replace(dense, codes=scipy.sparse.csr_array(codes + np.float32(1e-6)))
+    exact = dataclasses.replace(dense, codes=(codes + np.float32(1e-6)).astype(np.float64))
+    assert certify(problem, sparse).value == pytest.approx(certify(problem, exact).value, rel=1e-14)
 
 
 @pytest.mark.parametrize("tol", [-1.0, float("nan"), float("inf")])
