@@ -10,7 +10,19 @@ from cvxsae.relaxations import (
     WideLimit,
     datapoint_atoms,
 )
-from cvxsae.solvers import CertificateError, NotCertifiedError, Record, Solution, Status, solve
+from cvxsae.solvers import (
+    CertificateError,
+    Codes,
+    NotCertifiedError,
+    Record,
+    Solution,
+    Status,
+    code_path,
+    encode,
+    lambda_for_l0,
+    lambda_max,
+    solve,
+)
 from cvxsae.validation import Certificate, CrossCheck, certify, crosscheck
 
 __version__ = "0.1.0"
@@ -22,6 +34,7 @@ __all__ = [
     "CandidateDictionary",
     "Certificate",
     "CertificateError",
+    "Codes",
     "CrossCheck",
     "InputError",
     "LargeDictionary",
@@ -32,7 +45,11 @@ __all__ = [
     "Status",
     "WideLimit",
     "certify",
+    "code_path",
     "crosscheck",
     "datapoint_atoms",
+    "encode",
+    "lambda_for_l0",
+    "lambda_max",
     "solve",
 ]

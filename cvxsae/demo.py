@@ -13,8 +13,7 @@ from tqdm.auto import tqdm
 
 from cvxsae.data import Activations, arguments, center_and_scale, wordllama, wordllama_tokens
 from cvxsae.relaxations import CandidateDictionary, LargeDictionary, Problem, SparseCodes, WideLimit, datapoint_atoms
-from cvxsae.solvers import Solution, Status, solve
-from cvxsae.solvers.encode import encode
+from cvxsae.solvers import Solution, Status, encode, solve
 from cvxsae.validation import certify, crosscheck
 
 if TYPE_CHECKING:

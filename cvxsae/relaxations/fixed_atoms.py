@@ -18,7 +18,7 @@ from jaxtyping import Float
 
 from cvxsae.data import arguments
 from cvxsae.data.activations import Activations, ActivationsLike
-from cvxsae.relaxations.candidate import Candidate
+from cvxsae.relaxations.candidate import Candidate, Codes
 from cvxsae.relaxations.penalty import AtomPenalty
 from cvxsae.relaxations.problem import ConicForm, Problem
 
@@ -87,7 +87,7 @@ class FixedAtoms(Problem):
         blocks = [self.penalty.polar(Y @ atoms[i : i + step].T).amax() for i in range(0, self.n_atoms, step)]
         return float(torch.stack(blocks).max())
 
-    def candidate(self, codes: np.ndarray, bias: np.ndarray, dual: np.ndarray | None = None) -> Candidate:
+    def candidate(self, codes: Codes, bias: np.ndarray, dual: np.ndarray | None = None) -> Candidate:
         """Bundle codes (N, K) and a bias with this problem's dictionary."""
         dictionary = self.atoms.numpy()
         dictionary.flags.writeable = False  # shared with the problem, which must not change under its referee

@@ -1,6 +1,22 @@
 """HOW: algorithms that turn a problem into a :class:`Solution`, all through one loop and one evaluation."""
 
+from cvxsae.solvers.code_paths import code_path, lambda_for_l0, lambda_max
+from cvxsae.solvers.codes import Codes
+from cvxsae.solvers.encode import encode
 from cvxsae.solvers.solution import CertificateError, NotCertifiedError, Record, Solution, Status
 from cvxsae.solvers.solve import SOLVERS, solve
 
-__all__ = ["SOLVERS", "CertificateError", "NotCertifiedError", "Record", "Solution", "Status", "solve"]
+__all__ = [
+    "SOLVERS",
+    "CertificateError",
+    "Codes",
+    "NotCertifiedError",
+    "Record",
+    "Solution",
+    "Status",
+    "code_path",
+    "encode",
+    "lambda_for_l0",
+    "lambda_max",
+    "solve",
+]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -53,6 +54,7 @@ def encode(
     memory_limit: int = MEMORY_LIMIT,
     progress: bool = False,
     out: str | Path | None = None,
+    max_seconds: float | None = None,
 ) -> Codes:
     """Compute the exact nonnegative sparse codes of every datapoint, certified (theory.md §1).
 
@@ -87,6 +89,8 @@ def encode(
     out
         Directory for finished blocks. They are written atomically; a later call with the same arguments
         resumes from them.
+    max_seconds
+        Stop after this time and return what is finished, as after Ctrl-C.
 
     Returns
     -------
@@ -105,7 +109,7 @@ def encode(
     Examples
     --------
     >>> import numpy as np
-    >>> from cvxsae.solvers.encode import encode
+    >>> from cvxsae import encode
     >>> codes = encode(np.array([[3.0, 0.0], [0.0, -1.0]]), np.eye(2), lam=1.0)
     >>> codes.codes.toarray().round(6).tolist()
     [[2.0, 0.0], [0.0, 0.0]]
@@ -125,6 +129,7 @@ def encode(
     return encode_rows(
         data, rows, penalty, bias=fixed, tol=tol, warm=warm, norms=norms, engine=engine, device=device,
         memory_limit=memory, progress=progress, out=out,
+        max_seconds=None if max_seconds is None else arguments.positive(max_seconds, "max_seconds"),
     )  # fmt: skip
 
 
@@ -142,6 +147,7 @@ def encode_rows(
     memory_limit: int = MEMORY_LIMIT,
     progress: bool = False,
     out: str | Path | None = None,
+    max_seconds: float | None = None,
 ) -> Codes:
     """:func:`encode` for arguments that have been checked: float64 unit rows, a float64 bias or ``None``."""
     where = arguments.compute_device(device)
@@ -154,9 +160,9 @@ def encode_rows(
     started = time.perf_counter()
     job = _Job(data, bias, lam, warm, plan, shards)
     with _single_threaded(plan.workers):
-        blocks, interrupted = job.run(name, prepared, tuning, progress=progress)
+        blocks, ended = job.run(name, prepared, tuning, progress=progress, max_seconds=max_seconds)
     seconds = time.perf_counter() - started
-    return _assemble(job, blocks, prepared, rows, norms, tol, seconds, name, interrupted=interrupted)
+    return _assemble(job, blocks, prepared, rows, norms, tol, seconds, name, ended=ended)
 
 
 class _Plan:
@@ -216,9 +222,10 @@ class _Job:
         return block
 
     def run(
-        self, name: str, prepared: PreparedDictionary, tuning: Tuning, *, progress: bool
-    ) -> tuple[dict[int, BlockCodes], bool]:
-        """Solve all blocks; after Ctrl-C return those that are finished, and True."""
+        self, name: str, prepared: PreparedDictionary, tuning: Tuning, *, progress: bool, max_seconds: float | None
+    ) -> tuple[dict[int, BlockCodes], Status | None]:
+        """Solve all blocks; after Ctrl-C or ``max_seconds`` return those that are finished, and why not all are."""
+        deadline = math.inf if max_seconds is None else time.perf_counter() + max_seconds
         blocks: dict[int, BlockCodes] = {}
         waiting = iter(self.starts)
         pool = ThreadPoolExecutor(self.plan.workers, thread_name_prefix="encode")
@@ -229,21 +236,29 @@ class _Job:
                     while len(running) < self.plan.workers + 1 and (start := next(waiting, None)) is not None:
                         running[pool.submit(self.solve, start, name, prepared, tuning)] = start
                     if not running:
-                        return blocks, False
-                    for finished in wait(running, return_when=FIRST_COMPLETED).done:
+                        return blocks, None
+                    left = deadline - time.perf_counter()
+                    if left <= 0:
+                        return self._give_up(blocks, running), Status.TIME_LIMIT
+                    patience = None if math.isinf(left) else left
+                    for finished in wait(running, timeout=patience, return_when=FIRST_COMPLETED).done:
                         block = finished.result()
                         blocks[running.pop(finished)] = block
                         bar.update(len(block.values))
             except KeyboardInterrupt:
-                self.stop.set()
-                for left, start in running.items():
-                    left.cancel()
-                    if not left.cancelled() and left.exception() is None:  # waits for a round to end
-                        blocks[start] = left.result()
-                return blocks, True
+                return self._give_up(blocks, running), Status.INTERRUPTED
             finally:
                 self.stop.set()
                 pool.shutdown(wait=True, cancel_futures=True)
+
+    def _give_up(self, blocks: dict[int, BlockCodes], running: dict[Future[BlockCodes], int]) -> dict[int, BlockCodes]:
+        """Stop the workers at the end of their round and keep what they have finished."""
+        self.stop.set()
+        for future, start in running.items():
+            future.cancel()
+            if not future.cancelled() and future.exception() is None:
+                blocks[start] = future.result()
+        return blocks
 
 
 @contextmanager
@@ -283,7 +298,7 @@ def _warm_block(codes: sp.csr_array, lam: float) -> Warm:
 
 def _assemble(
     job: _Job, blocks: dict[int, BlockCodes], prepared: PreparedDictionary, rows: Float64[torch.Tensor, "K d"],
-    norms: Float64[torch.Tensor, " K"] | None, tol: float, seconds: float, name: str, *, interrupted: bool,
+    norms: Float64[torch.Tensor, " K"] | None, tol: float, seconds: float, name: str, *, ended: Status | None,
 ) -> Codes:  # fmt: skip
     """Put the blocks together in the units of the data."""
     parts = [blocks[start] if start in blocks else BlockCodes.of_zeros(job.read(start).numpy()) for start in job.starts]
@@ -300,7 +315,7 @@ def _assemble(
         ),
         shape=(len(values), prepared.n_atoms),
     )
-    status = Status.CERTIFIED if done.all() else Status.INTERRUPTED if interrupted else Status.STALLED
+    status = Status.CERTIFIED if done.all() else ended or Status.STALLED
     return Codes(
         codes=codes, values=values * job.lam**2, gaps=gaps, passes=np.concatenate([part.passes for part in parts]),
         done=done, lam=job.lam, tol=tol,

@@ -9,8 +9,9 @@ import torch
 
 from cvxsae.data import arguments
 from cvxsae.data.arguments import InputError
-from cvxsae.relaxations import LargeDictionary, Problem, WideLimit
+from cvxsae.relaxations import LargeDictionary, Problem, SparseCodes, WideLimit
 from cvxsae.relaxations.fixed_atoms import FixedAtoms
+from cvxsae.solvers import active_set
 from cvxsae.solvers.conic import solve_reference
 from cvxsae.solvers.doubly_nonnegative import DoublyNonnegative
 from cvxsae.solvers.driver import Limits, iterate
@@ -23,7 +24,7 @@ from cvxsae.solvers.threads import threads_for
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-SOLVERS = ("auto", "torch", "newton", "proximal-gradient", "splitting", "factorised", "reference")
+SOLVERS = ("auto", "torch", "newton", "working-set", "proximal-gradient", "splitting", "factorised", "reference")
 
 
 def solve(
@@ -106,6 +107,12 @@ def _torch_solve(
         expected = WideLimitNewton.name
         if solver in ("auto", "torch", expected):
             return iterate(WideLimitNewton(), problem, limits, device=device, progress=progress, callback=callback)
+    elif isinstance(problem, SparseCodes) and not problem.bias_is_free:
+        expected = active_set.NAME
+        if solver in ("auto", "torch", expected):
+            return active_set.solve_active_set(problem, limits, device=device, progress=progress)
+        if solver == ProximalGradient.name:
+            return iterate(ProximalGradient(), problem, limits, device=device, progress=progress, callback=callback)
     elif isinstance(problem, FixedAtoms):
         expected = ProximalGradient.name
         if solver in ("auto", "torch", expected):

@@ -152,3 +152,20 @@ def test_extreme_penalties_end_with_valid_bounds(name, lam, bias, rng):
     if lam > 1:
         assert solution.is_certified
         assert solution.codes.sum() == 0
+
+
+def test_codes_at_a_fixed_bias_come_from_working_sets_and_are_sparse(rng):
+    problem = SparseCodes(rng.normal(size=(50, 6)), rng.normal(size=(20, 6)), 0.5, bias=rng.normal(size=6))
+    fast, slow = solve(problem, tol=1e-9), solve(problem, tol=1e-9, solver="proximal-gradient")
+    assert fast.solver == "working-set"
+    assert scipy.sparse.issparse(fast.codes)
+    assert fast.value == pytest.approx(slow.value, rel=1e-8)
+    assert certify(problem, fast).is_certified
+    assert fast.info["largest_datapoint_gap"] <= 1e-9
+
+
+def test_working_sets_keep_to_a_time_limit(rng):
+    problem = SparseCodes(rng.normal(size=(50, 6)), rng.normal(size=(20, 6)), 0.5)
+    solution = solve(problem, max_seconds=1e-9, raise_on_failure=False)
+    assert solution.status is Status.TIME_LIMIT
+    assert solution.lower_bound <= solve(problem).value <= solution.value
