@@ -156,6 +156,14 @@ def positive(value: Any, name: str) -> float:
     return number
 
 
+def penalty(value: Any, name: str) -> float:
+    """Return λ: a finite number above zero whose square float64 can hold, so that no value of (P) vanishes."""
+    number = positive(value, name)
+    if not 1 / _LARGEST <= number <= _LARGEST:
+        raise InputError(f"{name} is {number:g}, whose square float64 cannot hold; rescale the data and {name} alike.")
+    return number
+
+
 def nonnegative(value: Any, name: str) -> float:
     """Return a finite number that is zero or more."""
     number = _number(value, name)

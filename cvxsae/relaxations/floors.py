@@ -61,7 +61,7 @@ def spectral_floor(X: ActivationsLike, lam: float, n_atoms: int, *, bias: BiasLi
         For arguments that cannot be used, a free bias among them.
     """
     activations = Activations(X)
-    lam, width = arguments.positive(lam, "lam"), arguments.count(n_atoms, "n_atoms")
+    lam, width = arguments.penalty(lam, "lam"), arguments.count(n_atoms, "n_atoms")
     dim = activations.shape[1]
     shift = arguments.bias_vector(bias, dim)
     if isinstance(shift, str):

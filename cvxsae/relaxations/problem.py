@@ -74,7 +74,7 @@ class Problem(ABC):
     def __init__(self, X: ActivationsLike, lam: float, bias: BiasLike) -> None:
         activations = Activations(X)
         object.__setattr__(self, "X", activations)
-        object.__setattr__(self, "lam", arguments.positive(lam, "lam"))
+        object.__setattr__(self, "lam", arguments.penalty(lam, "lam"))
         object.__setattr__(self, "bias", arguments.bias_vector(bias, activations.shape[1]))
 
     # ------------------------------------------------------------------ data and bias
@@ -128,7 +128,7 @@ class Problem(ABC):
         other = object.__new__(type(self))
         for field, value in self.__dict__.items():
             object.__setattr__(other, field, value)
-        object.__setattr__(other, "lam", arguments.positive(lam, "lam"))
+        object.__setattr__(other, "lam", arguments.penalty(lam, "lam"))
         return other
 
     # ------------------------------------------------------------------ primal

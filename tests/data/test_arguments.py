@@ -73,6 +73,14 @@ def test_penalty_must_be_positive(value, message):
         arguments.positive(value, "lam")
 
 
+@pytest.mark.parametrize("value", [1e-170, 1e-320, 1e170])
+def test_penalty_must_have_a_square(value):
+    """Values of (P) have the size of λ²: one that vanishes would certify anything with a gap of zero."""
+    with rejects("lam is .*; rescale the data and lam alike"):
+        arguments.penalty(value, "lam")
+    assert arguments.penalty(1e-130, "lam") == 1e-130
+
+
 def test_numbers_pass():
     assert arguments.positive(np.float32(0.5), "lam") == 0.5
     assert arguments.positive(torch.tensor(0.5), "lam") == 0.5

@@ -240,3 +240,13 @@ def test_bad_atoms_are_named(name, atoms, message, rng):
 def test_bad_atom_cost_is_named(name, rng):
     with pytest.raises(InputError, match="atom_cost is -1"):
         build(name, problems.gaussian(rng, N, D), np.eye(D), None, tau=-1.0)
+
+
+@pytest.mark.parametrize("scale", [1e-170, 1e170])
+def test_a_penalty_whose_square_is_lost_is_refused(name, scale, rng):
+    """Otherwise every value would be zero and every candidate optimal, with a gap of zero."""
+    X, atoms = min(scale, 1.0) * problems.gaussian(rng, N, D), np.eye(D)
+    with pytest.raises(InputError, match="rescale the data and lam alike"):
+        build(name, X, atoms, None, lam=0.1 * scale)
+    with pytest.raises(InputError, match="rescale the data and lam alike"):
+        build(name, X, atoms, None).with_penalty(0.1 * scale)
