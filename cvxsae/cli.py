@@ -6,6 +6,7 @@ Exit codes: 0 certified (or in agreement), 1 not certified, 2 bad input, 130 int
 from __future__ import annotations
 
 import json
+import math
 import sys
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -21,6 +22,7 @@ from cvxsae.data import (
     EMBEDDED_NAMES,
     Activations,
     InputError,
+    arguments,
     center,
     center_and_scale,
     embedded,
@@ -37,7 +39,7 @@ from cvxsae.relaxations import (
     WideLimit,
     datapoint_atoms,
 )
-from cvxsae.solvers import SOLVERS, CertificateError, solve
+from cvxsae.solvers import SOLVERS, CertificateError, NotCertifiedError, Solution, Status, solve
 from cvxsae.validation import certify, crosscheck
 
 if TYPE_CHECKING:
@@ -63,7 +65,7 @@ class Kind(StrEnum):
     candidates = "candidates"
 
 
-KindArgument = Annotated[Kind, typer.Argument(help="The convex problem.", metavar="{wide,codes,large,candidates}")]
+KindArgument = Annotated[Kind, typer.Argument(help="The convex problem.", metavar="wide|codes|large|candidates")]
 DataArgument = Annotated[
     str,
     typer.Argument(
@@ -149,12 +151,13 @@ class ProblemOptions:
             atoms = datapoint_atoms(X, start) if self.atoms == "data" else read_array(str(self.atoms), "--atoms")
             problem = CandidateDictionary(X, atoms, lam, self.atom_cost or 0.0, bias)
         if self.lam_ratio is not None:
-            lambda_max = problem.lambda_max()
+            ratio, lambda_max = arguments.positive(self.lam_ratio, "--lam-ratio"), problem.lambda_max()
             if lambda_max == 0:
                 raise InputError(
-                    "--lam-ratio cannot be used: every row equals the bias, so lambda_max is 0; pass --lam."
+                    "--lam-ratio cannot be used: lambda_max is 0, since no row points from the bias along any atom; "
+                    "pass --lam."
                 )
-            problem = problem.with_penalty(self.lam_ratio * lambda_max)
+            problem = problem.with_penalty(ratio * lambda_max)
         return problem, notes
 
     def _datapoints(self) -> tuple[Activations, list[str]]:
@@ -168,7 +171,8 @@ class ProblemOptions:
         if self.rows is not None:
             if not 1 <= self.rows <= len(X):
                 raise InputError(f"--rows is {self.rows}; DATA has {len(X)} rows.")
-            chosen = np.sort(np.random.default_rng(self.seed).choice(len(X), size=self.rows, replace=False))
+            seed = arguments.count(self.seed, "--seed", least=0)
+            chosen = np.sort(np.random.default_rng(seed).choice(len(X), size=self.rows, replace=False))
             X = X[chosen]
             notes.append(f"{self.rows} rows drawn with seed {self.seed}")
         if self.center or self.scale:
@@ -196,16 +200,34 @@ def _clean_exits() -> Iterator[None]:
     """Turn what can go wrong into one sentence and an exit code; nothing else may reach the terminal."""
     try:
         yield
-    except (InputError, CertificateError) as error:
+    except (InputError, CertificateError, NotCertifiedError) as error:
         print(f"cvxsae: {error}", file=sys.stderr)  # noqa: T201
+        if isinstance(error, NotCertifiedError):
+            raise typer.Exit(_exit_code(False, error.solution)) from None
         raise typer.Exit(EXIT_BAD_INPUT if isinstance(error, InputError) else EXIT_NOT_CERTIFIED) from None
     except KeyboardInterrupt:
         print("cvxsae: interrupted.", file=sys.stderr)  # noqa: T201
         raise typer.Exit(EXIT_INTERRUPTED) from None
 
 
+def _exit_code(good: bool, *solutions: Solution) -> int:
+    if any(solution.status is Status.INTERRUPTED for solution in solutions):
+        return EXIT_INTERRUPTED
+    return EXIT_CERTIFIED if good else EXIT_NOT_CERTIFIED
+
+
 def _show(text: str, report: dict[str, Any], as_json: bool) -> None:
-    print(json.dumps(report, indent=2, default=float) if as_json else text)  # noqa: T201
+    print(json.dumps(_strict(report), indent=2, allow_nan=False) if as_json else text)  # noqa: T201
+
+
+def _strict(value: Any) -> Any:
+    """What JSON can hold: no numpy numbers, and null for what is not finite."""
+    if isinstance(value, dict):
+        return {key: _strict(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(entry) for entry in value]
+    number = value.item() if isinstance(value, np.generic) else value
+    return None if isinstance(number, float) and not math.isfinite(number) else number
 
 
 def _wants_progress(flag: bool | None) -> bool:
@@ -260,7 +282,7 @@ def solve_command(
         if not solution.is_certified:
             lines.append(f"  status       {solution.status.name}: {solution.status.message}; {solution.status.remedy}")
         _show("\n".join([*lines, *(f"  note: {note}" for note in notes)]), report, as_json)
-    raise typer.Exit(EXIT_CERTIFIED if certificate.is_certified else EXIT_NOT_CERTIFIED)
+    raise typer.Exit(_exit_code(certificate.is_certified, solution))
 
 
 @app.command("crosscheck")
@@ -302,7 +324,7 @@ def crosscheck_command(
             {**check.to_dict(), "notes": notes},
             as_json,
         )
-    raise typer.Exit(EXIT_CERTIFIED if check.agrees else EXIT_NOT_CERTIFIED)
+    raise typer.Exit(_exit_code(check.agrees, check.reference, check.torch))
 
 
 @app.command("certify")
@@ -333,8 +355,12 @@ def certify_command(
         certificate = certify(problem, candidate, tol=1e-6 if tol is None else tol)
         notes += [
             f"the file claims {name} {claims[name]:.12g}, found {found:.12g}"
-            for name, found in (("value", certificate.value), ("lower_bound", certificate.lower_bound))
-            if name in claims and abs(claims[name] - found) > 1e-9 * abs(found)
+            for name, found in (
+                ("lam", problem.lam),
+                ("value", certificate.value),
+                ("lower_bound", certificate.lower_bound),
+            )
+            if name in claims and not abs(claims[name] - found) <= 1e-9 * abs(found)
         ]
         _show("\n".join([str(certificate), *(f"  note: {note}" for note in notes)]),
               {**certificate.to_dict(), "notes": notes}, as_json)  # fmt: skip
@@ -371,9 +397,17 @@ def read_candidate(path: Path) -> tuple[Candidate, dict[str, float]]:
     if "bias" not in arrays:
         raise InputError(f"--solution {str(path)!r} has no array 'bias'; pass a file written by 'cvxsae solve --out'.")
     known = {f.name for f in fields(Candidate)}
-    claims = {str(name): float(np.asarray(arrays[name])) for name in ("lam", "value", "lower_bound") if name in arrays}
+    claims = {
+        str(name): _number(path, name, arrays[name]) for name in ("lam", "value", "lower_bound") if name in arrays
+    }
     parts: dict[str, Any] = {name: array for name, array in arrays.items() if name in known}
     return Candidate(**parts), claims
+
+
+def _number(path: Path, name: str, array: Any) -> float:
+    if np.ndim(array) > 0:
+        raise InputError(f"--solution {str(path)!r} has {name!r} of shape {np.shape(array)}; it must be one number.")
+    return float(array)
 
 
 def _check_out(out: Path | None) -> None:

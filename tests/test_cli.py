@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pickle
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from cvxsae import WideLimit, __version__, solve
+from cvxsae import NotCertifiedError, Status, WideLimit, __version__, solve
 from cvxsae.cli import app
 from cvxsae.data import write_arrays
 
@@ -128,6 +129,9 @@ def bad_inputs(folder):
         "lam twice": (["wide", X, "--lam", 1, "--lam-ratio", 0.1], "exactly one"),
         "lam missing": (["wide", X], "exactly one"),
         "lam ratio of nothing": (["wide", folder / "same.npy", "--lam-ratio", 0.1], "lambda_max is 0"),
+        "lam ratio negative": (["wide", X, "--lam-ratio", -1], "--lam-ratio is -1"),
+        "lam that vanishes": (["wide", X, "--lam", 1e-200], "rescale"),
+        "seed negative": (["wide", X, *lam, "--rows", 2, "--seed", -1], "--seed is -1"),
         "unknown type": (["wide", folder / "notes.txt", *lam], "notes.txt"),
         "pickle as npy": (["wide", folder / "disguise.npy", *lam], "disguise.npy"),
         "pickle as pt": (["wide", folder / "disguise.pt", *lam], "disguise.pt"),
@@ -148,7 +152,7 @@ def bad_inputs(folder):
     }
 
 
-@pytest.mark.parametrize("case", range(28))
+@pytest.mark.parametrize("case", range(31))
 def test_bad_input_is_one_sentence_exit_code_2_and_nothing_written(data, case):
     name, (options, sentence) = list(bad_inputs(data).items())[case]
     before = {path: path.stat().st_mtime_ns for path in data.rglob("*")}
@@ -184,9 +188,52 @@ def test_certify_does_not_believe_the_file(data):
     result = run("certify", "wide", data / "X.npy", "--lam", 0.4, "--solution", out)
     assert result.exit_code == 0
     assert "the file claims value" in result.stdout
+    out = write_arrays(data / "swapped.npz", {**solution.arrays(), "lam": 0.5, "value": np.nan})
+    result = run("certify", "wide", data / "X.npy", "--lam", 0.4, "--solution", out)
+    assert "the file claims lam 0.5, found 0.4" in result.stdout
+    assert "the file claims value nan" in result.stdout
+    out = write_arrays(data / "shapeless.npz", {**solution.arrays(), "value": np.ones(3)})
+    result = run("certify", "wide", data / "X.npy", "--lam", 0.4, "--solution", out)
+    assert result.exit_code == 2
+    assert "'value' of shape (3,)" in result.stderr
+
+
+def test_json_is_strict_where_there_are_no_numbers(data):
+    out = write_arrays(data / "short.npz", {"bias": np.zeros(3)})
+    result = run("certify", "wide", data / "X.npy", "--lam", 0.4, "--solution", out, "--json")
+    assert result.exit_code == 1
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    assert json.loads(result.stdout, parse_constant=refuse)["value"] is None
+
+
+@pytest.mark.parametrize("verb", ["solve", "crosscheck"])
+def test_an_interrupted_solve_is_exit_code_130(data, monkeypatch, verb):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cvxsae.solvers.newton.WideLimitNewton.step", interrupted)
+    result = run(verb, "wide", data / "X.npy", "--lam", 0.1)
+    assert result.exit_code == 130
+    assert "NOT certified" in result.stdout or "DISAGREE" in result.stdout
+
+
+def test_an_interrupted_demo_is_one_sentence(data, monkeypatch):
+    problem = WideLimit(np.load(data / "X.npy"), 0.4)
+    reached = dataclasses.replace(solve(problem), status=Status.INTERRUPTED)
+
+    def interrupted(*arguments, **options):
+        raise NotCertifiedError(reached)
+
+    monkeypatch.setattr("cvxsae.demo.run_demo", interrupted)
+    result = run("demo", "--out", data / "demo")
+    assert result.exit_code == 130
+    assert len(result.stderr.strip().splitlines()) == 1
 
 
 def test_unknown_problem_and_help_and_version():
     assert run("solve", "narrow", "X.npy", "--lam", 1).exit_code == 2
-    assert "{wide,codes,large,candidates}" in run("solve", "--help").stdout
+    assert "wide|codes|large|candidates" in run("solve", "--help").stdout
     assert run("--version").stdout.strip() == f"cvxsae {__version__}"
