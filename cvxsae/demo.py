@@ -155,8 +155,8 @@ def _dictionary(story: Story) -> dict[str, Any]:
         f"2. A dictionary. {len(atoms):,} random tokens as atoms, exact codes of {len(X):,} others at λ = {CODING_LAM}:"
     )
     say(
-        f"   loss   {codes.value:.6f}   every token certified to {codes.gaps.max():.0e}, {codes.l0:.1f} active atoms a token, "
-        f"{codes.passes_mean:.1f} passes over the dictionary"
+        f"   loss   {codes.value:.6f}   every token certified to {codes.gaps.max():.0e}, "
+        f"{codes.l0:.1f} active atoms a token, {codes.passes_mean:.1f} passes over the dictionary"
     )
     say(f"   floor  {floor.lower_bound:.6f}   for these tokens, at any width and with any bias")
     say(f"   so no training whatever can remove more than {1 - floor.lower_bound / codes.value:.0%} of this loss.")

@@ -23,9 +23,9 @@ _WORTH_COMPILING = 1e8
 def solve_active_set(problem: SparseCodes, limits: Limits, *, device: torch.device, progress: bool = False) -> Solution:
     """Solve every datapoint to a relative gap of ``tol`` by working sets; the solution's codes are sparse.
 
-    The gap of the whole is then at most that of its worst datapoint. The dual point is the residual, each row shrunk into
-    ``{y : D y ≤ λ}`` (T1); it is written out unless it would be larger than half a gigabyte. It needs a bias that is not
-    free.
+    The gap of the whole is then at most that of its worst datapoint. The dual point is the residual, each row shrunk
+    into ``{y : D y ≤ λ}`` (T1); it is written out unless it would be larger than half a gigabyte. The bias must not
+    be free.
     """
     tol = min(max(limits.tol, SMALLEST_TOL), 1.0)
     bias = problem.fixed_bias()
