@@ -30,7 +30,7 @@ def data(tmp_path, rng):
     return tmp_path
 
 
-PROBLEMS = {
+PROBLEMS: dict[str, list] = {
     "wide": [],
     "codes": ["--dictionary", "D.npy"],
     "large": ["--atom-cost", 0.2],

@@ -109,7 +109,7 @@ class Activations:
         """Return ``count`` evenly spaced rows as a copy; of a memory map only the pages around them are read."""
         rows = torch.linspace(0, len(self) - 1, min(count, len(self))).long().to(self.tensor.device)
         parts = []
-        for chosen in rows.split(64):
+        for chosen in torch.split(rows, 64):
             parts.append(self.tensor[chosen])
             if self._mapping is not None:
                 _release(self._mapping, self.tensor[int(chosen[0]) : int(chosen[-1]) + 1])

@@ -24,7 +24,7 @@ def residual_of(solution, X):
 
 
 def dense(codes):
-    return codes.toarray() if scipy.sparse.issparse(codes) else codes
+    return codes.toarray() if isinstance(codes, scipy.sparse.csr_array) else codes
 
 
 @pytest.mark.parametrize("bias", ["given", "free"])
