@@ -122,9 +122,9 @@ def iterate(
                 if not math.isfinite(record.gap):
                     status = Status.NONFINITE
                     break
-                if record.value < lowest:
+                if record.value <= lowest:
                     lowest, primal = record.value, state
-                if record.lower_bound > highest:
+                if record.lower_bound >= highest:
                     highest, dual = record.lower_bound, state
                 gap = relative_gap(lowest, highest)
                 idle = 0 if gap < best_gap * (1 - 1e-3) else idle + 1
