@@ -35,6 +35,8 @@ def float_tensor(value: Any, name: str) -> torch.Tensor:
     """
     if isinstance(value, torch.Tensor):
         return _float_torch(value.detach(), name)
+    if isinstance(value, str | Path):
+        raise InputError(f"{name} is the text {str(value)!r}; pass numbers (cvxsae.data.read_array opens a file).")
     if hasattr(value, "toarray"):
         raise InputError(f"{name} is a sparse {type(value).__name__}; pass a dense array, for example its toarray().")
     try:
@@ -56,7 +58,9 @@ def _float_torch(tensor: torch.Tensor, name: str) -> torch.Tensor:
     return tensor if tensor.is_floating_point() else tensor.to(torch.float64)
 
 
-_LARGEST = 1e140  # leaves room to sum the squares of any number of them
+LARGEST = 1e140
+"""What data and candidates may hold; it leaves room to sum the squares of any number of them."""
+
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _REAL = "pass real numbers (float16, bfloat16, float32 or float64)"
 
@@ -112,7 +116,7 @@ def require_finite(tensor: torch.Tensor, name: str, *, first_row: int = 0) -> No
     """Reject NaN and Inf, naming the first row that holds one, and values whose squares would overflow."""
     # Extremes propagate NaN, cannot overflow, and cost a seventh of an isfinite mask.
     largest = max(abs(float(extreme)) for extreme in torch.aminmax(tensor))
-    if largest < _LARGEST:
+    if largest < LARGEST:
         return
     finite = torch.isfinite(tensor)
     if bool(finite.all()):
@@ -159,7 +163,7 @@ def positive(value: Any, name: str) -> float:
 def penalty(value: Any, name: str) -> float:
     """Return λ: a finite number above zero whose square float64 can hold, so that no value of (P) vanishes."""
     number = positive(value, name)
-    if not 1 / _LARGEST <= number <= _LARGEST:
+    if not 1 / LARGEST <= number <= LARGEST:
         raise InputError(f"{name} is {number:g}, whose square float64 cannot hold; rescale the data and {name} alike.")
     return number
 

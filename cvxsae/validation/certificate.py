@@ -10,7 +10,7 @@ import numpy as np
 import scipy.sparse
 import torch
 
-from cvxsae.data import arguments
+from cvxsae.data import InputError, arguments
 from cvxsae.relaxations import Candidate, LargeDictionary, Problem
 from cvxsae.relaxations.problem import float64_tensor
 from cvxsae.solvers import CertificateError, Solution
@@ -116,9 +116,14 @@ def certify(problem: Problem, solution: Candidate, *, tol: float | None = None) 
 
     Raises
     ------
+    InputError
+        For a ``tol`` below zero, or arguments that are no problem and no candidate at all.
     CertificateError
         If the lower bound is above the value by more than rounding: the mathematics or the code is wrong.
     """
+    for value, name, kind in ((problem, "problem", Problem), (solution, "solution", Candidate)):
+        if not isinstance(value, kind):
+            raise InputError(f"{name} is a {type(value).__name__}; pass a {kind.__name__}.")
     if tol is None:
         tol = solution.tol if isinstance(solution, Solution) else DEFAULT_TOL
     tol = arguments.nonnegative(tol, "tol")
@@ -198,11 +203,17 @@ def _shape_objections(problem: Problem, candidate: Candidate) -> list[str]:
             objections.append(malformed)
         elif tuple(array.shape) != shape:
             objections.append(f"{name} has shape {tuple(array.shape)}; it must be {shape}.")
-        elif not np.isfinite(array.data if isinstance(array, scipy.sparse.csr_array) else array).all():
-            objections.append(f"{name} holds NaN or infinite values.")
+        elif not _moderate(array.data if isinstance(array, scipy.sparse.csr_array) else array):
+            objections.append(f"{name} holds NaN or infinite values, or some beyond {arguments.LARGEST:.0e}.")
     if (candidate.codes is None) != (candidate.dictionary is None):
         objections.append("Only one of codes and dictionary is there; they come together.")
     return objections
+
+
+def _moderate(entries: np.ndarray) -> bool:
+    """Whether all entries are finite and their squares are too."""
+    extremes = float(entries.min(initial=0)), float(entries.max(initial=0))  # NaN is passed on
+    return all(abs(extreme) <= arguments.LARGEST for extreme in extremes)
 
 
 def _malformed(array: Any, name: str) -> str | None:

@@ -119,6 +119,11 @@ def test_bad_dictionary_is_rejected(atoms, message):
         arguments.unit_rows(atoms, "dictionary", 2)
 
 
+def test_a_path_is_not_a_matrix():
+    with rejects("dictionary is the text 'sae.safetensors::W_dec'; pass numbers .cvxsae.data.read_array opens a file"):
+        arguments.unit_rows("sae.safetensors::W_dec", "dictionary", 3)
+
+
 def test_bias():
     assert arguments.bias_vector(None, 2) is None
     assert arguments.bias_vector("free", 2) == "free"

@@ -422,6 +422,21 @@ def test_float32_codes_are_summed_in_float64(atom_cost):
     assert certify(problem, sparse).value == pytest.approx(certify(problem, exact).value, rel=1e-14)
 
 
+@pytest.mark.parametrize("field", ["codes", "dual", "multipliers"])
+def test_huge_arrays_are_objected_to_before_their_squares_overflow(field):
+    problem, solution = solved("large")
+    shape = (14, 14) if field == "multipliers" else getattr(solution, field).shape
+    assert f"{field} holds" in objections(problem, change(solution, False, **{field: np.full(shape, 1e200)}))
+
+
+def test_what_is_no_problem_or_no_candidate_is_named():
+    problem, solution = solved("wide")
+    with pytest.raises(InputError, match="problem is a Solution; pass a Problem"):
+        certify(solution, problem)
+    with pytest.raises(InputError, match="solution is a ndarray; pass a Candidate"):
+        certify(problem, solution.bias)
+
+
 @pytest.mark.parametrize("tol", [-1.0, float("nan"), float("inf")])
 def test_bad_tol_is_named(tol):
     problem, solution = solved("wide")
