@@ -15,18 +15,18 @@ if TYPE_CHECKING:
     from cvxsae.relaxations.candidate import Candidate
     from cvxsae.relaxations.large_dictionary import LargeDictionary
 
-_COSINES = (0.9, 0.99, 0.999, 1 - 1e-6, 1 - 1e-10)
-_MASSES = (1e-2, 1e-3, 1e-5, 1e-8)
+_COSINES = (0.5, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999, 1 - 1e-6, 1 - 1e-10)
+_MASSES = (0.1, 3e-2, 1e-2, 1e-3, 1e-5, 1e-8)
 _WORSE = 1e-9
 
 
-def tidy(problem: LargeDictionary, candidate: Candidate) -> Candidate:
+def tidy(problem: LargeDictionary, candidate: Candidate, *, slack: float = _WORSE) -> Candidate:
     """Merge the atoms that need not be two and drop those that need not be there, at no cost in value.
 
     Two parallel atoms are never cheaper than one (θ_τ is a gauge: ``θ(z + z') ≤ θ(z) + θ(z')``), and an atom whose
     activations are nearly zero is one the descent had not finished removing. Thresholds are tried from
     the boldest to the most timid; each result is refitted (bias and dictionary by ridge regression, D eliminated from
-    (7)) and kept if its value is no worse than before, to a relative 1e-9.
+    (7)) and kept if its value is at most ``1 + slack`` times the one given.
 
     Parameters
     ----------
@@ -34,22 +34,25 @@ def tidy(problem: LargeDictionary, candidate: Candidate) -> Candidate:
         The large-dictionary problem.
     candidate
         A dictionary (K, d) and codes (N, K).
+    slack
+        By how much of the value the result may be worse, relative: rounding by default. A larger one gives a
+        narrower dictionary that is that close to the one given.
 
     Returns
     -------
     Candidate
-        With at most K atoms and at most ``1 + 1e-9`` times the value; other arrays as they were.
+        With at most K atoms and at most ``1 + slack`` times the value; other arrays as they were.
     """
     if _dense(candidate).shape[1] == 0:
         return candidate
-    best, ceiling = candidate, problem.primal_value(candidate)
-    for shrink in (_drop_dead, _merge_parallel):
+    best, ceiling = candidate, problem.primal_value(candidate) * (1 + slack)
+    for shrink in (_merge_parallel, _drop_dead):
         for threshold in _MASSES if shrink is _drop_dead else _COSINES:
             trial = shrink(problem, best, threshold)
             if trial is not None:
                 value = problem.primal_value(trial)
-                if value <= ceiling * (1 + _WORSE):
-                    best, ceiling = trial, min(value, ceiling)
+                if value <= ceiling:
+                    best = trial
                     break
     return best
 
