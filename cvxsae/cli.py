@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import numpy as np
 import typer
@@ -40,6 +40,7 @@ from cvxsae.relaxations import (
     datapoint_atoms,
 )
 from cvxsae.solvers import SOLVERS, CertificateError, NotCertifiedError, Solution, Status, solve
+from cvxsae.solvers.path import Along, atom_cost_path, write_text
 from cvxsae.validation import certify, crosscheck
 
 if TYPE_CHECKING:
@@ -365,6 +366,62 @@ def certify_command(
         _show("\n".join([str(certificate), *(f"  note: {note}" for note in notes)]),
               {**certificate.to_dict(), "notes": notes}, as_json)  # fmt: skip
     raise typer.Exit(EXIT_CERTIFIED if certificate.is_certified else EXIT_NOT_CERTIFIED)
+
+
+@app.command("path")
+def path_command(
+    data: DataArgument,
+    out: Annotated[
+        Path, typer.Option("--out", help="Folder for the table, figure and arrays; a path is resumed in it.")
+    ],
+    lam: Lam = None,
+    lam_ratio: LamRatio = None,
+    bias: Bias = None,
+    atom_cost: Annotated[float, typer.Option("--atom-cost", help="τ of a path along λ.")] = 1.0,
+    along: Annotated[str, typer.Option("--along", help="What varies: atom_cost (τ) or lam (λ).")] = "atom_cost",
+    values: Annotated[str | None, typer.Option("--values", help="The path, increasing: 0.5,1,2.")] = None,
+    rows: Rows = None,
+    seed: Seed = 0,
+    center: Center = False,
+    scale: Scale = False,
+    tol: Tol = None,
+    max_seconds: MaxSeconds = None,
+    device: Device = "cpu",
+    as_json: AsJson = False,
+) -> None:
+    """Solve the large dictionary along τ (or λ): width, L0 and fit against the price of an atom."""
+    with _clean_exits():
+        if along == "lam" and lam is None and lam_ratio is None:
+            lam = 1.0  # replaced along the path
+        options = ProblemOptions(
+            Kind.large, data, lam, lam_ratio, bias, None, None, atom_cost, rows, seed, center, scale
+        )
+        problem, notes = options.build()
+        path = atom_cost_path(
+            cast(LargeDictionary, problem),
+            None if values is None else _numbers(values, "--values"),
+            along=cast(Along, along),
+            tol=1e-3 if tol is None else tol,
+            max_seconds=max_seconds,
+            device=device,
+            folder=out,
+        )
+        table = path.table()
+        write_text(out / "path.csv", table.to_csv(index=False))
+        path.figure().savefig(out / "path.png", dpi=120)
+        chosen = path.widest_plateau()
+        report = {"points": table.to_dict("records"), "plateau": chosen, "notes": notes}
+        text = [table.to_string(index=False), f"widest plateau: {path.points[chosen].live_atoms} atoms (row {chosen})"]
+        _show("\n".join([*text, *(f"note: {note}" for note in notes)]), report, as_json)
+        closed = all(point.status in ("CERTIFIED", "RELAXED") for point in path.points)
+    raise typer.Exit(EXIT_CERTIFIED if closed else EXIT_NOT_CERTIFIED)
+
+
+def _numbers(text: str, name: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(f"{name} is {text!r}; pass numbers separated by commas, as in 0.5,1,2.") from None
 
 
 @app.command("demo")

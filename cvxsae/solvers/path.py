@@ -290,9 +290,14 @@ class _Store:
     def write(self, points: list[PathPoint], candidate: Candidate) -> None:
         """The newest point's arrays, then the list that names it."""
         write_arrays(self._point(len(points) - 1), {f: getattr(candidate, f) for f in ("bias", "dictionary", "codes")})
-        part = self.file.with_suffix(".part")
-        part.write_text(json.dumps({"asked": self.asked, "points": [asdict(p) for p in points]}, indent=1))
-        part.replace(self.file)
+        write_text(self.file, json.dumps({"asked": self.asked, "points": [asdict(p) for p in points]}, indent=1))
 
     def _point(self, number: int) -> Path:
         return self.folder / f"point_{number:03d}.npz"
+
+
+def write_text(file: Path, text: str) -> None:
+    """Write a file all or nothing: under another name first."""
+    part = file.with_name(f".{file.name}.part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(file)
