@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import scipy.sparse
 import torch
 
+import cvxsae
 from cvxsae import (
     Candidate,
     CandidateDictionary,
@@ -430,11 +432,13 @@ def test_huge_arrays_are_objected_to_before_their_squares_overflow(field):
 
 
 def test_what_is_no_problem_or_no_candidate_is_named():
+    """Without the type checks that only the tests switch on."""
     problem, solution = solved("wide")
+    unchecked: Any = inspect.unwrap(cvxsae.certify)
     with pytest.raises(InputError, match="problem is a Solution; pass a Problem"):
-        certify(solution, problem)
+        unchecked(solution, problem)
     with pytest.raises(InputError, match="solution is a ndarray; pass a Candidate"):
-        certify(problem, solution.bias)
+        unchecked(problem, solution.bias)
 
 
 @pytest.mark.parametrize("tol", [-1.0, float("nan"), float("inf")])
