@@ -166,6 +166,16 @@ def test_a_bias_that_sits_on_a_datapoint(name, lam, offset):
     assert certify(problem, solution).is_certified
 
 
+@pytest.mark.parametrize("lam", [1e-4, 1e-6])
+def test_a_datapoint_that_carries_the_bias_is_found_in_a_few_passes(lam):
+    """Vardi–Zhang: Newton alone creeps up on the kink at a repeated row and needs 40 to 80 passes here."""
+    X = np.random.default_rng(0).normal(size=(34, 3))
+    X = np.vstack([X, np.repeat(X[:1], 10, axis=0)])
+    solution = solve(WideLimit(X, lam), tol=1e-9)
+    assert solution.info["passes"] <= 10
+    np.testing.assert_allclose(solution.bias, X[0], atol=lam)
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_random_lines_and_lattices(seed):
     rng = np.random.default_rng(seed)
