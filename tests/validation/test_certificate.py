@@ -213,6 +213,16 @@ def test_another_bias_than_the_fixed_one(name, claims, scale):
     assert "differs from the problem's fixed bias" in text
 
 
+@pytest.mark.parametrize("given", ["codes", "candidates"])
+def test_another_dictionary_of_unit_norm(given, claims):
+    """Atoms that are given may not be tilted, however little and at whatever norm."""
+    problem, solution = solved(given)
+    tilted = solution.dictionary + 1e-9 * np.roll(solution.dictionary, 1, axis=1)
+    tilted /= np.linalg.norm(tilted, axis=1, keepdims=True)
+    text = objections(problem, change(solution, claims, dictionary=tilted), tol=1e-3)
+    assert "dictionary differs from the problem's atoms" in text
+
+
 def test_a_bias_is_told_from_the_fixed_one_in_every_coordinate(claims):
     """A coordinate of size 1e8 must not hide a change in one where the data is 1e-6 long."""
     X = np.hstack([np.full((5, 1), 1e8), 1e-6 * np.arange(1.0, 6.0)[:, None]])
