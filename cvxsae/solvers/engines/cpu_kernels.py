@@ -163,7 +163,7 @@ def gram(rows, known, m, d, G, stride, tile):
 
 
 @jit(fastmath=REORDER)
-def _subtract_row(q, G, start, stride, step):
+def subtract_row(q, G, start, stride, step):
     """Q ← q − step · G[start : start + stride]."""
     first = U(start)
     for j in range(U(stride)):
@@ -288,7 +288,7 @@ def _move(G, stride, z, support, n, y, trial, length):
         if code + step <= 0 or (length < 1 and y[i] < 0 and code <= -1.000001 * step):
             step = -code
         y[i] = step
-        _subtract_row(trial, G, support[i] * stride, stride, step)
+        subtract_row(trial, G, support[i] * stride, stride, step)
 
 
 @jit()
@@ -353,7 +353,7 @@ def _exchange(G, stride, q, z, support, held, n, width, L, y, spare):
         if z[j] + step <= 0 or (step < 0 and z[j] <= -1.000001 * step):
             step = -z[j]
         z[j] += step
-        _subtract_row(q, G, j * stride, stride, step)
+        subtract_row(q, G, j * stride, stride, step)
 
 
 @jit()

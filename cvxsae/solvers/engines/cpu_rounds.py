@@ -17,12 +17,14 @@ from cvxsae.solvers.engines.cpu_kernels import (
     REORDER,
     U,
     dots_of_four,
+    factor,
     gram,
     jit,
     minimise,
     refresh,
     solve_factored,
     square,
+    subtract_row,
 )
 
 IN_SET = -1
@@ -30,6 +32,9 @@ IN_SET = -1
 
 LIST = 4096
 """Most candidates looked at before the largest are kept."""
+
+NEAR = 0.2
+"""Share of the tolerance to which the working set itself is solved."""
 
 
 @jit()
@@ -224,21 +229,58 @@ def _narrow(residual, offset, d, single, single_bits, half_bits, to):
 
 
 @jit()
+def _bits_below(value, shift):
+    """Bits of a screened correlation not above a value; less than all where the value is not positive."""
+    value *= 1.0 - 1e-6  # float32 rounds to nearest: stay below
+    return np.int64(np.float32(value).view(np.int32)) >> shift if value > 0 else np.int64(-(2**31))
+
+
+@jit()
+def _settle(
+    data, i, d, exact, members, z, m, r, c, residual, grams, held_size, known, tol, refinements, pivot_floor,
+    support, held, L, y,
+):  # fmt: skip
+    """Replace the float32 residual of a datapoint by the float64 one, correct its codes, and return how far it moved.
+
+    The factor of the support is made only if the codes need correcting.
+    """
+    refresh(data, i * d, d, exact, members, z, m, r, c)
+    n, width = 0, 0
+    if refinements > 0 and known == m and _gap(r, d, z, c, m) > NEAR * tol:
+        n, width, spare = factor(grams[i * held_size : i * held_size + m * m], m, m, z, support, held, L, pivot_floor)
+        n = n if spare == n else 0
+    if n > 0:
+        _refine(data, i * d, d, exact, members, z, m, r, c, tol, refinements, support, held, n, width, L, y)
+    moved = 0.0
+    for j in range(U(d)):
+        moved += (residual[U(i * d) + j] - r[j]) ** 2
+        residual[U(i * d) + j] = r[j]
+    return np.sqrt(moved) * (1 + 1e-9)
+
+
+@jit()
 def screen(
-    active, bits, K, threshold, margin, low_factor, one, shift, residual, d, exact, chosen, codes, correlations, count,
-    tol, room, dot_error, selected, selected_values, n_selected, values, gaps, done, rechecks,
+    active, bits, K, threshold, margin, low_factor, one, shift, data, residual, settled, d, exact, chosen, codes, correlations,
+    count, grams, held_size, known, tol, refinements, pivot_floor, room, dot_error, selected, selected_values,
+    n_selected, values, gaps, done, rechecks,
 ):  # fmt: skip
     """Certify each active datapoint, or select the atoms that enter its working set.
 
-    ``bits (B · K,)`` holds the computed correlations; atom k of row a is provably below the penalty when
-    its bits are ≤ ``threshold[a]``, and its true correlation is at least ``low_factor · computed − margin[a]``.
-    All others are recomputed in float64 before anything is certified.
+    ``bits (B · K,)`` holds the computed correlations; atom k of row a is provably below the penalty when the computed
+    one is ≤ ``threshold[a]``, and its true correlation is at least ``low_factor · computed − margin[a]``.
+    All others are recomputed in float64 before anything is certified. A residual that is not ``settled`` is one in
+    float32: it may select atoms; before anything else it is replaced by that of the codes in float64, and the threshold
+    falls by how far it moved.
     """
+    capacity = chosen.shape[1] + 16
+    side = int(np.sqrt(held_size)) + 16
+    support, held = np.empty(side, np.int64), np.empty(side, np.bool_)
+    L, y, members = np.empty(side * side, grams.dtype), np.empty(side, grams.dtype), np.empty(capacity, np.int64)
     maxima = np.empty((K + GROUP - 1) // GROUP, bits.dtype)
     found = np.empty(LIST, np.int32)
     found_bits = np.empty(LIST, bits.dtype)
     found_values = np.empty(LIST, np.float64)
-    r, z, c = np.empty(d), np.empty(chosen.shape[1]), np.empty(chosen.shape[1])
+    r, z, c = np.empty(d), np.empty(capacity), np.empty(capacity)
     for a in range(active.shape[0]):
         i, row = active[a], a * K
         m = count[i]
@@ -259,7 +301,19 @@ def screen(
             selected_values[a, : n_selected[a]] = np.nan
             values[a], gaps[a], done[a], rechecks[a] = primal, np.inf, False, 0
             continue
-        listed, outside, rechecks[a] = _recheck(bits, row, K, maxima, threshold[a], r, d, exact, found, found_values)
+        moved = 0.0
+        if not settled[i]:
+            for k in range(m):
+                members[k] = chosen[i, k]
+            moved = _settle(data, i, d, exact, members, z, m, r, c, residual, grams, held_size, known[i], tol,
+                            refinements, pivot_floor, support, held, L, y)  # fmt: skip
+            settled[i] = True
+            residual2, largest = square(r, d), 1.0
+            for k in range(m):
+                codes[i, k], correlations[i, k] = z[k], c[k]
+                largest = max(largest, c[k])
+        limit = _bits_below(threshold[a] - moved * low_factor, shift)
+        listed, outside, rechecks[a] = _recheck(bits, row, K, maxima, limit, r, d, exact, found, found_values)
         largest = max(largest, outside) + dot_error * np.sqrt(residual2)
         primal, gap, mass, scale = best_gap(residual2, z, c, m, largest)
         gap += _rounding(residual2, mass, m, scale, dot_error)
@@ -292,12 +346,14 @@ def _copy_square(source, start, row, target, first, stride, size):
 
 @jit()
 def solve(
-    active, selected, selected_values, n_selected, data, residual, d, atoms, exact, chosen, codes, correlations, count,
-    grams, held_size, known, tol, floor, pivot_floor, refinements,
+    active, selected, selected_values, n_selected, data, residual, settled, d, atoms, exact, chosen, codes,
+    correlations, count, grams, held_size, known, tol, floor, pivot_floor, refinements, hasty,
 ):  # fmt: skip
     """Solve the working set of each active datapoint, drop its zero codes and recompute its residual from scratch.
 
-    ``grams (n · held_size,)`` keeps the inner products of the atoms that stay, ``known (n,)`` their number.
+    ``grams (n · held_size,)`` keeps the inner products of the atoms that stay, ``known (n,)`` their number. If
+    ``hasty``, the residual is computed in float32 from the rows at hand and marked as not ``settled``: that is enough
+    to choose the next atoms, and what is certified is settled first.
     """
     capacity = chosen.shape[1] + 16
     rows = np.zeros(capacity * d, atoms.dtype)
@@ -319,8 +375,8 @@ def solve(
             work[j] = residual[U(i * d) + j]
         for k in range(m):
             members[k] = chosen[i, k]
-            _gather(rows, k, atoms, members[k], d, work)
-            z[k], q[k] = codes[i, k], correlations[i, k] - 1.0
+            product = _gather(rows, k, atoms, members[k], d, work)
+            z[k], q[k] = codes[i, k], (correlations[i, k] if settled[i] else product) - 1.0
         for t in range(n_selected[a]):
             members[m], z[m] = selected[a, t], 0.0
             product = _gather(rows, m, atoms, members[m], d, work)
@@ -337,10 +393,16 @@ def solve(
         _copy_square(grams, i * held_size, known[i], G, 0, stride, known[i])
         gram(rows, known[i], m, d, G, stride, tile)
         n, width = minimise(G, stride, q, z, m, floor, support, held, L, y, trial, pivot_floor)
+        positive = 0
         for k in range(m):
-            exact_codes[k] = z[k]
-        _refine(data, i * d, d, exact, members, exact_codes, m, r, exact_correlations, tol, refinements,
-                support, held, n, width, L, y)  # fmt: skip
+            exact_codes[k], exact_correlations[k] = z[k], 1.0 + q[k]
+            positive += z[k] > 0
+        settled[i] = not (hasty and positive * positive <= held_size)
+        if settled[i]:
+            _refine(data, i * d, d, exact, members, exact_codes, m, r, exact_correlations, tol, refinements,
+                    support, held, n, width, L, y)  # fmt: skip
+        else:
+            _residual_of_rows(data, i * d, d, rows, z, m, work, r)
         for j in range(U(d)):
             residual[U(i * d) + j] = r[j]
         kept = 0
@@ -362,6 +424,29 @@ def solve(
 
 
 @jit()
+def _gap(r, d, codes, correlations, m):
+    """Duality gap of the working set alone, relative to the value."""
+    largest = 1.0
+    for k in range(m):
+        if codes[k] > 0:
+            largest = max(largest, correlations[k])
+    primal, gap, _, _ = best_gap(square(r, d), codes, correlations, m, largest)
+    return gap / primal if primal > 0 else 0.0
+
+
+@jit()
+def _residual_of_rows(data, offset, d, rows, z, m, work, r):
+    """Residual in the precision of the rows."""
+    for j in range(U(d)):
+        work[j] = data[U(offset) + j]
+    for k in range(m):
+        if z[k] > 0:
+            subtract_row(work, rows, k * d, d, z[k])
+    for j in range(U(d)):
+        r[j] = work[j]
+
+
+@jit()
 def _refine(
     data, offset, d, exact, members, codes, m, r, correlations, tol, refinements, support, held, n, width, L, y
 ):  # fmt: skip
@@ -371,12 +456,8 @@ def _refine(
         refresh(data, offset, d, exact, members, codes, m, r, correlations)
         if n == 0 or attempt == refinements:
             return
-        largest = 1.0
-        for k in range(m):
-            if codes[k] > 0:
-                largest = max(largest, correlations[k])
-        primal, gap, _, _ = best_gap(square(r, d), codes, correlations, m, largest)
-        if gap <= 0.2 * tol * primal or gap > 0.5 * before:
+        gap = _gap(r, d, codes, correlations, m)
+        if gap <= NEAR * tol or gap > 0.5 * before:
             return
         before = gap
         for t in range(n):

@@ -12,12 +12,15 @@ from cvxsae.solvers.engines.screening import PreparedDictionary, fast_half_produ
 from cvxsae.solvers.engines.state import Outcome, Tuning
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Float64, Int, Int64
+    from jaxtyping import Float, Float64, Int, Int64
 
     from cvxsae.solvers.engines.state import Warm
 
 HELD_GRAM = 80 * 80
 """Inner products kept per datapoint between rounds, so that only those of new atoms are computed."""
+
+PIVOT_FLOOR = 1e-5
+"""Squared distance from the span of others below which a float32 factor takes an atom to lie in it."""
 
 ONE_BITS = 0x3F800000
 """The float32 one; its upper half is the bfloat16 one."""
@@ -36,6 +39,7 @@ class FusedState:
         self.count = np.zeros(n, np.int32)
         self.grams = np.empty(n * HELD_GRAM, np.float32)
         self.known = np.zeros(n, np.int32)
+        self.settled = np.ones(n, np.bool_)
         if warm is not None:
             warm.fill(self.chosen, self.codes, self.count)
 
@@ -117,14 +121,19 @@ class FusedEngine:
         done = np.zeros(len(active), np.bool_)
         cpu_rounds.screen(
             active, bits, self.dictionary.n_atoms, threshold, margin, precision.least_share, ONE_BITS >> shift, shift,
-            state.residual, self.dictionary.dim, self.exact, state.chosen, state.codes, state.correlations, state.count,
-            self.tuning.tol, room, self.dot_error,
-            selected, values, n_selected, outcome.values[part], outcome.gaps[part], done, outcome.rechecks[part],
+            state.data, state.residual, state.settled, self.dictionary.dim, self.exact, state.chosen, state.codes,
+            state.correlations, state.count, state.grams, HELD_GRAM, state.known, self.tuning.tol,
+            self._refinements() if improve else 0, PIVOT_FLOOR, room, self.dot_error, selected, values, n_selected,
+            outcome.values[part], outcome.gaps[part], done, outcome.rechecks[part],
         )  # fmt: skip
         outcome.done[part], outcome.added[part] = done, n_selected
         left = ~done
         if improve and left.any():
             self._solve(state, active[left], selected[left], values[left], n_selected[left], double=double)
+
+    def _refinements(self) -> int:
+        """Corrections in float64 by a float32 factor, at most."""
+        return 3 if self.tuning.tol >= 1e-7 else 6
 
     def _steps(self) -> tuple[int, int, int]:
         """Atoms added in the first round, at least later, the divisor of the support: few where passes are cheap."""
@@ -142,7 +151,7 @@ class FusedEngine:
 
     def _correlate(
         self, state: FusedState, active: Int64[np.ndarray, " b"]
-    ) -> tuple[Int[np.ndarray, " b_times_K"], Int[np.ndarray, " b"], Float64[np.ndarray, " b"], bool]:
+    ) -> tuple[Int[np.ndarray, " b_times_K"], Float64[np.ndarray, " b"], Float64[np.ndarray, " b"], bool]:
         """Computed correlations as integer bits, their thresholds and margins, and whether they are bfloat16."""
         n, d = len(active), self.dictionary.dim
         single = np.empty(n * d, np.float32)
@@ -155,11 +164,11 @@ class FusedEngine:
                 inputs = torch.from_numpy(half_bits).view(torch.bfloat16).view(n, d)
                 product = self._buffer(n, torch.bfloat16)
                 torch.mm(inputs, self.dictionary.half.T, out=product)
-                return product.view(torch.int16).numpy().reshape(-1), _bits(threshold) >> 16, margin.numpy(), True
+                return product.view(torch.int16).numpy().reshape(-1), threshold.numpy(), margin.numpy(), True
         margin, threshold = self.dictionary.single_precision.margins(*_tensors(norms, errors[:, 0]))
         product = self._buffer(n, torch.float32)
         torch.mm(torch.from_numpy(single).view(n, d), self.dictionary.single.T, out=product)
-        return product.view(torch.int32).numpy().reshape(-1), _bits(threshold), margin.numpy(), False
+        return product.view(torch.int32).numpy().reshape(-1), threshold.numpy(), margin.numpy(), False
 
     def _buffer(self, n: int, dtype: torch.dtype) -> Float[torch.Tensor, "n K"]:
         """Memory for a product, kept between rounds: fresh pages would cost more than the product."""
@@ -175,10 +184,9 @@ class FusedEngine:
         tol = self.tuning.tol
         atoms = self.exact if double else self.single
         cpu_rounds.solve(
-            active, selected, values, n_selected, state.data, state.residual, self.dictionary.dim, atoms, self.exact,
-            state.chosen, state.codes, state.correlations, state.count, state.grams, HELD_GRAM, state.known,
-            tol, max(0.1 * tol, 1e-14), 1e-11 if double else 1e-5,
-            3 if tol >= 1e-7 else 6,
+            active, selected, values, n_selected, state.data, state.residual, state.settled, self.dictionary.dim,
+            atoms, self.exact, state.chosen, state.codes, state.correlations, state.count, state.grams, HELD_GRAM,
+            state.known, tol, max(0.1 * tol, 1e-14), 1e-11 if double else PIVOT_FLOOR, self._refinements(), not double,
         )  # fmt: skip
 
     def export(self, state: FusedState) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -188,11 +196,3 @@ class FusedEngine:
 
 def _tensors(*arrays: Float[np.ndarray, ...]) -> tuple[Float[torch.Tensor, ...], ...]:
     return tuple(torch.from_numpy(np.ascontiguousarray(array)) for array in arrays)
-
-
-def _bits(threshold: Float64[torch.Tensor, " b"]) -> Int[np.ndarray, " b"]:
-    """Bits of the largest float32 not above each threshold; the least integer where nothing can be screened."""
-    values = threshold.numpy()
-    rounded = np.nextafter(values.astype(np.float32), np.float32(0))
-    usable: Bool[np.ndarray, " b"] = (values > 0) & np.isfinite(values)
-    return np.where(usable, rounded.view(np.int32), np.iinfo(np.int32).min)
