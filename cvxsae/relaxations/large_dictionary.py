@@ -15,6 +15,7 @@ from cvxsae.data import arguments
 from cvxsae.relaxations.candidate import Candidate
 from cvxsae.relaxations.penalty import AtomPenalty
 from cvxsae.relaxations.problem import EPS, ConicForm, Problem
+from cvxsae.relaxations.sphere import LARGEST_DIM
 
 if TYPE_CHECKING:
     from cvxsae.data.activations import ActivationsLike
@@ -71,6 +72,11 @@ class LargeDictionary(Problem):
     def evaluation_cost(self) -> float:
         """Linear algebra of order N."""
         return float(self.n_points) ** 2 * (self.n_points + self.dim)
+
+    @property
+    def polar_is_exact(self) -> bool:
+        """Whether the polar has a formula (τ = 0) or is searched exhaustively (d ≤ 3), so that the bound can close."""
+        return self.atom_cost == 0 or self.dim <= LARGEST_DIM
 
     def allows(self, candidate: Candidate) -> list[str]:
         """Any unit-norm dictionary of any width will do, but there must be one."""

@@ -177,6 +177,11 @@ class Problem(ABC):
     def row_polars(self, Y: Float[torch.Tensor, "n d"]) -> Float[torch.Tensor, " n"] | None:
         """The polar of every row alone, when the polar of Y is their maximum; None when rows are coupled."""
 
+    @property
+    def polar_is_exact(self) -> bool:
+        """Whether :meth:`polar` is the gauge itself, so that the bound can close; False if only bounded from above."""
+        return True
+
     def polar(self, Y: Float[torch.Tensor, "N d"], multipliers: np.ndarray | None = None) -> float:
         """An upper bound of the polar gauge of Y (exact but for rounding wherever the problem has a formula)."""
         del multipliers
@@ -201,26 +206,28 @@ class Problem(ABC):
         """Turn any Y into a feasible dual point: re-centre if the bias is free, then shrink into ``polar ≤ λ``.
 
         Rows shrink one by one where the polar is a maximum over rows and nothing couples them (fixed bias);
-        otherwise all by one factor. Rounding slack is included, so the result is feasible in exact arithmetic
-        up to a relative 1e-15 of its size.
+        otherwise all by one factor. What rounding can hide of the polar, ``2dε‖y_n‖``, is added to it first, so the
+        result is feasible in exact arithmetic.
         """
         Y = Y.to(torch.float64)
         if self.bias_is_free:
             Y = Y - Y.mean(dim=0)
         limit = self.lam * (1 - 4 * self.dim * EPS)
+        slack = 2 * self.dim * EPS * torch.linalg.vector_norm(Y, dim=1)
         rows = None if self.bias_is_free else self.row_polars(Y)
         if rows is not None:
-            return Y * torch.clamp(limit / rows.clamp(min=limit), max=1)[:, None]
-        polar = self.polar(Y, multipliers)
+            return Y * torch.clamp(limit / (rows + slack).clamp(min=limit), max=1)[:, None]
+        polar = self.polar(Y, multipliers) + float(slack.max())
         return Y * min(1.0, limit / polar) if polar > 0 else Y
 
-    def dual_violation(self, Y: Float[torch.Tensor, "N d"], multipliers: np.ndarray | None = None) -> float:
-        """How far Y is from feasible: the larger of ``(polar(Y) − λ)_+/λ`` and, free bias, ``‖mean y_n‖/λ``."""
+    def dual_violations(
+        self, Y: Float[torch.Tensor, "N d"], multipliers: np.ndarray | None = None
+    ) -> tuple[float, float]:
+        """How far Y is from feasible: ``(polar(Y) − λ)_+/λ`` and, for a free bias, ``‖mean y_n‖/λ`` (else zero)."""
         Y = Y.to(torch.float64)
-        violation = max(0.0, self.polar(Y, multipliers) / self.lam - 1)
-        if self.bias_is_free:
-            violation = max(violation, float(torch.linalg.vector_norm(Y.mean(dim=0))) / self.lam)
-        return violation
+        excess = max(0.0, self.polar(Y, multipliers) / self.lam - 1)
+        drift = float(torch.linalg.vector_norm(Y.mean(dim=0))) / self.lam if self.bias_is_free else 0.0
+        return excess, drift
 
     def residual(self, candidate: Candidate) -> Float[torch.Tensor, "N d"]:
         """All residuals at once, (N, d) float64."""

@@ -161,7 +161,7 @@ class WideLimit(Problem):
         return super().bounds(candidate)
 
     def bias_residual(self, candidate: Candidate) -> float:
-        """``‖mean_n r_n‖ / λ``, zero at an optimal free bias; ``r_n = ψ_λ(x_n − b)`` for a candidate that is only a bias."""
+        """``‖mean_n r_n‖ / λ``, zero at an optimal free bias; ``r_n = ψ_λ(x_n − b)`` where only a bias is given."""
         if candidate.codes is not None:
             return super().bias_residual(candidate)
         scan = self.scan(float64_tensor(candidate.bias), device=torch.device("cpu"))

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse
-import torch
 
 from cvxsae.data import InputError, arguments
 from cvxsae.relaxations import Candidate, LargeDictionary, Problem
@@ -41,7 +40,7 @@ class Certificate:
         The gap that was asked for.
     bound
         ``"optimum"`` where the lower bound can reach the optimum, ``"relaxation"`` where it may stay below it however
-        well the solver works (the large dictionary at τ > 0).
+        well the solver works (the large dictionary at τ > 0 in more than three dimensions).
     smallest_code
         Least entry of the codes; negative codes are objected to.
     atom_norm_error
@@ -134,7 +133,7 @@ def certify(problem: Problem, solution: Candidate, *, tol: float | None = None) 
 def _certify(problem: Problem, solution: Candidate, tol: float) -> Certificate:
     shape_objections = _shape_objections(problem, solution)
     lambda_max = problem.lambda_max()
-    bound = "relaxation" if isinstance(problem, LargeDictionary) and problem.atom_cost > 0 else "optimum"
+    bound = "optimum" if problem.polar_is_exact else "relaxation"
     if shape_objections:
         return Certificate(
             problem.name, np.nan, np.nan, np.nan, tol, bound, None, None, None, None, problem.lam, lambda_max,
@@ -243,19 +242,14 @@ def _dual_objections(problem: Problem, candidate: Candidate, objections: list[st
     """Object to a dual point that is outside its feasible set; the bound printed is that of the repaired point."""
     if candidate.dual is None:
         return None
-    Y = float64_tensor(candidate.dual)
-    polar = max(0.0, problem.polar(Y, candidate.multipliers) / problem.lam - 1)
-    violation = polar
-    if polar > FEASIBILITY_TOLERANCE:
-        objections.append(f"The dual point exceeds its limit (polar(Y) ≤ λ) by a relative {polar:.2e}.")
-    if problem.bias_is_free:
-        drift = float(torch.linalg.vector_norm(Y.mean(dim=0))) / problem.lam
-        violation = max(violation, drift)
-        if drift > FEASIBILITY_TOLERANCE:
-            objections.append(
-                f"The dual point ignores the bias constraint: ‖mean y_n‖/λ is {drift:.2e}, and it must be zero."
-            )
-    return violation
+    excess, drift = problem.dual_violations(float64_tensor(candidate.dual), candidate.multipliers)
+    if excess > FEASIBILITY_TOLERANCE:
+        objections.append(f"The dual point exceeds its limit (polar(Y) ≤ λ) by a relative {excess:.2e}.")
+    if drift > FEASIBILITY_TOLERANCE:
+        objections.append(
+            f"The dual point ignores the bias constraint: ‖mean y_n‖/λ is {drift:.2e}, and it must be zero."
+        )
+    return max(excess, drift)
 
 
 def _bias_objections(

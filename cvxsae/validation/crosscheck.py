@@ -152,7 +152,8 @@ def crosscheck(
             f"Torch attains {value:.9g}, the reference {anchor:.9g}: {difference:+.2e} apart, tol {tol:.0e}."
         )
     for name, certificate in certificates.items():
-        ceiling = min(anchor, value)
+        # A bound proved by an exact polar may exceed the relaxation's optimum, but nothing exceeds what is attained.
+        ceiling = value if relaxation and problem.polar_is_exact else min(anchor, value)
         if certificate.lower_bound > ceiling + REFERENCE_ACCURACY * abs(ceiling):
             complaints.append(f"The lower bound of {name}, {certificate.lower_bound:.9g}, exceeds {ceiling:.9g}.")
         complaints.extend(f"The referee objects to {name}: {sentence}" for sentence in certificate.objections)

@@ -54,7 +54,7 @@ def test_the_doubly_nonnegative_relaxation_is_exact_for_four_points(d, rng):
 
 
 def test_the_relaxed_value_is_below_what_any_dictionary_attains(rng):
-    X = problems.gaussian(rng, 14, 3)
+    X = problems.gaussian(rng, 14, 4)
     reference = solve(LargeDictionary(X, LAM, 4.0, "free"), solver="reference", raise_on_failure=False)
     torch = solve(LargeDictionary(X, LAM, 4.0, "free"), raise_on_failure=False)
     relaxed = reference.info["relaxed_value"]
@@ -122,3 +122,16 @@ def test_time_limit_of_the_reference(rng):
 def test_progress_of_the_reference(rng, capsys):
     solve(WideLimit(rng.normal(size=(5, 2)), LAM), solver="reference", progress=True)
     assert "wide (clarabel)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("bias", [None, "free"])
+@pytest.mark.parametrize("kind", ["gaussian", "clustered"])
+def test_without_a_surcharge_the_similarity_problem_is_the_wide_limit(kind, bias, rng):
+    """(7) at τ = 0 equals N times (5), and Q is diagonal: the atom-per-datapoint theorem in matrix form (T9)."""
+    X = getattr(problems, kind)(rng, 14, 4)
+    reference = solve(LargeDictionary(X, LAM, 0.0, bias), solver="reference", raise_on_failure=False)
+    wide = solve(WideLimit(X, LAM, bias), tol=1e-9)
+    assert reference.info["relaxed_value"] == pytest.approx(wide.value, rel=1e-6)
+    assert np.abs(reference.similarity - np.diag(np.diag(reference.similarity))).max() < 1e-5
+    offsets = np.linalg.norm(X - wide.bias, axis=1)
+    np.testing.assert_allclose(np.diag(reference.similarity), np.clip(offsets - LAM, 0, None), atol=1e-4)
