@@ -29,7 +29,7 @@ _ROUNDED = 1e-7
 _BLOCK = 10
 _SINGLE_PRECISION_ORDER = 1500
 _PATIENCE = 20
-_EXACT_ROUNDS = 200
+_EXACT_ROUNDS, _EXACT_PATIENCE = 60, 6
 _PROGRESS = 0.9
 
 
@@ -156,8 +156,9 @@ class DoublyNonnegative:
         state = self._descend(problem, state)
         if problem.dim <= LARGEST_DIM:
             # The polar is exact and the bound that of the completely positive problem: only descent is left to do.
-            ended = state.value >= before * (1 - 1e-13) or state.rounds >= _EXACT_ROUNDS
-            return replace(state, phase="done") if ended else state
+            idle = state.idle + 1 if state.value >= before * (1 - 1e-12) else 0
+            ended = idle >= _EXACT_PATIENCE or state.rounds >= _EXACT_ROUNDS
+            return replace(state, idle=idle, phase="done" if ended else state.phase)
         enough = _SETTLED if state.phase == "descend" else max(_ROUNDED, 0.1 * self.tol)
         settled = state.value >= before * (1 - enough)
         most = _DESCENTS if state.phase == "descend" else _ROUNDINGS
@@ -167,7 +168,8 @@ class DoublyNonnegative:
         return self._begin_split(problem, state) if state.phase == "descend" else replace(state, phase="done")
 
     def _descend(self, problem: LargeDictionary, state: PairState) -> PairState:
-        descent = self.descent if state.phase == "descend" else self.rounding
+        quick = state.phase == "descend" and problem.dim > LARGEST_DIM
+        descent = self.descent if quick else self.rounding
         factors = descent.step(problem, state.factors)
         value = _attained(problem, factors)
         best = (value, factors) if value < state.best[0] else state.best

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from cvxsae.relaxations.large_dictionary import LargeDictionary, fit_factor
+from cvxsae.relaxations.sphere import LARGEST_DIM
 from cvxsae.solvers.projected_descent import descend
 from cvxsae.solvers.solution import as_numpy
 
@@ -104,7 +105,11 @@ def _value_and_gradient(
 def _with_new_atom(problem: LargeDictionary, factor: torch.Tensor, data: torch.Tensor) -> torch.Tensor:
     """Append a small column along the best new atom, if the residual's polar exceeds λ there."""
     residual = fit_factor(problem, factor, data).residual
-    polar, direction = problem.penalty.best_direction(residual)
+    if problem.dim <= LARGEST_DIM:  # local searches can miss the best direction; this one cannot
+        bounds = problem.penalty.matrix_polar(residual)
+        polar, direction = bounds.lower, bounds.direction
+    else:
+        polar, direction = problem.penalty.best_direction(residual)
     if polar <= problem.lam * (1 + 1e-9):
         return factor
     column = problem.penalty.polar_maximiser((residual @ direction)[:, None])
