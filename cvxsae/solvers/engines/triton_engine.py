@@ -143,7 +143,7 @@ class TritonEngine(BatchedEngine):
         """The torch engine's screening, in as many pieces as its matrix of correlations needs."""
         parts = [
             super(TritonEngine, self)._screen(state, some, places)
-            for some, places in zip(rows.split(self.dense_rows), room.split(self.dense_rows), strict=True)
+            for some, places in zip(torch.split(rows, self.dense_rows), torch.split(room, self.dense_rows), strict=True)
         ]
         width = max(part.selected.shape[1] for part in parts)
         joined = {
@@ -171,7 +171,7 @@ class TritonEngine(BatchedEngine):
                 some = torch.nonzero((size > narrower) & (size <= width), as_tuple=True)[0]
                 narrower = width
                 step = max(1, GATHER_BYTES // (4 * width * width + 64 * width + 16 * self.dictionary.dim))
-                for part in some.split(step):
+                for part in torch.split(some, step):
                     left[part] = ~self._solve_part(state, rows[part], selected[part], correlations[part], width)
         if bool(left.any()):
             super()._solve(state, rows[left], selected[left], correlations[left], double=double, restore=restore)

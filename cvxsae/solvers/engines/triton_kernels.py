@@ -11,8 +11,8 @@ Units are those of :mod:`cvxsae.solvers.engines.cpu_kernels`: the penalty is 1, 
 """
 
 # Triton reads the annotations of kernels itself: arguments are pointers and integers unless they are tl.constexpr.
-# ruff: noqa: ANN001, ANN202
-# mypy: disable-error-code="no-untyped-def"
+# ruff: noqa: ANN001, ANN201
+# mypy: disable-error-code="no-untyped-def,untyped-decorator"
 
 from __future__ import annotations
 
