@@ -168,7 +168,8 @@ class AtomPenalty:
             return PolarBounds(exact, exact, best / max(exact, torch.finfo(Y.dtype).tiny), None)
         if Y.shape[1] <= sphere.LARGEST_DIM and multipliers is None:
             exact_polar = sphere.sphere_polar(self.polar, Y.to(torch.float64), (lower, direction))
-            return PolarBounds(exact_polar.lower, exact_polar.upper, exact_polar.direction, None)
+            ceiling = float(torch.linalg.vector_norm(Y, dim=1).max())  # θ_τ ≥ θ_0, so θ°_τ ≤ θ°_0
+            return PolarBounds(exact_polar.lower, min(exact_polar.upper, ceiling), exact_polar.direction, None)
         rows = Y.detach().to(device="cpu", dtype=torch.float64).numpy()
         upper, best_multipliers = _copositive_bound(
             rows, self.atom_cost, target if target is not None else lower, multipliers, iterations

@@ -10,7 +10,7 @@ import numpy as np
 import scipy.sparse
 
 from cvxsae.data import InputError, arguments
-from cvxsae.relaxations import Candidate, LargeDictionary, Problem
+from cvxsae.relaxations import Candidate, Problem
 from cvxsae.relaxations.problem import float64_tensor
 from cvxsae.solvers import CertificateError, Solution
 from cvxsae.solvers.solution import GAP_SLACK, relative_gap

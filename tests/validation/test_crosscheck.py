@@ -160,7 +160,7 @@ def test_a_relaxation_above_what_is_attained_does_not_agree(rng, monkeypatch):
         return dataclasses.replace(solution, info={**solution.info, "relaxed_value": 1.01 * solution.value})
 
     tampered(monkeypatch, "reference", raised)
-    result = crosscheck(LargeDictionary(problems.clustered(rng, 8, 3), LAM, 1.0))
+    result = crosscheck(LargeDictionary(problems.clustered(rng, 8, 4), LAM, 1.0))
     assert not result.agrees
     assert "apart, tol" in " ".join(result.complaints)
 
@@ -169,7 +169,7 @@ def test_a_relaxation_above_what_is_attained_does_not_agree(rng, monkeypatch):
 
     monkeypatch.undo()
     tampered(monkeypatch, "reference", lowered)
-    complaints = " ".join(crosscheck(LargeDictionary(problems.clustered(rng, 8, 3), LAM, 1.0)).complaints)
+    complaints = " ".join(crosscheck(LargeDictionary(problems.clustered(rng, 8, 4), LAM, 1.0)).complaints)
     assert "lower bound of torch" in complaints
     assert "exceeds" in complaints
 
