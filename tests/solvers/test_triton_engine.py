@@ -141,7 +141,7 @@ def test_hard_dictionaries_wide_sets_and_coarse_margins(kernels, monkeypatch):
     base = unit(rng, 40, 10)
     near = base + 1e-7 * rng.standard_normal(base.shape)
     D = np.vstack([base, base, near / np.linalg.norm(near, axis=1, keepdims=True), -base])
-    X = rng.standard_normal((20, 10)) * 5
+    X = rng.standard_normal((8, 10)) * 5
     X[0] = 0
     for tuning in ({"first": 200, "later": 200}, {"rows": 3}):
         certified(X, D, solve_block(engine_for(D, 1e-6, **tuning), torch.from_numpy(X / LAM)), 1e-6)
@@ -210,7 +210,7 @@ from cvxsae.solvers.engines.triton_kernels import kernels
 POINTERS = {"rows": "*i64", "members": "*i64", "words": "*i32", "best": "*i32", "solved": "*i32", "threshold": "*fp32",
             "gram": "*fp32", "gradient": "*fp32"}
 CONSTANTS = {
-    "screen": dict(TILE_N=128, TILE_K=128, TILE_D=64, EVEN=False, LOW=31, UPCAST=False),
+    "screen": dict(TILE_N=128, TILE_K=128, TILE_D=64, EVEN=False, UPCAST=False),
     "gram": dict(M=64, TILE_D=32, PRECISION="tf32x3"),
     "descend": dict(M=64),
     "refresh": dict(M=64, TILE_D=16, EVERY=True),

@@ -39,16 +39,15 @@ STEPS = 16
 """Most steps of a descent, per atom of the padded working set; what that does not solve goes to the torch engine."""
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n", "parts", "tiles", "n_words", "low"])  # they vary: no compiling between rounds
 def screen_kernel(
-    r_ptr, atoms_ptr, threshold_ptr, best_ptr, words_ptr, n, K, d, parts, tiles, n_words,
-    TILE_N: tl.constexpr, TILE_K: tl.constexpr, TILE_D: tl.constexpr, EVEN: tl.constexpr, LOW: tl.constexpr,
-    UPCAST: tl.constexpr,
+    r_ptr, atoms_ptr, threshold_ptr, best_ptr, words_ptr, n, K, d, parts, tiles, n_words, low,
+    TILE_N: tl.constexpr, TILE_K: tl.constexpr, TILE_D: tl.constexpr, EVEN: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
     """Products of TILE_N rows with every ``parts``-th tile of atoms; their maxima and bits.
 
     Lane g of part p sees the atoms (t · parts + p) · TILE_K + g for t < ``tiles``: one strided group. A maximum is kept
-    as the bits of the float32 with t in its low bits (``LOW`` masks them), so value and place are one integer; that
+    as the bits of the float32 with t in its low bits (``low`` masks them), so value and place are one integer; that
     orders positive values rightly to 2⁻¹³, and reading it back can only lower a positive value.
     """
     row = (tl.program_id(0) * TILE_N + tl.arange(0, TILE_N)).to(tl.int64)
@@ -77,7 +76,7 @@ def screen_kernel(
                 a, b = a.to(tl.float32), b.to(tl.float32)
             product = tl.dot(a, b, product)
         product = tl.where((atom < K)[None, :], product, float("-inf"))
-        best = tl.maximum(best, (product.to(tl.int32, bitcast=True) & ~LOW) | t)
+        best = tl.maximum(best, (product.to(tl.int32, bitcast=True) & ~low) | t)
         above = (product > threshold[:, None]).to(tl.int32)
         bits = tl.reshape(above, (TILE_N, TILE_K // 32, 32)) << tl.arange(0, 32)[None, None, :]
         place = start // 32 + word
@@ -243,8 +242,8 @@ def screen(
     words = torch.empty(n, n_words, dtype=torch.int32, device=device)
     tile_d = 64 if d >= 64 else max(16, triton.next_power_of_2(d))
     screen_kernel[(blocks, parts)](
-        short, atoms, threshold, best, words, n, K, d, parts, tiles, n_words,
-        TILE_N=TILE, TILE_K=TILE, TILE_D=tile_d, EVEN=d % tile_d == 0, LOW=low, UPCAST=INTERPRETED,
+        short, atoms, threshold, best, words, n, K, d, parts, tiles, n_words, low,
+        TILE_N=TILE, TILE_K=TILE, TILE_D=tile_d, EVEN=d % tile_d == 0, UPCAST=INTERPRETED,
         num_warps=8, num_stages=3,
     )  # fmt: skip
     group = torch.arange(parts * TILE, device=device)
@@ -312,7 +311,7 @@ def small_solve(
     every = tol < 1e-7
     for _ in range(6 if every else 3):
         descend_kernel[(b,)](
-            problems.members, gram, gradient, codes, solved, STEPS * M, 0.25 * tol, 1e-6, M=M, num_warps=1
+            problems.members, gram, gradient, codes, solved, STEPS * M, 0.05 * tol, 1e-6, M=M, num_warps=1
         )
         refresh_kernel[(b,)](
             problems.rows, problems.members, codes, data, exact, new_residual, gradient, found, solved,
