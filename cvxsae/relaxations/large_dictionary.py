@@ -16,6 +16,7 @@ from cvxsae.relaxations.candidate import Candidate
 from cvxsae.relaxations.penalty import AtomPenalty
 from cvxsae.relaxations.problem import EPS, ConicForm, Problem
 from cvxsae.relaxations.sphere import LARGEST_DIM
+from cvxsae.relaxations.wide_limit import WideLimit
 
 if TYPE_CHECKING:
     from cvxsae.data.activations import ActivationsLike
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 POLAR_ITERATIONS = 300
 """Rounds of improvement of the copositivity proof, for up to :data:`POLAR_POINTS` datapoints."""
 POLAR_POINTS = 300
+
+
+SMALLEST_LAM = 1e-13
+"""Least λ, in lengths of the longest datapoint, at which float64 can tell Q + λI from Q."""
 
 
 @dataclass(frozen=True, init=False, eq=False)
@@ -168,6 +173,21 @@ class LargeDictionary(Problem):
         )
 
     # ------------------------------------------------------------------ closed forms
+
+    def require_resolvable(self) -> None:
+        """Refuse a λ so small beside the data that rounding would decide the dictionary (τ > 0).
+
+        Raises
+        ------
+        InputError
+            Saying which λ float64 can still work with.
+        """
+        longest = WideLimit(self.X, self.lam, self.bias).lambda_max()
+        if self.atom_cost > 0 and self.lam < SMALLEST_LAM * longest:
+            raise arguments.InputError(
+                f"lam is {self.lam:g} and the longest datapoint {longest:g} from the bias: float64 cannot tell such "
+                f"a λ from zero; pass at least {SMALLEST_LAM * longest:.0e}."
+            )
 
     def sharing_threshold(self) -> float:
         """``τ* = 1/max_{i≠j} cos(x_i − b, x_j − b) − 1``: beyond it some pair shares an atom (T12; fixed bias).

@@ -80,6 +80,8 @@ def solve(
             f"problem is a {type(problem).__name__}; "
             "pass a WideLimit, SparseCodes, CandidateDictionary or LargeDictionary."
         )
+    if isinstance(problem, LargeDictionary):
+        problem.require_resolvable()
     arguments.choice(solver, "solver", SOLVERS)
     limits = Limits(tol, max_seconds, max_iterations)
     chosen = arguments.compute_device(device)

@@ -119,3 +119,12 @@ def test_zero_data_with_a_fixed_bias(bias):
     r, n, tau = 2 * abs(bias), 5, 1.0
     expected = (LAM * r * (n * (n + tau)) ** 0.5 - LAM**2 * (n + tau) / 2) / n
     assert solve(problem, tol=1e-6).value == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("bias", [None, "free"])
+def test_a_penalty_that_float64_cannot_see_is_refused(bias, rng):
+    X = rng.normal(size=(10, 5))
+    with pytest.raises(InputError, match=r"lam is 1e-30 and the longest datapoint .* pass at least"):
+        solve(LargeDictionary(X, 1e-30, 1.0, bias))
+    assert solve(LargeDictionary(X, 1e-9, 1.0, bias), tol=1e-2).is_certified
+    assert solve(LargeDictionary(X, 1e-30, 0.0, bias), tol=1e-2).is_certified  # the wide limit does not mind
