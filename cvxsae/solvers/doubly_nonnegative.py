@@ -168,7 +168,7 @@ class DoublyNonnegative:
         return self._begin_split(problem, state) if state.phase == "descend" else replace(state, phase="done")
 
     def _descend(self, problem: LargeDictionary, state: PairState) -> PairState:
-        quick = state.phase == "descend" and problem.dim > LARGEST_DIM
+        quick = problem.n_points > _SMALL or (state.phase == "descend" and problem.dim > LARGEST_DIM)
         descent = self.descent if quick else self.rounding
         factors = descent.step(problem, state.factors)
         value = _attained(problem, factors)
