@@ -180,7 +180,8 @@ class _Plan:
         per_product = 6 * prepared.n_atoms
         per_point = 28 * capacity + 40 * prepared.dim + 4 * 80 * 80
         rows = int(np.clip(0.4 * share / per_product, 8, 1024))
-        block = int(np.clip(0.4 * share / per_point, 32, 8192))
+        most = 1024 if name == "fused" else 8192  # a worker reuses the pages of its last block
+        block = int(np.clip(0.4 * share / per_point, 32, most))
         return cls(max(1, min(block, -(-n // workers))), rows, workers)
 
 

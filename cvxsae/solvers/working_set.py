@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import scipy.sparse as sp
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -120,7 +121,6 @@ def _gather(
     count, chosen, codes = exported
     held = np.arange(chosen.shape[1]) < count[:, None]
     indptr = np.concatenate([[0], np.cumsum(count, dtype=np.int64)])
-    row = np.repeat(np.arange(len(count)), count)
-    indices, flat = chosen[held].astype(np.int64), codes[held]
-    order = np.lexsort((indices, row))
-    return BlockCodes(indptr, indices[order], flat[order], values, gaps, passes, rounds, done)
+    rows = sp.csr_array((codes[held], chosen[held].astype(np.int64), indptr), shape=(len(count), 2**62))
+    rows.sort_indices()
+    return BlockCodes(indptr, rows.indices, rows.data, values, gaps, passes, rounds, done)

@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING, Any
 import numba as nb
 import numpy as np
 
+from cvxsae.solvers.engines.cpu_vectors import LANES, eliminate, tile, update_and_rank
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -113,104 +115,45 @@ def refresh(data, offset, d, atoms, chosen, codes, m, r, correlations):
         )
 
 
-@jit(fastmath=REORDER)
-def _tile(rows, i, j, d, tile):
-    """Inner products of rows i..i+3 with rows j..j+3: sixteen running sums, so that every load is used four times."""
-    a0, a1, a2, a3 = U(i * d), U((i + 1) * d), U((i + 2) * d), U((i + 3) * d)
-    b0, b1, b2, b3 = U(j * d), U((j + 1) * d), U((j + 2) * d), U((j + 3) * d)
-    zero = tile.dtype.type(0)  # in the precision of the tile: a literal would make the sums float64
-    s00 = s01 = s02 = s03 = s10 = s11 = s12 = s13 = zero
-    s20 = s21 = s22 = s23 = s30 = s31 = s32 = s33 = zero
-    for t in range(U(d)):
-        s00 += rows[a0 + t] * rows[b0 + t]
-        s01 += rows[a0 + t] * rows[b1 + t]
-        s02 += rows[a0 + t] * rows[b2 + t]
-        s03 += rows[a0 + t] * rows[b3 + t]
-        s10 += rows[a1 + t] * rows[b0 + t]
-        s11 += rows[a1 + t] * rows[b1 + t]
-        s12 += rows[a1 + t] * rows[b2 + t]
-        s13 += rows[a1 + t] * rows[b3 + t]
-        s20 += rows[a2 + t] * rows[b0 + t]
-        s21 += rows[a2 + t] * rows[b1 + t]
-        s22 += rows[a2 + t] * rows[b2 + t]
-        s23 += rows[a2 + t] * rows[b3 + t]
-        s30 += rows[a3 + t] * rows[b0 + t]
-        s31 += rows[a3 + t] * rows[b1 + t]
-        s32 += rows[a3 + t] * rows[b2 + t]
-        s33 += rows[a3 + t] * rows[b3 + t]
-    tile[0], tile[1], tile[2], tile[3] = s00, s01, s02, s03
-    tile[4], tile[5], tile[6], tile[7] = s10, s11, s12, s13
-    tile[8], tile[9], tile[10], tile[11] = s20, s21, s22, s23
-    tile[12], tile[13], tile[14], tile[15] = s30, s31, s32, s33
-
-
 @jit()
-def gram(rows, known, m, d, G, stride, tile):
-    """Inner products of the first m rows, as rows of length ``stride`` in G (a multiple of 8, at least m), zeros after.
+def gram(rows, known, m, d, G, stride):
+    """Inner products of the first m rows, as rows of length ``stride`` in G (of whole chunks, at least m), zeros after.
 
     Those of the first ``known`` rows are in G already. ``rows`` has three spare rows after m.
     """
     for i in range(known // 4 * 4, m, 4):
         for j in range(0, i + 1, 4):
-            _tile(rows, i, j, d, tile)
-            for p in range(4):
-                for q in range(4):
-                    G[U((i + p) * stride + j + q)] = tile[U(4 * p + q)]
-                    G[U((j + q) * stride + i + p)] = tile[U(4 * p + q)]
+            tile(rows, i * d, j * d, d, G, stride, i, j)
     for i in range(m):
         for j in range(m, stride):
             G[U(i * stride + j)] = 0.0
 
 
-@jit(fastmath=REORDER)
-def subtract_row(q, G, start, stride, step):
-    """Q ← q − step · G[start : start + stride]."""
-    first = U(start)
-    for j in range(U(stride)):
-        q[j] -= step * G[first + j]
-
-
-@jit(fastmath=REORDER | {"nnan"})
-def update_and_rank(q, z, G, start, stride, step):
-    """Q ← q − step · G[start : start + stride]; return the largest projected gradient that is left."""
-    first = U(start)
-    best = q.dtype.type(0)
-    for j in range(U(stride)):
-        new = q[j] - step * G[first + j]
-        q[j] = new
-        size = abs(new) if z[j] > 0 else new
-        best = max(best, size)
-    return best
+@jit()
+def low_bits(stride):
+    """Ones for the bits that hold a place below ``stride``."""
+    low = 15
+    while low < stride - 1:
+        low = 2 * low + 1
+    return low
 
 
 @jit()
-def descend(G, q, z, m, stride, floor, steps, best):
+def _largest(key, q, low):
+    """Size of the projected gradient at the place that a key names."""
+    return max(q.dtype.type(0), abs(q[key & low])) if key >= 0 else q.dtype.type(0)
+
+
+@jit()
+def descend(G, q, z, stride, floor, steps, key, low):
     """Steepest coordinate descent on the working set (unit atoms: a step is the gradient)."""
     for _ in range(steps):
-        if best <= floor:
+        if _largest(key, q, low) <= floor:
             return
-        k = U(0)
-        while k < U(m - 1) and not (q[k] >= best or (z[k] > 0 and -q[k] >= best)):
-            k += U(1)
+        k = U(key & low)
         step = max(q[k], -z[k])
         z[k] += step
-        best = update_and_rank(q, z, G, np.int64(k) * stride, stride, step)
-
-
-@jit(fastmath=REORDER)
-def _eliminate(L, target, source, length, factor):
-    """L[target : target + length] −= factor · L[source : source + length]."""
-    to, of = U(target), U(source)
-    for t in range(U(length)):
-        L[to + t] -= factor * L[of + t]
-
-
-@jit(fastmath=REORDER)
-def _eliminate_four(L, target, source, stride, length, f0, f1, f2, f3):
-    """Four eliminations in one pass over the target."""
-    to, of, o1, o2, o3 = U(target), U(source), U(source + stride), U(source + 2 * stride), U(source + 3 * stride)
-    for t in range(U(length)):
-        L[to + t] -= (f0 * L[of + t] + f1 * L[o1 + t]) + (f2 * L[o2 + t] + f3 * L[o3 + t])
+        key = update_and_rank(q, z, G, np.int64(k) * stride, stride, step, low)
 
 
 @jit()
@@ -226,11 +169,14 @@ def factor(G, stride, m, z, support, held, L, pivot_floor):
             support[n] = k
             n += 1
     spare = n
-    width = (n + 7) // 8 * 8
+    width = (n + LANES - 1) // LANES * LANES
     for i in range(n):
         held[i] = False
-        for j in range(i // 8 * 8, width):
-            L[U(i * width + j)] = G[U(support[i] * stride + support[j])] if i <= j < n else 0.0
+        of, to = U(support[i] * stride), U(i * width)
+        for j in range(U(i // LANES * LANES), U(n)):
+            L[to + j] = G[of + U(support[j])]
+        for j in range(U(n), U(width)):
+            L[to + j] = 0.0
     for panel in range(0, n, 4):
         end = min(panel + 4, n)
         for k in range(panel, end):
@@ -244,18 +190,17 @@ def factor(G, stride, m, z, support, held, L, pivot_floor):
                     L[U(i * width + k)] = 0.0
                 L[U(row + k)] = 1.0
                 continue
-            scale = 1 / np.sqrt(L[U(row + k)])
-            for j in range(k, width):
-                L[U(row + j)] *= scale
+            scale = L.dtype.type(1) / np.sqrt(L[U(row + k)])
+            start = k // LANES * LANES
+            for j in range(U(row + start), U(row + width)):
+                L[j] *= scale
             for i in range(k + 1, end):
-                _eliminate(L, i * width + i, row + i, width - i, L[U(row + i)])
+                eliminate(L, i * width + start, L, row + start, width, width - start, (L[U(row + i)],))
         first = panel * width
         for i in range(end, n):
-            start = i // 8 * 8
-            _eliminate_four(
-                L, i * width + start, first + start, width, width - start,
-                L[U(first + i)], L[U(first + width + i)], L[U(first + 2 * width + i)], L[U(first + 3 * width + i)],
-            )  # fmt: skip
+            start = i // LANES * LANES
+            factors = L[U(first + i)], L[U(first + width + i)], L[U(first + 2 * width + i)], L[U(first + 3 * width + i)]
+            eliminate(L, i * width + start, L, first + start, width, width - start, factors)
     return n, width, spare
 
 
@@ -288,7 +233,7 @@ def _move(G, stride, z, support, n, y, trial, length):
         if code + step <= 0 or (length < 1 and y[i] < 0 and code <= -1.000001 * step):
             step = -code
         y[i] = step
-        subtract_row(trial, G, support[i] * stride, stride, step)
+        eliminate(trial, 0, G, support[i] * stride, stride, stride, (y[i],))
 
 
 @jit()
@@ -353,7 +298,7 @@ def _exchange(G, stride, q, z, support, held, n, width, L, y, spare):
         if z[j] + step <= 0 or (step < 0 and z[j] <= -1.000001 * step):
             step = -z[j]
         z[j] += step
-        subtract_row(q, G, j * stride, stride, step)
+        eliminate(q, 0, G, j * stride, stride, stride, (q.dtype.type(step),))
 
 
 @jit()
@@ -364,10 +309,12 @@ def minimise(G, stride, q, z, m, floor, support, held, L, y, trial, pivot_floor)
     step lowers the objective, so it ends; the cap on cycles only guards against rounding.
     """
     still = q.dtype.type(0)
-    best = update_and_rank(q, z, G, 0, stride, still)
+    low = low_bits(stride)
+    key = update_and_rank(q, z, G, 0, stride, still, low)
+    best = _largest(key, q, low)
     floor = max(floor, 8 * np.finfo(q.dtype).eps * best)
     for cycle in range(2 * m + 20):
-        descend(G, q, z, m, stride, max(floor, 0.03 * best), 2 * m if cycle == 0 else m // 4 + 8, best)
+        descend(G, q, z, stride, max(floor, 0.03 * best), 2 * m if cycle == 0 else m // 4 + 8, key, low)
         n, width, spare = factor(G, stride, m, z, support, held, L, pivot_floor)
         while spare < n:
             _exchange(G, stride, q, z, support, held, n, width, L, y, spare)
@@ -378,7 +325,8 @@ def minimise(G, stride, q, z, m, floor, support, held, L, y, trial, pivot_floor)
         if n == 0:
             return 0, 0
         inside = _newton(G, stride, q, z, support, held, n, width, L, y, trial)
-        best = update_and_rank(q, z, G, 0, stride, still)
+        key = update_and_rank(q, z, G, 0, stride, still, low)
+        best = _largest(key, q, low)
         if inside and best <= floor:
             return n, width
     return 0, 0

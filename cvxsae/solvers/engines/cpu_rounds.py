@@ -24,8 +24,8 @@ from cvxsae.solvers.engines.cpu_kernels import (
     refresh,
     solve_factored,
     square,
-    subtract_row,
 )
+from cvxsae.solvers.engines.cpu_vectors import LANES, eliminate
 
 IN_SET = -1
 """Marks the atoms of the working set among the screened bits: those of a negative NaN, which no correlation has."""
@@ -260,9 +260,9 @@ def _settle(
 
 @jit()
 def screen(
-    active, bits, K, threshold, margin, low_factor, one, shift, data, residual, settled, d, exact, chosen, codes, correlations,
-    count, grams, held_size, known, tol, refinements, pivot_floor, room, dot_error, selected, selected_values,
-    n_selected, values, gaps, done, rechecks,
+    active, bits, K, threshold, margin, low_factor, one, shift, data, residual, settled, d, exact, chosen, codes,
+    correlations, count, grams, held_size, known, tol, refinements, pivot_floor, room, dot_error, selected,
+    selected_values, n_selected, values, gaps, done, rechecks,
 ):  # fmt: skip
     """Certify each active datapoint, or select the atoms that enter its working set.
 
@@ -324,9 +324,9 @@ def screen(
 
 
 @jit(fastmath=REORDER)
-def _gather(rows, k, atoms, atom, d, r):
-    """Copy an atom to row k of the working set; its product with r in the working precision."""
-    to, of = U(k * d), U(atom * d)
+def _gather(rows, place, atoms, atom, d, r):
+    """Copy an atom to a row of the working set; its product with r in the working precision."""
+    to, of = U(place), U(atom * d)
     total = rows.dtype.type(0)
     for j in range(U(d)):
         value = atoms[of + j]
@@ -356,9 +356,10 @@ def solve(
     to choose the next atoms, and what is certified is settled first.
     """
     capacity = chosen.shape[1] + 16
-    rows = np.zeros(capacity * d, atoms.dtype)
+    length = (d + LANES - 1) // LANES * LANES  # of a row, zeros after d
+    rows = np.zeros(capacity * length, atoms.dtype)
     G, L = np.empty(capacity * capacity, atoms.dtype), np.empty(capacity * capacity, atoms.dtype)
-    tile, work = np.zeros(16, atoms.dtype), np.empty(d, atoms.dtype)
+    work = np.zeros(length, atoms.dtype)
     q, z, y, trial = (np.zeros(capacity, atoms.dtype), np.zeros(capacity, atoms.dtype),
                       np.zeros(capacity, atoms.dtype), np.zeros(capacity, atoms.dtype))  # fmt: skip
     support, held = np.empty(capacity, np.int64), np.empty(capacity, np.bool_)
@@ -375,23 +376,23 @@ def solve(
             work[j] = residual[U(i * d) + j]
         for k in range(m):
             members[k] = chosen[i, k]
-            product = _gather(rows, k, atoms, members[k], d, work)
+            product = _gather(rows, k * length, atoms, members[k], d, work)
             z[k], q[k] = codes[i, k], (correlations[i, k] if settled[i] else product) - 1.0
         for t in range(n_selected[a]):
             members[m], z[m] = selected[a, t], 0.0
-            product = _gather(rows, m, atoms, members[m], d, work)
+            product = _gather(rows, m * length, atoms, members[m], d, work)
             value = selected_values[a, t]
             q[m] = (product if np.isnan(value) else value) - 1.0
             m += 1
         if m == 0:
             continue
-        stride = (m + 7) // 8 * 8
+        stride = (m + LANES - 1) // LANES * LANES
         for k in range(m, stride):
             z[k], q[k] = 0.0, 0.0
         if known[i] != count[i]:
             known[i] = 0
         _copy_square(grams, i * held_size, known[i], G, 0, stride, known[i])
-        gram(rows, known[i], m, d, G, stride, tile)
+        gram(rows, known[i], m, length, G, stride)
         n, width = minimise(G, stride, q, z, m, floor, support, held, L, y, trial, pivot_floor)
         positive = 0
         for k in range(m):
@@ -402,7 +403,7 @@ def solve(
             _refine(data, i * d, d, exact, members, exact_codes, m, r, exact_correlations, tol, refinements,
                     support, held, n, width, L, y)  # fmt: skip
         else:
-            _residual_of_rows(data, i * d, d, rows, z, m, work, r)
+            _residual_of_rows(data, i * d, d, rows, length, z, m, work, r)
         for j in range(U(d)):
             residual[U(i * d) + j] = r[j]
         kept = 0
@@ -435,13 +436,13 @@ def _gap(r, d, codes, correlations, m):
 
 
 @jit()
-def _residual_of_rows(data, offset, d, rows, z, m, work, r):
+def _residual_of_rows(data, offset, d, rows, length, z, m, work, r):
     """Residual in the precision of the rows."""
     for j in range(U(d)):
         work[j] = data[U(offset) + j]
     for k in range(m):
         if z[k] > 0:
-            subtract_row(work, rows, k * d, d, z[k])
+            eliminate(work, 0, rows, k * length, length, length, (z[k],))
     for j in range(U(d)):
         r[j] = work[j]
 

@@ -29,16 +29,27 @@ ONE_BITS = 0x3F800000
 class FusedState:
     """Working sets, codes and residuals of a block of datapoints."""
 
-    def __init__(self, data: Float64[np.ndarray, "n d"], capacity: int, warm: Warm | None) -> None:
+    def __init__(
+        self, data: Float64[np.ndarray, "n d"], capacity: int, warm: Warm | None, held: FusedState | None
+    ) -> None:
         n = data.shape[0]
         self.data = data.reshape(-1)
-        self.residual = self.data.copy()
-        self.chosen = np.zeros((n, capacity), np.int32)
-        self.codes = np.zeros((n, capacity))
-        self.correlations = np.zeros((n, capacity))
-        self.count = np.zeros(n, np.int32)
-        self.grams = np.empty(n * HELD_GRAM, np.float32)
-        self.known = np.zeros(n, np.int32)
+        self.chosen: Int[np.ndarray, "n capacity"]
+        self.codes: Float64[np.ndarray, "n capacity"]
+        self.correlations: Float64[np.ndarray, "n capacity"]
+        self.grams: Float[np.ndarray, " g"]
+        self.residual: Float64[np.ndarray, " nd"]
+        self.count: Int[np.ndarray, " n"]
+        if held is not None and len(held.count) >= n:  # fresh pages cost as much as a round: take those of a past block
+            self.chosen, self.codes, self.correlations = held.chosen[:n], held.codes[:n], held.correlations[:n]
+            self.grams, self.residual = held.grams, held.residual[: self.data.size]
+            self.residual[:] = self.data
+        else:
+            self.residual = self.data.copy()
+            self.chosen = np.empty((n, capacity), np.int32)
+            self.codes, self.correlations = np.empty((n, capacity)), np.empty((n, capacity))
+            self.grams = np.empty(n * HELD_GRAM, np.float32)
+        self.count, self.known = np.zeros(n, np.int32), np.zeros(n, np.int32)
         self.settled = np.ones(n, np.bool_)
         if warm is not None:
             warm.fill(self.chosen, self.codes, self.count)
@@ -53,6 +64,7 @@ class FusedEngine:
         self.dictionary = dictionary
         self.tuning = tuning
         self._buffers: dict[torch.dtype, torch.Tensor] = {}
+        self._held: FusedState | None = None
         self.exact = dictionary.exact.numpy().reshape(-1)
         self.single = dictionary.single.numpy().reshape(-1)
         self.dot_error = (66 + dictionary.dim // 64) * 2.0**-53
@@ -69,8 +81,10 @@ class FusedEngine:
         engine.advance(engine.begin(x, None), everyone, first=True, double=False)
 
     def begin(self, data: Float64[torch.Tensor, "n d"], warm: Warm | None) -> FusedState:
-        """Start from zero codes, or from the working sets of a warm start, solved."""
-        state = FusedState(np.ascontiguousarray(data.numpy()), self.dictionary.capacity, warm)
+        """Start from zero codes, or from the working sets of a warm start, solved. Ends the state of the last block."""
+        state = FusedState(np.ascontiguousarray(data.numpy()), self.dictionary.capacity, warm, self._held)
+        if self._held is None or len(self._held.count) < len(state.count):
+            self._held = state
         if warm is not None:
             everyone = np.arange(len(state.count))
             cpu_rounds.restore(

@@ -1,0 +1,184 @@
+"""Inner loops of the fused kernels in LLVM's vector types: sixteen numbers at a time, without remainders.
+
+numba's loops over short rows spend most of their time in scalar remainders and, on processors with AVX-512,
+use half of its width. These take lengths that are multiples of :data:`LANES`; where a processor's registers are
+shorter, LLVM splits the vectors.
+"""
+
+# numba passes types and LLVM values; what a generator does not need of them it still has to accept.
+# ruff: noqa: ARG001
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from llvmlite import ir  # type: ignore[import-untyped]
+from numba.core import types
+from numba.extending import intrinsic
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+LANES = 16
+
+INDEX = ir.IntType(64)
+
+
+class _Chunks:
+    """Loads and stores of sixteen numbers of flat arrays."""
+
+    def __init__(self, context: Any, builder: Any, element: Any) -> None:
+        self.context, self.builder = context, builder
+        self.element = ir.FloatType() if element.bitwidth == 32 else ir.DoubleType()
+        self.integer = ir.IntType(element.bitwidth)
+        self.bytes = element.bitwidth // 8
+        self.vector, self.integers = ir.VectorType(self.element, LANES), ir.VectorType(self.integer, LANES)
+
+    def base(self, array_type: Any, array: Any) -> Any:
+        return self.context.make_array(array_type)(self.context, self.builder, array).data
+
+    def place(self, base: Any, at: Any) -> Any:
+        return self.builder.bitcast(self.builder.gep(base, [at]), self.vector.as_pointer())
+
+    def load(self, base: Any, at: Any) -> Any:
+        return self.builder.load(self.place(base, at), align=self.bytes)
+
+    def store(self, value: Any, base: Any, at: Any) -> None:
+        self.builder.store(value, self.place(base, at), align=self.bytes)
+
+    def spread(self, scalar: Any, vector: Any) -> Any:
+        """Sixteen copies."""
+        undefined = ir.Constant(vector, ir.Undefined)
+        first = self.builder.insert_element(undefined, scalar, ir.Constant(ir.IntType(32), 0))
+        zeros = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
+        return self.builder.shuffle_vector(first, undefined, zeros)
+
+    def minus_product(self, value: Any, factor: Any, other: Any) -> Any:
+        product = self.builder.fmul(factor, other, flags=("contract",))
+        return self.builder.fsub(value, product, flags=("contract",))
+
+    @contextmanager
+    def loop(self, length: Any, *values: Any) -> Iterator[tuple[Any, list[Any]]]:
+        """Over 0, 16, ... below the length, which is positive. The body replaces the values it carries in the list."""
+        b = self.builder
+        before = b.block
+        body, after = b.append_basic_block("chunk"), b.append_basic_block("chunks_done")
+        b.branch(body)
+        b.position_at_end(body)
+        at = b.phi(INDEX)
+        at.add_incoming(ir.Constant(INDEX, 0), before)
+        phis = [b.phi(value.type) for value in values]
+        for phi, value in zip(phis, values, strict=True):
+            phi.add_incoming(value, before)
+        carried = list(phis)
+        yield at, carried
+        for phi, value in zip(phis, carried, strict=True):
+            phi.add_incoming(value, b.block)
+        step = b.add(at, ir.Constant(INDEX, LANES))
+        at.add_incoming(step, b.block)
+        b.cbranch(b.icmp_unsigned("<", step, length), body, after)
+        b.position_at_end(after)
+
+
+def _update_and_rank(typing: Any, q: Any, z: Any, G: Any, start: Any, length: Any, step: Any, low: Any) -> Any:
+    """Q ← q − step · G[start : start + length]; the place where the projected gradient is largest, in the low bits.
+
+    The result is ``bits(size) with those of low replaced by the place``, negative if no size is positive: nonnegative
+    floats and their bits have the same order. ``low`` is 2ᵏ − 1 ≥ length − 1.
+    """
+
+    def generate(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
+        chunks = _Chunks(context, b, q.dtype)
+        q_, z_, g_ = (chunks.base(kind, value) for kind, value in zip((q, z, G), arguments[:3], strict=True))
+        first, length, step, low = arguments[3:]
+        low = b.trunc(low, chunks.integer) if chunks.integer.width < 64 else low
+        factor, mask = chunks.spread(step, chunks.vector), chunks.spread(b.not_(low), chunks.integers)
+        lanes = ir.Constant(chunks.integers, list(range(LANES)))
+        unsigned = ir.Constant(chunks.integers, [(1 << (chunks.integer.width - 1)) - 1] * LANES)
+        zero = ir.Constant(chunks.vector, [0.0] * LANES)
+        least = ir.Constant(chunks.integers, [-1] * LANES)
+        with chunks.loop(length, least) as (at, best):
+            new = chunks.minus_product(chunks.load(q_, at), factor, chunks.load(g_, b.add(first, at)))
+            chunks.store(new, q_, at)
+            word = b.bitcast(new, chunks.integers)
+            held = b.fcmp_ordered(">", chunks.load(z_, at), zero)
+            size = b.select(held, b.and_(word, unsigned), word)
+            place = b.add(lanes, chunks.spread(b.trunc(at, chunks.integer) if chunks.integer.width < 64 else at,
+                                               chunks.integers))  # fmt: skip
+            key = b.or_(b.and_(size, mask), place)
+            best[0] = b.select(b.icmp_signed(">", key, best[0]), key, best[0])
+        name = f"llvm.vector.reduce.smax.v{LANES}i{chunks.integer.width}"
+        reduce = b.module.declare_intrinsic(name, fnty=ir.FunctionType(chunks.integer, [chunks.integers]))
+        key = b.call(reduce, best)
+        return b.sext(key, INDEX) if chunks.integer.width < 64 else key
+
+    element = q.dtype
+    return types.int64(q, z, G, types.int64, types.int64, element, types.int64), generate
+
+
+def _eliminate(typing: Any, to: Any, target: Any, L: Any, source: Any, stride: Any, length: Any, f: Any) -> Any:
+    """Subtract from a row of ``to`` rows of L, ``stride`` apart, times the numbers of the tuple f."""
+
+    def generate(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
+        chunks = _Chunks(context, b, L.dtype)
+        into, base = chunks.base(to, arguments[0]), chunks.base(L, arguments[2])
+        place, row, apart = arguments[1], arguments[3], arguments[4]
+        length, factors = arguments[5:]
+        copies = [chunks.spread(b.extract_value(factors, i), chunks.vector) for i in range(f.count)]
+        rows = [row]
+        for _ in copies[1:]:
+            rows.append(b.add(rows[-1], apart))
+        with chunks.loop(length) as (at, _):
+            value = chunks.load(into, b.add(place, at))
+            for copy, row in zip(copies, rows, strict=True):
+                value = chunks.minus_product(value, copy, chunks.load(base, b.add(row, at)))
+            chunks.store(value, into, b.add(place, at))
+        return context.get_dummy_value()
+
+    return types.void(to, types.int64, L, types.int64, types.int64, types.int64, f), generate
+
+
+def _tile(typing: Any, rows: Any, a: Any, b: Any, length: Any, G: Any, stride: Any, i: Any, j: Any) -> Any:
+    """Write the inner products of four rows from place a with four from place b to G at (i, j) and at (j, i).
+
+    Sixteen running sums, so that every load is used four times; they are summed across lanes together, pair by pair.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        chunks = _Chunks(context, builder, rows.dtype)
+        base, into = chunks.base(rows, arguments[0]), chunks.base(G, arguments[4])
+        first, second, size = arguments[1:4]
+        apart, row, column = arguments[5:]
+        starts = [builder.add(of, builder.mul(size, ir.Constant(INDEX, p))) for of in (first, second) for p in range(4)]
+        zeros = [ir.Constant(chunks.vector, [0.0] * LANES)] * 16
+        with chunks.loop(size, *zeros) as (at, sums):
+            left, right = ([chunks.load(base, builder.add(of, at)) for of in part] for part in (starts[:4], starts[4:]))
+            for t in range(16):
+                product = builder.fmul(left[t // 4], right[t % 4], flags=("contract",))
+                sums[t] = builder.fadd(sums[t], product, flags=("contract",))
+        level = sums
+        while len(level) > 1:
+            level = [_pairwise(builder, *level[t : t + 2]) for t in range(0, len(level), 2)]
+        for p in range(4):
+            for top, side, lanes in ((row, column, range(4 * p, 4 * p + 4)), (column, row, range(p, 16, 4))):
+                mask = ir.Constant(ir.VectorType(ir.IntType(32), 4), list(lanes))
+                four = builder.shuffle_vector(level[0], level[0], mask)
+                at = builder.add(builder.mul(builder.add(top, ir.Constant(INDEX, p)), apart), side)
+                place = builder.bitcast(builder.gep(into, [at]), four.type.as_pointer())
+                builder.store(four, place, align=chunks.bytes)
+        return context.get_dummy_value()
+
+    number = types.int64
+    return types.void(rows, number, number, number, G, number, number, number), generate
+
+
+def _pairwise(builder: Any, a: Any, b: Any) -> Any:
+    """Sums of neighbouring lanes of a, then of b."""
+    even, odd = (ir.Constant(ir.VectorType(ir.IntType(32), LANES), list(range(p, 2 * LANES, 2))) for p in (0, 1))
+    return builder.fadd(builder.shuffle_vector(a, b, even), builder.shuffle_vector(a, b, odd))
+
+
+update_and_rank: Any = intrinsic(_update_and_rank)
+tile: Any = intrinsic(_tile)
+eliminate: Any = intrinsic(_eliminate)
