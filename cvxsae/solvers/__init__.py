@@ -3,6 +3,7 @@
 from cvxsae.solvers.code_paths import code_path, lambda_for_l0, lambda_max
 from cvxsae.solvers.codes import Codes
 from cvxsae.solvers.encode import encode
+from cvxsae.solvers.path import atom_cost_path
 from cvxsae.solvers.solution import CertificateError, NotCertifiedError, Record, Solution, Status
 from cvxsae.solvers.solve import SOLVERS, solve
 
@@ -14,6 +15,7 @@ __all__ = [
     "Record",
     "Solution",
     "Status",
+    "atom_cost_path",
     "code_path",
     "encode",
     "lambda_for_l0",

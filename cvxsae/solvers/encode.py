@@ -78,8 +78,8 @@ def encode(
     warm_start
         Codes (N, K) to start from: a :class:`Codes`, or a sparse array of codes for atoms of norm 1.
     engine
-        ``"auto"``, ``"fused"`` (numba, CPU) or ``"torch"`` (any device). Both give codes that pass the same
-        certificate.
+        ``"auto"``, ``"fused"`` (numba, CPU), ``"torch"`` (any device) or ``"triton"`` (CUDA). All give codes that pass
+        the same certificate.
     device
         Where to compute; the CPU by default.
     memory_limit
@@ -180,7 +180,8 @@ class _Plan:
         per_product = 6 * prepared.n_atoms
         per_point = 28 * capacity + 40 * prepared.dim + 4 * 80 * 80
         rows = int(np.clip(0.4 * share / per_product, 8, 1024))
-        most = 1024 if name == "fused" else 8192  # a worker reuses the pages of its last block
+        # A worker reuses the pages of its last block; a GPU wants enough datapoints to hide its launches.
+        most = 1024 if name == "fused" else 8192 if prepared.device.type == "cpu" else 32768
         block = int(np.clip(0.4 * share / per_point, 32, most))
         return cls(max(1, min(block, -(-n // workers))), rows, workers)
 

@@ -1,5 +1,6 @@
 """Refit, λ paths, warm starts along them, resuming and interruption."""
 
+import sys
 import threading
 
 import numpy as np
@@ -10,7 +11,6 @@ from scipy.optimize import nnls
 
 from cvxsae.data.activations import Activations
 from cvxsae.data.arguments import InputError
-from cvxsae.solvers import encode as encode_module
 from cvxsae.solvers.code_paths import code_path, lambda_for_l0, lambda_max
 from cvxsae.solvers.encode import encode, encode_rows
 from cvxsae.solvers.refit import nonnegative_least_squares
@@ -136,7 +136,7 @@ def test_an_interrupt_keeps_what_is_finished(monkeypatch):
                 raise KeyboardInterrupt
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(encode_module, "solve_block", interrupting)
+    monkeypatch.setattr(sys.modules[encode.__module__], "solve_block", interrupting)
     part = encode(X, D, 0.4, tol=1e-8, memory_limit=2**20)
     assert part.status is Status.INTERRUPTED
     assert 0 < part.done.sum() < 400
