@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ def planted(rng, n=80, d=12, features=4):
 
 def test_a_planted_width_is_found_without_being_told(rng):
     X, truth = planted(rng)
-    path = atom_cost_path(LargeDictionary(X, 0.1, 1.0), [15, 30, 60], tol=5e-3)
+    path: Any = atom_cost_path(LargeDictionary(X, 0.1, 1.0), [15, 30, 60], tol=5e-3)
     chosen = path.widest_plateau()
     assert path.points[chosen].live_atoms == len(truth)
     assert (truth @ path.candidates[chosen].dictionary.T).max(axis=1).min() >= 0.98
@@ -52,7 +53,7 @@ def test_an_interrupted_path_goes_on_and_other_paths_are_refused(rng, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         atom_cost_path(problem, [0.5, 1.0, 2.0], folder=tmp_path, callback=stop)
     assert len(json.loads((tmp_path / "path.json").read_text())["points"]) == 2
-    seen = []
+    seen: list[Any] = []
     path = atom_cost_path(problem, [0.5, 1.0, 2.0], folder=tmp_path, callback=seen.append)
     assert [point.atom_cost for point in seen] == [2.0]
     assert len(path.points) == len(path.candidates) == 3
@@ -75,13 +76,13 @@ def test_values_that_are_no_path(values, rng):
 def test_parallel_atoms_are_merged_and_dead_ones_dropped(rng):
     problem = LargeDictionary(problems.clustered(rng, 12, 4), 0.3, 1.0)
     B = rng.uniform(size=(12, 3))
-    point = problem.from_factor(B)
+    point: Any = problem.from_factor(B)
     codes = np.hstack([point.codes / 2, point.codes / 2, np.zeros((12, 1))])
-    doubled = dataclasses.replace(
+    doubled: Any = dataclasses.replace(
         point, codes=codes, dictionary=np.vstack([point.dictionary, point.dictionary, np.eye(4)[:1]])
     )
     assert live_atoms(doubled) == 6
-    tidied = tidy(problem, doubled)
+    tidied: Any = tidy(problem, doubled)
     assert live_atoms(tidied) == tidied.dictionary.shape[0] <= 3
     assert problem.primal_value(tidied) <= problem.primal_value(doubled) * (1 + 1e-9)
     Q = factor_of(problem, doubled) @ factor_of(problem, doubled).T
