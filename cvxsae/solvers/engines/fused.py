@@ -71,6 +71,8 @@ class FusedEngine:
         self.half = tuning.half_precision
         if self.half is None:
             self.half = fast_half_products(dictionary.device)
+        if self.half:  # rounded here, once and by all threads, not by each of the workers at its first product
+            _ = dictionary.half_precision
 
     def warm_up(self) -> None:
         """Compile (or load) the kernels on one small problem, so that no timing includes it."""
