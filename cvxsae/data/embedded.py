@@ -25,12 +25,7 @@ def wordllama() -> Float[np.ndarray, "32000 256"]:
     InputError
         If the wheel is not installed.
     """
-    spec = importlib.util.find_spec("wordllama")
-    folders = [] if spec is None else list(spec.submodule_search_locations or [])
-    weights = [file for folder in folders for file in sorted(Path(folder, "weights").glob("*256.safetensors"))]
-    if not weights:
-        raise _missing("wordllama")
-    return np.asarray(read_array(weights[0], "wordllama"))
+    return np.asarray(read_array(_wheel_file("wordllama", "weights/*256.safetensors"), "wordllama"))
 
 
 def wordllama_tokens() -> tuple[str, ...]:
@@ -41,12 +36,8 @@ def wordllama_tokens() -> tuple[str, ...]:
     InputError
         If the wheel is not installed.
     """
-    spec = importlib.util.find_spec("wordllama")
-    folders = [] if spec is None else list(spec.submodule_search_locations or [])
-    vocabularies = [file for folder in folders for file in sorted(Path(folder, "tokenizers").glob("*.json"))]
-    if not vocabularies:
-        raise _missing("wordllama")
-    rows: dict[str, int] = json.loads(vocabularies[0].read_text(encoding="utf-8"))["model"]["vocab"]
+    tokenizer = _wheel_file("wordllama", "tokenizers/*.json").read_text(encoding="utf-8")
+    rows: dict[str, int] = json.loads(tokenizer)["model"]["vocab"]
     return tuple(sorted(rows, key=rows.__getitem__))
 
 
@@ -74,6 +65,16 @@ EMBEDDED_NAMES: tuple[str, ...] = tuple(_SETS)
 def embedded(name: str) -> Float[np.ndarray, "N d"]:
     """Return the embedded data set of that name, one datapoint a row. See :data:`EMBEDDED_NAMES`."""
     return _SETS[arguments.choice(name, "name", EMBEDDED_NAMES)]()
+
+
+def _wheel_file(package: str, pattern: str) -> Path:
+    """Return the first file of an installed wheel that matches, without importing the package."""
+    spec = importlib.util.find_spec(package)
+    folders = [] if spec is None else list(spec.submodule_search_locations or [])
+    files = [file for folder in folders for file in sorted(Path(folder).glob(pattern))]
+    if not files:
+        raise _missing(package)
+    return files[0]
 
 
 def _missing(name: str) -> InputError:
