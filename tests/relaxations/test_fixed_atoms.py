@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+from operator import mul
 from typing import Any
 
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 import scipy.sparse
 import torch
 
-from cvxsae import CandidateDictionary, InputError, SparseCodes, WideLimit, datapoint_atoms
+from cvxsae import AtomPenalty, CandidateDictionary, InputError, SparseCodes, WideLimit, datapoint_atoms
 from tests import problems
 from tests.problems import minimize, solve
 
@@ -246,3 +248,26 @@ def test_candidates_cannot_change_the_problem(rng):
     problem = SparseCodes(rng.normal(size=(5, 3)), rng.normal(size=(4, 3)), LAM)
     with pytest.raises(ValueError, match="read-only"):
         solve(problem).dictionary[0] *= 1.01
+
+
+@pytest.mark.parametrize("tau", [None, 0.5])
+def test_a_repaired_dual_is_feasible_in_exact_arithmetic(tau, rng):
+    """A long residual almost orthogonal to the atoms: float64 loses digits of ``d_k·y_n`` that the bound relies on."""
+    atoms = problems.unit(rng.normal(size=(4, 32)))
+    across = rng.normal(size=(60, 32))
+    across -= across @ np.linalg.pinv(atoms) @ atoms
+    Y = 1e9 * across + rng.normal(size=(60, 4)) @ atoms
+    X = np.zeros((60, 32))
+    problem: Any = SparseCodes(X, atoms, 1.0) if tau is None else CandidateDictionary(X, atoms, 1.0, tau)
+    repaired = problem.feasible_dual(torch.from_numpy(Y)).numpy()
+    D = [[Fraction(float(entry)) for entry in row] for row in problem.atoms.numpy()]
+    exact = [[sum(map(mul, row, map(Fraction, y.tolist()))) for row in D] for y in repaired]
+    if tau is None:
+        assert max(map(max, exact)) <= 1
+        return
+    rounded = torch.tensor([[float(entry) for entry in row] for row in exact], dtype=torch.float64)
+    maximisers = AtomPenalty(tau).polar_maximiser(rounded)
+    for v, z in zip(zip(*exact, strict=True), maximisers.T.tolist(), strict=True):
+        weights = [Fraction(entry) for entry in z]
+        mass, squares = sum(weights), sum(weight * weight for weight in weights)
+        assert sum(map(mul, v, weights)) ** 2 <= mass * mass + Fraction(tau) * squares
