@@ -5,10 +5,12 @@ from cvxsae.relaxations import (
     AtomPenalty,
     Candidate,
     CandidateDictionary,
+    Floor,
     LargeDictionary,
     SparseCodes,
     WideLimit,
     datapoint_atoms,
+    spectral_floor,
 )
 from cvxsae.solvers import (
     CertificateError,
@@ -37,6 +39,7 @@ __all__ = [
     "CertificateError",
     "Codes",
     "CrossCheck",
+    "Floor",
     "InputError",
     "LargeDictionary",
     "NotCertifiedError",
@@ -54,4 +57,5 @@ __all__ = [
     "lambda_for_l0",
     "lambda_max",
     "solve",
+    "spectral_floor",
 ]

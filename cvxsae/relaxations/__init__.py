@@ -2,6 +2,7 @@
 
 from cvxsae.relaxations.candidate import Candidate
 from cvxsae.relaxations.fixed_atoms import CandidateDictionary, SparseCodes, datapoint_atoms
+from cvxsae.relaxations.floors import Floor, spectral_floor
 from cvxsae.relaxations.large_dictionary import LargeDictionary
 from cvxsae.relaxations.penalty import AtomPenalty, PolarBounds
 from cvxsae.relaxations.problem import Problem
@@ -11,10 +12,12 @@ __all__ = [
     "AtomPenalty",
     "Candidate",
     "CandidateDictionary",
+    "Floor",
     "LargeDictionary",
     "PolarBounds",
     "Problem",
     "SparseCodes",
     "WideLimit",
     "datapoint_atoms",
+    "spectral_floor",
 ]

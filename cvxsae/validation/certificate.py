@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from operator import attrgetter
 from typing import Any
 
@@ -280,8 +280,3 @@ def _claim_objections(
             f"The solution claims the lower bound {solution.lower_bound:.12g}; "
             f"its dual point proves {lower_bound:.12g}."
         )
-
-
-def without_claims(solution: Solution) -> Candidate:
-    """The arrays of a solution and nothing it says about them."""
-    return replace(Candidate(bias=solution.bias), **solution.arrays())
