@@ -69,6 +69,12 @@ class Warm:
     def fill(self, chosen: np.ndarray, codes: np.ndarray, count: np.ndarray) -> None:
         """Write each row's positive codes, the largest if they do not all fit, into padded arrays."""
         capacity = chosen.shape[1]
+        lengths = np.diff(self.indptr)
+        if lengths.max(initial=0) <= capacity and (self.values > 0).all():
+            width = lengths.max(initial=0)
+            held = np.arange(width) < lengths[:, None]
+            chosen[:, :width][held], codes[:, :width][held], count[:] = self.indices, self.values, lengths
+            return
         for i in range(len(count)):
             part = slice(self.indptr[i], self.indptr[i + 1])
             indices, values = self.indices[part], self.values[part]
