@@ -130,8 +130,9 @@ def split_scores(
 
     ``s_k(v) = (1/N) Σ_n z_nk |v·r_n|``, maximised over ``‖v‖ = 1``, ``v ⊥ d_k`` by the monotone iteration
     ``v ← normalise(Σ_n z_nk sign(v·r_n) r_n^⊥)`` from several starts (an L1-PCA). Replacing ``d_k`` by
-    ``normalise(d_k ± εv)`` lowers F by ``ε s_k + O(ε²)`` at exact codes. The score is attained by the direction returned, so it
-    is a lower bound of the best one; zero means every residual of k's datapoints is parallel to ``d_k``.
+    ``normalise(d_k ± εv)`` lowers F by ``ε s_k + O(ε²)`` at exact codes. The score is attained by the direction
+    returned, so it is a lower bound of the best one; zero means that all residuals of k's datapoints are parallel
+    to ``d_k``.
 
     Parameters
     ----------
