@@ -18,6 +18,7 @@ from cvxsae.solvers import (
     NotCertifiedError,
     Record,
     Solution,
+    SparseAutoencoder,
     Status,
     atom_cost_path,
     code_path,
@@ -25,6 +26,7 @@ from cvxsae.solvers import (
     lambda_for_l0,
     lambda_max,
     solve,
+    train_sae,
 )
 from cvxsae.validation import Certificate, CrossCheck, certify, crosscheck
 
@@ -45,6 +47,7 @@ __all__ = [
     "NotCertifiedError",
     "Record",
     "Solution",
+    "SparseAutoencoder",
     "SparseCodes",
     "Status",
     "WideLimit",
@@ -58,4 +61,5 @@ __all__ = [
     "lambda_max",
     "solve",
     "spectral_floor",
+    "train_sae",
 ]

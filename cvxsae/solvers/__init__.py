@@ -4,8 +4,10 @@ from cvxsae.solvers.code_paths import code_path, lambda_for_l0, lambda_max
 from cvxsae.solvers.codes import Codes
 from cvxsae.solvers.encode import encode
 from cvxsae.solvers.path import atom_cost_path
+from cvxsae.solvers.sae import SparseAutoencoder
 from cvxsae.solvers.solution import CertificateError, NotCertifiedError, Record, Solution, Status
 from cvxsae.solvers.solve import SOLVERS, solve
+from cvxsae.solvers.train_sae import train_sae
 
 __all__ = [
     "SOLVERS",
@@ -14,6 +16,7 @@ __all__ = [
     "NotCertifiedError",
     "Record",
     "Solution",
+    "SparseAutoencoder",
     "Status",
     "atom_cost_path",
     "code_path",
@@ -21,4 +24,5 @@ __all__ = [
     "lambda_for_l0",
     "lambda_max",
     "solve",
+    "train_sae",
 ]

@@ -17,13 +17,16 @@ _WORTH_SHARING = 5e7
 
 @contextmanager
 def threads_for(problem: Problem) -> Iterator[None]:
-    """One thread while a small problem is worked on, the process's own setting otherwise; restored on the way out.
-
-    Small means fewer than 5e7 multiplications in one evaluation (``problem.evaluation_cost``): threads would spend
-    their time waiting for each other.
-    """
-    if problem.evaluation_cost >= _WORTH_SHARING:
+    """One thread while a small problem is worked on: see :func:`threads_for_cost`, with ``problem.evaluation_cost``."""
+    with threads_for_cost(problem.evaluation_cost):
         yield
-        return
-    with threadpool_limits(limits=1):
+
+
+@contextmanager
+def threads_for_cost(cost: float) -> Iterator[None]:
+    """One thread if a step takes fewer than 5e7 multiplications, the process's own setting else; restored after.
+
+    On less, threads would spend their time waiting for each other.
+    """
+    with threadpool_limits(limits=1 if cost < _WORTH_SHARING else None):
         yield

@@ -1,0 +1,86 @@
+"""The autoencoder as arrays and files."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from cvxsae import InputError, SparseAutoencoder
+from cvxsae.data import write_arrays
+
+
+@pytest.fixture
+def arrays(rng):
+    """An SAE with atoms of any norm, one of them zero."""
+    decoder = rng.normal(size=(7, 4)) * rng.uniform(0.1, 3, (7, 1))
+    decoder[3] = 0
+    return {"W_enc": rng.normal(size=(4, 7)), "b_enc": rng.normal(size=7), "W_dec": decoder, "b_dec": np.full(4, 0.2)}
+
+
+@pytest.mark.parametrize("subtract", [True, False])
+def test_atoms_of_any_norm_are_the_same_model_as_unit_ones(arrays, rng, subtract):
+    sae, X = SparseAutoencoder.from_arrays(arrays, subtract_bias=subtract), rng.normal(size=(30, 4))
+    own = np.maximum((X - subtract * arrays["b_dec"]) @ arrays["W_enc"] + arrays["b_enc"], 0)
+    np.testing.assert_allclose(sae.encode(X, unit_norm=False).toarray(), own, atol=1e-12)
+    np.testing.assert_allclose(sae.encode(X) @ sae.dictionary, own @ arrays["W_dec"], atol=1e-12)
+    norms = np.linalg.norm(sae.dictionary, axis=1)
+    np.testing.assert_allclose(np.delete(norms, 3), 1)
+    assert norms[3] == 0
+
+
+def test_it_survives_a_file(arrays, rng, tmp_path):
+    sae = SparseAutoencoder.from_arrays(arrays, lam=0.3, subtract_bias=False)
+    back = SparseAutoencoder.load(sae.save(tmp_path / "sae"))
+    X = rng.normal(size=(10, 4))
+    np.testing.assert_allclose(back.encode(X).toarray(), sae.encode(X).toarray(), atol=1e-5)
+    assert back.lam == 0.3
+    assert not back.subtract_bias
+    config = json.loads((tmp_path / "sae" / "cfg.json").read_text())
+    assert (config["d_in"], config["d_sae"], config["architecture"]) == (4, 7, "standard")
+    config["metadata"]["model_name"] = "something"
+    (tmp_path / "sae" / "cfg.json").write_text(json.dumps(config))
+    again = SparseAutoencoder.load(SparseAutoencoder.load(tmp_path / "sae").save(tmp_path / "again"))
+    assert again.metadata["model_name"] == "something"
+    assert "λ 0.3" in repr(again)
+
+
+def test_float16_and_tensors_will_do(arrays):
+    sae = SparseAutoencoder.from_arrays({name: torch.tensor(a, dtype=torch.bfloat16) for name, a in arrays.items()})
+    assert sae.W_dec.dtype == np.float32
+
+
+def test_what_is_no_relu_sae_is_refused(arrays, rng, tmp_path):
+    for change, sentence in (
+        ({"threshold": np.zeros(7)}, "exactly W_enc, b_enc, W_dec, b_dec"),
+        ({"W_enc": rng.normal(size=(7, 4))}, r"W_enc has shape \(7, 4\)"),
+        ({"b_enc": np.full(7, np.inf)}, "b_enc holds"),
+        ({"W_dec": np.zeros(3)}, "W_dec has shape"),
+    ):
+        with pytest.raises(InputError, match=sentence):
+            SparseAutoencoder.from_arrays({**arrays, **change})
+    with pytest.raises(InputError, match="dimension 4"):
+        SparseAutoencoder.from_arrays(arrays).encode(np.ones((3, 5)))
+    folder = SparseAutoencoder.from_arrays(arrays).save(tmp_path / "sae")
+    config = json.loads((folder / "cfg.json").read_text())
+    for change, sentence in (
+        ({"architecture": "topk"}, "'topk' SAE"),
+        ({"normalize_activations": "layer_norm"}, "normalises activations"),
+    ):
+        (folder / "cfg.json").write_text(json.dumps({**config, **change}))
+        with pytest.raises(InputError, match=sentence):
+            SparseAutoencoder.load(folder)
+    (folder / "cfg.json").write_text("[1]")
+    with pytest.raises(InputError, match="not a JSON object"):
+        SparseAutoencoder.load(folder)
+    with pytest.raises(InputError, match="does not exist"):
+        SparseAutoencoder.load(tmp_path / "nowhere")
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(InputError, match="cannot be made"):
+        SparseAutoencoder.from_arrays(arrays).save(tmp_path / "file" / "sae")
+    write_arrays(folder / "sae_weights.safetensors", {"W_dec": np.eye(3)})
+    (folder / "cfg.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match="exactly"):
+        SparseAutoencoder.load(folder)
