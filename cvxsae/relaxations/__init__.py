@@ -3,6 +3,7 @@
 from cvxsae.relaxations.candidate import Candidate
 from cvxsae.relaxations.fixed_atoms import CandidateDictionary, SparseCodes, datapoint_atoms
 from cvxsae.relaxations.floors import Floor, spectral_floor
+from cvxsae.relaxations.joint import JointProblem
 from cvxsae.relaxations.large_dictionary import LargeDictionary
 from cvxsae.relaxations.penalty import AtomPenalty, PolarBounds
 from cvxsae.relaxations.problem import Problem
@@ -13,6 +14,7 @@ __all__ = [
     "Candidate",
     "CandidateDictionary",
     "Floor",
+    "JointProblem",
     "LargeDictionary",
     "PolarBounds",
     "Problem",

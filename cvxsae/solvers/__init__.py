@@ -3,6 +3,7 @@
 from cvxsae.solvers.code_paths import code_path, lambda_for_l0, lambda_max
 from cvxsae.solvers.codes import Codes
 from cvxsae.solvers.encode import encode
+from cvxsae.solvers.learning import DictionaryFit, grow, learn_dictionary
 from cvxsae.solvers.path import atom_cost_path
 from cvxsae.solvers.sae import SparseAutoencoder
 from cvxsae.solvers.solution import CertificateError, NotCertifiedError, Record, Solution, Status
@@ -13,6 +14,7 @@ __all__ = [
     "SOLVERS",
     "CertificateError",
     "Codes",
+    "DictionaryFit",
     "NotCertifiedError",
     "Record",
     "Solution",
@@ -21,8 +23,10 @@ __all__ = [
     "atom_cost_path",
     "code_path",
     "encode",
+    "grow",
     "lambda_for_l0",
     "lambda_max",
+    "learn_dictionary",
     "solve",
     "train_sae",
 ]

@@ -87,6 +87,32 @@ class Decides(Protocol[P, S_in]):
         """How the solve ended, or None if it goes on."""
 
 
+@dataclass(frozen=True)
+class Run(Generic[S]):
+    """What the loop leaves behind.
+
+    Attributes
+    ----------
+    primal, dual
+        The states with the lowest value and the highest lower bound.
+    status
+        How it ended.
+    history
+        Value and lower bound over time.
+    iterations
+        Steps made.
+    seconds
+        Wall-clock time.
+    """
+
+    primal: S
+    dual: S
+    status: Status
+    history: tuple[Record, ...]
+    iterations: int
+    seconds: float
+
+
 def iterate(
     algorithm: Algorithm[P, S],
     problem: P,
@@ -96,11 +122,42 @@ def iterate(
     progress: bool = False,
     callback: Callable[[Record], None] | None = None,
 ) -> Solution:
-    """Run an algorithm until its certified relative gap is within ``tol`` or a limit is met.
+    """Run an algorithm until its certified relative gap is within ``tol`` or a limit is met, and judge where it ends.
 
-    Value and bound are evaluated at iterations spaced by a growing stride (a quarter of the iterations done), always at
-    the point that would be returned. The lowest value and the highest bound seen are kept, each with its point: any
-    dual point certifies any primal one. ``patience`` evaluations in a row without a better gap mean STALLED.
+    The lowest value and the highest bound seen are kept, each with its point: any dual point certifies any primal one.
+    """
+    run = run_loop(algorithm, problem, limits, device=device, progress=progress, callback=callback)
+    candidate = algorithm.finish(problem, run.primal)
+    if run.dual is not run.primal and candidate.dual is not None:
+        proof = algorithm.finish(problem, run.dual)
+        candidate = replace(candidate, dual=proof.dual, multipliers=proof.multipliers)
+    return judge(
+        problem,
+        candidate,
+        run.status,
+        tol=limits.tol,
+        history=run.history,
+        seconds=run.seconds,
+        solver=algorithm.name,
+        info={"iterations": run.iterations, "device": str(device), **algorithm.info(run.primal)},
+    )
+
+
+def run_loop(
+    algorithm: Algorithm[P, S],
+    problem: P,
+    limits: Limits,
+    *,
+    device: torch.device,
+    progress: bool = False,
+    callback: Callable[[Record], None] | None = None,
+    every_step: bool = False,
+) -> Run[S]:
+    """The loop itself.
+
+    Value and bound are evaluated at iterations spaced by a growing stride (a quarter of the iterations done), or at
+    ``every_step`` where they cost nothing, always at the point that would be returned. ``patience`` evaluations in a
+    row without a better gap mean STALLED.
     """
     start = time.perf_counter()
     most = algorithm.default_iterations if limits.max_iterations is None else limits.max_iterations
@@ -140,7 +197,7 @@ def iterate(
                 if verdict is not None:
                     status = verdict
                     break
-                next_check = iteration + max(algorithm.first_check, iteration // 4)
+                next_check = iteration + (1 if every_step else max(algorithm.first_check, iteration // 4))
             if late:
                 status = Status.TIME_LIMIT
                 break
@@ -153,17 +210,4 @@ def iterate(
         status = Status.INTERRUPTED
     finally:
         bar.close()
-    candidate = algorithm.finish(problem, primal)
-    if dual is not primal and candidate.dual is not None:
-        proof = algorithm.finish(problem, dual)
-        candidate = replace(candidate, dual=proof.dual, multipliers=proof.multipliers)
-    return judge(
-        problem,
-        candidate,
-        status,
-        tol=limits.tol,
-        history=tuple(history),
-        seconds=time.perf_counter() - start,
-        solver=algorithm.name,
-        info={"iterations": iteration, "device": str(device), **algorithm.info(state)},
-    )
+    return Run(primal, dual, status, tuple(history), iteration, time.perf_counter() - start)

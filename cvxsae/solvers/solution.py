@@ -18,6 +18,10 @@ class Status(Enum):
     """How a solve ended. Each member carries a message and a remedy."""
 
     CERTIFIED = ("the relative gap is within tol", "")
+    STATIONARY = (
+        "every stationarity residual is within tol: a first-order point, below which descent cannot go",
+        "compare with the floor, try other seeds, or ask for the curvature (second_order=True)",
+    )
     RELAXED = (
         "the solver's gap closed to tol: value and bound enclose what the relaxation leaves open",
         "accept it (raise_on_failure=False; info says how much is the solver's and how much the relaxation's)",
@@ -213,7 +217,9 @@ def gap_parts(problem: Problem, candidate: Candidate, value: float, lower_bound:
     """The two gaps of a large dictionary, kept apart; nothing for the other problems.
 
     ``relaxed_value`` is attained by a doubly nonnegative Q, made feasible exactly; ``solver_gap`` is between it and the
-    lower bound, ours to close; ``relaxation_gap`` is what is left up to the value of dictionary and codes.
+    lower bound, ours to close; ``relaxation_gap`` is what is left up to the value of dictionary and codes. A bound
+    proved by slices (cuts) can lie above that value: then ``closed_by_cuts`` says which share of the relaxation's gap
+    it closes, and there is no ``solver_gap``.
     """
     if not isinstance(problem, LargeDictionary):
         return {}
@@ -222,7 +228,10 @@ def gap_parts(problem: Problem, candidate: Candidate, value: float, lower_bound:
     if relaxed is not None:
         relaxed = min(relaxed, value)
         parts["relaxed_value"] = relaxed
-        parts["solver_gap"] = relative_gap(relaxed, lower_bound)
+        if lower_bound > relaxed and candidate.multipliers is not None and candidate.multipliers.ndim == 3:
+            parts["closed_by_cuts"] = (lower_bound - relaxed) / (value - relaxed) if value > relaxed else 1.0
+        else:
+            parts["solver_gap"] = relative_gap(relaxed, lower_bound)
         parts["relaxation_gap"] = (value - relaxed) / value if value > 0 else value - relaxed
     return parts
 

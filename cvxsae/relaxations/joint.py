@@ -1,0 +1,102 @@
+"""The joint problem that a sparse autoencoder approximates: dictionary, codes and bias together (P)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, NoReturn
+
+import numpy as np
+import torch
+
+from cvxsae.data import arguments
+from cvxsae.data.arguments import InputError
+from cvxsae.relaxations.candidate import Candidate
+from cvxsae.relaxations.problem import ConicForm, Problem
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+    from cvxsae.data.activations import ActivationsLike
+    from cvxsae.data.arguments import BiasLike
+
+
+@dataclass(frozen=True, init=False, eq=False)
+class JointProblem(Problem):
+    """``F*_K = min over D (K unit-norm atoms), Z ≥ 0 and b of (1/N) Σ_n [ ½‖x_n − b − z_n D‖² + λ Σ_k z_nk ]``   (P).
+
+    The one problem here that is not convex. Its lower bound is that of every width at once: ``‖y_n‖ ≤ λ`` makes Y
+    feasible for the dual of *any* dictionary (T9), so the bound reaches the wide limit (5) and the gap is what is left
+    to a better dictionary of this width, a wider one, or nobody.
+
+    Parameters
+    ----------
+    X
+        Datapoints, (N, d): anything :class:`~cvxsae.data.Activations` accepts.
+    n_atoms
+        Width K.
+    lam
+        Penalty λ > 0.
+    bias
+        ``"free"`` (optimised, the default), None (zero) or an array (d,) (fixed).
+
+    Raises
+    ------
+    InputError
+        For arguments that cannot be used.
+    """
+
+    n_atoms: int
+
+    name: ClassVar[str] = "joint"
+
+    def __init__(self, X: ActivationsLike, n_atoms: int, lam: float, bias: BiasLike = "free") -> None:
+        super().__init__(X, lam, bias)
+        object.__setattr__(self, "n_atoms", arguments.count(n_atoms, "n_atoms"))
+
+    @property
+    def evaluation_cost(self) -> float:
+        """Two products with a dictionary."""
+        return 2.0 * self.n_points * self.n_atoms * self.dim
+
+    @property
+    def polar_is_exact(self) -> bool:
+        """False: the lower bound is the wide limit's, below the optimum of a width K < N."""
+        return False
+
+    def allows(self, candidate: Candidate) -> list[str]:
+        """Exactly K atoms of norm 1."""
+        if candidate.dictionary is None:
+            return ["The candidate has no dictionary; the joint problem asks for one."]
+        found = candidate.dictionary.shape[0]
+        return (
+            []
+            if found == self.n_atoms
+            else [f"The dictionary has {found} atoms; the problem's width is {self.n_atoms}."]
+        )
+
+    def row_polars(self, Y: Float[torch.Tensor, "n d"]) -> Float[torch.Tensor, " n"]:
+        """``‖y_n‖``: the polar over dictionaries of every width (T9)."""
+        return torch.linalg.vector_norm(Y, dim=1)
+
+    def zero_candidate(self) -> Candidate:
+        """All codes zero, and the bias that is best for them: optimal iff ``λ ≥ lambda_max``."""
+        return Candidate(
+            bias=self.starting_bias().numpy(),
+            dictionary=np.eye(self.n_atoms, self.dim) if self.n_atoms <= self.dim else None,
+            codes=np.zeros((self.n_points, self.n_atoms)) if self.n_atoms <= self.dim else None,
+        )
+
+    def conic_form(self) -> ConicForm:
+        """There is none: the problem is not convex."""
+        _not_convex()
+
+    def conic_size(self) -> tuple[int, str]:
+        """There is no conic form."""
+        _not_convex()
+
+
+def _not_convex() -> NoReturn:
+    raise InputError(
+        "problem is the joint problem, which is not convex and has no conic form; "
+        "use learn_dictionary for it, or solve a relaxation (WideLimit, LargeDictionary)."
+    )

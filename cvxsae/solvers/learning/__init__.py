@@ -1,0 +1,6 @@
+"""Dictionary learning: the nonconvex optimum that sparse autoencoders approximate, with exact codes."""
+
+from cvxsae.solvers.learning.fit import DictionaryFit
+from cvxsae.solvers.learning.learn import grow, learn_dictionary
+
+__all__ = ["DictionaryFit", "grow", "learn_dictionary"]

@@ -1,0 +1,144 @@
+"""The state of dictionary learning on disk: written atomically, taken up again by a call with the same arguments."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cvxsae.data.arguments import InputError
+from cvxsae.data.files import read_arrays, write_arrays
+from cvxsae.solvers.learning.polish import Pair
+
+if TYPE_CHECKING:
+    from cvxsae.relaxations.joint import JointProblem
+    from cvxsae.solvers.learning.learner import Learner, State
+
+SECONDS = 10.0
+"""Least time between two checkpoints."""
+
+_FORMAT = 1
+
+
+class Checkpoint:
+    """A file that holds the last state offered, and which problem it belongs to.
+
+    Parameters
+    ----------
+    path
+        A ``.npz`` file.
+    fingerprint
+        What the arguments of the call hash to.
+    seconds
+        Time that earlier runs took.
+    every
+        Least seconds between two writes.
+    """
+
+    def __init__(self, path: str | Path, fingerprint: str, *, seconds: float = 0.0, every: float = SECONDS) -> None:
+        self.path = Path(path)
+        if self.path.suffix != ".npz":
+            raise InputError(f"checkpoint {str(path)!r} has another suffix than .npz; pass the path of a .npz file.")
+        if not self.path.parent.is_dir():
+            raise InputError(f"checkpoint {str(path)!r} is in a folder that does not exist; create it first.")
+        self.fingerprint, self.every, self.before = fingerprint, every, seconds
+        self.started = self.written = time.perf_counter()
+
+    def offer(self, state: State) -> None:
+        """Keep a state if the last one is old enough."""
+        if time.perf_counter() - self.written >= self.every:
+            self.write(state)
+
+    def write(self, state: State) -> None:
+        """Keep a state now."""
+        write_arrays(self.path, _pack(state, self.fingerprint, self.seconds), "checkpoint")
+        self.written = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """Time spent so far, earlier runs included."""
+        return self.before + time.perf_counter() - self.started
+
+
+def fingerprint(problem: JointProblem, **options: Any) -> str:
+    """Hash of data, λ, bias, width and options: two calls with the same one do the same."""
+    digest = hashlib.sha256(json.dumps({"lam": problem.lam, "K": problem.n_atoms, **options}, sort_keys=True).encode())
+    if not problem.bias_is_free:
+        digest.update(problem.fixed_bias().numpy().tobytes())
+    for batch in problem.X.batches():
+        digest.update(batch.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def read(path: Path, expected: str) -> tuple[dict[str, Any], float]:
+    """The arrays of a checkpoint and the seconds it took.
+
+    Raises
+    ------
+    InputError
+        If the file is no checkpoint, or one of other data or options.
+    """
+    arrays = read_arrays(path, "checkpoint")
+    if "fingerprint" not in arrays or int(arrays.get("format", np.int64(0))) != _FORMAT:
+        raise InputError(f"checkpoint {str(path)!r} is not a checkpoint of learn_dictionary; pass another path.")
+    if bytes(arrays["fingerprint"].astype(np.uint8)).decode() != expected:
+        raise InputError(
+            f"checkpoint {str(path)!r} belongs to other data or other options; pass another path, or the arguments "
+            "it was made with."
+        )
+    return arrays, float(arrays["seconds"])
+
+
+def _pack(state: State, fingerprint: str, seconds: float) -> dict[str, Any]:
+    counts = sorted(state.counts)
+    packed: dict[str, Any] = {
+        "format": np.int64(_FORMAT),
+        "fingerprint": np.frombuffer(fingerprint.encode(), dtype=np.uint8).astype(np.int64),
+        "seconds": np.float64(seconds),
+        "dictionary": state.dictionary,
+        "offset": state.offset,
+        "value": np.float64(state.value),
+        "polishing": np.int64(state.stage == "polish"),
+        "step": np.int64(state.step),
+        "last_moves": np.int64(state.last_moves),
+        "value_at_moves": np.float64(state.value_at_moves),
+        "least_curvature": np.float64(np.nan if state.least_curvature is None else state.least_curvature),
+        "ended": np.int64(2 * state.stuck + state.settled),
+    }
+    for name in counts:
+        packed[f"count_{name}"] = np.int64(state.counts[name])
+    for part, codes in enumerate(state.batches):
+        if codes is not None:
+            packed[f"codes_{part}"] = codes
+    packed["parts"] = np.int64(len(state.batches))
+    if state.place is not None:
+        packed["codes"], packed["tol"] = state.place.codes.codes, np.float64(state.place.codes.tol)
+    for number, pair in enumerate(state.pairs):
+        packed[f"step_{number}"], packed[f"change_{number}"] = pair.step, pair.change
+    return packed
+
+
+def unpack(arrays: dict[str, Any], learner: Learner, problem: JointProblem) -> State:
+    """Rebuild the state: sums and residuals are computed again from the codes."""
+    from cvxsae.solvers.learning.learner import State  # the learner holds a checkpoint, a checkpoint states
+
+    parts = int(arrays["parts"])
+    batches = tuple(arrays.get(f"codes_{part}") for part in range(parts))
+    curvature = float(arrays["least_curvature"])
+    state = State(
+        dictionary=arrays["dictionary"], offset=arrays["offset"], value=float(arrays["value"]),
+        stage="polish" if int(arrays["polishing"]) else "minibatches", step=int(arrays["step"]), batches=batches,
+        settled=int(arrays["ended"]) == 1, stuck=int(arrays["ended"]) == 2,
+        least_curvature=None if np.isnan(curvature) else curvature, last_moves=int(arrays["last_moves"]),
+        value_at_moves=float(arrays["value_at_moves"]),
+        counts={name.removeprefix("count_"): int(arrays[name]) for name in arrays if name.startswith("count_")},
+        pairs=tuple(
+            Pair(arrays[f"step_{number}"], arrays[f"change_{number}"])
+            for number in range(sum(name.startswith("change_") for name in arrays))
+        ),
+    )  # fmt: skip
+    return learner.restore(problem, state, arrays.get("codes"), float(arrays.get("tol", np.nan)))

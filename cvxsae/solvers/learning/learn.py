@@ -1,0 +1,307 @@
+"""Learn a dictionary: the joint optimum of dictionary, bias and exact codes that a sparse autoencoder approximates."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+
+from cvxsae.data import arguments
+from cvxsae.data.arguments import InputError
+from cvxsae.relaxations.joint import JointProblem
+from cvxsae.relaxations.wide_limit import WideLimit
+from cvxsae.solvers.driver import Limits, run_loop
+from cvxsae.solvers.encode import encode_rows
+from cvxsae.solvers.learning import checkpoint as checkpoints
+from cvxsae.solvers.learning.fit import DictionaryFit
+from cvxsae.solvers.learning.learner import MINIBATCH_TOL, Ground, Learner, State
+from cvxsae.solvers.learning.moves import renew, sample_rows
+from cvxsae.solvers.learning.start import datapoint_directions, random_directions
+from cvxsae.solvers.newton import WideLimitNewton
+from cvxsae.solvers.solution import Record, Status
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from jaxtyping import Float64
+    from numpy.typing import ArrayLike
+
+    from cvxsae.data.activations import ActivationsLike
+    from cvxsae.data.arguments import BiasLike
+
+EPOCHS = 3
+"""Passes over the data in minibatches before the full-batch stage."""
+
+FINAL_TOL = 1e-9
+"""Largest relative duality gap of the codes that are returned."""
+
+GLOBAL_TOL = 1e-9
+"""A value this close to the floor, relative, is a global optimum."""
+
+_LEAST_MINIBATCH = 1024
+_LEAST_GROWTH, _GROWTH = 32, 2
+
+Init: TypeAlias = "DictionaryFit | ArrayLike | torch.Tensor | tuple[Any, Any] | None"
+"""Where to start: a fit, a dictionary (K', d) with K' ≤ K, or a dictionary and a bias."""
+
+
+def learn_dictionary(
+    X: ActivationsLike,
+    n_atoms: int,
+    lam: float,
+    *,
+    bias: BiasLike = "free",
+    seed: int = 0,
+    tol: float = 1e-4,
+    max_seconds: float | None = None,
+    device: str | torch.device | None = None,
+    progress: bool = False,
+    init: Init = None,
+    second_order: bool = False,
+    moves: bool = True,
+    epochs: int | None = None,
+    checkpoint: str | Path | None = None,
+    callback: Callable[[Record], None] | None = None,
+) -> DictionaryFit:
+    """Find a dictionary of K unit-norm atoms, a decoder bias and exact codes that minimise (P).
+
+    ``F(D, b, Z) = (1/N) Σ_n [ ½‖x_n − b − Σ_k z_nk d_k‖² + λ Σ_k z_nk ]`` over ``‖d_k‖ = 1``, ``Z ≥ 0`` and, if it is
+    free, b. The problem is not convex: what is certified is that the codes are exact (duality gap), that the point is
+    stationary (T3), and how much any dictionary of any width could still gain (the floor, T9;
+    :func:`cvxsae.width_floor` has the one of this width).
+
+    Parameters
+    ----------
+    X
+        Datapoints, (N, d): anything :class:`~cvxsae.data.Activations` accepts; read in batches, never copied whole.
+    n_atoms
+        Width K. Memory besides the data and the codes is about 16 K² bytes.
+    lam
+        Penalty λ > 0, in the units of the data.
+    bias
+        ``"free"`` (optimised), None (zero) or an array (d,) (fixed).
+    seed
+        Decides the start, the minibatches and where new atoms are looked for. Same seed, same answer.
+    tol
+        Stationarity to reach: ``‖E_k[r]/λ − d_k‖`` of every live atom and ``‖mean_n r_n‖/λ`` of a free bias (T3).
+    max_seconds
+        Stop after this time; the point reached is coded exactly and returned.
+    device
+        Where to compute: ``"cpu"`` (default) or ``"cuda"``.
+    progress
+        Whether to show a progress bar.
+    init
+        Start from a :class:`DictionaryFit`, a dictionary (K', d) or a pair of dictionary and bias. With K' < K the
+        missing atoms are those that lower F most. By default: directions of datapoints, seen from the wide limit's bias.
+    second_order
+        Compute the least eigenvalue of the Riemannian Hessian at the end (T5) and leave a saddle if it is one.
+    moves
+        Give up atoms that earn little for new ones (T7) or splits (T8) that earn more; without, only dead atoms.
+    epochs
+        Minibatch passes before full-batch descent: 3 by default, none from an ``init`` with all atoms.
+    checkpoint
+        A ``.npz`` file to keep the state in, every ten seconds and at the end; a call with the same arguments goes on
+        from it.
+    callback
+        Called with a :class:`Record` at every step.
+
+    Returns
+    -------
+    DictionaryFit
+        Dictionary, bias, codes and what certifies them; ``status`` says how the search ended. A search that ran out of
+        time is returned like any other.
+
+    Raises
+    ------
+    InputError
+        For arguments that cannot be used.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cvxsae import learn_dictionary
+    >>> X = np.repeat([[1.0, 0.0], [1.0, 1.0]], 10, axis=0)  # one feature alone, and both together (C1)
+    >>> fit = learn_dictionary(X, 2, 0.1, bias=None)
+    >>> round(fit.value, 8)
+    0.11571068
+    """
+    problem = JointProblem(X, n_atoms, lam, bias)
+    tol = arguments.positive(tol, "tol")
+    limits = Limits(GLOBAL_TOL, max_seconds)
+    where = arguments.compute_device(device)
+    rounds = None if epochs is None else arguments.count(epochs, "epochs", least=0)
+    ground, start_bias = _ground(problem, where)
+    started = _start(problem, ground, start_bias, init, seed, where)
+    dictionary, start_bias, complete = started
+    if rounds is None:
+        rounds = 0 if complete else EPOCHS
+    learner = Learner(
+        start=(dictionary, start_bias), ground=ground, tol=tol, seed=seed, epochs=rounds,
+        minibatch=max(_LEAST_MINIBATCH, problem.n_atoms), primed=init is not None, second_order=second_order,
+        moves=moves, device=where,
+    )  # fmt: skip
+    kept = None
+    if checkpoint is not None:
+        options = {"seed": seed, "tol": tol, "second_order": second_order, "moves": moves, "epochs": rounds}
+        learner, kept = _with_checkpoint(problem, learner, Path(checkpoint), options)
+    run = run_loop(learner, problem, limits, device=where, progress=progress, callback=callback, every_step=True)
+    if kept is not None:
+        kept.write(run.primal)
+    return _fit(problem, learner, run.primal, run.status, run.history, kept.seconds if kept else run.seconds)
+
+
+def grow(
+    fit: DictionaryFit,
+    n_atoms: int,
+    *,
+    seed: int | None = None,
+    tol: float | None = None,
+    max_seconds: float | None = None,
+    device: str | torch.device | None = None,
+    progress: bool = False,
+    second_order: bool = False,
+    checkpoint: str | Path | None = None,
+) -> DictionaryFit:
+    """Continue a fit at a larger width: atoms are added where they lower F most (T7, T8), then all are learned.
+
+    The value never rises on the way, so a path of widths is one warm-started run.
+
+    Parameters
+    ----------
+    fit
+        What :func:`learn_dictionary` or :func:`grow` returned.
+    n_atoms
+        The new width, larger than ``fit.n_atoms``.
+    seed, tol
+        Those of the fit, unless given.
+    max_seconds, device, progress, second_order, checkpoint
+        As in :func:`learn_dictionary`.
+
+    Raises
+    ------
+    InputError
+        If the width is not larger, or another argument cannot be used.
+    """
+    if not isinstance(fit, DictionaryFit):
+        raise InputError(f"fit is a {type(fit).__name__}; pass what learn_dictionary returned.")
+    width = arguments.count(n_atoms, "n_atoms")
+    if width <= fit.n_atoms:
+        raise InputError(f"n_atoms is {width} but the fit has {fit.n_atoms} atoms; pass a larger width.")
+    return learn_dictionary(
+        fit.problem.X, width, fit.lam, bias=fit.problem.bias, seed=fit.seed if seed is None else seed,
+        tol=fit.tol if tol is None else tol, max_seconds=max_seconds, device=device, progress=progress, init=fit,
+        second_order=second_order, checkpoint=checkpoint,
+    )  # fmt: skip
+
+
+def _ground(problem: JointProblem, device: torch.device) -> tuple[Ground, Float64[np.ndarray, " d"]]:
+    """The floor and its bias, and the sums of the data measured from there."""
+    wide = WideLimit(problem.X, problem.lam, problem.bias)
+    scan = run_loop(WideLimitNewton(), wide, Limits(1e-9), device=device)
+    bias = problem.fixed_bias() if not problem.bias_is_free else scan.primal.bias.cpu()
+    total, energy = torch.zeros(problem.dim, dtype=torch.float64), 0.0
+    for batch in problem.X.batches():
+        shifted = batch.cpu() - bias
+        total += shifted.sum(dim=0)
+        energy += float(shifted.square().sum())
+    origin = np.ascontiguousarray(bias.numpy())
+    return Ground(origin, total.numpy(), energy, scan.dual.scan.lower_bound), origin
+
+
+def _start(
+    problem: JointProblem, ground: Ground, bias: Float64[np.ndarray, " d"], init: Init, seed: int,
+    device: torch.device,
+) -> tuple[Float64[np.ndarray, "K d"], Float64[np.ndarray, " d"], bool]:  # fmt: skip
+    """Dictionary and bias to start from, and whether they were given complete."""
+    if init is None:
+        return datapoint_directions(problem, ground.origin, seed), bias, False
+    if isinstance(init, DictionaryFit):
+        init = (init.dictionary, init.bias)
+    atoms, given = init if isinstance(init, tuple) and len(init) == 2 else (init, None)
+    rows = arguments.unit_rows(atoms, "init", problem.dim)[0].cpu().numpy()
+    if len(rows) > problem.n_atoms:
+        raise InputError(f"init has {len(rows)} atoms but n_atoms is {problem.n_atoms}; pass at most as many.")
+    if given is not None:
+        fixed = arguments.bias_vector(given, problem.dim)
+        if not isinstance(fixed, torch.Tensor):
+            raise InputError("init holds a bias that is not an array; pass (dictionary, bias) or the dictionary alone.")
+        if problem.bias_is_free:
+            bias = np.ascontiguousarray(fixed.cpu().numpy())
+    if len(rows) == problem.n_atoms:
+        return rows, bias, True
+    return fill(problem, rows, bias, seed, device), bias, False
+
+
+def fill(
+    problem: JointProblem, dictionary: Float64[np.ndarray, "k d"], bias: Float64[np.ndarray, " d"], seed: int,
+    device: torch.device,
+) -> Float64[np.ndarray, "K d"]:  # fmt: skip
+    """Add the atoms that lower F most (T7, T8), in rounds with exact codes between them, up to the problem's width."""
+    rng = np.random.default_rng(seed)
+    rows = sample_rows(problem.n_points, problem.dim)
+    data = problem.X if len(rows) == problem.n_points else problem.X[rows]
+    points = data.to_numpy() - bias
+    while len(dictionary) < problem.n_atoms:
+        wanted = min(problem.n_atoms - len(dictionary), max(_LEAST_GROWTH, len(dictionary) // _GROWTH))
+        codes = encode_rows(
+            data, torch.from_numpy(dictionary), problem.lam, bias=torch.from_numpy(bias), tol=MINIBATCH_TOL,
+            device=device,
+        ).codes  # fmt: skip
+        residuals = (points - codes @ dictionary).astype(np.float32)
+        padded = np.concatenate([dictionary, random_directions(wanted, problem.dim, rng)])
+        empty = sp.csr_array((len(points), wanted))
+        renewal = renew(
+            residuals, sp.csr_array(sp.hstack([codes, empty], format="csr")), padded, problem.lam, at_most=wanted,
+            seed=seed + len(dictionary), device=device,
+        )  # fmt: skip
+        if renewal is None:  # no residual is longer than λ: this dictionary is optimal at any width (T7)
+            missing = problem.n_atoms - len(dictionary)
+            return np.concatenate([dictionary, random_directions(missing, problem.dim, rng)])
+        old = len(dictionary)
+        dictionary = np.concatenate([renewal.dictionary[:old], renewal.dictionary[sorted(renewal.renewed)]])
+    return dictionary
+
+
+def _with_checkpoint(
+    problem: JointProblem, learner: Learner, path: Path, options: dict[str, Any]
+) -> tuple[Learner, checkpoints.Checkpoint]:
+    """The learner with its file, taken up where that left off if it exists."""
+    start, bias = learner.start
+    options["start"] = hashlib.sha256(start.tobytes() + bias.tobytes()).hexdigest()
+    mark = checkpoints.fingerprint(problem, **options)
+    kept = checkpoints.Checkpoint(path, mark)
+    if not path.exists():
+        return replace(learner, checkpoint=kept), kept
+    arrays, seconds = checkpoints.read(path, mark)
+    kept = checkpoints.Checkpoint(path, mark, seconds=seconds)
+    resumed = checkpoints.unpack(arrays, learner, problem)
+    return replace(learner, checkpoint=kept, resumed=resumed), kept
+
+
+def _fit(
+    problem: JointProblem, learner: Learner, state: State, status: Status, history: tuple[Record, ...], seconds: float
+) -> DictionaryFit:
+    """Code the data once more, exactly, and say what that point is worth."""
+    bias = learner.bias(state)
+    warm = state.place.codes.codes if state.place is not None else None
+    tol = FINAL_TOL if state.place is None else min(FINAL_TOL, state.place.codes.tol)
+    started = time.perf_counter()
+    codes = encode_rows(
+        problem.X, torch.from_numpy(state.dictionary), problem.lam, bias=torch.from_numpy(bias), tol=tol, warm=warm,
+        device=learner.device,
+    )  # fmt: skip
+    statistics = learner.statistics(problem, codes.codes)
+    stationarity = statistics.stationarity(state.dictionary, state.offset, problem.lam)
+    drift = statistics.bias_residual(state.dictionary, state.offset, problem.lam) if problem.bias_is_free else None
+    return DictionaryFit(
+        problem=problem, dictionary=state.dictionary, bias=bias, codes=codes, floor=learner.ground.floor,
+        stationarity=stationarity, bias_residual=drift, least_curvature=state.least_curvature, status=status,
+        tol=learner.tol, seed=learner.seed, history=history, seconds=seconds + time.perf_counter() - started,
+        info={**state.counts, "device": str(learner.device)},
+    )  # fmt: skip

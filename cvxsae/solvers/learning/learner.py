@@ -1,0 +1,447 @@
+"""The search for the joint optimum, step by step: minibatches with exact statistics, then full-batch polishing.
+
+*Minibatches.* The datapoints are dealt into minibatches once. A step codes one minibatch exactly under the current
+dictionary (warm-started), replaces what it contributed to the sums of :mod:`statistics`, and minimises over
+every atom in turn and over the bias. Sums are exact, nothing is forgotten or faded out, so the objective at the codes at hand
+never rises (block coordinate descent on (P)).
+
+*Polishing.* Full-batch quasi-Newton steps on F(D, b) (:mod:`polish`) until every stationarity residual (T3) is
+within ``tol``.
+
+*Moves.* Between both, and whenever descent has ended, atoms that earn less than a new atom (T7) or a split (T8) would are
+given up for it (:mod:`moves`); where the curvature is asked for, a saddle is left along its escape direction (T5).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from threadpoolctl import threadpool_limits
+
+from cvxsae.relaxations.candidate import Candidate
+from cvxsae.relaxations.curvature import Curvature
+from cvxsae.relaxations.joint import JointProblem
+from cvxsae.solvers.encode import encode_rows
+from cvxsae.solvers.learning.moves import renew, sample_rows
+from cvxsae.solvers.learning.polish import Pair, Place, descend, gradient_at, retract
+from cvxsae.solvers.learning.statistics import Statistics
+from cvxsae.solvers.solution import Status
+
+if TYPE_CHECKING:
+    from jaxtyping import Float32, Float64, Int64
+
+    from cvxsae.solvers.codes import Codes
+    from cvxsae.solvers.learning.checkpoint import Checkpoint
+
+MINIBATCH_TOL = 1e-3
+"""Relative gap of the codes in the minibatch stage."""
+
+_TIGHTEST, _LOOSEST = 1e-13, 1e-6
+_MOVES_SHARE = 16
+_SLOW = 3e-4
+_WORTH = 1e-7
+_SADDLE = -1e-4
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What stays the same: the data's origin and sums, and the floor.
+
+    Attributes
+    ----------
+    origin
+        Data are measured from here: the fixed bias, or that of the wide limit.
+    total, energy
+        Σ(x_n − origin) and Σ‖x_n − origin‖².
+    floor
+        Certified lower bound of every width.
+    """
+
+    origin: Float64[np.ndarray, " d"]
+    total: Float64[np.ndarray, " d"]
+    energy: float
+    floor: float
+
+
+@dataclass(frozen=True)
+class State:
+    """Where the search is. ``codes`` holds all datapoints in the order of ``order`` (minibatch stage) or of the data."""
+
+    dictionary: Float64[np.ndarray, "K d"]
+    offset: Float64[np.ndarray, " d"]
+    value: float
+    stage: str
+    step: int = 0
+    order: Int64[np.ndarray, " N"] | None = None
+    batches: tuple[sp.csr_array | None, ...] = ()
+    statistics: Statistics | None = None
+    place: Place | None = None
+    pairs: tuple[Pair, ...] = ()
+    settled: bool = False
+    stuck: bool = False
+    least_curvature: float | None = None
+    last_moves: int = 0
+    value_at_moves: float = math.inf
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def count(self, **added: int) -> dict[str, int]:
+        """Counters after adding to some."""
+        return {**self.counts, **{name: self.counts.get(name, 0) + n for name, n in added.items()}}
+
+
+@dataclass(frozen=True)
+class Learner:
+    """The algorithm, for the driver. See the module's first lines.
+
+    Attributes
+    ----------
+    start
+        Dictionary and bias to begin with.
+    ground
+        Constants of the data.
+    tol
+        Stationarity to reach.
+    seed
+        Of minibatches and of the search for new atoms.
+    epochs
+        Passes over the data in the minibatch stage.
+    minibatch
+        Datapoints in one.
+    primed
+        Code all datapoints under the start before the first minibatch: a good start would be lost to the first few.
+    second_order
+        Compute the least curvature at the end, and leave saddles.
+    moves
+        Give up atoms that earn little for better ones. Dead atoms are re-used in any case.
+    device
+        Where to compute.
+    checkpoint
+        Where to keep the state, or None.
+    resumed
+        A state to go on from.
+    """
+
+    start: tuple[Float64[np.ndarray, "K d"], Float64[np.ndarray, " d"]]
+    ground: Ground
+    tol: float
+    seed: int
+    epochs: int
+    minibatch: int
+    primed: bool
+    second_order: bool
+    moves: bool
+    device: torch.device
+    checkpoint: Checkpoint | None = None
+    resumed: State | None = None
+
+    name: ClassVar[str] = "dictionary"
+    default_iterations: ClassVar[int] = 10**9
+    first_check: ClassVar[int] = 1
+    patience: ClassVar[int] = 10**9
+
+    # ------------------------------------------------------------------ what the driver asks for
+
+    def init(self, problem: JointProblem, device: torch.device) -> State:
+        """Zero codes at the start, or the state that was kept."""
+        del device
+        if self.resumed is not None:
+            return self.resumed
+        dictionary, bias = self.start
+        nothing = Statistics.empty(len(dictionary), self.ground.total, self.ground.energy, problem.n_points)
+        offset = bias - self.ground.origin
+        state = State(dictionary, offset, nothing.value(dictionary, offset, problem.lam), "minibatches")
+        if self.epochs == 0 or problem.n_points <= self.minibatch:
+            return replace(state, stage="polish")
+        parts = -(-problem.n_points // self.minibatch)
+        order = self._deal(problem, parts)
+        if not self.primed:
+            return replace(state, order=order, batches=(None,) * parts, statistics=nothing)
+        place = self._place(problem, dictionary, offset, None, MINIBATCH_TOL)
+        batches = tuple(place.codes.codes[order[part::parts]] for part in range(parts))
+        return replace(state, order=order, batches=batches, statistics=place.statistics, value=place.value)
+
+    def restore(self, problem: JointProblem, state: State, codes: sp.csr_array | None, tol: float) -> State:
+        """Complete a state from disk: order, sums and place are computed again."""
+        if codes is not None:
+            return replace(state, place=self._place(problem, state.dictionary, state.offset, codes, tol))
+        if state.stage == "polish":
+            return state
+        order, parts = self._deal(problem, len(state.batches)), len(state.batches)
+        statistics = Statistics.empty(len(state.dictionary), self.ground.total, self.ground.energy, problem.n_points)
+        for part, held in enumerate(state.batches):
+            if held is not None:
+                points = problem.X[order[part::parts]].to_numpy() - self.ground.origin
+                statistics.add(held, points, device=self.device)
+        return replace(state, order=order, statistics=statistics)
+
+    def step(self, problem: JointProblem, state: State) -> State:
+        """One minibatch, one descent step, or one round of moves."""
+        with threadpool_limits(limits=1, user_api="blas"):
+            after = self._minibatch(problem, state) if state.stage == "minibatches" else self._polish(problem, state)
+        after = replace(after, step=state.step + 1)
+        if self.checkpoint is not None:
+            self.checkpoint.offer(after)
+        return after
+
+    def bounds(self, problem: JointProblem, state: State) -> tuple[float, float]:
+        """The value at the codes at hand (of the last full evaluation), and the floor."""
+        del problem
+        return state.value, self.ground.floor
+
+    def verdict(self, problem: JointProblem, state: State) -> Status | None:
+        """Stationary within ``tol`` and no move left that pays; or no way down at this precision."""
+        del problem
+        if state.settled:
+            return Status.STATIONARY
+        return Status.STALLED if state.stuck else None
+
+    def finish(self, problem: JointProblem, state: State) -> Candidate:
+        """Dictionary and bias; the caller codes the data once more and certifies that."""
+        del problem
+        return Candidate(bias=self.bias(state), dictionary=state.dictionary)
+
+    def info(self, state: State) -> dict[str, Any]:
+        """Counters."""
+        return dict(state.counts)
+
+    def bias(self, state: State) -> Float64[np.ndarray, " d"]:
+        """The bias of a state, in the units of the data."""
+        moved: Float64[np.ndarray, " d"] = self.ground.origin + state.offset
+        return moved
+
+    # ------------------------------------------------------------------ minibatches
+
+    def _deal(self, problem: JointProblem, parts: int) -> Int64[np.ndarray, " N"]:
+        """Datapoints in an order of which every ``parts``-th is one minibatch; inside a minibatch they ascend."""
+        order = np.random.default_rng(self.seed).permutation(problem.n_points)
+        for part in range(parts):
+            order[part::parts] = np.sort(order[part::parts])
+        return order
+
+    def _minibatch(self, problem: JointProblem, state: State) -> State:
+        assert state.order is not None
+        assert state.statistics is not None
+        parts, part = len(state.batches), state.step % len(state.batches)
+        rows = state.order[part::parts]
+        data = problem.X[rows]
+        points = data.to_numpy() - self.ground.origin
+        codes = encode_rows(
+            data, torch.from_numpy(state.dictionary), problem.lam, bias=torch.from_numpy(self.bias(state)),
+            tol=MINIBATCH_TOL, warm=state.batches[part], device=self.device,
+        ).codes  # fmt: skip
+        statistics, old = state.statistics, state.batches[part]
+        if old is not None:
+            statistics.add(old, points, sign=-1.0, device=self.device)
+        statistics.add(codes, points, device=self.device)
+        dictionary = statistics.sweep(state.dictionary, state.offset, dtype=np.float32, device=self.device)
+        offset = statistics.best_offset(dictionary) if problem.bias_is_free else state.offset
+        batches = (*state.batches[:part], codes, *state.batches[part + 1 :])
+        after = replace(state, dictionary=dictionary, offset=offset, batches=batches)
+        return after if part < parts - 1 else self._end_of_epoch(problem, after)
+
+    def _end_of_epoch(self, problem: JointProblem, state: State) -> State:
+        """Moves, the value, and whether to go on to polishing."""
+        assert state.order is not None
+        assert state.statistics is not None
+        codes = _in_order(state.batches, state.order)
+        state = replace(
+            state,
+            value=min(state.value, state.statistics.value(state.dictionary, state.offset, problem.lam)),
+            counts=state.count(epochs=1),
+        )
+        dictionary, statistics = state.dictionary, state.statistics
+        renewal = (
+            self._renewal(problem, dictionary, state.offset, codes, state.step) if self._may_move(statistics) else None
+        )
+        if renewal is not None:
+            dictionary, codes = renewal.dictionary, renewal.codes
+            state = replace(state, counts=state.count(renewed=len(renewal.renewed)))
+        if state.counts["epochs"] >= self.epochs:
+            return replace(
+                state, dictionary=dictionary, stage="polish", order=None, batches=(codes,), statistics=None,
+                last_moves=state.step,
+            )  # fmt: skip
+        if renewal is not None:
+            statistics = self.statistics(problem, codes)
+            parts = len(state.batches)
+            batches = tuple(codes[state.order[part::parts]] for part in range(parts))
+            value = min(state.value, statistics.value(dictionary, state.offset, problem.lam))
+            state = replace(state, dictionary=dictionary, batches=batches, statistics=statistics, value=value)
+        return state
+
+    # ------------------------------------------------------------------ polishing
+
+    def _polish(self, problem: JointProblem, state: State) -> State:
+        if state.place is None:
+            warm = state.batches[0] if state.batches else None
+            place = self._place(problem, state.dictionary, state.offset, warm, _LOOSEST)
+            return self._at(replace(state, batches=(), order=None, statistics=None), place)
+        worst = self._worst(problem, state.place)
+        tight = max(_TIGHTEST, min(_LOOSEST, 1e-3 * worst**2))
+        if state.place.codes.tol > 30 * tight and state.place.codes.tol > _TIGHTEST:
+            place = self._place(problem, state.dictionary, state.offset, state.place.codes.codes, tight)
+            return self._at(state, place, pairs=state.pairs)
+        if worst <= self.tol:
+            return self._settle(problem, state)
+        if self._due(state):
+            moved = self._move(problem, state, tight)
+            if moved is not None:
+                return moved
+            state = replace(state, last_moves=state.step, value_at_moves=state.value)
+        found = descend(
+            state.place, state.pairs, lambda d, b: self._place(problem, d, b, state.place.codes.codes, tight),
+            problem.lam, bias_is_free=problem.bias_is_free,
+        )  # fmt: skip
+        if found is not None:
+            place, pairs = found
+            return self._at(state, place, pairs=pairs)
+        if tight > _TIGHTEST:  # codes that are not exact enough can hide the way down
+            place = self._place(problem, state.dictionary, state.offset, state.place.codes.codes, _TIGHTEST)
+            return self._at(state, place)
+        moved = self._move(problem, state, tight)
+        return replace(state, stuck=True) if moved is None else moved
+
+    def _at(self, state: State, place: Place, *, pairs: tuple[Pair, ...] = ()) -> State:
+        return replace(
+            state, dictionary=place.dictionary, offset=place.offset, place=place, pairs=pairs,
+            value=min(place.value, state.value), counts=state.count(steps=1),
+        )  # fmt: skip
+
+    def _due(self, state: State) -> bool:
+        """Moves are judged when a while has passed in which descent gained little."""
+        since = state.step - state.last_moves
+        if since < 10 or not math.isfinite(state.value_at_moves):
+            return since >= 10
+        return state.value_at_moves - state.value < _SLOW * since * (state.value - self.ground.floor) / 10
+
+    def _settle(self, problem: JointProblem, state: State) -> State:
+        """Stationary: make the moves that pay, leave a saddle, or be done."""
+        assert state.place is not None
+        moved = self._move(problem, state, state.place.codes.tol)
+        if moved is not None:
+            return moved
+        if not self.second_order:
+            return replace(state, settled=True)
+        least, place = self._escape(problem, state.place)
+        state = replace(state, least_curvature=least)
+        if place is None:
+            return replace(state, settled=True)
+        return replace(self._at(state, place), counts=state.count(escapes=1))
+
+    def _move(self, problem: JointProblem, state: State, tol: float) -> State | None:
+        """Give up some atoms for better ones; None unless F falls by more than rounding."""
+        place = state.place
+        assert place is not None
+        if not self._may_move(place.statistics):
+            return None
+        renewal = self._renewal(problem, place.dictionary, place.offset, place.codes.codes, state.step)
+        if renewal is None:
+            return None
+        found = self._place(problem, renewal.dictionary, place.offset, renewal.codes, max(tol, _TIGHTEST))
+        if not found.value < place.value - _WORTH * (place.value - self.ground.floor):
+            return None
+        counts = state.count(renewed=len(renewal.renewed))
+        after = replace(state, counts=counts, last_moves=state.step, value_at_moves=found.value)
+        return self._at(after, found)
+
+    def _may_move(self, statistics: Statistics) -> bool:
+        return self.moves or not bool((statistics.mass > 0).all())
+
+    def _renewal(
+        self, problem: JointProblem, dictionary: Float64[np.ndarray, "K d"], offset: Float64[np.ndarray, " d"],
+        codes: sp.csr_array, seed: int,
+    ) -> Any:  # fmt: skip
+        rows = sample_rows(problem.n_points, problem.dim)
+        every = len(rows) == problem.n_points
+        dead = int((np.bincount(codes.indices, minlength=len(dictionary)) == 0).sum())
+        share = max(1, len(dictionary) // _MOVES_SHARE) if self.moves else 0
+        return renew(
+            self._residuals(problem, dictionary, offset, codes, None if every else rows), codes, dictionary,
+            problem.lam, at_most=max(dead, share), seed=self.seed + seed, rows=None if every else rows,
+            device=self.device,
+        )  # fmt: skip
+
+    def _escape(self, problem: JointProblem, place: Place) -> tuple[float, Place | None]:
+        """The least curvature, and where following it leads if it is negative."""
+        curvature = Curvature(
+            problem.X.to_tensor(device=torch.device("cpu")), torch.from_numpy(place.dictionary), problem.lam,
+            place.codes.codes, bias=torch.from_numpy(self.ground.origin + place.offset),
+            bias_is_free=problem.bias_is_free, device=self.device,
+        )  # fmt: skip
+        least = curvature.least(seed=self.seed)
+        if not least.eigenvalue < _SADDLE:
+            return least.eigenvalue, None
+        shift = np.zeros(problem.dim) if least.bias_direction is None else least.bias_direction.cpu().numpy()
+        direction = np.vstack([least.direction.cpu().numpy(), shift])
+        for length in (1.0, 0.3, 0.1, 0.03, 0.01, 3e-3):
+            ends = [
+                self._place(
+                    problem, *retract(place.variables, sign * length * direction), place.codes.codes, place.codes.tol
+                )
+                for sign in (1.0, -1.0)
+            ]
+            best = min(ends, key=lambda end: end.value)
+            if best.value < place.value - _WORTH * (place.value - self.ground.floor):
+                return least.eigenvalue, best
+        return least.eigenvalue, None
+
+    # ------------------------------------------------------------------ passes over the data
+
+    def _place(
+        self, problem: JointProblem, dictionary: Float64[np.ndarray, "K d"], offset: Float64[np.ndarray, " d"],
+        warm: sp.csr_array | None, tol: float,
+    ) -> Place:  # fmt: skip
+        """Exact codes, value and gradient."""
+        codes: Codes = encode_rows(
+            problem.X, torch.from_numpy(dictionary), problem.lam, bias=torch.from_numpy(self.ground.origin + offset),
+            tol=tol, warm=warm, device=self.device,
+        )  # fmt: skip
+        statistics = self.statistics(problem, codes.codes)
+        gradient = gradient_at(statistics, dictionary, offset, bias_is_free=problem.bias_is_free)
+        return Place(np.vstack([dictionary, offset]), codes, gradient, statistics)
+
+    def statistics(self, problem: JointProblem, codes: sp.csr_array) -> Statistics:
+        """Sums over all datapoints."""
+        statistics = Statistics.empty(codes.shape[1], self.ground.total, self.ground.energy, problem.n_points)
+        start = 0
+        for batch in problem.X.batches():
+            points = batch.cpu().numpy() - self.ground.origin
+            statistics.add(codes[start : start + len(points)], points, device=self.device)
+            start += len(points)
+        return statistics
+
+    def _residuals(
+        self, problem: JointProblem, dictionary: Float64[np.ndarray, "K d"], offset: Float64[np.ndarray, " d"],
+        codes: sp.csr_array, rows: Int64[np.ndarray, " n"] | None,
+    ) -> Float32[np.ndarray, "n d"]:  # fmt: skip
+        """``x − b − zD`` of all datapoints, or of some, in float32."""
+        bias = self.ground.origin + offset
+        if rows is not None:
+            return (problem.X[rows].to_numpy() - bias - codes[rows] @ dictionary).astype(np.float32)
+        blocks, start = [], 0
+        for batch in problem.X.batches():
+            points = batch.cpu().numpy() - bias
+            blocks.append((points - codes[start : start + len(points)] @ dictionary).astype(np.float32))
+            start += len(points)
+        return np.concatenate(blocks)
+
+    def _worst(self, problem: JointProblem, place: Place) -> float:
+        atoms = place.statistics.stationarity(place.dictionary, place.offset, problem.lam)
+        worst = float(np.nanmax(atoms)) if not np.isnan(atoms).all() else 0.0
+        if problem.bias_is_free:
+            worst = max(worst, place.statistics.bias_residual(place.dictionary, place.offset, problem.lam))
+        return worst
+
+
+def _in_order(batches: tuple[sp.csr_array | None, ...], order: Int64[np.ndarray, " N"]) -> sp.csr_array:
+    """Codes of all datapoints in the order of the data."""
+    parts = len(batches)
+    dealt = np.concatenate([order[part::parts] for part in range(parts)])
+    place = np.empty(len(order), dtype=np.int64)
+    place[dealt] = np.arange(len(order))
+    return sp.csr_array(sp.vstack(list(batches), format="csr")[place])
