@@ -29,7 +29,8 @@ class Candidate:
     similarity
         Q, (N, N), where the solver has one.
     multipliers
-        P ≥ 0, (N, N): the nonnegative part of the copositivity proof of T11, where one is needed.
+        The copositivity proof of T11, where one is needed: P ≥ 0, (N, N), or slices, (N, N, N)
+        (:func:`~cvxsae.relaxations.copositive.triple_bound`).
     """
 
     bias: np.ndarray

@@ -20,9 +20,12 @@ from jaxtyping import Float
 
 from cvxsae.data import arguments
 from cvxsae.relaxations import sphere
+from cvxsae.relaxations.copositive import triple_bound
 
 EPS = float(np.finfo(np.float64).eps)
 _ROOT_ITERATIONS = 200
+LARGEST_GRAM = 20_000
+"""Datapoints beyond which no N × N matrix is formed, and the polar is bounded by ``max_n ‖y_n‖`` alone."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +37,12 @@ class PolarBounds:
     lower
         ``‖Yᵀz‖ / θ_τ(z)`` at a nonnegative ``z`` that was found.
     upper
-        A number t for which ``t²(11ᵀ + τI) − YYᵀ − P ⪰ 0`` with ``P ≥ 0`` (T11).
+        A number t for which ``t²(11ᵀ + τI) − YYᵀ`` is copositive, by ``… − P ⪰ 0`` with ``P ≥ 0`` (T11) or by slices.
     direction
         The unit vector u (d,) that attains ``lower``: the best new atom.
     multipliers
-        P (N, N), or None where the upper end needs none.
+        P (N, N), or the slices (N, N, N) of :func:`~cvxsae.relaxations.copositive.triple_bound`; None where the upper
+        end needs none.
     """
 
     lower: float
@@ -152,7 +156,8 @@ class AtomPenalty:
         Y
             A dual point, (N, d).
         multipliers
-            P (N, N) to use in the upper bound beside the one-shot choice; negative entries are dropped.
+            P (N, N) to use in the upper bound beside the one-shot choice; negative entries are dropped. Or slices
+            (N, N, N), which are used alone.
         iterations
             Rounds of improvement of P, each an N × N eigendecomposition.
         starts
@@ -166,11 +171,18 @@ class AtomPenalty:
             exact = float(norms.max())
             best = Y[int(norms.argmax())]
             return PolarBounds(exact, exact, best / max(exact, torch.finfo(Y.dtype).tiny), None)
+        ceiling = float(torch.linalg.vector_norm(Y, dim=1).max())  # θ_τ ≥ θ_0, so θ°_τ ≤ θ°_0
         if Y.shape[1] <= sphere.LARGEST_DIM and multipliers is None:
             exact_polar = sphere.sphere_polar(self.polar, Y.to(torch.float64), (lower, direction))
-            ceiling = float(torch.linalg.vector_norm(Y, dim=1).max())  # θ_τ ≥ θ_0, so θ°_τ ≤ θ°_0
             return PolarBounds(exact_polar.lower, min(exact_polar.upper, ceiling), exact_polar.direction, None)
+        if len(Y) > LARGEST_GRAM:
+            return PolarBounds(lower, ceiling, direction, None)
         rows = Y.detach().to(device="cpu", dtype=torch.float64).numpy()
+        if multipliers is not None and multipliers.ndim == 3:
+            gram = torch.from_numpy(rows @ rows.T)
+            slices = torch.tensor(multipliers, dtype=torch.float64)
+            proved = triple_bound(gram, slices, self.atom_cost, rows.shape[1])
+            return PolarBounds(min(lower, proved, ceiling), min(proved, ceiling), direction, multipliers)
         upper, best_multipliers = _copositive_bound(
             rows, self.atom_cost, target if target is not None else lower, multipliers, iterations
         )

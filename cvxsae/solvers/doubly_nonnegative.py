@@ -35,7 +35,7 @@ _PROGRESS = 0.9
 
 @dataclass(frozen=True)
 class Proof:
-    """The best dual point so far, feasible: Y (N, d), P (N, N) and the bound they prove, per datapoint."""
+    """The best dual point so far, feasible: Y (N, d), P (N, N) or slices, and the bound they prove, per datapoint."""
 
     dual: torch.Tensor
     multipliers: torch.Tensor | None
@@ -144,9 +144,9 @@ class DoublyNonnegative:
         if self.warm is not None:
             factors = replace(factors, factor=self.warm.factor.to(factors.factor))
         nothing = replace(factors, factor=factors.factor[:, :0])
-        attained = [(_attained(problem, point), point) for point in (factors, nothing)]
-        best = min(attained, key=lambda pair: pair[0])
-        return PairState(factors, attained[0][0], best, _row_proof(problem, best[1]))
+        worth = [(attained(problem, point), point) for point in (factors, nothing)]
+        best = min(worth, key=lambda pair: pair[0])
+        return PairState(factors, worth[0][0], best, _row_proof(problem, best[1]))
 
     def step(self, problem: LargeDictionary, state: PairState) -> PairState:
         """One round of descent, ten steps of splitting, or one round of rounding."""
@@ -171,7 +171,7 @@ class DoublyNonnegative:
         quick = problem.n_points > _SMALL or (state.phase == "descend" and problem.dim > LARGEST_DIM)
         descent = self.descent if quick else self.rounding
         factors = descent.step(problem, state.factors)
-        value = _attained(problem, factors)
+        value = attained(problem, factors)
         best = (value, factors) if value < state.best[0] else state.best
         proof = max((state.proof, _row_proof(problem, factors)), key=lambda proof: proof.bound)
         return replace(state, factors=factors, value=value, best=best, proof=proof, rounds=state.rounds + 1)
@@ -211,7 +211,7 @@ class DoublyNonnegative:
         most = most_columns(problem.n_points)
         factors = replace(state.factors, factor=_rounded(_best_similarity(state), most))
         state = replace(state, closed=closed, factors=factors, phase="round", rounds=0)
-        return replace(state, value=_attained(problem, factors))
+        return replace(state, value=attained(problem, factors))
 
     def bounds(self, problem: LargeDictionary, state: PairState) -> tuple[float, float]:
         """The best value and the best bound so far."""
@@ -258,7 +258,7 @@ def _cone_data(problem: LargeDictionary, state: PairState) -> splitting.ConeData
     return splitting.cone_data(offsets, problem.lam, problem.atom_cost, centred=problem.bias_is_free)
 
 
-def _attained(problem: LargeDictionary, factors: FactorState) -> float:
+def attained(problem: LargeDictionary, factors: FactorState) -> float:
     """(7) at ``Q = BBᵀ`` per datapoint, with the best dictionary and bias: what they attain in (L) is no more."""
     fit = fit_factor(problem, factors.factor, factors.data)
     mass = factors.factor.sum(dim=0)
@@ -276,10 +276,10 @@ def _row_proof(problem: LargeDictionary, factors: FactorState) -> Proof:
         polar = problem.penalty.matrix_polar(Y).upper
     else:
         polar = float(torch.linalg.vector_norm(Y, dim=1).max())
-    return _best_multiple(problem, factors.data, Y, None, polar)
+    return best_multiple(problem, factors.data, Y, None, polar)
 
 
-def _best_multiple(
+def best_multiple(
     problem: LargeDictionary, data: torch.Tensor, Y: torch.Tensor, P: torch.Tensor | None, polar: float
 ) -> Proof:
     """The multiple of Y with the highest bound among those that ``polar ≥ θ°(Y)`` allows; P scales with its square."""
@@ -299,7 +299,7 @@ def _evaluate(problem: LargeDictionary, state: PairState) -> PairState:
     data = state.factors.data
     Y, P = splitting.dual_point(state.data, state.cone)
     polar = pencil_bound(Y @ Y.T, P, problem.atom_cost, Y.shape[1])
-    proof = max((state.proof, _best_multiple(problem, data, Y, P, polar)), key=lambda proof: proof.bound)
+    proof = max((state.proof, best_multiple(problem, data, Y, P, polar)), key=lambda proof: proof.bound)
     Q = splitting.feasible_similarity(state.data, state.cone)
     offsets = data - problem.starting_bias().to(data)
     value = similarity_value(problem, Q, offsets, best_bias=problem.bias_is_free)

@@ -10,9 +10,11 @@ import torch
 from cvxsae.data import arguments
 from cvxsae.data.arguments import InputError
 from cvxsae.relaxations import LargeDictionary, Problem, SparseCodes, WideLimit
+from cvxsae.relaxations.copositive import LARGEST_TRIPLES
 from cvxsae.relaxations.fixed_atoms import FixedAtoms
 from cvxsae.solvers import active_set
 from cvxsae.solvers.conic import solve_reference
+from cvxsae.solvers.cutting_planes import CuttingPlanes
 from cvxsae.solvers.doubly_nonnegative import DoublyNonnegative
 from cvxsae.solvers.driver import Limits, iterate
 from cvxsae.solvers.factorised import Factorised
@@ -24,7 +26,17 @@ from cvxsae.solvers.threads import threads_for
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-SOLVERS = ("auto", "torch", "newton", "working-set", "proximal-gradient", "splitting", "factorised", "reference")
+SOLVERS = (
+    "auto",
+    "torch",
+    "newton",
+    "working-set",
+    "proximal-gradient",
+    "splitting",
+    "cuts",
+    "factorised",
+    "reference",
+)
 
 
 def solve(
@@ -47,7 +59,8 @@ def solve(
         :class:`WideLimit`, :class:`SparseCodes`, :class:`CandidateDictionary` or :class:`LargeDictionary`.
     solver
         ``"auto"`` picks by problem, size, device and bias; ``"torch"`` is the problem's own torch solver
-        (``"newton"``, ``"proximal-gradient"`` or ``"splitting"``); ``"reference"`` is cvxpy with Clarabel.
+        (``"newton"``, ``"proximal-gradient"`` or ``"splitting"``); ``"cuts"`` is the large dictionary with a
+        bound above the doubly nonnegative one, for up to 100 datapoints; ``"reference"`` is cvxpy with Clarabel.
     tol
         Relative gap ``(value − lower_bound)/value`` to reach, evaluated in float64 at the returned point.
     max_seconds, max_iterations
@@ -128,6 +141,14 @@ def _torch_solve(
         if solver in ("auto", "torch", expected):
             pair = DoublyNonnegative(limits.tol)
             return iterate(pair, problem, limits, device=device, progress=progress, callback=callback)
+        if solver == CuttingPlanes.name:
+            if problem.n_points > LARGEST_TRIPLES:
+                raise InputError(
+                    f"solver is 'cuts' but X has {problem.n_points:,} rows, and cuts work on tensors of N³ entries; "
+                    f"pass at most {LARGEST_TRIPLES} rows or use solver='splitting'."
+                )
+            cuts = CuttingPlanes(limits.tol)
+            return iterate(cuts, problem, limits, device=device, progress=progress, callback=callback)
         if solver == Factorised.name:
             return iterate(Factorised(), problem, limits, device=device, progress=progress, callback=callback)
     else:

@@ -125,8 +125,8 @@ def start(
     sizes = float(torch.linalg.matrix_norm(Q)), float(torch.linalg.matrix_norm(T))
     weight = 0.5 * math.sqrt(sizes[0] / sizes[1]) if min(sizes) > 0 else _WEIGHTS[1]
     weight = min(max(weight, _WEIGHTS[0]), _WEIGHTS[1])
-    cone = _blocks(Q, weight * V, weight**2 * T)
-    residual = _centred(data, X - V)
+    cone = blocks(Q, weight * V, weight**2 * T)
+    residual = centred(data, X - V)
     charge = torch.ones_like(Q).mul_(data.lam / 2)
     charge.diagonal().add_(data.lam * data.tau / 2)
     if multipliers is None:
@@ -135,7 +135,7 @@ def start(
     else:
         clip = (multipliers / unit**2).to(X) / (2 * data.lam)
     corner = torch.eye(X.shape[1], dtype=X.dtype, device=X.device) * (data.lam / (2 * weight**2))
-    dual = _blocks(charge - clip, residual / (-2 * weight), corner)
+    dual = blocks(charge - clip, residual / (-2 * weight), corner)
     size = float(torch.linalg.matrix_norm(cone))
     rigidity = float(torch.linalg.matrix_norm(dual)) / size if size > 0 else 1.0
     rigidity = min(max(rigidity, _RIGIDITIES[0]), _RIGIDITIES[1])
@@ -149,17 +149,17 @@ def advance(data: ConeData, state: ConeState) -> ConeState:
     shift = data.lam / (2 * rigidity)
     argument = point[:n, :n] - shift
     argument.diagonal().sub_(shift * data.tau)
-    wanted = _centred(data, weight * X - point[:n, n:])
+    wanted = centred(data, weight * X - point[:n, n:])
     fit = point[:n, n:] + wanted / (1 + 2 * rigidity * weight**2)
     inner = point[n:, n:].clone()
     inner.diagonal().sub_(shift / weight**2)
-    separable = _blocks(argument.clamp(min=0), fit, inner)
+    separable = blocks(argument.clamp(min=0), fit, inner)
     total = torch.add(state.multiplier, separable, alpha=_RELAXATION).add_(state.cone, alpha=1 - _RELAXATION)
     cone, rank = positive_part(total)
     multiplier = total.sub_(cone)
     iteration = state.iteration + 1
     if iteration % _BALANCE_EVERY == 0 and iteration <= _BALANCE_UNTIL:
-        factor = _balance(_relative(separable - cone, cone), _relative(cone - state.cone, multiplier))
+        factor = balance(_relative(separable - cone, cone), _relative(cone - state.cone, multiplier))
         multiplier, rigidity, argument = multiplier / factor, rigidity * factor, argument / factor
     return ConeState(cone, multiplier, rigidity, weight, argument, fit / weight, iteration, rank)
 
@@ -179,7 +179,7 @@ def positive_part(matrix: Float[torch.Tensor, "m m"]) -> tuple[Float[torch.Tenso
 
 def dual_point(data: ConeData, state: ConeState) -> tuple[torch.Tensor, torch.Tensor]:
     """``Y (N, d)`` and ``P (N, N)`` in float64, unscaled: nearly feasible for T11, ``P ≥ 0`` and ``ΣY = 0`` exactly."""
-    residual = _centred(data, (data.data - state.fit).to(torch.float64))
+    residual = centred(data, (data.data - state.fit).to(torch.float64))
     P = (-state.argument).clamp(min=0).to(torch.float64) * (2 * data.lam * state.rigidity * data.unit**2)
     return data.unit * residual @ data.rotation.to(torch.float64), (P + P.T) / 2
 
@@ -199,7 +199,8 @@ def feasible_similarity(data: ConeData, state: ConeState) -> torch.Tensor:
     return Q.clamp_(min=0)
 
 
-def _centred(data: ConeData, matrix: torch.Tensor) -> torch.Tensor:
+def centred(data: ConeData, matrix: torch.Tensor) -> torch.Tensor:
+    """``matrix`` (N, r) less the mean of its rows if the bias is free."""
     return matrix - matrix.mean(dim=0) if data.centred else matrix
 
 
@@ -208,12 +209,13 @@ def _relative(change: torch.Tensor, point: torch.Tensor) -> float:
     return float(torch.linalg.matrix_norm(change)) / size if size > 0 else 0.0
 
 
-def _balance(primal: float, dual: float) -> float:
+def balance(primal: float, dual: float) -> float:
     """By what to multiply σ: at most twice up or down, and only where one residual is more than twice the other."""
     if min(primal, dual) <= 0 or 0.5 <= primal / dual <= 2:
         return 1.0
     return min(max(math.sqrt(primal / dual), 0.5), 2.0)
 
 
-def _blocks(corner: torch.Tensor, side: torch.Tensor, inner: torch.Tensor) -> torch.Tensor:
+def blocks(corner: torch.Tensor, side: torch.Tensor, inner: torch.Tensor) -> torch.Tensor:
+    """``[[corner, side], [sideᵀ, inner]]``."""
     return torch.cat([torch.cat([corner, side], dim=1), torch.cat([side.T, inner], dim=1)])

@@ -190,7 +190,7 @@ def _shape_objections(problem: Problem, candidate: Candidate) -> list[str]:
         "codes": (n, atoms),
         "dual": (n, d),
         "similarity": (n, n),
-        "multipliers": (n, n),
+        "multipliers": (n,) * min(max(getattr(candidate.multipliers, "ndim", 2), 2), 3),
     }
     objections = []
     for name, shape in expected.items():

@@ -38,11 +38,11 @@ def test_the_bound_meets_the_reference_and_never_passes_it(make, tau, bias, rng)
 
 
 def test_the_two_gaps_add_up_and_the_status_says_which_is_open(rng):
-    problem = LargeDictionary(problems.gaussian(rng, 40, 8), 0.5, 10.0)
-    solution = solved(problem, tol=1e-4)
+    problem = LargeDictionary(problems.gaussian(rng, 24, 8), 0.3, 10.0)
+    solution = solved(problem, tol=3e-4)
     info = solution.info
     assert solution.status is Status.RELAXED
-    assert info["solver_gap"] <= 1e-4 < info["relaxation_gap"]
+    assert info["solver_gap"] <= 3e-4 < info["relaxation_gap"]
     total = (solution.value - info["relaxed_value"]) + (info["relaxed_value"] - solution.lower_bound)
     assert total == pytest.approx(solution.value - solution.lower_bound)
     objections = certify(problem, solution).objections
