@@ -31,8 +31,7 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
-import cvxsae
-from cvxsae import encode
+from cvxsae import encode, learn_dictionary
 from cvxsae.data.embedded import embedded
 from cvxsae.solvers.path import write_text
 
@@ -129,7 +128,6 @@ def run_sklearn(X: np.ndarray, D: np.ndarray, seed: int, budget: float) -> list[
 
 def run_ours(X: np.ndarray, D: np.ndarray, seed: int, budget: float) -> list[Snapshot]:
     """``learn_dictionary`` from the start for each of a row of time limits, in CPU time."""
-    learn_dictionary: Any = vars(cvxsae)["learn_dictionary"]
 
     learn_dictionary(X[:600], len(D), LAM, bias=None, seed=seed, init=D, max_seconds=1.0)  # compile
     found = []

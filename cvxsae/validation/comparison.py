@@ -155,13 +155,14 @@ class Comparison:
 
     def _lines(self, axes: Axes) -> None:
         table = self.table()
-        for column, label, style in (
+        lines: tuple[tuple[str, str, dict[str, Any]], ...] = (
             ("loss", "trained SAE", {"color": "#c0504d", "marker": "o"}),
             ("exact", "its dictionary, exact codes", {"color": "#e8a33d", "marker": "s"}),
             ("best", "best dictionary found", {"color": "#2c7a3f", "marker": "D"}),
             ("floor", "no dictionary of that width is below", {"color": "#4f81bd", "marker": "_"}),
             ("wide", "no dictionary of any width is below", {"color": "#1f4e79", "linestyle": "--"}),
-        ):
+        )
+        for column, label, style in lines:
             axes.plot(table["n_atoms"], table[column], label=label, **style)
         axes.fill_between(table["n_atoms"], table["floor"], color="#4f81bd", alpha=0.12)
         axes.set_xscale("log", base=2)

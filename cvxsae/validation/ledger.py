@@ -354,10 +354,8 @@ def _better(codes: Codes, others: sp.csr_array, problem: SparseCodes) -> sp.csr_
         raise CertificateError(f"the encoder's codes of datapoint {row} are below the lower bound of all codes.")
     if not worse.any():
         return codes.codes
-    keep = [
-        sp.dia_array((mask.astype(np.float64)[None], [0]), shape=(len(mask), len(mask))) for mask in (~worse, worse)
-    ]
-    return sp.csr_array(keep[0] @ codes.codes + keep[1] @ others)
+    parts: list[Any] = [sp.diags_array(mask.astype(np.float64)) for mask in (~worse, worse)]
+    return sp.csr_array(parts[0] @ codes.codes + parts[1] @ others)
 
 
 def _row_values(problem: SparseCodes, codes: sp.csr_array) -> Float64[np.ndarray, " N"]:
@@ -369,7 +367,7 @@ def _row_values(problem: SparseCodes, codes: sp.csr_array) -> Float64[np.ndarray
 
 def stationarity_of(problem: SparseCodes, candidate: Candidate) -> tuple[float, float]:
     """Largest ``‖E_k[r]/λ − d_k‖`` over live atoms, and ``‖mean_n r_n‖/λ``, from data and arrays alone (T3)."""
-    codes: sp.csr_array = sp.csr_array(candidate.codes)
+    codes: Any = candidate.codes
     weighted, total = np.zeros(problem.atoms.shape), np.zeros(problem.dim)
     for rows, block in problem.residual_batches(candidate):
         weighted += codes[rows].T @ block.numpy()
@@ -382,8 +380,8 @@ def stationarity_of(problem: SparseCodes, candidate: Candidate) -> tuple[float, 
 
 
 def _l0(candidate: Candidate) -> float:
-    codes: sp.csr_array = sp.csr_array(candidate.codes)
-    return codes.nnz / codes.shape[0]
+    codes: Any = candidate.codes
+    return float(codes.nnz / codes.shape[0])
 
 
 def _dead(codes: Any) -> int:
