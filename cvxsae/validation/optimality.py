@@ -56,7 +56,7 @@ class OptimalityReport:
     residuals
         What the residuals are made of.
     dual_excess
-        ``max_nk d_k·r_n/λ − 1`` (T1): rounding at exact codes.
+        ``max_nk d_k·r_n/λ − 1`` (T1): at most about the root of ``code_tol``.
     identity_deficit
         ``max |cos(d_j, d_k) − E_k[ρ_j]|`` over all pairs of live features (T4).
     bias_residual

@@ -31,6 +31,7 @@ CODE_TOL = 1e-12
 
 _ROWS = 4096
 _PRODUCT_ENTRIES = 2**23
+_PAIR_ENTRIES = 2**20
 _DOUBLE_ENTRIES = 2**26
 """Residuals with more entries are kept in single precision (statistics are summed in double all the same)."""
 
@@ -311,6 +312,7 @@ class PairBlock:
         ``P_k(j) = E_k[1{z_j > 0}]``.
     carried
         ``E_k[d_j·(x − b)] / E_j[d_j·(x − b)]``: how much of j's direction is in k's datapoints, relative to its own.
+        NaN where the latter is not positive: j fires only to correct others.
     """
 
     first: int
@@ -330,7 +332,7 @@ def pair_blocks(statistics: FeatureStatistics) -> Iterator[PairBlock]:
     own = np.einsum("kd,kd->k", D, statistics.mean_data)
     own = np.where(own > 0, own, np.nan)
     mass = statistics.mass * statistics.n_points
-    step = max(1, _PRODUCT_ENTRIES // K)
+    step = max(1, _PAIR_ENTRIES // K)
     for first in range(0, K, step):
         part = slice(first, first + step)
         together: Any = transposed[part] @ firing
