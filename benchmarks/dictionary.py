@@ -38,14 +38,13 @@ from cvxsae.solvers.path import write_text
 RESULTS = Path(__file__).parent / "results"
 LAM, POINTS, JUDGED, BATCH = 0.08, 16_000, 1_500, 512
 BUDGETS = {512: 40.0, 2048: 80.0}
-OUR_BUDGETS = {512: (1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 40.0), 2048: (2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 20.0, 80.0)}
 PROMISED = {
     512: {"spams": 4, "scikit-learn": 8, "value": 0.379},
     2048: {"spams": 10, "scikit-learn": 15, "value": 0.275},
 }
 
-Snapshot = tuple[float, float, np.ndarray]
-"""CPU seconds, wall seconds, dictionary."""
+Snapshot = tuple[float, float, np.ndarray | float]
+"""CPU seconds, wall seconds, and a dictionary to be judged (or the objective on the training set, at exact codes)."""
 
 
 def datapoints() -> np.ndarray:
@@ -108,7 +107,8 @@ def run_sklearn(X: np.ndarray, D: np.ndarray, seed: int, budget: float) -> list[
         n_components=len(D), alpha=LAM, fit_algorithm="cd", positive_code=True, transform_algorithm="lasso_cd",
         dict_init=D, batch_size=BATCH, random_state=seed,
     )  # fmt: skip
-    rng, found, clock = np.random.default_rng(seed), [], Clock()
+    found: list[Snapshot] = []
+    rng, clock = np.random.default_rng(seed), Clock()
     marks = [budget * 2.0**-k for k in range(4, -1, -1)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -127,16 +127,17 @@ def run_sklearn(X: np.ndarray, D: np.ndarray, seed: int, budget: float) -> list[
 
 
 def run_ours(X: np.ndarray, D: np.ndarray, seed: int, budget: float) -> list[Snapshot]:
-    """``learn_dictionary`` from the start for each of a row of time limits, in CPU time."""
-
-    learn_dictionary(X[:600], len(D), LAM, bias=None, seed=seed, init=D, max_seconds=1.0)  # compile
-    found = []
-    for limit in (limit for limit in OUR_BUDGETS.get(len(D), (budget,)) if limit <= budget):
-        clock = Clock()
-        with mock.patch("time.perf_counter", time.process_time):  # its time limit, too, is one of CPU time
-            fit = learn_dictionary(X, len(D), LAM, bias=None, seed=seed, init=D, max_seconds=limit)
-        found.append((*clock.stop(), np.asarray(fit.dictionary)))
-    return found
+    """``learn_dictionary``: its history of exact objectives, then the whole call, certificates included."""
+    options: dict[str, Any] = {"bias": None, "seed": seed, "init": D, "epochs": 3}
+    learn_dictionary(X[:600], len(D), LAM, **options, max_seconds=1.0)  # compile
+    clock = Clock()
+    with mock.patch("time.perf_counter", time.process_time):  # its time limit, too, is one of CPU time
+        fit = learn_dictionary(X, len(D), LAM, **options, max_seconds=0.95 * budget)
+    found: list[Snapshot] = []
+    for entry in fit.history:
+        if not found or entry.value < found[-1][2]:
+            found.append((entry.seconds, float("nan"), entry.value))
+    return [*found, (*clock.stop(), np.asarray(fit.dictionary))]
 
 
 def run_adam(X: np.ndarray, D: np.ndarray, seed: int, budget: float) -> list[Snapshot]:
@@ -174,27 +175,25 @@ def record(name: str, n_atoms: int, seed: int, budget: float) -> dict[str, Any]:
     D = starting_dictionary(X, n_atoms, seed)
     load = os.getloadavg()[0]
     snapshots = METHODS[name](X, D, seed, budget)
-    curve = [{"cpu": cpu, "wall": wall, **judge(X, found, judged)} for cpu, wall, found in snapshots]
+    curve = [
+        {"cpu": cpu, "wall": wall, **(judge(X, found, judged) if isinstance(found, np.ndarray) else {"all": found})}
+        for cpu, wall, found in snapshots
+    ]
     return {"method": name, "n_atoms": n_atoms, "seed": seed, "budget": budget, "load": [load, os.getloadavg()[0]],
             "start": judge(X, D, judged), "curve": curve}  # fmt: skip
 
 
-def seconds_to(curve: list[dict[str, float]], value: float, column: str) -> float:
-    """The first CPU time at which a curve is at or below a value, log-linear in between; NaN if never."""
+def seconds_to(curve: list[dict[str, float]], value: float) -> float:
+    """CPU time at which the objective on the training set is at most a value, log-linear in between; NaN if never."""
     before: dict[str, float] | None = None
     for point in curve:
-        if point[column] <= value:
-            if before is None or before[column] <= point[column]:
+        if point["all"] <= value:
+            if before is None or before["all"] <= point["all"]:
                 return point["cpu"]
-            share = (before[column] - value) / (before[column] - point[column])
+            share = (before["all"] - value) / (before["all"] - point["all"])
             return float(before["cpu"] * (point["cpu"] / before["cpu"]) ** share)
         before = point
     return float("nan")
-
-
-def at_budget(curve: list[dict[str, float]], budget: float, column: str) -> float:
-    """A peer's lowest objective up to its budget (and up to a tenth beyond)."""
-    return min(point[column] for point in curve if point["cpu"] <= 1.1 * budget)
 
 
 def report(runs: list[dict[str, Any]]) -> str:
@@ -203,37 +202,36 @@ def report(runs: list[dict[str, Any]]) -> str:
     lines = [
         "# Dictionary learning\n",
         f"{machine}. {(__doc__ or '').split(chr(10) * 2)[2]}\n",
-        "`subset` and `all` are the certified objectives on 1,500 fixed training points and on all 16,000. A ratio is "
-        "the CPU time a peer took for the objective it ended with over the CPU time ours took for the same objective.",
+        "`subset` and `all` are the certified objectives on the 1,500 fixed training points and on all 16,000. A ratio "
+        "is the CPU time a peer took for the objective (`all`) it ended with over the CPU time ours took for the same; "
+        "ours is timed with its passes of exact codes, without which it would not know its objective.",
     ]
     for n_atoms in sorted({run["n_atoms"] for run in runs}):
         of_width = [run for run in runs if run["n_atoms"] == n_atoms]
         budget, promised = of_width[0]["budget"], PROMISED.get(n_atoms, {})
         start = statistics.mean(run["start"]["subset"] for run in of_width)
         lines += [
-            f"\n## K = {n_atoms}, {budget:g} s\n\nThe starting dictionary costs {start:.4f}.\n",
-            "| method | seed | CPU s (wall) | subset | all | ours at the same: subset, all | ratio | promised | load |",
+            f"\n## K = {n_atoms}, {budget:g} s\n\nThe starting dictionary costs {start:.4f} (subset).\n",
+            "| method | seed | CPU s (wall) | subset | all | ours gets there in | ratio | promised | load |",
             "|---|---|---|---|---|---|---|---|---|",
         ]
         ours = {run["seed"]: run for run in of_width if run["method"] == "ours"}
         for run in sorted(of_width, key=lambda run: (run["method"], run["seed"])):
-            best = {column: at_budget(run["curve"], budget, column) for column in ("subset", "all")}
-            last = run["curve"][-1]
+            best = min((p for p in run["curve"] if "subset" in p), key=lambda p: p["all"])
             same, ratio = "", ""
             if run["method"] != "ours" and run["seed"] in ours:
-                taken = {c: seconds_to(ours[run["seed"]]["curve"], best[c], c) for c in best}
-                theirs = {c: seconds_to(run["curve"], best[c], c) for c in best}
-                same = ", ".join(f"{seconds:.1f} s" for seconds in taken.values())
-                ratio = ", ".join(f"{theirs[c] / taken[c]:.1f}" for c in best)
+                taken = seconds_to(ours[run["seed"]]["curve"], best["all"])
+                same, ratio = f"{taken:.1f} s", f"{best['cpu'] / taken:.1f}"
             promise = promised.get("value" if run["method"] == "ours" else run["method"])
             wanted = "" if promise is None else f"< {promise}" if run["method"] == "ours" else f"≥ {promise}"
             lines.append(
-                f"| {run['method']} | {run['seed']} | {last['cpu']:.1f} ({last['wall']:.1f}) | {best['subset']:.4f} | "
+                f"| {run['method']} | {run['seed']} | {best['cpu']:.1f} ({best['wall']:.1f}) | {best['subset']:.4f} | "
                 f"{best['all']:.4f} | {same} | {ratio} | {wanted} | {max(run['load']):.1f} |"
             )
         for run in ours.values():
-            curve = ", ".join(f"{p['cpu']:.1f} s {p['subset']:.4f}" for p in run["curve"])
-            lines.append(f"\nOurs, seed {run['seed']}, by time limit (subset): {curve}.")
+            points = run["curve"][:: max(1, len(run["curve"]) // 10)]
+            curve = ", ".join(f"{p['cpu']:.1f} s {p['all']:.4f}" for p in points)
+            lines.append(f"\nOurs, seed {run['seed']}, over time (all): {curve}.")
     return "\n".join(lines) + "\n"
 
 
@@ -258,9 +256,8 @@ def main() -> None:
                     continue
                 with threadpool_limits(1):
                     new = record(name, n_atoms, seed, options.budget or BUDGETS.get(n_atoms, 40.0))
-                print(
-                    name, n_atoms, seed, [(round(p["cpu"], 1), round(p["subset"], 4)) for p in new["curve"]], flush=True
-                )
+                curve = [(round(p["cpu"], 1), round(p.get("subset", p["all"]), 4)) for p in new["curve"]]
+                print(name, n_atoms, seed, curve, flush=True)
                 if options.budget is None:
                     # Read again: another process may have written meanwhile.
                     runs = json.loads(file.read_text())["runs"] if file.exists() else []
