@@ -1,6 +1,6 @@
 """The ``cvxsae`` command: thin, every verb is a function of the API.
 
-Exit codes: 0 certified (or in agreement), 1 not certified, 2 bad input, 130 interrupted.
+Exit codes: 0 certified (in agreement, stationary), 1 not certified, 2 bad input, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from cvxsae.relaxations import (
 )
 from cvxsae.solvers import SOLVERS, CertificateError, NotCertifiedError, Solution, Status, solve
 from cvxsae.solvers.path import Along, atom_cost_path, write_text
-from cvxsae.validation import certify, crosscheck
+from cvxsae.validation import certify, check_optimality, crosscheck
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -415,6 +415,60 @@ def path_command(
         _show("\n".join([*text, *(f"note: {note}" for note in notes)]), report, as_json)
         closed = all(point.status in ("CERTIFIED", "RELAXED") for point in path.points)
     raise typer.Exit(EXIT_CERTIFIED if closed else EXIT_NOT_CERTIFIED)
+
+
+@app.command("check")
+def check_command(
+    data: DataArgument,
+    dictionary: DictionaryFile = None,
+    lam: Lam = None,
+    lam_ratio: LamRatio = None,
+    bias: Bias = None,
+    rows: Rows = None,
+    seed: Seed = 0,
+    center: Center = False,
+    scale: Scale = False,
+    tol: Annotated[float, typer.Option("--tol", help="What counts as zero, in units of λ.")] = 1e-4,
+    second_order: Annotated[
+        bool, typer.Option("--second-order", help="Look for a direction to escape in (T5).")
+    ] = False,
+    noiseless: Annotated[bool, typer.Option("--noiseless", help="Test the cone condition (T6).")] = False,
+    device: Device = "cpu",
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for the tables, the report and the figure.")] = None,
+    as_json: AsJson = False,
+    progress: Progress = None,
+) -> None:
+    """Check a dictionary against what any optimum satisfies: where it fails, what splits, what absorbs what."""
+    with _clean_exits():
+        options = ProblemOptions(
+            Kind.codes, data, lam, lam_ratio, bias, dictionary, None, None, rows, seed, center, scale
+        )
+        problem, notes = options.build()
+        found = check_optimality(
+            problem.X,
+            cast(SparseCodes, problem).dictionary,
+            problem.lam,
+            bias=problem.bias,
+            tol=tol,
+            second_order=second_order,
+            noiseless=noiseless,
+            seed=seed,
+            device=device,
+            progress=_wants_progress(progress),
+        )
+        if out is not None:
+            out.mkdir(parents=True, exist_ok=True)
+            for name in ("features", "pairs", "absorbed", "antipodes", "duplicates"):
+                write_text(out / f"{name}.csv", getattr(found, name).to_csv(index=name == "features"))
+            write_text(out / "report.json", json.dumps(_strict(found.to_dict()), indent=2, allow_nan=False))
+            found.figure().savefig(out / "report.png", dpi=120)
+            notes.append(f"tables, report and figure written to {out}")
+        _show(
+            "\n".join([str(found), *(f"  note: {note}" for note in notes)]),
+            {**found.to_dict(), "notes": notes},
+            as_json,
+        )
+    raise typer.Exit(EXIT_CERTIFIED if found.is_stationary else EXIT_NOT_CERTIFIED)
 
 
 def _numbers(text: str, name: str) -> list[float]:

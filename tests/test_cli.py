@@ -237,3 +237,50 @@ def test_unknown_problem_and_help_and_version():
     assert run("solve", "narrow", "X.npy", "--lam", 1).exit_code == 2
     assert "wide|codes|large|candidates" in run("solve", "--help").stdout
     assert run("--version").stdout.strip() == f"cvxsae {__version__}"
+
+
+def test_check_reports_a_dictionary_and_writes_its_tables(tmp_path):
+    v1, v2 = np.eye(3)[:2]
+    np.save(tmp_path / "X.npy", np.vstack([v1, v1 + v2]))
+    np.save(tmp_path / "best.npy", np.vstack([v1, v1 + v2]))
+    np.save(tmp_path / "truth.npy", np.vstack([v1, v2]))
+    options = ["--lam", 0.1, "--second-order", "--noiseless", "--json"]
+    best = run("check", tmp_path / "X.npy", "--dictionary", tmp_path / "best.npy", *options)
+    assert best.exit_code == 0, best.output
+    assert json.loads(best.stdout)["complaints"] == []
+    out = tmp_path / "report"
+    truth = run("check", tmp_path / "X.npy", "--dictionary", tmp_path / "truth.npy", *options, "--out", out)
+    assert truth.exit_code == 1
+    report = json.loads(truth.stdout)
+    assert len(report["complaints"]) == 3
+    assert (report["pairs"][0]["feature"], report["pairs"][0]["other"]) == (1, 0)
+    assert json.loads((out / "report.json").read_text())["value"] == pytest.approx(0.1425)
+    names = {
+        "features.csv",
+        "pairs.csv",
+        "absorbed.csv",
+        "antipodes.csv",
+        "duplicates.csv",
+        "report.json",
+        "report.png",
+    }
+    assert {path.name for path in out.iterdir()} == names
+    assert (out / "features.csv").read_text().startswith("feature,density,")
+    text = run("check", tmp_path / "X.npy", "--dictionary", tmp_path / "truth.npy", "--lam", 0.1)
+    assert "not stationary" in text.stdout
+
+
+def test_check_refuses_what_it_cannot_use(data):
+    for options, words in (
+        (["--lam", 0.1], "needs --dictionary"),
+        (["--dictionary", data / "D.npy"], "--lam"),
+        (["--dictionary", data / "D.npy", "--lam", 0.1, "--bias", "free"], "'free'"),
+        (["--dictionary", data / "D.npy", "--lam", 0.1, "--tol", 0], "tol"),
+    ):
+        result = run("check", data / "X.npy", *options)
+        assert result.exit_code == 2
+        assert words in result.stderr
+    fixed = run(
+        "check", data / "X.npy", "--dictionary", data / "D.npy", "--lam", 0.1, "--bias", data / "b.npy", "--json"
+    )
+    assert json.loads(fixed.stdout)["bias_is_free"]
