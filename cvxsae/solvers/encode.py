@@ -152,7 +152,7 @@ def encode_rows(
     """:func:`encode` for arguments that have been checked: float64 unit rows, a float64 bias or ``None``."""
     where = arguments.compute_device(device)
     name = engine_name(engine, where.type)
-    prepared = PreparedDictionary(rows, where)
+    prepared = PreparedDictionary(rows, where, uses=len(data))
     plan = _Plan.for_limit(len(data), prepared, memory_limit, name)
     tuning = Tuning(tol, rows=plan.rows)
     shards = None if out is None else Shards(out, data, rows, bias, lam, tol, plan.block)

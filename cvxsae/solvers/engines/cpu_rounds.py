@@ -345,18 +345,33 @@ def _copy_square(source, start, row, target, first, stride, size):
 
 
 @jit()
+def _look_up(table, n_atoms, members, known, m, G, stride):
+    """Inner products of the first m members from those of all atoms; zeros after. Those of the first ``known`` are there."""
+    for p in range(known, m):
+        row, place = U(members[p] * n_atoms), U(p * stride)
+        for k in range(p + 1):
+            value = table[row + U(members[k])]
+            G[place + U(k)], G[U(k * stride + p)] = value, value
+    for p in range(m):
+        for k in range(m, stride):
+            G[U(p * stride + k)] = 0.0
+
+
+@jit()
 def solve(
-    active, selected, selected_values, n_selected, data, residual, settled, d, atoms, exact, chosen, codes,
+    active, selected, selected_values, n_selected, data, residual, settled, d, atoms, exact, table, chosen, codes,
     correlations, count, grams, held_size, known, tol, floor, pivot_floor, refinements, hasty,
 ):  # fmt: skip
     """Solve the working set of each active datapoint, drop its zero codes and recompute its residual from scratch.
 
-    ``grams (n · held_size,)`` keeps the inner products of the atoms that stay, ``known (n,)`` their number. If
+    ``table (K²,)`` holds the inner products of all atoms, or nothing. ``grams (n · held_size,)`` keeps the inner
+    products of the atoms that stay, ``known (n,)`` their number. If
     ``hasty``, the residual is computed in float32 from the rows at hand and marked as not ``settled``: that is enough
     to choose the next atoms, and what is certified is settled first.
     """
     capacity = chosen.shape[1] + 16
     length = (d + LANES - 1) // LANES * LANES  # of a row, zeros after d
+    n_atoms = len(exact) // d
     rows = np.zeros(capacity * length, atoms.dtype)
     G, L = np.empty(capacity * capacity, atoms.dtype), np.empty(capacity * capacity, atoms.dtype)
     work = np.zeros(length, atoms.dtype)
@@ -392,7 +407,10 @@ def solve(
         if known[i] != count[i]:
             known[i] = 0
         _copy_square(grams, i * held_size, known[i], G, 0, stride, known[i])
-        gram(rows, known[i], m, length, G, stride)
+        if len(table) > 0:
+            _look_up(table, n_atoms, members, known[i], m, G, stride)
+        else:
+            gram(rows, known[i], m, length, G, stride)
         n, width = minimise(G, stride, q, z, m, floor, support, held, L, y, trial, pivot_floor)
         positive = 0
         for k in range(m):

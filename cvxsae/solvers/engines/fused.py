@@ -67,6 +67,7 @@ class FusedEngine:
         self._held: FusedState | None = None
         self.exact = dictionary.exact.numpy().reshape(-1)
         self.single = dictionary.single.numpy().reshape(-1)
+        self.table = np.empty(0, np.float32) if dictionary.products is None else dictionary.products.numpy().reshape(-1)
         self.dot_error = (66 + dictionary.dim // 64) * 2.0**-53
         self.half = tuning.half_precision
         if self.half is None:
@@ -201,8 +202,8 @@ class FusedEngine:
         atoms = self.exact if double else self.single
         cpu_rounds.solve(
             active, selected, values, n_selected, state.data, state.residual, state.settled, self.dictionary.dim,
-            atoms, self.exact, state.chosen, state.codes, state.correlations, state.count, state.grams, HELD_GRAM,
-            state.known, tol, max(0.1 * tol, 1e-14), 1e-11 if double else PIVOT_FLOOR, self._refinements(), not double,
+            atoms, self.exact, np.empty(0, atoms.dtype) if double else self.table, state.chosen, state.codes,
+            state.correlations, state.count, state.grams, HELD_GRAM, state.known, tol, max(0.1 * tol, 1e-14), 1e-11 if double else PIVOT_FLOOR, self._refinements(), not double,
         )  # fmt: skip
 
     def export(self, state: FusedState) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

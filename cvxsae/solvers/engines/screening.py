@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 HALF_ROUNDING = 2.0**-8
 """Unit roundoff of bfloat16 (eight significant bits, to nearest)."""
 
+LARGEST_TABLE, TABLE_SHARE = 4096, 400
+"""Atoms at most for a table of their inner products, and its entries at most per datapoint that uses it."""
+
 TINY = 1e-30
 """Covers results and inputs that a matrix unit flushes to zero."""
 
@@ -81,13 +84,25 @@ class PreparedDictionary:
         Unit-norm atoms (K, d) in float64, trusted.
     device
         Where the large matrix products run.
+    uses
+        Number of datapoints that will be coded: with enough of them the inner products of all atoms are worth computing.
     """
 
-    def __init__(self, rows: Float[torch.Tensor, "K d"], device: torch.device | None = None) -> None:
+    def __init__(
+        self, rows: Float[torch.Tensor, "K d"], device: torch.device | None = None, *, uses: int = 0
+    ) -> None:
+        self.uses = uses
         self.device = torch.device("cpu") if device is None else device
         self.exact = rows.detach().to(device=self.device, dtype=torch.float64).contiguous()
         self.n_atoms, self.dim = self.exact.shape
         self.single = self.exact.to(torch.float32)
+
+    @cached_property
+    def products(self) -> Float[torch.Tensor, "K K"] | None:
+        """Inner products of all atoms in float32, if a datapoint's share of their cost is below that of its own."""
+        if self.n_atoms > LARGEST_TABLE or self.n_atoms**2 > TABLE_SHARE * self.uses:
+            return None
+        return self.single @ self.single.T
 
     @property
     def capacity(self) -> int:

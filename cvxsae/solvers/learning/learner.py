@@ -255,9 +255,9 @@ class Learner:
             counts=state.count(epochs=1),
         )
         dictionary, statistics = state.dictionary, state.statistics
-        renewal = (
-            self._renewal(problem, dictionary, state.offset, codes, state.step) if self._may_move(statistics) else None
-        )
+        renewal = None
+        if not (statistics.mass > 0).all():  # live atoms are judged once codes are exact: here it would cost an epoch
+            renewal = self._renewal(problem, dictionary, state.offset, codes, state.step)
         if renewal is not None:
             dictionary, codes = renewal.dictionary, renewal.codes
             state = replace(state, counts=state.count(renewed=len(renewal.renewed)))
