@@ -6,29 +6,48 @@ Exit codes: 0 certified (in agreement, stationary), 1 not certified, 2 bad input
 from __future__ import annotations
 
 import json
-import math
-import sys
-from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import Annotated, Any, cast
 
 import numpy as np
 import typer
 
-from cvxsae import __version__
-from cvxsae.data import (
-    EMBEDDED_NAMES,
-    Activations,
-    InputError,
-    arguments,
-    center,
-    center_and_scale,
-    embedded,
-    scale_to_unit_mean_square,
+from cvxsae import (
+    __version__,
+    cli_learning,  # registers its verbs
 )
-from cvxsae.data.activations import ActivationsLike
+from cvxsae.cli_options import (
+    EXIT_CERTIFIED,
+    EXIT_NOT_CERTIFIED,
+    AsJson,
+    Center,
+    DataArgument,
+    Device,
+    Lam,
+    LamRatio,
+    MaxSeconds,
+    Out,
+    Progress,
+    Rows,
+    Scale,
+    Seed,
+    Tol,
+    app,
+    bias_of,
+    check_out,
+    clean_exits,
+    datapoints,
+    exit_code,
+    numbers,
+    one_penalty,
+    show,
+    strict,
+    times_lambda_max,
+    wants_progress,
+)
+from cvxsae.data import InputError
 from cvxsae.data.files import read_array, read_arrays, write_arrays
 from cvxsae.relaxations import (
     Candidate,
@@ -39,22 +58,11 @@ from cvxsae.relaxations import (
     WideLimit,
     datapoint_atoms,
 )
-from cvxsae.solvers import SOLVERS, CertificateError, NotCertifiedError, Solution, Status, solve
+from cvxsae.solvers import SOLVERS, solve
 from cvxsae.solvers.path import Along, atom_cost_path, write_text
 from cvxsae.validation import certify, check_optimality, crosscheck
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-EXIT_CERTIFIED, EXIT_NOT_CERTIFIED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
-
-app = typer.Typer(
-    help="Convex optimisation for sparse autoencoders: every answer carries a certificate.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
+__all__ = ["app", "cli_learning", "main"]
 
 
 class Kind(StrEnum):
@@ -67,16 +75,6 @@ class Kind(StrEnum):
 
 
 KindArgument = Annotated[Kind, typer.Argument(help="The convex problem.", metavar="wide|codes|large|candidates")]
-DataArgument = Annotated[
-    str,
-    typer.Argument(
-        help="Datapoints as rows: a .npy, .npz, .safetensors or .pt file (FILE::KEY picks an array), "
-        f"or one of {', '.join(EMBEDDED_NAMES)}.",
-        metavar="DATA",
-    ),
-]
-Lam = Annotated[float | None, typer.Option("--lam", help="Penalty λ, in the units of the data as solved.")]
-LamRatio = Annotated[float | None, typer.Option("--lam-ratio", help="Penalty as a fraction of lambda_max.")]
 Bias = Annotated[
     str | None,
     typer.Option("--bias", help="none, free, mean or a file with d numbers. [default: free for wide, else none]"),
@@ -86,19 +84,7 @@ Atoms = Annotated[
     str | None, typer.Option("--atoms", help="candidates: file with the atoms as rows, or 'data' for the datapoints.")
 ]
 AtomCost = Annotated[float | None, typer.Option("--atom-cost", help="large, candidates: surcharge τ of an atom.")]
-Rows = Annotated[int | None, typer.Option("--rows", help="Solve for this many rows, drawn with --seed.")]
-Seed = Annotated[int, typer.Option("--seed", help="Seed of the draw of --rows.")]
-Center = Annotated[bool, typer.Option("--center", help="Subtract the mean of the rows first.")]
-Scale = Annotated[bool, typer.Option("--scale", help="Scale to unit mean-square norm first.")]
-Tol = Annotated[float | None, typer.Option("--tol", help="Relative gap (solve, certify) or agreement (crosscheck).")]
 Solver = Annotated[str, typer.Option("--solver", help=f"One of {', '.join(SOLVERS)}.")]
-MaxSeconds = Annotated[float | None, typer.Option("--max-seconds", help="Time limit.")]
-Device = Annotated[str, typer.Option("--device", help="cpu or cuda.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
-Out = Annotated[Path | None, typer.Option("--out", help="Write the arrays to a .safetensors or .npz file.")]
-Progress = Annotated[
-    bool | None, typer.Option("--progress/--no-progress", help="Progress bar. [default: on a terminal]")
-]
 
 
 @dataclass(frozen=True)
@@ -120,8 +106,7 @@ class ProblemOptions:
 
     def check(self) -> None:
         """Refuse options that contradict each other or do not apply to the problem."""
-        if (self.lam is None) == (self.lam_ratio is None):
-            raise InputError("Pass exactly one of --lam and --lam-ratio.")
+        one_penalty(self.lam, self.lam_ratio)
         belongs = {
             "dictionary": ((Kind.codes,), True),
             "atoms": ((Kind.candidates,), True),
@@ -137,8 +122,8 @@ class ProblemOptions:
     def build(self) -> tuple[Problem, list[str]]:
         """The problem, and sentences on what was done to the data."""
         self.check()
-        X, notes = self._datapoints()
-        bias: Any = self._bias(X)
+        X, notes = datapoints(self.data, self.rows, self.seed, centre=self.center, scale=self.scale)
+        bias: Any = bias_of(self.bias or ("free" if self.kind is Kind.wide else "none"), X)
         lam = 1.0 if self.lam is None else self.lam
         problem: Problem
         if self.kind is Kind.wide:
@@ -152,87 +137,8 @@ class ProblemOptions:
             atoms = datapoint_atoms(X, start) if self.atoms == "data" else read_array(str(self.atoms), "--atoms")
             problem = CandidateDictionary(X, atoms, lam, self.atom_cost or 0.0, bias)
         if self.lam_ratio is not None:
-            ratio, lambda_max = arguments.positive(self.lam_ratio, "--lam-ratio"), problem.lambda_max()
-            if lambda_max == 0:
-                raise InputError(
-                    "--lam-ratio cannot be used: lambda_max is 0, since no row points from the bias along any atom; "
-                    "pass --lam."
-                )
-            problem = problem.with_penalty(ratio * lambda_max)
+            problem = problem.with_penalty(times_lambda_max(self.lam_ratio, problem.lambda_max()))
         return problem, notes
-
-    def _datapoints(self) -> tuple[Activations, list[str]]:
-        if self.data not in EMBEDDED_NAMES and not Path(self.data.partition("::")[0]).exists():
-            raise InputError(
-                f"DATA {self.data!r} does not exist; pass the path of a file, or one of {', '.join(EMBEDDED_NAMES)}."
-            )
-        source: ActivationsLike = embedded(self.data) if self.data in EMBEDDED_NAMES else self.data
-        X = Activations(source, name="DATA")
-        notes = []
-        if self.rows is not None:
-            if not 1 <= self.rows <= len(X):
-                raise InputError(f"--rows is {self.rows}; DATA has {len(X)} rows.")
-            seed = arguments.count(self.seed, "--seed", least=0)
-            chosen = np.sort(np.random.default_rng(seed).choice(len(X), size=self.rows, replace=False))
-            X = X[chosen]
-            notes.append(f"{self.rows} rows drawn with seed {self.seed}")
-        if self.center or self.scale:
-            make = (
-                center_and_scale if self.center and self.scale else center if self.center else scale_to_unit_mean_square
-            )
-            transform = make(X)
-            X = transform.apply(X)
-            notes.append(transform.describe())
-        return X, notes
-
-    def _bias(self, X: Activations) -> Any:
-        text = self.bias or ("free" if self.kind is Kind.wide else "none")
-        if text == "none":
-            return None
-        if text == "free":
-            return text
-        if text == "mean":
-            return center(X).shift
-        return read_array(text, "--bias")
-
-
-@contextmanager
-def _clean_exits() -> Iterator[None]:
-    """Turn what can go wrong into one sentence and an exit code; nothing else may reach the terminal."""
-    try:
-        yield
-    except (InputError, CertificateError, NotCertifiedError) as error:
-        print(f"cvxsae: {error}", file=sys.stderr)  # noqa: T201
-        if isinstance(error, NotCertifiedError):
-            raise typer.Exit(_exit_code(False, error.solution)) from None
-        raise typer.Exit(EXIT_BAD_INPUT if isinstance(error, InputError) else EXIT_NOT_CERTIFIED) from None
-    except KeyboardInterrupt:
-        print("cvxsae: interrupted.", file=sys.stderr)  # noqa: T201
-        raise typer.Exit(EXIT_INTERRUPTED) from None
-
-
-def _exit_code(good: bool, *solutions: Solution) -> int:
-    if any(solution.status is Status.INTERRUPTED for solution in solutions):
-        return EXIT_INTERRUPTED
-    return EXIT_CERTIFIED if good else EXIT_NOT_CERTIFIED
-
-
-def _show(text: str, report: dict[str, Any], as_json: bool) -> None:
-    print(json.dumps(_strict(report), indent=2, allow_nan=False) if as_json else text)  # noqa: T201
-
-
-def _strict(value: Any) -> Any:
-    """What JSON can hold: no numpy numbers, and null for what is not finite."""
-    if isinstance(value, dict):
-        return {key: _strict(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_strict(entry) for entry in value]
-    number = value.item() if isinstance(value, np.generic) else value
-    return None if isinstance(number, float) and not math.isfinite(number) else number
-
-
-def _wants_progress(flag: bool | None) -> bool:
-    return sys.stderr.isatty() if flag is None else flag
 
 
 @app.command("solve")
@@ -258,8 +164,8 @@ def solve_command(
     progress: Progress = None,
 ) -> None:
     """Solve a convex problem, let the referee check the answer, print both bounds."""
-    with _clean_exits():
-        _check_out(out)
+    with clean_exits():
+        check_out(out)
         options = ProblemOptions(
             kind, data, lam, lam_ratio, bias, dictionary, atoms, atom_cost, rows, seed, center, scale
         )
@@ -271,7 +177,7 @@ def solve_command(
             max_seconds=max_seconds,
             device=device,
             raise_on_failure=False,
-            progress=_wants_progress(progress),
+            progress=wants_progress(progress),
         )
         certificate = certify(problem, solution)
         if out is not None:
@@ -282,8 +188,8 @@ def solve_command(
         lines = [str(certificate), f"  solver       {solution.solver}, {solution.seconds:.2f} s"]
         if not solution.is_certified:
             lines.append(f"  status       {solution.status.name}: {solution.status.message}; {solution.status.remedy}")
-        _show("\n".join([*lines, *(f"  note: {note}" for note in notes)]), report, as_json)
-    raise typer.Exit(_exit_code(certificate.is_certified, solution))
+        show("\n".join([*lines, *(f"  note: {note}" for note in notes)]), report, as_json)
+    raise typer.Exit(exit_code(certificate.is_certified, solution))
 
 
 @app.command("crosscheck")
@@ -308,24 +214,24 @@ def crosscheck_command(
     progress: Progress = None,
 ) -> None:
     """Solve with cvxpy + Clarabel and with torch, send both through the referee, compare."""
-    with _clean_exits():
-        _check_out(out)
+    with clean_exits():
+        check_out(out)
         options = ProblemOptions(
             kind, data, lam, lam_ratio, bias, dictionary, atoms, atom_cost, rows, seed, center, scale
         )
         problem, notes = options.build()
-        check = crosscheck(problem, tol=tol, max_seconds=max_seconds, device=device, progress=_wants_progress(progress))
+        check = crosscheck(problem, tol=tol, max_seconds=max_seconds, device=device, progress=wants_progress(progress))
         if out is not None:
             arrays = {f"{name}.{key}": array for name in ("reference", "torch")
                       for key, array in getattr(check, name).arrays().items()}  # fmt: skip
             write_arrays(out, {**arrays, "lam": problem.lam}, "--out")
             notes.append(f"arrays written to {out}")
-        _show(
+        show(
             "\n".join([str(check), *(f"  note: {note}" for note in notes)]),
             {**check.to_dict(), "notes": notes},
             as_json,
         )
-    raise typer.Exit(_exit_code(check.agrees, check.reference, check.torch))
+    raise typer.Exit(exit_code(check.agrees, check.reference, check.torch))
 
 
 @app.command("certify")
@@ -347,7 +253,7 @@ def certify_command(
     as_json: AsJson = False,
 ) -> None:
     """Check arrays from a file against a problem, from scratch; the claims in the file are not believed."""
-    with _clean_exits():
+    with clean_exits():
         options = ProblemOptions(
             kind, data, lam, lam_ratio, bias, dictionary, atoms, atom_cost, rows, seed, center, scale
         )
@@ -363,7 +269,7 @@ def certify_command(
             )
             if name in claims and not abs(claims[name] - found) <= 1e-9 * abs(found)
         ]
-        _show("\n".join([str(certificate), *(f"  note: {note}" for note in notes)]),
+        show("\n".join([str(certificate), *(f"  note: {note}" for note in notes)]),
               {**certificate.to_dict(), "notes": notes}, as_json)  # fmt: skip
     raise typer.Exit(EXIT_CERTIFIED if certificate.is_certified else EXIT_NOT_CERTIFIED)
 
@@ -390,7 +296,7 @@ def path_command(
     as_json: AsJson = False,
 ) -> None:
     """Solve the large dictionary along τ (or λ): width, L0 and fit against the price of an atom."""
-    with _clean_exits():
+    with clean_exits():
         if along == "lam" and lam is None and lam_ratio is None:
             lam = 1.0  # replaced along the path
         options = ProblemOptions(
@@ -399,7 +305,7 @@ def path_command(
         problem, notes = options.build()
         path = atom_cost_path(
             cast(LargeDictionary, problem),
-            None if values is None else _numbers(values, "--values"),
+            None if values is None else numbers(values, "--values"),
             along=cast(Along, along),
             tol=1e-3 if tol is None else tol,
             max_seconds=max_seconds,
@@ -412,7 +318,7 @@ def path_command(
         chosen = path.widest_plateau()
         report = {"points": table.to_dict("records"), "plateau": chosen, "notes": notes}
         text = [table.to_string(index=False), f"widest plateau: {path.points[chosen].live_atoms} atoms (row {chosen})"]
-        _show("\n".join([*text, *(f"note: {note}" for note in notes)]), report, as_json)
+        show("\n".join([*text, *(f"note: {note}" for note in notes)]), report, as_json)
         closed = all(point.status in ("CERTIFIED", "RELAXED") for point in path.points)
     raise typer.Exit(EXIT_CERTIFIED if closed else EXIT_NOT_CERTIFIED)
 
@@ -439,7 +345,7 @@ def check_command(
     progress: Progress = None,
 ) -> None:
     """Check a dictionary against what any optimum satisfies: where it fails, what splits, what absorbs what."""
-    with _clean_exits():
+    with clean_exits():
         options = ProblemOptions(
             Kind.codes, data, lam, lam_ratio, bias, dictionary, None, None, rows, seed, center, scale
         )
@@ -454,28 +360,21 @@ def check_command(
             noiseless=noiseless,
             seed=seed,
             device=device,
-            progress=_wants_progress(progress),
+            progress=wants_progress(progress),
         )
         if out is not None:
             out.mkdir(parents=True, exist_ok=True)
             for name in ("features", "pairs", "absorbed", "antipodes", "duplicates"):
                 write_text(out / f"{name}.csv", getattr(found, name).to_csv(index=name == "features"))
-            write_text(out / "report.json", json.dumps(_strict(found.to_dict()), indent=2, allow_nan=False))
+            write_text(out / "report.json", json.dumps(strict(found.to_dict()), indent=2, allow_nan=False))
             found.figure().savefig(out / "report.png", dpi=120)
             notes.append(f"tables, report and figure written to {out}")
-        _show(
+        show(
             "\n".join([str(found), *(f"  note: {note}" for note in notes)]),
             {**found.to_dict(), "notes": notes},
             as_json,
         )
     raise typer.Exit(EXIT_CERTIFIED if found.is_stationary else EXIT_NOT_CERTIFIED)
-
-
-def _numbers(text: str, name: str) -> list[float]:
-    try:
-        return [float(part) for part in text.split(",")]
-    except ValueError:
-        raise InputError(f"{name} is {text!r}; pass numbers separated by commas, as in 0.5,1,2.") from None
 
 
 @app.command("demo")
@@ -487,10 +386,10 @@ def demo_command(
     """Tell the story on real embeddings: the wide limit, four cross-checks, when atoms start to be shared."""
     from cvxsae.demo import run_demo  # matplotlib is only needed here
 
-    with _clean_exits():
-        report = run_demo(out, say=None if as_json else print, progress=_wants_progress(progress))
+    with clean_exits():
+        report = run_demo(out, say=None if as_json else print, progress=wants_progress(progress))
         if as_json:
-            _show("", report, as_json)
+            show("", report, as_json)
     raise typer.Exit(EXIT_CERTIFIED if report["certified"] else EXIT_NOT_CERTIFIED)
 
 
@@ -519,16 +418,6 @@ def _number(path: Path, name: str, array: Any) -> float:
     if np.ndim(array) > 0:
         raise InputError(f"--solution {str(path)!r} has {name!r} of shape {np.shape(array)}; it must be one number.")
     return float(array)
-
-
-def _check_out(out: Path | None) -> None:
-    """Refuse an output file that could not be written before any work is done."""
-    if out is None:
-        return
-    if out.suffix not in (".npz", ".safetensors"):
-        raise InputError(f"--out {str(out)!r} has type {out.suffix!r}; write to a .npz or .safetensors file.")
-    if not out.parent.is_dir():
-        raise InputError(f"--out {str(out)!r} is in a folder that does not exist; create {str(out.parent)!r} first.")
 
 
 def main() -> None:
