@@ -82,10 +82,14 @@ class FixedAtoms(Problem):
         """``max_k θ°_τ(Y a_k)``, exact (T13): the gauge that a dual point must keep below λ."""
         if self.penalty.atom_cost == 0:
             return super().polar(Y, multipliers)
+        return float(self.atom_polars(Y).max())
+
+    def atom_polars(self, Y: Float[torch.Tensor, "N d"]) -> Float[torch.Tensor, " K"]:
+        """``θ°_τ(Y a_k)`` for every atom, exact (T13): an atom is worth its price where this exceeds λ."""
         step = max(1, _BLOCK_ENTRIES // len(Y))
         atoms = self.atoms.to(Y)
-        blocks = [self.penalty.polar(Y @ atoms[i : i + step].T).amax() for i in range(0, self.n_atoms, step)]
-        return float(torch.stack(blocks).max())
+        blocks = [self.penalty.polar(Y @ atoms[i : i + step].T) for i in range(0, self.n_atoms, step)]
+        return torch.cat(blocks)
 
     def candidate(self, codes: Codes, bias: np.ndarray, dual: np.ndarray | None = None) -> Candidate:
         """Bundle codes (N, K) and a bias with this problem's dictionary."""

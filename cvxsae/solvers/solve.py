@@ -9,10 +9,11 @@ import torch
 
 from cvxsae.data import arguments
 from cvxsae.data.arguments import InputError
-from cvxsae.relaxations import LargeDictionary, Problem, SparseCodes, WideLimit
+from cvxsae.relaxations import CandidateDictionary, LargeDictionary, Problem, SparseCodes, WideLimit
 from cvxsae.relaxations.copositive import LARGEST_TRIPLES
 from cvxsae.relaxations.fixed_atoms import FixedAtoms
 from cvxsae.solvers import active_set
+from cvxsae.solvers.block_descent import BlockDescent
 from cvxsae.solvers.conic import solve_reference
 from cvxsae.solvers.cutting_planes import CuttingPlanes
 from cvxsae.solvers.doubly_nonnegative import DoublyNonnegative
@@ -26,12 +27,16 @@ from cvxsae.solvers.threads import threads_for
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+_WORTH_COMPILING = 1e6
+"""Multiplications in a pass from which the compiled block descent pays for the seconds its first call may compile."""
+
 SOLVERS = (
     "auto",
     "torch",
     "newton",
     "working-set",
     "proximal-gradient",
+    "block-descent",
     "splitting",
     "cuts",
     "factorised",
@@ -59,8 +64,9 @@ def solve(
         :class:`WideLimit`, :class:`SparseCodes`, :class:`CandidateDictionary` or :class:`LargeDictionary`.
     solver
         ``"auto"`` picks by problem, size, device and bias; ``"torch"`` is the problem's own torch solver
-        (``"newton"``, ``"proximal-gradient"`` or ``"splitting"``); ``"cuts"`` is the large dictionary with a
-        bound above the doubly nonnegative one, for up to 100 datapoints; ``"reference"`` is cvxpy with Clarabel.
+        (``"newton"``, ``"proximal-gradient"``, ``"block-descent"`` or ``"splitting"``); ``"cuts"`` is the large
+        dictionary with a bound above the doubly nonnegative one, for up to 100 datapoints; ``"reference"`` is cvxpy
+        with Clarabel.
     tol
         Relative gap ``(value − lower_bound)/value`` to reach, evaluated in float64 at the returned point.
     max_seconds, max_iterations
@@ -129,6 +135,11 @@ def _torch_solve(
         if solver == ProximalGradient.name:
             return iterate(ProximalGradient(), problem, limits, device=device, progress=progress, callback=callback)
     elif isinstance(problem, FixedAtoms):
+        blocks = isinstance(problem, CandidateDictionary) and device.type == "cpu"
+        if blocks and problem.evaluation_cost >= _WORTH_COMPILING and solver in ("auto", "torch"):
+            solver = BlockDescent.name
+        if blocks and solver == BlockDescent.name:
+            return iterate(BlockDescent(), problem, limits, device=device, progress=progress, callback=callback)
         expected = ProximalGradient.name
         if solver in ("auto", "torch", expected):
             return iterate(ProximalGradient(), problem, limits, device=device, progress=progress, callback=callback)
