@@ -1,0 +1,274 @@
+"""Theorems on random instances, with negative controls: those that no other test states as a whole.
+
+docs/theory.md names, for each theorem, the function that executes it and the test that verifies it; the last test here
+checks that both exist.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import cvxsae
+from cvxsae import check_optimality, encode, feature_statistics
+from cvxsae.data import sparse_features
+from tests import problems
+
+ROOT = Path(__file__).parent.parent
+SEEDS = st.integers(0, 10_000)
+seeds = settings(max_examples=15, deadline=None)
+
+
+def instance(seed, *, n=30, d=5, K=8, lam=0.25):
+    """Random data, unit-norm dictionary and bias, and exact codes with their residuals."""
+    rng = np.random.default_rng(seed)
+    X, D, b = problems.gaussian(rng, n, d), problems.unit(rng.normal(size=(K, d))), 0.3 * rng.normal(size=d)
+    codes = encode(X, D, lam, bias=b, tol=1e-13)
+    Z = codes.codes.toarray()
+    return rng, X, D, b, lam, codes, Z, X - b - Z @ D
+
+
+@seeds
+@given(seed=SEEDS)
+def test_t1_the_residual_is_a_projection_and_the_dual_is_equation_one(seed):
+    rng, X, D, b, lam, codes, Z, R = instance(seed)
+    assert (R @ D.T).max() <= lam * (1 + 1e-6)
+    assert np.abs((R @ D.T)[Z > 0] - lam).max(initial=0) < 1e-6
+    phi = 0.5 * ((X - b) ** 2).sum(axis=1) - 0.5 * ((Z @ D) ** 2).sum(axis=1)
+    assert np.allclose(codes.values, phi, rtol=1e-6)
+    # Any point of the polyhedron is at least as far from x − b, and its dual value is below φ.
+    points = rng.normal(size=(200, 5))
+    points *= np.minimum(1, lam / (points @ D.T).max(axis=1).clip(1e-12))[:, None]
+    for x, r, value in zip(X - b, R, phi, strict=True):
+        assert (np.linalg.norm(points - x, axis=1) >= np.linalg.norm(r - x) - 1e-9).all()
+        assert (points @ x - 0.5 * (points**2).sum(axis=1) <= value + 1e-9).all()
+    # Negative control: points outside can do better.
+    outside = 1.2 * R
+    assert ((outside * (X - b)).sum(axis=1) - 0.5 * (outside**2).sum(axis=1) > phi + 1e-6).any()
+
+
+def test_t1_with_a_free_bias_the_dual_has_one_more_constraint():
+    """A gap that ignores Σ_n y_n = 0 is negative: the residual's dual value at a poor bias exceeds the optimum."""
+    _, X, D, b, lam, codes, _, R = instance(1)
+    best = problems.solve(cvxsae.SparseCodes(X, D, lam, "free")).value
+    ignored = problems.dual(X, b, R * np.minimum(1, lam / (R @ D.T).max(axis=1))[:, None])
+    assert ignored == pytest.approx(codes.value, rel=1e-6)
+    assert best < ignored * 0.99
+
+
+@seeds
+@given(seed=SEEDS)
+def test_t2_the_residual_is_shrinkage_and_what_the_active_atoms_do_not_span(seed):
+    _, X, D, b, lam, _, Z, R = instance(seed)
+    for x, z, r in zip(X - b, Z, R, strict=True):
+        A = D[z > 0]
+        if len(A) == 0 or np.linalg.cond(A @ A.T) > 1e4:
+            continue
+        shrinkage = lam * A.T @ np.linalg.solve(A @ A.T, np.ones(len(A)))
+        rest = x - A.T @ np.linalg.solve(A @ A.T, A @ x)
+        assert np.allclose(r, shrinkage + rest, atol=1e-5)
+        assert shrinkage @ shrinkage == pytest.approx(lam**2 * np.linalg.inv(A @ A.T).sum())
+        if len(A) < 5:
+            assert np.allclose(A @ rest, 0, atol=1e-9)
+
+
+@seeds
+@given(seed=SEEDS)
+def test_t3_away_from_stationarity_f_falls_at_the_predicted_rate(seed):
+    """Turning d_k towards E_k[r] lowers F at (λ S_k/N)‖E_k[r]/λ − d_k‖; shifting b along mean r at ‖mean r‖."""
+    _, X, D, b, lam, _, Z, R = instance(seed)
+    k = int(np.argmax(Z.sum(axis=0)))
+    gap: Any = Z[:, k] @ R / Z[:, k].sum() / lam - D[k]
+    assert abs(gap @ D[k]) < 1e-5  # E_k[d_k·r] = λ: the gap is tangent
+    length = float(np.linalg.norm(gap))
+
+    def value(atom_angle, shift):
+        moved = D.copy()
+        moved[k] = np.cos(atom_angle) * D[k] + np.sin(atom_angle) * gap / length
+        drift = R.mean(axis=0)
+        return encode(X, moved, lam, bias=b + shift * drift / np.linalg.norm(drift), tol=1e-13).value
+
+    h = 1e-5
+    slope = lam * Z[:, k].mean() * length
+    assert (value(-h, 0) - value(h, 0)) / (2 * h) == pytest.approx(slope, rel=1e-3, abs=1e-7)
+    assert (value(0, -h) - value(0, h)) / (2 * h) == pytest.approx(np.linalg.norm(R.mean(axis=0)), rel=1e-3)
+
+
+@pytest.fixture(scope="module")
+def stationary():
+    """A dictionary learned to stationarity 1e-6, with its exact codes."""
+    X = sparse_features(250, 7, 16, seed=4, probability=0.2).X
+    fit = cvxsae.learn_dictionary(X, 10, 0.2, bias="free", tol=1e-6, seed=0)
+    D, b = np.asarray(fit.dictionary), np.asarray(fit.bias)
+    Z = encode(X, D, 0.2, bias=b, tol=1e-13).codes.toarray()
+    return X, D, b, Z, X - b - Z @ D
+
+
+def test_t3_and_t4_at_a_stationary_dictionary(stationary):
+    _, D, _, Z, R = stationary
+    live = Z.any(axis=0)
+    Z, D = Z[:, live], D[live]
+    weights = Z / Z.sum(axis=0)
+    assert np.abs(weights.T @ R - 0.2 * D).max() < 1e-6
+    assert np.abs(R.mean(axis=0)).max() < 1e-6
+    rho = R @ D.T / 0.2
+    expected = weights.T @ rho  # [k, j] = E_k[ρ_j]
+    assert np.abs(expected - D @ D.T).max() < 1e-5  # (2)
+    assert np.abs(expected - expected.T).max() < 1e-5  # consequence (b)
+    together = weights.T @ (Z > 0)
+    silent = np.einsum("nk,nj->kj", weights, rho * (Z == 0))
+    assert np.abs(expected - together - silent).max() < 1e-5
+    assert (rho <= 1 + 1e-6).all()
+    # Negative control: the same sums at another dictionary of the same data are far off.
+    _, _, other, _, _, _, Z0, R0 = instance(0)
+    used = Z0.any(axis=0)
+    w0 = Z0[:, used] / Z0[:, used].sum(axis=0)
+    assert np.abs(w0.T @ (R0 @ other[used].T / 0.25) - other[used] @ other[used].T).max() > 0.1
+
+
+def test_t4_a_parent_that_always_fires_with_its_child_is_not_stationary(rng):
+    """Consequence (a): P_k(j) = 1 asks for cosine 1. Consequence (d): antipodes satisfy (2) at any dictionary."""
+    D = problems.unit(np.array([[1.0, 0, 0], [0.3, 1, 0], [-1, 0, 0]]))
+    Z = np.column_stack([rng.uniform(1, 2, 40), rng.uniform(1, 2, 40) * (rng.random(40) < 0.5), np.zeros(40)])
+    X = np.vstack([Z @ D, -rng.uniform(1, 2, (20, 1)) * D[:1]])
+    report = check_optimality(X, D, 0.1)
+    pair = report.pairs[(report.pairs["feature"] == 1) & (report.pairs["other"] == 0)].iloc[0]
+    assert pair["cofiring"] == pytest.approx(1)
+    assert pair["deficit"] == pytest.approx(D[0] @ D[1] - 1)
+    assert not report.is_stationary
+    opposite = report.pairs[(report.pairs["feature"] == 0) & (report.pairs["other"] == 2)]
+    assert (opposite["cofiring"] == 0).all()
+    assert opposite["deficit"].abs().max() < 1e-6
+
+
+@seeds
+@given(seed=SEEDS)
+def test_t7_two_active_atoms_leave_a_residual_longer_than_lambda(seed):
+    _, _, D, _, lam, _, Z, R = instance(seed)
+    active, lengths = (Z > 0).sum(axis=1), np.linalg.norm(R, axis=1)
+    assert (lengths[active >= 2] > lam).all()
+    assert (lengths[active == 1] >= lam * (1 - 1e-9)).all()
+    for z, length in zip(Z, lengths, strict=True):  # §6: co-firing atoms bound the residual
+        for j in np.flatnonzero(z):
+            for k in np.flatnonzero(z[:j]):
+                assert length >= 2 * lam / np.linalg.norm(D[j] + D[k]) * (1 - 1e-6)
+
+
+def test_t7_short_residuals_mean_the_wide_limit_is_attained(rng):
+    """``max ‖r_n‖ ≤ λ`` iff F is the wide limit at this bias: nothing any width could gain."""
+    orthogonal = np.eye(4)[rng.integers(4, size=50)] * rng.uniform(0, 2, (50, 1))
+    report = check_optimality(orthogonal, np.eye(4), 0.3)
+    assert report.is_optimal_at_every_width
+    assert report.value == pytest.approx(report.wide_value, rel=1e-9)
+    mixed = check_optimality(orthogonal + 0.5 * np.eye(4)[rng.integers(4, size=50)], np.eye(4), 0.3)
+    assert not mixed.is_optimal_at_every_width
+    assert mixed.value > mixed.wide_value * 1.001
+
+
+@seeds
+@given(seed=SEEDS)
+def test_t8_duplicates_and_dead_atoms_are_never_optimal(seed):
+    """A duplicate can separate, a dead atom can be moved next to a live one: F falls at first order, ε s_k."""
+    _, X, D, b, lam, codes, _, _ = instance(seed)
+    report = check_optimality(X, D, lam, bias=b)
+    k = int(report.predicted_splits(1).index[0])
+    score, v = report.features["split_score"][k], report.split_directions[k]
+    pair = problems.unit(np.array([D[k] + 1e-4 * v, D[k] - 1e-4 * v]))
+    others = np.delete(D, k, axis=0)
+    duplicated = encode(X, np.vstack([D, D[k]]), lam, bias=b, tol=1e-13).value
+    assert duplicated == pytest.approx(codes.value, rel=1e-9)  # a duplicate alone is worth nothing
+    apart = encode(X, np.vstack([others, pair]), lam, bias=b, tol=1e-13).value
+    assert (duplicated - apart) / 1e-4 == pytest.approx(score, rel=2e-2)
+
+
+@seeds
+@given(seed=SEEDS)
+def test_t9_the_radial_bound(seed):
+    _, X, _, b, lam, codes, _, _ = instance(seed)
+    bound = problems.huber(np.linalg.norm(X - b, axis=1), lam)
+    assert (codes.values >= bound - 1e-9).all()
+    own = encode(X, problems.unit(X - b), lam, bias=b, tol=1e-13)
+    assert own.values == pytest.approx(bound, rel=1e-9)
+    turned = problems.unit(problems.unit(X - b) + 0.05)  # no longer parallel: strictly above
+    assert encode(X, turned, lam, bias=b, tol=1e-13).value > bound.mean() * (1 + 1e-6)
+
+
+@seeds
+@given(seed=SEEDS, width=st.integers(1, 4))
+def test_t10_the_spectral_floor_is_for_its_width(seed, width):
+    rng, X, _, b, lam, _, _, _ = instance(seed)
+    floor = cvxsae.spectral_floor(X, lam, width, bias=b).value
+    axes = np.linalg.svd(X - b)[2]
+    for D in (axes[:width], problems.unit(rng.normal(size=(width, 5))), problems.unit((X - b)[:width])):
+        assert encode(X, D, lam, bias=b).value >= floor
+    # Negative control: more atoms than it is for go below it.
+    assert encode(X, problems.unit(X - b), lam, bias=b).value < floor
+
+
+@seeds
+@given(seed=SEEDS)
+def test_exact_codes_shrink_by_a_known_ratio(seed):
+    """§6: ``E‖x̂‖²/E[x·x̂] = 1/(1 + λ E[Σz]/E‖x̂‖²) < 1`` with b = 0; scaled codes violate it."""
+    _, X, D, _, lam, _, _, _ = instance(seed)
+    found = feature_statistics(X, D, lam)
+    Z = found.codes.codes.toarray()
+    for factor, exact in ((1.0, True), (1.1, False)):
+        fitted = factor * Z @ D
+        ratio = (fitted**2).sum() / (X * fitted).sum()
+        due = 1 / (1 + lam * factor * Z.sum() / (fitted**2).sum())
+        assert (abs(ratio - due) < 1e-6) == exact
+
+
+# ------------------------------------------------------------------------------------------- the document
+
+
+def sections():
+    """Each theorem's paragraph in docs/theory.md."""
+    text = (ROOT / "docs" / "theory.md").read_text(encoding="utf-8")
+    found = re.split(r"^\*\*(T\d+)\.\*\*", text, flags=re.MULTILINE)
+    return {
+        name: body.split("\n\n**")[0].split("\n## ")[0] for name, body in zip(found[1::2], found[2::2], strict=True)
+    }
+
+
+def resolvable(name):
+    """Whether some module of the package has this function, class or attribute."""
+    head, *rest = name.split(".")
+    for module in pkgutil.walk_packages(cvxsae.__path__, "cvxsae."):
+        if module.name.endswith("__main__"):
+            continue
+        found = getattr(importlib.import_module(module.name), head, None)
+        for part in rest:
+            found = None if found is None else getattr(found, part, getattr(found, "__annotations__", {}).get(part))
+        if found is not None:
+            return True
+    return False
+
+
+@pytest.mark.parametrize("theorem", [f"T{i}" for i in range(1, 13)])
+def test_every_theorem_names_its_function_and_its_test(theorem):
+    body = sections()[theorem]
+    where = re.search(r"Where: (.*?)\. Tested: (.*?)\.(\s|$)", body, flags=re.DOTALL)
+    assert where, f"{theorem} has no 'Where: ... Tested: ...' line"
+    functions, tests = re.findall(r"`([^`]+)`", where[1]), re.findall(r"`([^`]+)`", where[2])
+    assert functions
+    assert tests
+    for function in functions:
+        assert resolvable(function), f"{theorem}: no {function} in cvxsae"
+    for test in tests:
+        file, _, name = test.partition("::")
+        assert f"def {name}(" in (ROOT / "tests" / f"{file}.py").read_text(encoding="utf-8"), f"{theorem}: no {test}"
+
+
+def test_names_that_do_not_exist_would_be_found():
+    assert resolvable("check_optimality")
+    assert not resolvable("check_optimallity")
+    assert not resolvable("WideLimit.scam")
