@@ -19,7 +19,7 @@ from cvxsae.data.activations import Activations
 from cvxsae.data.arguments import InputError
 from cvxsae.data.files import read_arrays, write_arrays
 from cvxsae.relaxations import Floor, WideLimit
-from cvxsae.solvers import CertificateError, Solution, solve, train_sae
+from cvxsae.solvers import CertificateError, Solution, SparseAutoencoder, solve, train_sae
 from cvxsae.solvers.learning import DictionaryFit, learn_dictionary
 from cvxsae.solvers.path import write_text
 from cvxsae.solvers.solution import GAP_SLACK
@@ -246,14 +246,15 @@ def compare(
     results, arrays, found = ([], [], None) if store is None else store.read()
     if len(results) == len(chosen):
         return Comparison(tuple(results), asked.settings(), tuple(arrays))
-    if found is None:
-        found = asked.width_floors()
-    wide = asked.wide_limit()
-    for number in range(len(results), len(chosen)):
+    wide: Solution | None = None
+    for width in chosen[len(results) :]:
         begun = time.perf_counter()
-        fit = asked.learn(chosen[number], arrays[-1] if arrays else None)
+        sae = asked.train(width)  # first, since it is what can refuse its arguments
+        found = found or asked.width_floors()
+        wide = wide or asked.wide_limit()
+        fit = asked.learn(width, arrays[-1] if arrays else None)
         previous = results[-1].best if results else None
-        results.append(_result(asked, fit, found[number], wide, previous, begun))
+        results.append(_result(asked, sae, fit, found[len(results)], wide, previous, begun))
         arrays.append((np.asarray(fit.dictionary), np.asarray(fit.bias)))
         if store is not None:
             store.write(results, arrays, found)
@@ -304,6 +305,11 @@ class _Asked:
             WideLimit(self.data, self.lam, self.bias), tol=WIDE_TOL, raise_on_failure=False, device=self.search.device
         )
 
+    def train(self, n_atoms: int) -> SparseAutoencoder:
+        s = self.search
+        options = {"seed": s.seed, "device": s.device, "progress": s.progress, **self.training}
+        return train_sae(self.data, n_atoms, self.lam, bias=self.bias, **options)
+
     def learn(self, n_atoms: int, narrower: tuple[np.ndarray, np.ndarray] | None) -> DictionaryFit:
         """From scratch, or grown from a narrower dictionary and its bias."""
         s = self.search
@@ -314,14 +320,12 @@ class _Asked:
 
 
 def _result(
-    asked: _Asked, fit: DictionaryFit, floor: Mapping[str, Any], wide: Solution, previous: float | None, begun: float
-) -> WidthResult:
-    """Train and audit an SAE of the width of ``fit``, and set the two side by side."""
-    s = asked.search
-    options = {"seed": s.seed, "device": s.device, "progress": s.progress, **asked.training}
-    sae = train_sae(asked.data, fit.n_atoms, asked.lam, bias=asked.bias, **options)
+    asked: _Asked, sae: SparseAutoencoder, fit: DictionaryFit, floor: Mapping[str, Any], wide: Solution,
+    previous: float | None, begun: float,
+) -> WidthResult:  # fmt: skip
+    """Audit the SAE and set it beside the dictionary."""
     known = Floor(floor["value"], fit.n_atoms, asked.lam, floor["theorem"])
-    found = ledger(sae, asked.data, asked.lam, asked.shift, known, wide, s)
+    found = ledger(sae, asked.data, asked.lam, asked.shift, known, wide, asked.search)
     attained = {"grown": fit.value, "sae": found.local}
     if previous is not None:
         attained["narrower"] = previous
@@ -343,15 +347,12 @@ class _Store:
             digest.update(batch.cpu().contiguous().numpy().tobytes())
         # Widths may be added to a comparison; all else must be the same.
         self.asked = {**asked.settings(), "data": digest.hexdigest()}
-        if folder.exists() and not folder.is_dir():
-            raise InputError(f"out {str(folder)!r} is a file; pass a folder.")
+        nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        if not nearest.is_dir():
+            raise InputError(f"out {str(folder)!r} cannot be made, as {str(nearest)!r} is a file; pass a folder.")
 
     def read(self) -> tuple[list[WidthResult], list[tuple[np.ndarray, np.ndarray]], list[dict[str, Any]] | None]:
         """The widths and floors that are there already."""
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"out {str(self.folder)!r} cannot be made a folder ({error.strerror}).") from None
         if not self.file.exists():
             return [], [], None
         try:
@@ -376,6 +377,7 @@ class _Store:
     ) -> None:
         """The newest width's arrays, then the list that names it."""
         dictionary, bias = arrays[-1]
+        self.folder.mkdir(parents=True, exist_ok=True)
         write_arrays(self._path(self.widths[len(results) - 1]), {"dictionary": dictionary, "bias": bias}, "out")
         report = {"settings": self.asked, "floors": floors, "results": [result.to_dict() for result in results]}
         write_text(self.file, json.dumps(report, indent=1))
