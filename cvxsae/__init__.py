@@ -36,6 +36,8 @@ from cvxsae.solvers import (
     learn_dictionary,
     solve,
     train_sae,
+    width_floor,
+    width_floors,
 )
 from cvxsae.validation import (
     Certificate,
@@ -50,6 +52,7 @@ from cvxsae.validation import (
     antipodal_gain,
     audit,
     certify,
+    check_floor,
     check_optimality,
     compare,
     crosscheck,
@@ -93,6 +96,7 @@ __all__ = [
     "audit",
     "best_new_atoms",
     "certify",
+    "check_floor",
     "check_optimality",
     "code_path",
     "compare",
@@ -111,4 +115,6 @@ __all__ = [
     "spectral_floor",
     "split_scores",
     "train_sae",
+    "width_floor",
+    "width_floors",
 ]

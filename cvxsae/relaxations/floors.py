@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
 
+import numpy as np
 import torch
 
 from cvxsae.data import arguments
@@ -13,9 +14,43 @@ from cvxsae.relaxations.problem import EPS
 
 if TYPE_CHECKING:
     from cvxsae.data.arguments import BiasLike
+    from cvxsae.relaxations.kernel_floor import ZonalKernel
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
+class FloorPart:
+    """The bound for one part of the datapoints, and all that is needed to compute it again.
+
+    Its points are ``u = x_n − b`` for the rows n; with a free bias ``u = (x_n − x_m)/2`` for rows n and partners m.
+
+    Attributes
+    ----------
+    rows
+        Indices of the datapoints of this part, (n,).
+    partners
+        With a free bias, the datapoint each of ``rows`` is paired with, (n,); else None.
+    value
+        The bound, mean per point of the part.
+    theorem
+        T9, T10, T14 or T15.
+    kernel
+        For T14 and T15: k.
+    weights
+        For T14 and T15: w_n ≥ 0, (n,), with the multiplier μ of (6c) in them. The directions are ``v = u/‖u‖``.
+    share_limit
+        For T14 and T15: the upper bound Λ_K of ``Σ_n w_n q_n`` that was used.
+    """
+
+    rows: np.ndarray = field(repr=False)
+    partners: np.ndarray | None = field(repr=False)
+    value: float
+    theorem: str
+    kernel: ZonalKernel | None = None
+    weights: np.ndarray | None = field(default=None, repr=False)
+    share_limit: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
 class Floor:
     """A number that F(D, b) cannot go below, whatever the dictionary D of ``n_atoms`` unit-norm atoms.
 
@@ -24,17 +59,23 @@ class Floor:
     value
         The bound, mean per datapoint as in (P).
     n_atoms
-        The width K it holds for.
+        The width K it holds for (and for every smaller one).
     lam
         Penalty λ.
     theorem
-        Where it comes from.
+        Where it comes from; of several parts, that of the first.
+    bias
+        The bias it holds for: None (zero), an array (d,), or ``"free"`` (every bias).
+    parts
+        How it was found, part by part; empty for :func:`spectral_floor` and where the wide limit is the best.
     """
 
     value: float
     n_atoms: int
     lam: float
     theorem: str
+    bias: np.ndarray | Literal["free"] | None = field(default=None, repr=False)
+    parts: tuple[FloorPart, ...] = field(default=(), repr=False)
 
 
 def spectral_floor(X: ActivationsLike, lam: float, n_atoms: int, *, bias: BiasLike = None) -> Floor:
@@ -62,10 +103,18 @@ def spectral_floor(X: ActivationsLike, lam: float, n_atoms: int, *, bias: BiasLi
     """
     activations = Activations(X)
     lam, width = arguments.penalty(lam, "lam"), arguments.count(n_atoms, "n_atoms")
-    dim = activations.shape[1]
-    shift = arguments.bias_vector(bias, dim)
+    shift = arguments.bias_vector(bias, activations.shape[1])
     if isinstance(shift, str):
         raise arguments.InputError("bias is 'free' but the spectral floor holds at one bias; pass None or an array.")
+    value = spectral_values(activations, lam, (width,), shift)[0]
+    return Floor(value, width, lam, "T10", None if shift is None else shift.numpy())
+
+
+def spectral_values(
+    activations: Activations, lam: float, widths: tuple[int, ...], shift: torch.Tensor | None
+) -> tuple[float, ...]:
+    """Equation (6) for several widths at once, from one pass over the data and one eigenvalue problem."""
+    dim = activations.shape[1]
     moment = torch.zeros((dim, dim), dtype=torch.float64)
     energy = 0.0
     for batch in activations.batches():
@@ -74,7 +123,8 @@ def spectral_floor(X: ActivationsLike, lam: float, n_atoms: int, *, bias: BiasLi
         weighted = offsets * (1 - lam / norms.clamp(min=lam))[:, None]
         moment += weighted.T @ weighted
         energy += float(norms.square().sum())
-    eigenvalues = torch.linalg.eigvalsh(moment).flip(0)[:width]
+    eigenvalues = torch.linalg.eigvalsh(moment).flip(0).clamp(min=0)
     slack = 8 * (dim + len(activations)) * EPS * energy
-    value = (energy - float(eigenvalues.clamp(min=0).sum()) - slack) / (2 * len(activations))
-    return Floor(max(value, 0.0), width, lam, "T10")
+    return tuple(
+        max((energy - float(eigenvalues[:width].sum()) - slack) / (2 * len(activations)), 0.0) for width in widths
+    )

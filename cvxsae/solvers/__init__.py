@@ -9,6 +9,7 @@ from cvxsae.solvers.sae import SparseAutoencoder
 from cvxsae.solvers.solution import CertificateError, NotCertifiedError, Record, Solution, Status
 from cvxsae.solvers.solve import SOLVERS, solve
 from cvxsae.solvers.train_sae import train_sae
+from cvxsae.solvers.width_floor import width_floor, width_floors
 
 __all__ = [
     "SOLVERS",
@@ -29,4 +30,6 @@ __all__ = [
     "learn_dictionary",
     "solve",
     "train_sae",
+    "width_floor",
+    "width_floors",
 ]

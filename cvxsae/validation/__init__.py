@@ -3,6 +3,7 @@
 from cvxsae.validation.certificate import Certificate, certify
 from cvxsae.validation.comparison import Comparison, WidthResult, compare
 from cvxsae.validation.crosscheck import CrossCheck, crosscheck
+from cvxsae.validation.floor_check import check_floor
 from cvxsae.validation.ledger import LossLedger, audit
 from cvxsae.validation.optimality import OptimalityReport, check_optimality
 from cvxsae.validation.phenomena import (
@@ -34,6 +35,7 @@ __all__ = [
     "antipodal_pairs",
     "audit",
     "certify",
+    "check_floor",
     "check_optimality",
     "compare",
     "crosscheck",

@@ -1,0 +1,276 @@
+"""What K atoms can be close to, through positive definite kernels: the mathematics of the width floor (T14, T15).
+
+``docs/floors.md`` has the proofs. Every function here returns what holds in exact arithmetic: intervals are bounded
+at the end that is safe, and rounding is added where it could hurt.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from cvxsae.data import arguments
+from cvxsae.data.arguments import InputError
+from cvxsae.relaxations.problem import EPS
+
+CELLS = 400
+"""Intervals of c = k⁻¹(√q) on which the inner minimum is bounded."""
+
+
+@dataclass(frozen=True)
+class ZonalKernel:
+    """``k(t) = Σ_p c_p t^p`` with c_p > 0, p ≥ 1 and Σ c_p = 1: positive definite on the sphere of every dimension.
+
+    ``k(u·v) = ⟨ψ(u), ψ(v)⟩`` for features with ``‖ψ(u)‖ = 1``; k rises from 0 to 1 on [0, 1].
+
+    Attributes
+    ----------
+    powers
+        The powers p, rising.
+    coefficients
+        The c_p that go with them.
+
+    Raises
+    ------
+    InputError
+        If there is no power, a power is not a whole number of at least 1, or a coefficient is not above zero.
+    """
+
+    powers: tuple[int, ...]
+    coefficients: tuple[float, ...] = (1.0,)
+
+    def __post_init__(self) -> None:
+        if not self.powers or len(self.powers) != len(self.coefficients):
+            raise InputError(
+                f"kernels holds {len(self.powers)} powers with {len(self.coefficients)} coefficients; "
+                "pass a whole number p, or a mapping from powers to coefficients."
+            )
+        terms = sorted(
+            (arguments.count(p, "a power in kernels"), arguments.positive(c, "a coefficient in kernels"))
+            for p, c in zip(self.powers, self.coefficients, strict=True)
+        )
+        if len({p for p, _ in terms}) < len(terms):
+            raise InputError(f"kernels names a power twice ({self.powers}); add the coefficients of equal powers.")
+        total = math.fsum(c for _, c in terms)
+        object.__setattr__(self, "powers", tuple(p for p, _ in terms))
+        object.__setattr__(self, "coefficients", tuple(c / total for _, c in terms))
+
+    @property
+    def one_parity(self) -> bool:
+        """Whether ``|k(−t)| = k(t)``: all powers even, or all odd."""
+        return len({p % 2 for p in self.powers}) == 1
+
+    @property
+    def is_square(self) -> bool:
+        """Whether k(t) = t², for which the sharper T15 holds."""
+        return self.powers == (2,)
+
+    @property
+    def theorem(self) -> str:
+        """T15 for t², T14 for every other kernel."""
+        return "T15" if self.is_square else "T14"
+
+    def __call__(self, t: torch.Tensor) -> torch.Tensor:
+        """``Σ_p c_p t^p``, entry by entry (Horner)."""
+        dense = dict(zip(self.powers, self.coefficients, strict=True))
+        result = torch.full_like(t, dense[self.powers[-1]])
+        for power in range(self.powers[-1] - 1, -1, -1):
+            result.mul_(t)
+            if power in dense:
+                result.add_(dense[power])
+        return result
+
+    def __str__(self) -> str:
+        return " + ".join(
+            f"t^{p}" if c == 1 else f"{c:.3g} t^{p}" for p, c in zip(self.powers, self.coefficients, strict=True)
+        )
+
+
+KernelLike: TypeAlias = int | Mapping[int, float] | ZonalKernel
+"""A power p, a mixture {p: c_p} (scaled to sum to 1), or a kernel."""
+
+
+def kernel(value: KernelLike) -> ZonalKernel:
+    """Return the kernel that a power or a mapping from powers to coefficients stands for."""
+    if isinstance(value, ZonalKernel):
+        return value
+    if isinstance(value, Mapping):
+        return ZonalKernel(tuple(value), tuple(value.values()))
+    return ZonalKernel((arguments.count(value, "a power in kernels"),))
+
+
+def exponential_kernel(rate: float, degree: int = 24) -> ZonalKernel:
+    """``(e^{rt} − 1)/(e^r − 1)`` cut off after ``degree`` powers and scaled to k(1) = 1."""
+    rate, degree = arguments.positive(rate, "rate"), arguments.count(degree, "degree")
+    return ZonalKernel(
+        tuple(range(1, degree + 1)),
+        tuple(math.exp(p * math.log(rate) - math.lgamma(p + 1)) for p in range(1, degree + 1)),
+    )
+
+
+# ---------------------------------------------------------------------- what a datapoint costs at a share q
+
+
+def shares(chosen: ZonalKernel) -> Float[torch.Tensor, " cells"]:
+    """The lower ends of the cells of ``q = ‖Πψ(v)‖²``: ``k(c)²`` at ``c = 0, 1/CELLS, …``, rounded down.
+
+    Cell i is ``k(c_i)² ≤ q ≤ k(c_{i+1})²``; the cells cover [0, 1].
+    """
+    ends = torch.arange(CELLS, dtype=torch.float64) / CELLS
+    return chosen(ends).square() * (1 - 8 * (chosen.powers[-1] + 4) * EPS)
+
+
+def least_costs(lengths: Float[torch.Tensor, " n"], lam: float, chosen: ZonalKernel) -> Float[torch.Tensor, "n cells"]:
+    """For each datapoint and cell a lower bound of φ(x_n) over all dictionaries whose share ``q_n`` lies in the cell.
+
+    T14: no atom has ``k(d_k·v_n)² > q_n``, so ``φ(x_n) ≥ h_{λ/c}(‖x_n‖)`` with c the upper end of the cell.
+    T15, for k(t) = t²: the atoms lie on a quadratic cone (:func:`cone_slopes`), and ``y = t (v + κĝ)`` is feasible
+    for ``t ≤ λ/m``, worth ``h_{λs/m}(‖x_n‖/s)`` with ``s = √(1 + κ²)``.
+
+    Parameters
+    ----------
+    lengths
+        ``‖x_n − b‖``, all above zero, (n,) float64; rounded down by the caller.
+    lam
+        Penalty λ.
+    chosen
+        The kernel.
+    """
+    device = lengths.device
+    upper = torch.arange(1, CELLS + 1, dtype=torch.float64, device=device) / CELLS
+    costs = _best_multiple(lengths[:, None], lam / upper)
+    if chosen.is_square:
+        ratios = lam / lengths
+        grid = ratio_grid(float(ratios.min())).to(device)
+        table = torch.stack([_cone_costs(float(ratio)) for ratio in grid]).to(device)
+        above = torch.searchsorted(grid, ratios).clamp(1, len(grid) - 1)
+        left, right = grid[above - 1], grid[above]
+        # φ is concave in λ (a maximum over y with λ on the right-hand side), so its chords bound it from below.
+        part = ((ratios - left) / (right - left)).clamp(0, 1)[:, None]
+        chords = (1 - part) * table[above - 1] + part * table[above]
+        costs = torch.maximum(costs, chords * lengths.square()[:, None])
+    return costs * (1 - 64 * EPS)
+
+
+def ratio_grid(least: float) -> Float[torch.Tensor, " ratios"]:
+    """Ratios λ/‖x_n‖ at which the costs of T15 are tabulated: powers of 2^¼ from below ``least`` up to 1."""
+    steps = max(1, math.ceil(-4 * math.log2(min(least, 0.5))) + 1)
+    return torch.tensor([2.0 ** (-i / 4) for i in range(steps, -1, -1)], dtype=torch.float64)
+
+
+@lru_cache(maxsize=256)
+def _cone_costs(ratio: float) -> Float[torch.Tensor, " cells"]:
+    """Lower bound of φ for ``‖x‖ = 1`` and λ = ``ratio`` in each cell: least over tilts, best over κ."""
+    slopes, stretch = cone_slopes()
+    return _best_multiple(1 / stretch, ratio * stretch / slopes).amax(dim=2).amin(dim=1)
+
+
+def _best_multiple(length: torch.Tensor, limit: torch.Tensor) -> torch.Tensor:
+    """``h_limit(length)``: the best value of ``t·length − ½t²`` over ``0 ≤ t ≤ limit``."""
+    t = torch.minimum(length, limit)
+    return t * (length - t / 2)
+
+
+@lru_cache(maxsize=1)
+def cone_slopes(tilts: int = 64, kappas: int = 9) -> tuple[torch.Tensor, torch.Tensor]:
+    """``m``: an upper bound of ``max u·(v + κĝ)`` over atoms u, by cell of q, cell of tilt γ, and κ ≥ 0 (T15).
+
+    ``E = (I − Π)ψ(v)`` is a symmetric matrix with ``uᵀEu = 0`` for every atom u and ``vᵀEv = ‖E‖_F² = 1 − q``.
+    With ``γ = ‖P_⊥Ev‖``, ``ĝ = P_⊥Ev/γ`` and ``ρ² = q(1 − q) − 2γ²``, atoms ``u = cv + pĝ + …`` obey
+
+        ``(1 − q) c² + 2γ c p ≤ ρ (1 − c²)``  and  ``c² + p² ≤ 1``  and  ``c⁴ ≤ q``.
+
+    Any κ is sound. The last one is where m is least, which is best for small λ; the others are fractions of it.
+
+    Returns
+    -------
+    slopes, stretch
+        m and ``√(1 + κ²)``, (cells, tilts, kappas).
+    """
+    found = [_cone_slopes_in(cell, tilts, kappas) for cell in range(CELLS)]
+    slopes, kappa = (np.stack(arrays) for arrays in zip(*found, strict=True))
+    return torch.from_numpy(slopes * (1 + 32 * EPS)), torch.from_numpy(np.sqrt(1 + kappa**2))
+
+
+def _cone_slopes_in(cell: int, tilts: int, kappas: int, pieces: int = 400) -> tuple[np.ndarray, np.ndarray]:
+    """:func:`cone_slopes` in one cell of q: m and κ, (tilts, kappas). Cells of γ and of c are bounded at safe ends."""
+    first, last = (cell / CELLS) ** 4, ((cell + 1) / CELLS) ** 4
+    spread = 0.25 if first < 0.5 < last else max(first * (1 - first), last * (1 - last))
+    gamma = np.sin(np.linspace(0.0, np.pi / 2, tilts + 1)) * math.sqrt(spread / 2) * (1 + 4 * EPS)
+    rho = np.sqrt(np.maximum(spread - 2 * gamma[:-1] ** 2, 0.0)) + 4 * EPS
+    c = np.linspace(0.0, (cell + 1) / CELLS, pieces + 1)
+    low, high = c[:-1], c[1:]
+    reach = np.sqrt(1 - low**2)
+    # The most that 2γcp can be on low ≤ c ≤ high; if negative, p has to be at most that of the widest γc.
+    room = rho[:, None] * (1 - low**2) - (1 - last) * low**2 + 8 * EPS
+    with np.errstate(divide="ignore"):
+        above = room / (2 * gamma[:-1, None] * low)
+        below = room / (2 * gamma[1:, None] * high)
+    p = np.where(room >= 0, np.minimum(above, reach), below) + 4 * EPS
+    reached = np.where(p < -reach - 16 * EPS, -np.inf, high)
+
+    def slope(kappa: np.ndarray) -> np.ndarray:
+        return np.asarray((reached + kappa[:, None] * p).max(axis=1))
+
+    left, right = np.zeros(tilts), np.full(tilts, 2.0)
+    for _ in range(24):  # m is convex in κ: golden section
+        one, two = left + 0.382 * (right - left), left + 0.618 * (right - left)
+        lower = slope(one) < slope(two)
+        left, right = np.where(lower, left, one), np.where(lower, two, right)
+    kappa = ((left + right) / 2)[:, None] * np.linspace(0.0, 1.0, kappas)
+    return np.stack([slope(kappa[:, i]) for i in range(kappas)], axis=1), kappa
+
+
+# ---------------------------------------------------------------------- what K atoms can share
+
+
+def kernel_matrix(
+    directions: Float[torch.Tensor, "n d"], weights: Float[torch.Tensor, " n"], chosen: ZonalKernel
+) -> Float[torch.Tensor, "n n"]:
+    """``[√w_n k(v_n·v_m) √w_m]_nm`` (6b)."""
+    root = weights.sqrt()
+    return chosen(directions @ directions.T).mul_(root[:, None]).mul_(root)
+
+
+def share_limit(
+    directions: Float[torch.Tensor, "n d"], weights: Float[torch.Tensor, " n"], chosen: ZonalKernel, n_atoms: int
+) -> float:
+    """``Λ_K``: an upper bound of ``Σ_n w_n q_n`` for every dictionary of K atoms (6b), in float64 with rounding slack.
+
+    The sum of the K largest eigenvalues of :func:`kernel_matrix`. Added to it: √K times the Frobenius norm of what
+    rounding can do to the matrix, and K times LAPACK's backward error, taken as ``8 n ε`` times the spectral norm.
+    """
+    n, d = directions.shape
+    mass = float(weights.sum())
+    if mass == 0:
+        return 0.0
+    if n_atoms >= n:
+        return mass * (1 + 4 * n * EPS)
+    eigenvalues = torch.linalg.eigvalsh(kernel_matrix(directions, weights, chosen)).flip(0)
+    top = eigenvalues[:n_atoms].clamp(min=0)
+    entry = EPS * (chosen.powers[-1] * (2 * d + 20) + 16)
+    slack = math.sqrt(n_atoms) * entry * mass + n_atoms * 8 * n * EPS * float(top[0])
+    return min(float(top.sum()) * (1 + n * EPS) + slack, mass * (1 + 4 * n * EPS))
+
+
+@dataclass(frozen=True)
+class InnerMinimum:
+    """``Σ_n min_i (cost_ni + w_n q_i)``: per datapoint, (n,), the minimum and the share q at which it is."""
+
+    values: torch.Tensor
+    shares: torch.Tensor
+
+
+def inner_minimum(
+    costs: Float[torch.Tensor, "n cells"], lower_ends: Float[torch.Tensor, " cells"], weights: Float[torch.Tensor, " n"]
+) -> InnerMinimum:
+    """The least a datapoint can cost with its share charged at w_n: the concave part of (6c)."""
+    values, cells = torch.addcmul(costs, weights[:, None], lower_ends).min(dim=1)
+    return InnerMinimum(values, lower_ends[cells])
