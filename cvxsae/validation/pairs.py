@@ -14,6 +14,8 @@ from cvxsae.validation.statistics import FeatureStatistics, PairBlock, pair_bloc
 if TYPE_CHECKING:
     from jaxtyping import Float64
 
+_PARALLEL = 1e-12
+
 Score: TypeAlias = Callable[[FeatureStatistics, PairBlock], np.ndarray]
 """What to rank the ordered pairs of a block by, (m, K); pairs with a NaN or −inf score are left out."""
 
@@ -49,16 +51,17 @@ def scan_pairs(statistics: FeatureStatistics, scores: Mapping[str, Score], count
     """
     live = statistics.live
     deficits = np.full(statistics.n_atoms, np.nan)
-    kept: dict[str, list[pd.DataFrame]] = {name: [] for name in scores}
+    best = {name: _Best(count) for name in scores}
     for block in pair_blocks(statistics):
         rows = block.first + np.arange(len(block.cosine))
-        pairs = live[rows][:, None] & live[None, :] & (rows[:, None] != np.arange(statistics.n_atoms)[None, :])
-        errors = np.where(live[rows][:, None] & live[None, :], np.abs(block.cosine - block.expected), -1.0)
+        both = live[rows][:, None] & live
+        errors = np.abs(block.cosine - block.expected)
+        errors[~both] = -1.0
         deficits[rows] = np.where(live[rows], errors.max(axis=1), np.nan)
+        both[np.arange(len(rows)), rows] = False
         for name, score in scores.items():
-            values = np.where(pairs, score(statistics, block), -np.inf)
-            kept[name].append(_best(statistics, block, np.where(np.isnan(values), -np.inf, values), count))
-    tables = {name: _first(pd.concat(parts, ignore_index=True), count) for name, parts in kept.items()}
+            best[name].add(statistics, block, score(statistics, block), both)
+    tables = {name: found.table for name, found in best.items()}
     for table in tables.values():
         table["reverse_cofiring"] = _reverse_cofiring(statistics, table)
     largest = float(np.nanmax(deficits)) if live.any() else float("nan")
@@ -71,34 +74,56 @@ def identity_score(statistics: FeatureStatistics, block: PairBlock) -> np.ndarra
     return np.abs(block.cosine - block.expected)
 
 
-def _best(statistics: FeatureStatistics, block: PairBlock, values: np.ndarray, count: int) -> pd.DataFrame:
-    flat = values.ravel()
-    count = min(count, int((flat > -np.inf).sum()))
-    places = np.argpartition(-flat, count - 1)[:count] if count else np.zeros(0, dtype=np.int64)
+class _Best:
+    """The first ``count`` pairs so far; a block adds only those that beat the last of them."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.table = pd.DataFrame({name: np.zeros(0, dtype=kind) for name, kind in _COLUMNS.items()})
+        self.least = -np.inf
+
+    def add(self, statistics: FeatureStatistics, block: PairBlock, values: np.ndarray, allowed: np.ndarray) -> None:
+        places = np.flatnonzero((values > self.least) & allowed)
+        scores = values.ravel()[places]
+        if len(places) > self.count:
+            places = places[np.argpartition(-scores, self.count - 1)[: self.count]]
+        if not len(places):
+            return
+        table = pd.concat([self.table, _rows(statistics, block, values, places)], ignore_index=True)
+        table = table.sort_values(["score", "feature", "other"], ascending=[False, True, True], kind="stable")
+        self.table = table.head(self.count).reset_index(drop=True)
+        if len(self.table) == self.count:
+            self.least = float(self.table["score"].iloc[-1])
+
+
+_COLUMNS = {
+    "feature": np.int64,
+    "other": np.int64,
+    **dict.fromkeys(
+        ("score", "cosine", "expected", "deficit", "cofiring", "silent", "carried", "mixing_rate"), np.float64
+    ),
+}
+
+
+def _rows(statistics: FeatureStatistics, block: PairBlock, values: np.ndarray, places: np.ndarray) -> pd.DataFrame:
     m, j = np.unravel_index(places, values.shape)
     cosine, expected, cofiring = block.cosine[m, j], block.expected[m, j], block.cofiring[m, j]
     k = block.first + m
     slope = statistics.lam * statistics.mass[k] * (expected - cosine)
     sine = np.sqrt(np.clip(1 - cosine**2, 0, None))
-    return pd.DataFrame(
-        {
-            "feature": k,
-            "other": j,
-            "score": flat[places],
-            "cosine": cosine,
-            "expected": expected,
-            "deficit": cosine - expected,
-            "cofiring": cofiring,
-            "silent": expected - cofiring,
-            "carried": block.carried[m, j],
-            "mixing_rate": np.divide(slope, sine, out=np.zeros_like(slope), where=sine > 1e-12),
-        }
-    )
-
-
-def _first(table: pd.DataFrame, count: int) -> pd.DataFrame:
-    ordered = table.sort_values(["score", "feature", "other"], ascending=[False, True, True], kind="stable")
-    return ordered.head(count).reset_index(drop=True)
+    columns = {
+        "feature": k,
+        "other": j,
+        "score": values[m, j],
+        "cosine": cosine,
+        "expected": expected,
+        "deficit": cosine - expected,
+        "cofiring": cofiring,
+        "silent": expected - cofiring,
+        "carried": block.carried[m, j],
+        "mixing_rate": np.divide(slope, sine, out=np.zeros_like(slope), where=sine > _PARALLEL),
+    }
+    return pd.DataFrame({name: columns[name].astype(kind) for name, kind in _COLUMNS.items()})
 
 
 def _reverse_cofiring(statistics: FeatureStatistics, table: pd.DataFrame) -> np.ndarray:

@@ -184,8 +184,10 @@ def _predictability(halves: tuple[Moments, Moments]) -> tuple[float, float]:
         covariance = fit.xx / fit.count - np.outer(mean_x, mean_x)
         cross = np.column_stack([fit.xr, fit.xe]) / fit.count - np.outer(mean_x, mean_targets)
         scale = max(float(np.trace(covariance)) / d, np.finfo(np.float64).tiny)
+        eigenvalues, axes = np.linalg.eigh(covariance)
+        turned = axes.T @ cross
         for place, ridge in enumerate(_RIDGES):
-            weights = np.linalg.solve(covariance + ridge * scale * np.eye(d), cross)
+            weights = axes @ (turned / (np.clip(eigenvalues, 0, None) + ridge * scale)[:, None])
             errors[place] += _squared_errors(judge, weights, mean_targets - mean_x @ weights)
         totals += [judge.rr - float(judge.r @ judge.r) / judge.count, judge.ee - judge.e**2 / judge.count]
     vector, norm = (_ratio(total - error, total) for error, total in zip(errors.min(axis=0), totals, strict=True))
