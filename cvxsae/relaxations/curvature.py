@@ -234,7 +234,7 @@ class _TangentSpace:
 
     def unpack(self, values: Float64[torch.Tensor, " m"]) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Direction in the dictionary, (K, d), and in the bias."""
-        flat = torch.nn.functional.pad(values[: self.split].view(-1, self.dim - 1), (1, 0))
+        flat = torch.nn.functional.pad(values[: self.split].view(len(self.live), self.dim - 1), (1, 0))
         direction = torch.zeros_like(self.curvature.dictionary)
         direction[self.live] = self._reflect(flat) * self.scale
         return direction, values[self.split :] if self.curvature.bias_is_free else None

@@ -153,6 +153,7 @@ def residual_structure(statistics: FeatureStatistics) -> ResidualStructure:
     mean_mass = float(statistics.mass.sum())
     eigenvalues = np.clip(np.linalg.eigvalsh(statistics.second_moment)[::-1], 0, None)
     weight = float(eigenvalues.sum())
+    shares = eigenvalues / weight if weight > 0 else eigenvalues[:0]
     vector, norm = _predictability(statistics.halves)
     return ResidualStructure(
         energy=float(squares.mean()),
@@ -164,8 +165,8 @@ def residual_structure(statistics: FeatureStatistics) -> ResidualStructure:
         norm_r2=norm,
         share_above_lambda=float((statistics.residual_norms > statistics.lam).mean()),
         longest_ratio=float(statistics.residual_norms.max()) / statistics.lam,
-        effective_rank=_ratio(weight**2, float((eigenvalues**2).sum())),
-        spectrum=tuple((eigenvalues / weight).tolist()) if weight > 0 else (),
+        effective_rank=_ratio(1.0, float((shares**2).sum())),
+        spectrum=tuple(shares.tolist()),
     )
 
 

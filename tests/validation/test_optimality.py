@@ -166,6 +166,36 @@ def test_all_features_dead():
     report.figure()
 
 
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("case", ["line", "one point", "zeros", "repeated", "overcomplete", "integers", "tiny", "huge"])
+def test_awkward_data(case, biased, rng):
+    """Nothing fails or warns, and the value is that of the codes."""
+    X = rng.normal(size=(20, 3))
+    D, lam = rng.normal(size=(4, 3)), 0.3
+    if case == "line":
+        X, D = X[:, :1], np.array([[1.0], [-1]])
+    elif case == "one point":
+        X = X[:1]
+    elif case == "zeros":
+        X = np.zeros((5, 3))
+    elif case == "repeated":
+        X, D = np.repeat(X[:4], 3, axis=0), np.vstack([D, D])
+    elif case == "overcomplete":
+        D = rng.normal(size=(40, 3))
+    elif case == "integers":
+        X, D = np.rint(2 * X).astype(int), np.rint(2 * D).astype(int) + 5
+    elif case in ("tiny", "huge"):
+        scale = {"tiny": 1e-100, "huge": 1e100}[case]
+        X, lam = scale * X, scale * lam
+    bias = np.zeros(X.shape[1]) if biased else None
+    report = check_optimality(X, D, lam, bias=bias, second_order=True)
+    assert report.value == pytest.approx(encode(X, D, lam, tol=1e-12).value, rel=1e-9)
+    assert report.wide_lower_bound <= report.value
+    assert str(report)
+    json.dumps(report.to_dict(), default=float)
+    report.figure().canvas.draw()
+
+
 def test_no_array_of_all_pairs_is_made(rng):
     """Width 3000: one K × K array would take 72 MB; all that is allocated at once stays well below two."""
     X = rng.normal(size=(200, 4))
