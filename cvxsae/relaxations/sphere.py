@@ -64,10 +64,10 @@ def sphere_polar(
         raise InputError(f"Y has {d} columns; branch and bound over the sphere is for at most {LARGEST_DIM}.")
     lower, direction = start
     corners = _first_cells(d, Y)
+    values = _direction_values(polar, Y, corners.reshape(-1, d)).reshape(corners.shape[:2])
     upper, examined = lower, 0
     slack = 1 + 8 * (n + d) * torch.finfo(torch.float64).eps
     while len(corners):
-        values = _corner_values(polar, Y, corners)
         examined += len(corners)
         best = int(values.argmax())
         if float(values.ravel()[best]) > lower:
@@ -77,7 +77,7 @@ def sphere_polar(
         if not bool(open_cells.any()) or examined >= max_cells:
             upper = max(float(bounds.max()), lower) if bool(open_cells.any()) else lower * (1 + tol)
             break
-        corners = _halved(corners[open_cells])
+        corners, values = _halved(polar, Y, corners[open_cells], values[open_cells])
     return SpherePolar(lower, max(upper, lower) * slack, direction, examined)
 
 
@@ -87,14 +87,12 @@ def _first_cells(d: int, like: torch.Tensor) -> Float[torch.Tensor, "c d d"]:
     return torch.diag_embed(signs)
 
 
-def _corner_values(
-    polar: Callable[[torch.Tensor], torch.Tensor], Y: torch.Tensor, corners: torch.Tensor
-) -> Float[torch.Tensor, "c d"]:
-    """θ°(Yu) at every corner u, in blocks."""
-    rows = corners.reshape(-1, corners.shape[-1])
+def _direction_values(
+    polar: Callable[[torch.Tensor], torch.Tensor], Y: torch.Tensor, rows: Float[torch.Tensor, "c d"]
+) -> Float[torch.Tensor, " c"]:
+    """θ°(Yu) at every direction u, in blocks."""
     step = max(1, _BATCH // len(Y))
-    blocks = [polar(Y @ rows[i : i + step].T) for i in range(0, len(rows), step)]
-    return torch.cat(blocks).reshape(corners.shape[:2])
+    return torch.cat([polar(Y @ rows[i : i + step].T) for i in range(0, len(rows), step)])
 
 
 def _hull_distance(corners: Float[torch.Tensor, "c d d"]) -> Float[torch.Tensor, " c"]:
@@ -104,17 +102,26 @@ def _hull_distance(corners: Float[torch.Tensor, "c d d"]) -> Float[torch.Tensor,
     return 1 / torch.linalg.vector_norm(normal, dim=(1, 2))
 
 
-def _halved(corners: Float[torch.Tensor, "c d d"]) -> Float[torch.Tensor, "e d d"]:
-    """Every cell cut in two across its longest edge, whose midpoint goes to the sphere."""
+def _halved(
+    polar: Callable[[torch.Tensor], torch.Tensor], Y: torch.Tensor, corners: torch.Tensor, values: torch.Tensor
+) -> tuple[Float[torch.Tensor, "e d d"], Float[torch.Tensor, "e d"]]:
+    """Every cell cut in two across its longest edge, whose midpoint goes to the sphere; and the corners' values."""
     d = corners.shape[1]
     if d == 1:
-        return corners[:0]
+        return corners[:0], values[:0]
     pairs = torch.tensor(list(itertools.combinations(range(d), 2)), device=corners.device)
     lengths = torch.linalg.vector_norm(corners[:, pairs[:, 0]] - corners[:, pairs[:, 1]], dim=2)
     edge = pairs[lengths.argmax(dim=1)]
     rows = torch.arange(len(corners), device=corners.device)
     middle = corners[rows, edge[:, 0]] + corners[rows, edge[:, 1]]
     middle = middle / torch.linalg.vector_norm(middle, dim=1, keepdim=True)
-    first, second = corners.clone(), corners.clone()
-    first[rows, edge[:, 0]], second[rows, edge[:, 1]] = middle, middle
-    return torch.cat([first, second])
+    # Cells that share an edge share its midpoint, up to the order of a commutative sum.
+    distinct, which = torch.unique(middle, dim=0, return_inverse=True)
+    at_middle = _direction_values(polar, Y, distinct)[which]
+    halves, halves_values = [], []
+    for side in (0, 1):
+        cells, cell_values = corners.clone(), values.clone()
+        cells[rows, edge[:, side]], cell_values[rows, edge[:, side]] = middle, at_middle
+        halves.append(cells)
+        halves_values.append(cell_values)
+    return torch.cat(halves), torch.cat(halves_values)

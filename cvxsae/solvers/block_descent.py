@@ -78,11 +78,16 @@ class BlockDescent:
     def init(self, problem: FixedAtoms, device: torch.device) -> BlockState:
         """Zero codes."""
         del device
+        return self.begin(problem, np.zeros((problem.n_atoms, problem.n_points)))
+
+    def begin(self, problem: FixedAtoms, codes: np.ndarray) -> BlockState:
+        """Given codes, (K, N)."""
         offsets = problem.X.to_tensor(device=torch.device("cpu")) - problem.starting_bias()
-        codes = np.zeros((problem.n_atoms, problem.n_points))
-        alive = np.ones(problem.n_atoms, dtype=bool)
-        nothing = BlockState(codes, offsets.numpy(), np.zeros(problem.n_atoms), alive, 0.0, 0.0, offsets, 0, 0)
-        return _evaluated(problem, nothing, offsets)
+        residual = offsets.numpy() - codes.T @ problem.atoms.numpy()
+        residual = residual - residual.mean(axis=0) if problem.bias_is_free else residual
+        alive, active = np.ones(problem.n_atoms, dtype=bool), int(codes.any(axis=1).sum())
+        state = BlockState(codes, residual, np.zeros(problem.n_atoms), alive, 0.0, 0.0, offsets, 0, active)
+        return _evaluated(problem, state, offsets)
 
     def step(self, problem: FixedAtoms, state: BlockState) -> BlockState:
         """Sweeps, descent on the support, dual point, screening."""

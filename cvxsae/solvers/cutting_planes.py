@@ -96,8 +96,8 @@ class CuttingPlanes:
             state = replace(state, pair=pair, proof=max((state.proof, pair.proof), key=lambda proof: proof.bound))
             if pair.phase != "done":
                 return state
-            if pair.cone is None or pair.data is None:  # few dimensions: the bound is that of (7) already
-                return replace(state, phase="done")
+            assert pair.cone is not None
+            assert pair.data is not None
             data, cone = pair.data.to(torch.float64), pair.cone.to(torch.float64)
             return replace(state, tight=triples.start(data, cone, pair.best[1].factor), phase="tighten")
         return self._tighten(problem, state) if state.phase == "tighten" else self._search(problem, state)

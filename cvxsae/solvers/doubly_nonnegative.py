@@ -12,7 +12,6 @@ from cvxsae.relaxations.large_dictionary import LargeDictionary, fit_factor, sim
 from cvxsae.relaxations.live_atoms import tidy
 from cvxsae.relaxations.penalty import pencil_bound
 from cvxsae.relaxations.problem import EPS
-from cvxsae.relaxations.sphere import LARGEST_DIM
 from cvxsae.solvers import splitting
 from cvxsae.solvers.factorised import Factorised, FactorState, most_columns
 from cvxsae.solvers.solution import Status, as_numpy, relative_gap
@@ -29,7 +28,6 @@ _ROUNDED = 1e-7
 _BLOCK = 10
 _SINGLE_PRECISION_ORDER = 1500
 _PATIENCE = 20
-_EXACT_ROUNDS, _EXACT_PATIENCE = 60, 6
 _PROGRESS = 0.9
 
 
@@ -113,8 +111,7 @@ class DoublyNonnegative:
     within ``tol`` of each other. *Round*: a dictionary and codes are read off Q (nonnegative pivoted
     Cholesky), descended on, and the better of both answers is kept.
 
-    In up to three dimensions the polar is exact (branch and bound over the sphere, T13), the bound is that of
-    the completely positive problem, and the first phase is all there is.
+    In up to three dimensions :class:`~cvxsae.solvers.directions.Directions` does better.
 
     The answer is CERTIFIED when the value attained by dictionary and codes is within ``tol`` of the bound; RELAXED when
     only the solver's gap closed, so that the rest is the relaxation's, or a dictionary's that was not found.
@@ -154,11 +151,6 @@ class DoublyNonnegative:
             return self._split(problem, state)
         before = state.value
         state = self._descend(problem, state)
-        if problem.dim <= LARGEST_DIM:
-            # The polar is exact and the bound that of the completely positive problem: only descent is left to do.
-            idle = state.idle + 1 if state.value >= before * (1 - 1e-12) else 0
-            ended = idle >= _EXACT_PATIENCE or state.rounds >= _EXACT_ROUNDS
-            return replace(state, idle=idle, phase="done" if ended else state.phase)
         enough = _SETTLED if state.phase == "descend" else max(_ROUNDED, 0.1 * self.tol)
         settled = state.value >= before * (1 - enough)
         most = _DESCENTS if state.phase == "descend" else _ROUNDINGS
@@ -168,7 +160,7 @@ class DoublyNonnegative:
         return self._begin_split(problem, state) if state.phase == "descend" else replace(state, phase="done")
 
     def _descend(self, problem: LargeDictionary, state: PairState) -> PairState:
-        quick = problem.n_points > _SMALL or (state.phase == "descend" and problem.dim > LARGEST_DIM)
+        quick = problem.n_points > _SMALL or state.phase == "descend"
         descent = self.descent if quick else self.rounding
         factors = descent.step(problem, state.factors)
         value = attained(problem, factors)
@@ -268,14 +260,11 @@ def attained(problem: LargeDictionary, factors: FactorState) -> float:
 
 
 def _row_proof(problem: LargeDictionary, factors: FactorState) -> Proof:
-    """The residual as a dual point that needs no P: by its exact polar for d ≤ 3, else by ``θ°_τ ≤ max_n ‖y_n‖``."""
+    """The residual as a dual point that needs no P: by ``θ°_τ ≤ max_n ‖y_n‖``."""
     Y = fit_factor(problem, factors.factor, factors.data).residual
     if problem.bias_is_free:
         Y = Y - Y.mean(dim=0)
-    if problem.dim <= LARGEST_DIM:
-        polar = problem.penalty.matrix_polar(Y).upper
-    else:
-        polar = float(torch.linalg.vector_norm(Y, dim=1).max())
+    polar = float(torch.linalg.vector_norm(Y, dim=1).max())
     return best_multiple(problem, factors.data, Y, None, polar)
 
 

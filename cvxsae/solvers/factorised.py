@@ -62,12 +62,14 @@ class Factorised:
 
     def step(self, problem: LargeDictionary, state: FactorState) -> FactorState:
         """One round of descent, and at most one new atom."""
-        if 0 in state.factor.shape:
-            return replace(state, factor=_with_new_atom(problem, state.factor, state.data))
+        state = self.descended(problem, state) if 0 not in state.factor.shape else state
+        return replace(state, factor=_with_new_atom(problem, state.factor, state.data))
+
+    def descended(self, problem: LargeDictionary, state: FactorState) -> FactorState:
+        """A round of descent, and no more: dead columns removed."""
         factor = descend(lambda B: _value_and_gradient(problem, B, state.data), state.factor, self.round_iterations)
         mass = factor.square().sum(dim=0)
-        factor = factor[:, mass > 1e-14 * mass.max()]
-        return replace(state, factor=_with_new_atom(problem, factor, state.data))
+        return replace(state, factor=factor[:, mass > 1e-14 * mass.max()])
 
     def bounds(self, problem: LargeDictionary, state: FactorState) -> tuple[float, float]:
         """At the unit-norm dictionary and codes the factor stands for."""

@@ -21,6 +21,8 @@ from cvxsae.data.arguments import InputError
 from cvxsae.data.files import read_arrays, write_arrays
 from cvxsae.relaxations import Candidate, LargeDictionary
 from cvxsae.relaxations.live_atoms import factor_of, live_atoms, tidy
+from cvxsae.relaxations.sphere import LARGEST_DIM
+from cvxsae.solvers.directions import Directions
 from cvxsae.solvers.doubly_nonnegative import DoublyNonnegative, WarmStart
 from cvxsae.solvers.driver import Limits, iterate
 from cvxsae.solvers.solution import Solution, relative_gap
@@ -186,7 +188,10 @@ def atom_cost_path(
         here = _at(problem, along, path[number])
         warm = _warm(here, candidates[-1]) if candidates else None
         with threads_for(here):
-            solution = iterate(DoublyNonnegative(tol, warm), here, limits, device=chosen)
+            if here.dim <= LARGEST_DIM:
+                solution = iterate(Directions(tol, warm), here, limits, device=chosen)
+            else:
+                solution = iterate(DoublyNonnegative(tol, warm), here, limits, device=chosen)
         candidate = tidy(here, solution, slack=tol)
         points.append(_point(here, solution, candidate))
         candidates.append(_bare(candidate))

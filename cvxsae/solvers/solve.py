@@ -12,10 +12,12 @@ from cvxsae.data.arguments import InputError
 from cvxsae.relaxations import CandidateDictionary, LargeDictionary, Problem, SparseCodes, WideLimit
 from cvxsae.relaxations.copositive import LARGEST_TRIPLES
 from cvxsae.relaxations.fixed_atoms import FixedAtoms
+from cvxsae.relaxations.sphere import LARGEST_DIM
 from cvxsae.solvers import active_set
 from cvxsae.solvers.block_descent import BlockDescent
 from cvxsae.solvers.conic import solve_reference
 from cvxsae.solvers.cutting_planes import CuttingPlanes
+from cvxsae.solvers.directions import Directions
 from cvxsae.solvers.doubly_nonnegative import DoublyNonnegative
 from cvxsae.solvers.driver import Limits, iterate
 from cvxsae.solvers.factorised import Factorised
@@ -38,6 +40,7 @@ SOLVERS = (
     "proximal-gradient",
     "block-descent",
     "splitting",
+    "directions",
     "cuts",
     "factorised",
     "reference",
@@ -64,9 +67,9 @@ def solve(
         :class:`WideLimit`, :class:`SparseCodes`, :class:`CandidateDictionary` or :class:`LargeDictionary`.
     solver
         ``"auto"`` picks by problem, size, device and bias; ``"torch"`` is the problem's own torch solver
-        (``"newton"``, ``"proximal-gradient"``, ``"block-descent"`` or ``"splitting"``); ``"cuts"`` is the large
-        dictionary with a bound above the doubly nonnegative one, for up to 100 datapoints; ``"reference"`` is cvxpy
-        with Clarabel.
+        (``"newton"``, ``"proximal-gradient"`` or ``"block-descent"``, ``"splitting"`` or in up to three dimensions
+        ``"directions"``); ``"cuts"`` is the large dictionary with a bound above the doubly nonnegative one, for up to
+        100 datapoints; ``"reference"`` is cvxpy with Clarabel.
     tol
         Relative gap ``(value − lower_bound)/value`` to reach, evaluated in float64 at the returned point.
     max_seconds, max_iterations
@@ -148,7 +151,12 @@ def _torch_solve(
         if solver in ("auto", "torch", expected):
             return _without_surcharge(problem, limits, device, progress, callback)
     elif isinstance(problem, LargeDictionary):
-        expected = DoublyNonnegative.name
+        few = problem.dim <= LARGEST_DIM
+        expected = Directions.name if few else DoublyNonnegative.name
+        # In few dimensions the polar is exact: there is no relaxation, and nothing to cut.
+        if few and solver in ("auto", "torch", expected, CuttingPlanes.name):
+            directions = Directions(limits.tol)
+            return iterate(directions, problem, limits, device=device, progress=progress, callback=callback)
         if solver in ("auto", "torch", expected):
             pair = DoublyNonnegative(limits.tol)
             return iterate(pair, problem, limits, device=device, progress=progress, callback=callback)
