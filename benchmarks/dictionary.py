@@ -145,9 +145,10 @@ def run_adam(X: np.ndarray, D: np.ndarray, seed: int, budget: float) -> list[Sna
     from cvxsae.solvers.train_sae import train_sae
 
     options: dict[str, Any] = {"bias": None, "batch_size": 512, "lr": 1e-2, "seed": seed, "init": D}
+    train_sae(X, len(D), LAM, steps=20, **options)  # first touches
     trial = Clock()
-    train_sae(X, len(D), LAM, steps=50, **options)
-    steps = round(50 * budget / trial.stop()[0])
+    train_sae(X, len(D), LAM, steps=150, **options)
+    steps = round(0.95 * 150 * budget / trial.stop()[0])
     clock = Clock()
     sae = train_sae(X, len(D), LAM, steps=steps, **options)
     return [(*clock.stop(), np.asarray(sae.dictionary))]

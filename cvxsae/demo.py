@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from cvxsae.data import Activations, arguments, center_and_scale, wordllama, wordllama_tokens
 from cvxsae.relaxations import CandidateDictionary, LargeDictionary, Problem, SparseCodes, WideLimit, datapoint_atoms
 from cvxsae.solvers import Solution, Status, encode, solve
-from cvxsae.validation import certify, crosscheck
+from cvxsae.validation import Comparison, certify, compare, crosscheck
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,6 +40,7 @@ WORDS = [
 LAM = 0.08
 CODING_LAM = 0.13
 SAMPLE = 24
+LEDGER_WIDTHS, LEDGER_TOKENS, LEDGER_STEPS, LEDGER_SECONDS = (32, 128), 3000, 800, 5.0
 
 
 @dataclass(frozen=True)
@@ -90,13 +91,15 @@ def run_demo(folder: Path, *, say: Callable[[str], None] | None = print, progres
     report["dictionary"] = _dictionary(story)
     report["crosscheck"] = _cross_checks(story)
     report["sharing"], similarities = _sharing(story)
+    report["ledger"], comparison = _ledger(story)
     report["certified"] = bool(
         all(row["certified"] for row in report["wide"])
         and report["dictionary"]["certified"]
         and all(row["agrees"] for row in report["crosscheck"])
         and report["sharing"]["holds"]
+        and report["ledger"]["certified"]
     )
-    _figure(folder / "demo.png", report, similarities)
+    _figure(folder / "demo.png", report, similarities, comparison)
     report["seconds"] = time.perf_counter() - start
     (folder / "demo.json").write_text(json.dumps(report, indent=2, default=float), encoding="utf-8")
     speak("")
@@ -248,6 +251,34 @@ def _sharing(story: Story) -> tuple[dict[str, Any], dict[float, np.ndarray]]:
     return {"threshold": threshold, "rows": rows, "holds": bool(holds), "groups": _groups(found)}, similarities
 
 
+def _ledger(story: Story) -> tuple[dict[str, Any], Comparison]:
+    """Where a trained SAE is between its own loss and what nobody can reach, at two widths (theory §7)."""
+    say = story.say
+    say("")
+    say(f"5. The ledger. SAEs, trained the usual way (ReLU, L1, Adam) on {LEDGER_TOKENS:,} tokens at λ = {LAM}")
+    say("   and then taken apart. The bias is the mean of all tokens, for SAEs, dictionaries and floors alike.")
+    chosen = np.sort(np.random.default_rng(2).choice(len(story.X), size=LEDGER_TOKENS, replace=False))
+    training = {"steps": LEDGER_STEPS, "batch_size": 512}
+    comparison = compare(
+        story.X[chosen], LAM, LEDGER_WIDTHS, bias=None, training=training, max_seconds=LEDGER_SECONDS,
+        progress=story.progress,
+    )  # fmt: skip
+    for result in comparison.results:
+        ledger, width = result.ledger, result.ledger.n_atoms
+        say(f"   width {width:<38} loss      of it")
+        for text, value, note in (
+            ("your SAE is here", ledger.loss, "what training reports"),
+            ("its dictionary with exact codes is here", ledger.exact, f"codes exact to {ledger.codes_gap:.0e}"),
+            ("the best dictionary found is here", result.best, f"in two searches of {LEDGER_SECONDS:g} s"),
+            ("no dictionary of that width is below", ledger.floor, f"certified ({ledger.floor_theorem})"),
+            ("none of any width is below", ledger.wide, f"certified to {ledger.wide_gap:.0e} (T9)"),
+        ):
+            say(f"   {text:<44} {value:<9.6f} {value / ledger.loss:>6.1%}   {note}")
+    certified = all(max(r.ledger.codes_gap, r.best_codes_gap) <= 1e-3 for r in comparison.results)
+    certified &= all(r.ledger.wide_gap <= 1e-6 for r in comparison.results)
+    return {**comparison.to_dict(), "certified": certified}, comparison
+
+
 def _groups(solution: Solution) -> list[list[str]]:
     """Which words an atom serves, for atoms that serve several; the widest first, each word set once."""
     codes = np.asarray(solution.codes)
@@ -260,14 +291,17 @@ def _normalised(similarity: np.ndarray) -> np.ndarray:
     return similarity / np.outer(scale, scale)
 
 
-def _figure(path: Path, report: dict[str, Any], similarities: dict[float, np.ndarray]) -> None:
-    """The floor against λ, and the similarity of the words before and after sharing."""
+def _figure(
+    path: Path, report: dict[str, Any], similarities: dict[float, np.ndarray], comparison: Comparison
+) -> None:  # fmt: skip
+    """The floor against λ, the similarity of the words before and after sharing, and the ledger."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12.5, 4.2), layout="constrained")
+    figure = Figure(figsize=(17, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
-    floor_axes, private_axes, shared_axes = figure.subplots(1, 3, width_ratios=(1.25, 1, 1))
+    floor_axes, private_axes, shared_axes, ledger_axes = figure.subplots(1, 4, width_ratios=(1.25, 1, 1, 1.25))
+    comparison.draw_ledgers(ledger_axes)
     ratios = [row["lam_ratio"] for row in report["wide"]]
     values = [row["value"] for row in report["wide"]]
     floor_axes.loglog(ratios, values, "o-", color="#1f4e79", label="wide limit (value = lower bound to 1e-9)")

@@ -21,6 +21,12 @@ def test_demo_certifies_everything_it_prints(tmp_path):
     sharing = report["sharing"]["rows"]
     assert sharing[0]["largest_off_diagonal"] < 1e-5
     assert sharing[1]["largest_off_diagonal"] < 1e-5 < 1e-3 < sharing[2]["largest_off_diagonal"]
+    for result in report["ledger"]["results"]:
+        ledger = result["ledger"]
+        levels = [ledger[name] for name in ("loss", "exact", "local", "floor", "wide")]
+        assert levels == sorted(levels, reverse=True)
+        assert ledger["floor"] <= result["best"] <= ledger["local"]
+        assert any(f"{result['best']:.6f}" in line for line in lines)
     written = json.loads((tmp_path / "demo" / "demo.json").read_text())
     assert written["certified"]
     assert (tmp_path / "demo" / "demo.png").read_bytes().startswith(b"\x89PNG")

@@ -137,11 +137,12 @@ class Comparison:
 
         figure = Figure(figsize=(11, 4.5), layout="constrained")
         stacked, lines = figure.subplots(1, 2)
-        self._stack(stacked)
-        self._lines(lines)
+        self.draw_ledgers(stacked)
+        self.draw_levels(lines)
         return figure
 
-    def _stack(self, axes: Axes) -> None:
+    def draw_ledgers(self, axes: Axes) -> None:
+        """The ledgers of the trained SAEs, stacked, one bar a width."""
         table, bottom = self.table(), np.zeros(len(self.results))
         ticks = np.arange(len(table))
         for name in ("wide", *reversed(GAPS)):
@@ -153,7 +154,8 @@ class Comparison:
         handles, labels = axes.get_legend_handles_labels()
         axes.legend(handles[::-1], labels[::-1], frameon=False, fontsize="small")
 
-    def _lines(self, axes: Axes) -> None:
+    def draw_levels(self, axes: Axes) -> None:
+        """What is attained, and the floors, against width."""
         table = self.table()
         lines: tuple[tuple[str, str, dict[str, Any]], ...] = (
             ("loss", "trained SAE", {"color": "#c0504d", "marker": "o"}),
