@@ -298,9 +298,9 @@ def _figure(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(17, 4.2), layout="constrained")
+    figure = Figure(figsize=(17.5, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
-    floor_axes, private_axes, shared_axes, ledger_axes = figure.subplots(1, 4, width_ratios=(1.25, 1, 1, 1.25))
+    floor_axes, private_axes, shared_axes, ledger_axes = figure.subplots(1, 4, width_ratios=(1.25, 1, 1, 1))
     comparison.draw_ledgers(ledger_axes)
     ratios = [row["lam_ratio"] for row in report["wide"]]
     values = [row["value"] for row in report["wide"]]

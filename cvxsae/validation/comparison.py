@@ -135,7 +135,7 @@ class Comparison:
         """Left: the ledgers, stacked by width. Right: what is attained and what cannot be, against width."""
         from matplotlib.figure import Figure
 
-        figure = Figure(figsize=(11, 4.5), layout="constrained")
+        figure = Figure(figsize=(12, 4.5), layout="constrained")
         stacked, lines = figure.subplots(1, 2)
         self.draw_ledgers(stacked)
         self.draw_levels(lines)
@@ -152,7 +152,9 @@ class Comparison:
         axes.set_xticks(ticks, [str(width) for width in table["n_atoms"]])
         axes.set(xlabel="width K", ylabel="loss per datapoint", title="Where the loss of a trained SAE goes")
         handles, labels = axes.get_legend_handles_labels()
-        axes.legend(handles[::-1], labels[::-1], frameon=False, fontsize="small")
+        axes.legend(
+            handles[::-1], labels[::-1], frameon=False, fontsize="small", bbox_to_anchor=(1, 1), loc="upper left"
+        )
 
     def draw_levels(self, axes: Axes) -> None:
         """What is attained, and the floors, against width."""
