@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _TOL = 1e-10
 
 
-def check_floor(X: ActivationsLike, floor: Floor, *, samples: int = 800) -> tuple[str, ...]:
+def check_floor(X: ActivationsLike, floor: Floor, *, samples: int = 300) -> tuple[str, ...]:
     """What is wrong with a floor, one sentence each; empty if nothing is.
 
     It shares no code with :func:`~cvxsae.width_floor`. Eigenvalues are computed from all of them (their sum must be
@@ -32,7 +32,7 @@ def check_floor(X: ActivationsLike, floor: Floor, *, samples: int = 800) -> tupl
     floor
         What :func:`~cvxsae.width_floor` or :func:`~cvxsae.spectral_floor` returned.
     samples
-        Points on [0, 1] at which inner minima are sampled.
+        Points on [0, 1] at which the inner minima of T15 are sampled; eight times as many for T14.
     """
     data = Activations(X).to_numpy()
     shift = floor.bias if isinstance(floor.bias, np.ndarray) else np.zeros(data.shape[1])
@@ -100,7 +100,7 @@ def _huber(a: np.ndarray, level: np.ndarray | float) -> np.ndarray:
 
 def _inner(norms: np.ndarray, weights: np.ndarray, lam: float, kernel: ZonalKernel, cone: bool, samples: int) -> float:
     """``Σ_n min_q (Ψ_n(q) + w_n q)`` over sampled q."""
-    c = _sampled(samples)
+    c = _sampled(samples if cone else 8 * samples)
     charges = _kernel(kernel, c) ** 2
     table = _cone_table(samples) if cone else None
     total = 0.0
