@@ -13,7 +13,7 @@ from cvxsae.data import InputError, arguments
 from cvxsae.relaxations import Candidate, Problem
 from cvxsae.relaxations.problem import float64_tensor
 from cvxsae.solvers import CertificateError, Solution
-from cvxsae.solvers.solution import GAP_SLACK, relative_gap
+from cvxsae.solvers.solution import GAP_SLACK, gap_parts, relative_gap
 from cvxsae.solvers.threads import threads_for
 
 DEFAULT_TOL = 1e-6
@@ -53,6 +53,10 @@ class Certificate:
         The penalty and the smallest one that makes all codes zero.
     objections
         One sentence for everything that is wrong; empty for a certified answer.
+    solver_gap, relaxation_gap
+        The two parts of a large dictionary's gap, recomputed from the candidate's similarity (None without one, and for
+        the other problems): from the lower bound up to what a doubly nonnegative Q attains, and from there up to
+        the value. A bound proved by cuts can be above the former; there is only the latter then.
     """
 
     problem: str
@@ -68,6 +72,8 @@ class Certificate:
     lam: float
     lambda_max: float
     objections: tuple[str, ...]
+    solver_gap: float | None = None
+    relaxation_gap: float | None = None
 
     @property
     def is_certified(self) -> bool:
@@ -85,6 +91,14 @@ class Certificate:
             f"  value        {self.value:.12g}   (mean per datapoint)",
             f"  lower bound  {self.lower_bound:.12g}   (of the {self.bound})",
             f"  gap          {self.gap:.2e}   (tol {self.tol:.0e})",
+            *(
+                f"    {label:11}{part:.2e}   ({meaning})"
+                for label, part, meaning in (
+                    ("solver", self.solver_gap, "from the bound up to a doubly nonnegative Q"),
+                    ("relaxation", self.relaxation_gap, "from there up to dictionary and codes"),
+                )
+                if part is not None
+            ),
             f"  lambda       {self.lam:.6g} = {self.lam / self.lambda_max:.4g} lambda_max"
             if self.lambda_max > 0
             else f"  lambda       {self.lam:.6g}",
@@ -153,6 +167,7 @@ def _certify(problem: Problem, solution: Candidate, tol: float) -> Certificate:
 
     value, lower_bound = problem.bounds(solution)
     gap = relative_gap(value, lower_bound)
+    parts = gap_parts(problem, solution, value, lower_bound)
     violation = _dual_objections(problem, solution, objections)
     bias_residual = _bias_objections(problem, solution, value, tol, objections)
     if isinstance(solution, Solution):
@@ -177,6 +192,7 @@ def _certify(problem: Problem, solution: Candidate, tol: float) -> Certificate:
         lam=problem.lam,
         lambda_max=lambda_max,
         objections=tuple(objections),
+        **{name: parts[name] for name in ("solver_gap", "relaxation_gap") if name in parts},
     )
 
 

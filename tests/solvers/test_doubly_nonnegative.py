@@ -45,9 +45,14 @@ def test_the_two_gaps_add_up_and_the_status_says_which_is_open(rng):
     assert info["solver_gap"] <= 3e-4 < info["relaxation_gap"]
     total = (solution.value - info["relaxed_value"]) + (info["relaxed_value"] - solution.lower_bound)
     assert total == pytest.approx(solution.value - solution.lower_bound)
-    objections = certify(problem, solution).objections
-    assert len(objections) == 1
-    assert "relative gap" in objections[0]
+    certificate = certify(problem, solution)
+    assert len(certificate.objections) == 1
+    assert "relative gap" in certificate.objections[0]
+    for part in ("solver_gap", "relaxation_gap"):
+        assert getattr(certificate, part) == pytest.approx(info[part], rel=1e-9)
+        assert f"{info[part]:.2e}" in str(certificate)
+    spoiled = dataclasses.replace(solution, similarity=2 * solution.similarity)
+    assert certify(problem, spoiled).solver_gap > info["solver_gap"]
 
 
 def test_the_value_is_no_worse_than_ten_starts_of_plain_descent(rng):
