@@ -19,9 +19,9 @@ def write_table(file: Path) -> None:
     file.with_suffix(".md").write_text("\n\n".join(parts) + "\n")
 
 
-_HEAD = """Written by `python -m benchmarks.large_dictionary`. Data of unit mean-square norm, λ = 0.1 unless said otherwise;
-one thread of a machine with two cores that others used at the same time: `cpu` is process time in seconds, `wall` the
-clock's, several times as long where the machine was busiest."""
+_HEAD = """Written by `python -m benchmarks.large_dictionary`. Data of unit mean-square norm, λ = 0.1 unless said
+otherwise; one thread of a machine with two cores that others used at the same time: `cpu` is process time in seconds,
+`wall` the clock's, up to twelve times as long where the machine was busiest."""
 
 
 def _table(names: list[str], lines: list[list[Any]]) -> str:
