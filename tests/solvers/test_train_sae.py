@@ -92,10 +92,16 @@ def test_dead_features_are_started_again():
     assert alive[False] < alive[True] == 8
 
 
-def test_data_of_any_kind_will_do():
+def test_it_trains_on_each_device(device):
+    sae = train_sae(data(), 8, LAM, device=device, **QUICK)
+    assert loss(sae, data()) == pytest.approx(loss(train_sae(data(), 8, LAM, **QUICK), data()), rel=0.05)
+
+
+def test_data_of_any_kind_will_do(tmp_path):
     X = data()
+    np.save(tmp_path / "X.npy", X)
     reference = train_sae(X, 8, LAM, **QUICK)
-    for same in (torch.from_numpy(X), [X[:100], X[100:]], X.astype(np.float32)):
+    for same in (torch.from_numpy(X), [X[:100], X[100:]], X.astype(np.float32), tmp_path / "X.npy"):
         np.testing.assert_allclose(train_sae(same, 8, LAM, **QUICK).W_dec, reference.W_dec, atol=1e-3)
     few = train_sae(X[:3], 8, LAM, **QUICK)  # fewer than a batch
     assert np.isfinite(few.W_enc).all()
