@@ -82,7 +82,7 @@ def read(path: Path, expected: str) -> tuple[dict[str, Any], float]:
     InputError
         If the file is no checkpoint, or one of other data or options.
     """
-    arrays = read_arrays(path, "checkpoint")
+    arrays: dict[str, Any] = dict(read_arrays(path, "checkpoint"))
     if "fingerprint" not in arrays or int(arrays.get("format", np.int64(0))) != _FORMAT:
         raise InputError(f"checkpoint {str(path)!r} is not a checkpoint of learn_dictionary; pass another path.")
     if bytes(arrays["fingerprint"].astype(np.uint8)).decode() != expected:

@@ -39,9 +39,9 @@ def scatter(indptr, indices, codes, points, d, sign, part, parts, products, cros
 def sweep_block(atoms, targets, products, first):
     """Exact minimisation over one atom after another of a block, the others of the block being kept up to date.
 
-    ``targets (m, d)`` holds ``B_k − Σ_j A_kj d_j`` for the block's atoms and is updated in place, like ``atoms (m, d)``;
-    ``products (m, m)`` is the block of A. An atom whose best direction is undefined (all codes zero) stays.
-    Returns the largest squared move of an atom.
+    ``targets (m, d)`` holds ``B_k − Σ_j A_kj d_j`` for the block's atoms and is updated in place, like
+    ``atoms (m, d)``; ``products (m, K)`` is the block's rows of A, its own columns from ``first``. An atom whose best
+    direction is undefined (all codes zero) stays. Returns the largest squared move of an atom.
     """
     m, d = atoms.shape
     move = np.empty(d, atoms.dtype)

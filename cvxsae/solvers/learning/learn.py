@@ -16,7 +16,7 @@ from cvxsae.data import arguments
 from cvxsae.data.arguments import InputError
 from cvxsae.relaxations.joint import JointProblem
 from cvxsae.relaxations.wide_limit import WideLimit
-from cvxsae.solvers.driver import Limits, run_loop
+from cvxsae.solvers.driver import Limits, Run, run_loop
 from cvxsae.solvers.encode import encode_rows
 from cvxsae.solvers.learning import checkpoint as checkpoints
 from cvxsae.solvers.learning.fit import DictionaryFit
@@ -25,6 +25,7 @@ from cvxsae.solvers.learning.moves import renew, sample_rows
 from cvxsae.solvers.learning.start import datapoint_directions, random_directions
 from cvxsae.solvers.newton import WideLimitNewton
 from cvxsae.solvers.solution import Record, Status
+from cvxsae.solvers.threads import threads_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from cvxsae.data.activations import ActivationsLike
     from cvxsae.data.arguments import BiasLike
 
-EPOCHS = 3
+EPOCHS = 2
 """Passes over the data in minibatches before the full-batch stage."""
 
 FINAL_TOL = 1e-9
@@ -98,13 +99,14 @@ def learn_dictionary(
         Whether to show a progress bar.
     init
         Start from a :class:`DictionaryFit`, a dictionary (K', d) or a pair of dictionary and bias. With K' < K the
-        missing atoms are those that lower F most. By default: directions of datapoints, seen from the wide limit's bias.
+        missing atoms are those that lower F most. By default: directions of datapoints, seen from the wide limit's
+        bias.
     second_order
         Compute the least eigenvalue of the Riemannian Hessian at the end (T5) and leave a saddle if it is one.
     moves
         Give up atoms that earn little for new ones (T7) or splits (T8) that earn more; without, only dead atoms.
     epochs
-        Minibatch passes before full-batch descent: 3 by default, none from an ``init`` with all atoms.
+        Minibatch passes before full-batch descent: 2 by default, none from an ``init`` with all atoms.
     checkpoint
         A ``.npz`` file to keep the state in, every ten seconds and at the end; a call with the same arguments goes on
         from it.
@@ -136,24 +138,27 @@ def learn_dictionary(
     limits = Limits(GLOBAL_TOL, max_seconds)
     where = arguments.compute_device(device)
     rounds = None if epochs is None else arguments.count(epochs, "epochs", least=0)
-    ground, start_bias = _ground(problem, where)
-    started = _start(problem, ground, start_bias, init, seed, where)
-    dictionary, start_bias, complete = started
-    if rounds is None:
-        rounds = 0 if complete else EPOCHS
-    learner = Learner(
-        start=(dictionary, start_bias), ground=ground, tol=tol, seed=seed, epochs=rounds,
-        minibatch=max(_LEAST_MINIBATCH, problem.n_atoms), primed=init is not None, second_order=second_order,
-        moves=moves, device=where,
-    )  # fmt: skip
-    kept = None
-    if checkpoint is not None:
-        options = {"seed": seed, "tol": tol, "second_order": second_order, "moves": moves, "epochs": rounds}
-        learner, kept = _with_checkpoint(problem, learner, Path(checkpoint), options)
-    run = run_loop(learner, problem, limits, device=where, progress=progress, callback=callback, every_step=True)
-    if kept is not None:
-        kept.write(run.primal)
-    return _fit(problem, learner, run.primal, run.status, run.history, kept.seconds if kept else run.seconds)
+    with threads_for(problem):
+        ground, start_bias = _ground(problem, where)
+        started = _start(problem, ground, start_bias, init, seed, where)
+        dictionary, start_bias, complete = started
+        if rounds is None:
+            rounds = 0 if complete else EPOCHS
+        learner = Learner(
+            start=(dictionary, start_bias), ground=ground, tol=tol, seed=seed, epochs=rounds,
+            minibatch=max(_LEAST_MINIBATCH, problem.n_atoms), primed=init is not None, second_order=second_order,
+            moves=moves, device=where,
+        )  # fmt: skip
+        kept = None
+        if checkpoint is not None:
+            options = {"seed": seed, "tol": tol, "second_order": second_order, "moves": moves, "epochs": rounds}
+            learner, kept = _with_checkpoint(problem, learner, Path(checkpoint), options)
+        run: Run[State] = run_loop(
+            learner, problem, limits, device=where, progress=progress, callback=callback, every_step=True
+        )
+        if kept is not None:
+            kept.write(run.primal)
+        return _fit(problem, learner, run.primal, run.status, run.history, kept.seconds if kept else run.seconds)
 
 
 def grow(

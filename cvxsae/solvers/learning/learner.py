@@ -1,22 +1,23 @@
 """The search for the joint optimum, step by step: minibatches with exact statistics, then full-batch polishing.
 
 *Minibatches.* The datapoints are dealt into minibatches once. A step codes one minibatch exactly under the current
-dictionary (warm-started), replaces what it contributed to the sums of :mod:`statistics`, and minimises over
-every atom in turn and over the bias. Sums are exact, nothing is forgotten or faded out, so the objective at the codes at hand
-never rises (block coordinate descent on (P)).
+dictionary (warm-started), replaces what it contributed to the sums of :mod:`~cvxsae.solvers.learning.statistics`, and
+minimises over every atom in turn and over the bias. Sums are exact, nothing is forgotten or faded out, so the
+objective at the codes at hand never rises (block coordinate descent on (P)).
 
-*Polishing.* Full-batch quasi-Newton steps on F(D, b) (:mod:`polish`) until every stationarity residual (T3) is
-within ``tol``.
+*Polishing.* Full-batch quasi-Newton steps on F(D, b) (:mod:`~cvxsae.solvers.learning.polish`) until every
+stationarity residual (T3) is within ``tol``.
 
-*Moves.* Between both, and whenever descent has ended, atoms that earn less than a new atom (T7) or a split (T8) would are
-given up for it (:mod:`moves`); where the curvature is asked for, a saddle is left along its escape direction (T5).
+*Moves.* When descent slows, and when it has ended, atoms that earn less than a new atom (T7) or a split (T8) would are
+given up for it (:mod:`~cvxsae.solvers.learning.moves`); dead atoms at the end of every pass over the data. Where the
+curvature is asked for, a saddle is left along its escape direction (T5).
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -46,6 +47,8 @@ _MOVES_SHARE = 16
 _SLOW = 3e-4
 _WORTH = 1e-7
 _SADDLE = -1e-4
+_PATIENCE, _FALL = 20, 1e-12
+"""Steps in a row that neither lower F by more than rounding nor shorten the stationarity residual."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,11 @@ class Ground:
 
 @dataclass(frozen=True)
 class State:
-    """Where the search is. ``codes`` holds all datapoints in the order of ``order`` (minibatch stage) or of the data."""
+    """Where the search is.
+
+    In the minibatch stage ``order``, ``batches`` and ``statistics`` are there (every ``len(batches)``-th datapoint of
+    the order is one minibatch), later ``place`` and ``pairs``.
+    """
 
     dictionary: Float64[np.ndarray, "K d"]
     offset: Float64[np.ndarray, " d"]
@@ -84,6 +91,8 @@ class State:
     pairs: tuple[Pair, ...] = ()
     settled: bool = False
     stuck: bool = False
+    idle: int = 0
+    best: float = math.inf
     least_curvature: float | None = None
     last_moves: int = 0
     value_at_moves: float = math.inf
@@ -139,10 +148,10 @@ class Learner:
     checkpoint: Checkpoint | None = None
     resumed: State | None = None
 
-    name: ClassVar[str] = "dictionary"
-    default_iterations: ClassVar[int] = 10**9
-    first_check: ClassVar[int] = 1
-    patience: ClassVar[int] = 10**9
+    name = "dictionary"
+    default_iterations = 10**9
+    first_check = 1
+    patience = 10**9
 
     # ------------------------------------------------------------------ what the driver asks for
 
@@ -246,15 +255,15 @@ class Learner:
 
     def _end_of_epoch(self, problem: JointProblem, state: State) -> State:
         """Moves, the value, and whether to go on to polishing."""
-        assert state.order is not None
-        assert state.statistics is not None
-        codes = _in_order(state.batches, state.order)
+        order, statistics, dictionary = state.order, state.statistics, state.dictionary
+        assert order is not None
+        assert statistics is not None
+        codes = _in_order(state.batches, order)
         state = replace(
             state,
-            value=min(state.value, state.statistics.value(state.dictionary, state.offset, problem.lam)),
+            value=min(state.value, statistics.value(dictionary, state.offset, problem.lam)),
             counts=state.count(epochs=1),
         )
-        dictionary, statistics = state.dictionary, state.statistics
         renewal = None
         if not (statistics.mass > 0).all():  # live atoms are judged once codes are exact: here it would cost an epoch
             renewal = self._renewal(problem, dictionary, state.offset, codes, state.step)
@@ -269,7 +278,7 @@ class Learner:
         if renewal is not None:
             statistics = self.statistics(problem, codes)
             parts = len(state.batches)
-            batches = tuple(codes[state.order[part::parts]] for part in range(parts))
+            batches = tuple(codes[order[part::parts]] for part in range(parts))
             value = min(state.value, statistics.value(dictionary, state.offset, problem.lam))
             state = replace(state, dictionary=dictionary, batches=batches, statistics=statistics, value=value)
         return state
@@ -281,35 +290,39 @@ class Learner:
             warm = state.batches[0] if state.batches else None
             place = self._place(problem, state.dictionary, state.offset, warm, _LOOSEST)
             return self._at(replace(state, batches=(), order=None, statistics=None), place)
-        worst = self._worst(problem, state.place)
+        here = state.place
+        worst = self._worst(problem, here)
         tight = max(_TIGHTEST, min(_LOOSEST, 1e-3 * worst**2))
-        if state.place.codes.tol > 30 * tight and state.place.codes.tol > _TIGHTEST:
-            place = self._place(problem, state.dictionary, state.offset, state.place.codes.codes, tight)
+        if here.codes.tol > 30 * tight and here.codes.tol > _TIGHTEST:
+            place = self._place(problem, state.dictionary, state.offset, here.codes.codes, tight)
             return self._at(state, place, pairs=state.pairs)
         if worst <= self.tol:
             return self._settle(problem, state)
+        state = replace(state, idle=0 if worst < 0.9 * state.best else state.idle + 1, best=min(worst, state.best))
         if self._due(state):
             moved = self._move(problem, state, tight)
             if moved is not None:
                 return moved
             state = replace(state, last_moves=state.step, value_at_moves=state.value)
         found = descend(
-            state.place, state.pairs, lambda d, b: self._place(problem, d, b, state.place.codes.codes, tight),
+            here, state.pairs, lambda d, b: self._place(problem, d, b, here.codes.codes, tight),
             problem.lam, bias_is_free=problem.bias_is_free,
         )  # fmt: skip
-        if found is not None:
+        if found is not None and state.idle < _PATIENCE:
             place, pairs = found
             return self._at(state, place, pairs=pairs)
-        if tight > _TIGHTEST:  # codes that are not exact enough can hide the way down
-            place = self._place(problem, state.dictionary, state.offset, state.place.codes.codes, _TIGHTEST)
+        if here.codes.tol > _TIGHTEST:  # codes that are not exact enough can hide the way down
+            place = self._place(problem, state.dictionary, state.offset, here.codes.codes, _TIGHTEST)
             return self._at(state, place)
         moved = self._move(problem, state, tight)
         return replace(state, stuck=True) if moved is None else moved
 
     def _at(self, state: State, place: Place, *, pairs: tuple[Pair, ...] = ()) -> State:
+        """The state at a new place. A fall of F beyond rounding is progress, whatever stationarity does."""
+        fell = place.value < state.value - _FALL * abs(state.value)
         return replace(
             state, dictionary=place.dictionary, offset=place.offset, place=place, pairs=pairs,
-            value=min(place.value, state.value), counts=state.count(steps=1),
+            value=min(place.value, state.value), counts=state.count(steps=1), idle=0 if fell else state.idle,
         )  # fmt: skip
 
     def _due(self, state: State) -> bool:
@@ -444,4 +457,5 @@ def _in_order(batches: tuple[sp.csr_array | None, ...], order: Int64[np.ndarray,
     dealt = np.concatenate([order[part::parts] for part in range(parts)])
     place = np.empty(len(order), dtype=np.int64)
     place[dealt] = np.arange(len(order))
-    return sp.csr_array(sp.vstack(list(batches), format="csr")[place])
+    held = [codes for codes in batches if codes is not None]
+    return sp.csr_array(sp.vstack(held, format="csr")[place])

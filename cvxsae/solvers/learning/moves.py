@@ -1,9 +1,9 @@
 """Moves that descent cannot make: atoms that earn little become the new atom, or half of the split, that lowers F most.
 
 With all other codes held fixed every number here is exact. Atom k can be removed at the price
-``(1/N) Σ_n z_nk (d_k·r_n + ½z_nk − λ)``, which is ``(1/2N) Σ_n z_nk²`` at exact codes (T1: ``d_k·r_n = λ`` where it is active) and
-nothing for a dead atom. A new atom u earns ``(1/N) Σ_n ½(u·r_n − λ)_+²`` (T7), a split of atom k into two what its
-datapoints gain by choosing the better half (T8). A move is made where it earns more than it costs, so F falls.
+``(1/N) Σ_n z_nk (d_k·r_n + ½z_nk − λ)``, which is ``(1/2N) Σ_n z_nk²`` at exact codes (T1: ``d_k·r_n = λ`` where it is
+active) and nothing for a dead atom. A new atom u earns ``(1/N) Σ_n ½(u·r_n − λ)_+²`` (T7), a split of atom k into two
+what its datapoints gain by choosing the better half (T8). A move is made where it earns more than it costs: F falls.
 """
 
 from __future__ import annotations

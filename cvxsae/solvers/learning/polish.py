@@ -1,10 +1,10 @@
 """Full-batch descent on F(D, b) with exact codes: a quasi-Newton method on the spheres, preconditioned by the codes.
 
-With the codes Z held fixed, F is a quadratic in (D, b) with the Hessian ``H_Z = (1/N) [Z 1]ᵀ[Z 1]`` in every coordinate
-(plus ``λS_k/N`` from the sphere's curvature), and it majorises F. ``H_Z⁻¹`` applied to the gradient is therefore
-a descent step of alternating minimisation; limited-memory BFGS pairs correct it for the codes' response, which is what makes alternating
-minimisation slow. Gradients are exact by the envelope theorem, ``∂F/∂d_k = −(1/N) Σ_n z_nk r_n`` (T3), no derivative of
-a code being needed, and every accepted step lowers F itself.
+With the codes Z held fixed, F is a quadratic in (D, b) with the Hessian ``H_Z = (1/N) [Z 1]ᵀ[Z 1]`` in every
+coordinate (plus ``λS_k/N`` from the sphere's curvature), and it majorises F. ``H_Z⁻¹`` applied to the gradient is
+therefore a step of alternating minimisation; limited-memory BFGS pairs correct it for the codes' response, which
+is what makes alternating minimisation slow. Gradients are exact by the envelope theorem,
+``∂F/∂d_k = −(1/N) Σ_n z_nk r_n`` (T3), no derivative of a code being needed, and every accepted step lowers F itself.
 """
 
 from __future__ import annotations

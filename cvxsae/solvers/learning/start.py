@@ -20,10 +20,10 @@ _SAME = 1e-9
 def datapoint_directions(
     problem: JointProblem, origin: Float64[np.ndarray, " d"], seed: int
 ) -> Float64[np.ndarray, "K d"]:
-    """K directions of datapoints, distinct as long as there are enough, drawn with probability ∝ ``(‖x_n − b‖ − λ)_+``.
+    """K distinct directions of datapoints, drawn with probability ∝ ``(‖x_n − b‖ − λ)_+``.
 
-    Those are the codes of the wide limit (T9): with as many atoms as distinct directions of datapoints longer than λ the
-    start is its optimum already. What the data cannot fill is drawn at random.
+    Those are the codes of the wide limit (T9): with as many atoms as distinct directions of datapoints longer than λ
+    the start is its optimum already. What the data cannot fill is drawn at random.
     """
     rng = np.random.default_rng(seed)
     excess = np.concatenate(
