@@ -346,7 +346,7 @@ def _copy_square(source, start, row, target, first, stride, size):
 
 @jit()
 def _look_up(table, n_atoms, members, known, m, G, stride):
-    """Inner products of the first m members from those of all atoms; zeros after. Those of the first ``known`` are there."""
+    """Inner products of the first m members from a table, zeros after; those of the first ``known`` are there."""
     for p in range(known, m):
         row, place = U(members[p] * n_atoms), U(p * stride)
         for k in range(p + 1):

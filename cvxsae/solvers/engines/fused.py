@@ -203,7 +203,8 @@ class FusedEngine:
         cpu_rounds.solve(
             active, selected, values, n_selected, state.data, state.residual, state.settled, self.dictionary.dim,
             atoms, self.exact, np.empty(0, atoms.dtype) if double else self.table, state.chosen, state.codes,
-            state.correlations, state.count, state.grams, HELD_GRAM, state.known, tol, max(0.1 * tol, 1e-14), 1e-11 if double else PIVOT_FLOOR, self._refinements(), not double,
+            state.correlations, state.count, state.grams, HELD_GRAM, state.known, tol, max(0.1 * tol, 1e-14),
+            1e-11 if double else PIVOT_FLOOR, self._refinements(), not double,
         )  # fmt: skip
 
     def export(self, state: FusedState) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

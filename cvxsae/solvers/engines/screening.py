@@ -85,7 +85,7 @@ class PreparedDictionary:
     device
         Where the large matrix products run.
     uses
-        Number of datapoints that will be coded: with enough of them the inner products of all atoms are worth computing.
+        Number of datapoints that will be coded: with enough of them a table of all inner products is worth computing.
     """
 
     def __init__(
