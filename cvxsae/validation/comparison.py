@@ -246,12 +246,14 @@ def compare(
     search = Search(tol=tol, max_seconds=max_seconds, seed=arguments.count(seed, "seed", least=0), device=device,
                     progress=progress)  # fmt: skip
     asked = _Asked(data, penalty, chosen, shift, search, dict(training or {}), dict(floors or {}))
-    store = None if out is None else _Store(Path(out), asked)
+    return _run(asked, None if out is None else _Store(Path(out), asked), callback)
+
+
+def _run(asked: _Asked, store: _Store | None, callback: Callable[[WidthResult], None] | None) -> Comparison:
+    """Width by width, from where the store is."""
     results, arrays, found = ([], [], None) if store is None else store.read()
-    if len(results) == len(chosen):
-        return Comparison(tuple(results), asked.settings(), tuple(arrays))
     wide: Solution | None = None
-    for width in chosen[len(results) :]:
+    for width in asked.widths[len(results) :]:
         begun = time.perf_counter()
         sae = asked.train(width)  # first, since it is what can refuse its arguments
         found = found or asked.width_floors()
