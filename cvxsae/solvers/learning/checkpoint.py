@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from cvxsae.data.arguments import InputError
 from cvxsae.data.files import read_arrays, write_arrays
@@ -126,18 +127,21 @@ def unpack(arrays: dict[str, Any], learner: Learner, problem: JointProblem) -> S
     """Rebuild the state: sums and residuals are computed again from the codes."""
     from cvxsae.solvers.learning.learner import State  # the learner holds a checkpoint, a checkpoint states
 
+    def tensor(array: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(array).to(learner.device)
+
     parts = int(arrays["parts"])
     batches = tuple(arrays.get(f"codes_{part}") for part in range(parts))
     curvature = float(arrays["least_curvature"])
     state = State(
-        dictionary=arrays["dictionary"], offset=arrays["offset"], value=float(arrays["value"]),
+        dictionary=tensor(arrays["dictionary"]), offset=tensor(arrays["offset"]), value=float(arrays["value"]),
         stage="polish" if int(arrays["polishing"]) else "minibatches", step=int(arrays["step"]), batches=batches,
         settled=int(arrays["ended"]) == 1, stuck=int(arrays["ended"]) == 2,
         least_curvature=None if np.isnan(curvature) else curvature, last_moves=int(arrays["last_moves"]),
         value_at_moves=float(arrays["value_at_moves"]),
         counts={name.removeprefix("count_"): int(arrays[name]) for name in arrays if name.startswith("count_")},
         pairs=tuple(
-            Pair(arrays[f"step_{number}"], arrays[f"change_{number}"])
+            Pair(tensor(arrays[f"step_{number}"]), tensor(arrays[f"change_{number}"]))
             for number in range(sum(name.startswith("change_") for name in arrays))
         ),
     )  # fmt: skip

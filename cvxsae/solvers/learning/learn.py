@@ -140,14 +140,13 @@ def learn_dictionary(
     rounds = None if epochs is None else arguments.count(epochs, "epochs", least=0)
     with threads_for(problem):
         ground, start_bias = _ground(problem, where)
-        started = _start(problem, ground, start_bias, init, seed, where)
-        dictionary, start_bias, complete = started
+        dictionary, start_bias, complete = _start(problem, start_bias, init, seed, where)
         if rounds is None:
             rounds = 0 if complete else EPOCHS
         learner = Learner(
-            start=(dictionary, start_bias), ground=ground, tol=tol, seed=seed, epochs=rounds,
-            minibatch=max(_LEAST_MINIBATCH, problem.n_atoms), primed=init is not None, second_order=second_order,
-            moves=moves, device=where,
+            start=(torch.from_numpy(dictionary).to(where), torch.from_numpy(start_bias).to(where)), ground=ground,
+            tol=tol, seed=seed, epochs=rounds, minibatch=max(_LEAST_MINIBATCH, problem.n_atoms),
+            primed=init is not None, second_order=second_order, moves=moves, device=where,
         )  # fmt: skip
         kept = None
         if checkpoint is not None:
@@ -215,17 +214,16 @@ def _ground(problem: JointProblem, device: torch.device) -> tuple[Ground, Float6
         shifted = batch.cpu() - bias
         total += shifted.sum(dim=0)
         energy += float(shifted.square().sum())
-    origin = np.ascontiguousarray(bias.numpy())
-    return Ground(origin, total.numpy(), energy, scan.dual.scan.lower_bound), origin
+    ground = Ground(bias.to(device), total.to(device), energy, scan.dual.scan.lower_bound)
+    return ground, np.ascontiguousarray(bias.numpy())
 
 
 def _start(
-    problem: JointProblem, ground: Ground, bias: Float64[np.ndarray, " d"], init: Init, seed: int,
-    device: torch.device,
+    problem: JointProblem, bias: Float64[np.ndarray, " d"], init: Init, seed: int, device: torch.device
 ) -> tuple[Float64[np.ndarray, "K d"], Float64[np.ndarray, " d"], bool]:  # fmt: skip
     """Dictionary and bias to start from, and whether they were given complete."""
     if init is None:
-        return datapoint_directions(problem, ground.origin, seed), bias, False
+        return datapoint_directions(problem, bias, seed), bias, False
     if isinstance(init, DictionaryFit):
         init = (init.dictionary, init.bias)
     atoms, given = init if isinstance(init, tuple) and len(init) == 2 else (init, None)
@@ -278,7 +276,7 @@ def _with_checkpoint(
 ) -> tuple[Learner, checkpoints.Checkpoint]:
     """The learner with its file, taken up where that left off if it exists."""
     start, bias = learner.start
-    options["start"] = hashlib.sha256(start.tobytes() + bias.tobytes()).hexdigest()
+    options["start"] = hashlib.sha256(start.cpu().numpy().tobytes() + bias.cpu().numpy().tobytes()).hexdigest()
     mark = checkpoints.fingerprint(problem, **options)
     kept = checkpoints.Checkpoint(path, mark)
     if not path.exists():
@@ -293,19 +291,16 @@ def _fit(
     problem: JointProblem, learner: Learner, state: State, status: Status, history: tuple[Record, ...], seconds: float
 ) -> DictionaryFit:
     """Code the data once more, exactly, and say what that point is worth."""
-    bias = learner.bias(state)
+    bias, dictionary = learner.bias(state.offset), state.dictionary.cpu()
     warm = state.place.codes.codes if state.place is not None else None
     tol = FINAL_TOL if state.place is None else min(FINAL_TOL, state.place.codes.tol)
     started = time.perf_counter()
-    codes = encode_rows(
-        problem.X, torch.from_numpy(state.dictionary), problem.lam, bias=torch.from_numpy(bias), tol=tol, warm=warm,
-        device=learner.device,
-    )  # fmt: skip
+    codes = encode_rows(problem.X, dictionary, problem.lam, bias=bias, tol=tol, warm=warm, device=learner.device)
     statistics = learner.statistics(problem, codes.codes)
-    stationarity = statistics.stationarity(state.dictionary, state.offset, problem.lam)
+    stationarity = statistics.stationarity(state.dictionary, state.offset, problem.lam).cpu().numpy()
     drift = statistics.bias_residual(state.dictionary, state.offset, problem.lam) if problem.bias_is_free else None
     return DictionaryFit(
-        problem=problem, dictionary=state.dictionary, bias=bias, codes=codes, floor=learner.ground.floor,
+        problem=problem, dictionary=dictionary.numpy(), bias=bias.numpy(), codes=codes, floor=learner.ground.floor,
         stationarity=stationarity, bias_residual=drift, least_curvature=state.least_curvature, status=status,
         tol=learner.tol, seed=learner.seed, history=history, seconds=seconds + time.perf_counter() - started,
         info={**state.counts, "device": str(learner.device)},

@@ -34,12 +34,12 @@ from cvxsae.solvers.learning.statistics import Statistics
 from cvxsae.solvers.solution import Status
 
 if TYPE_CHECKING:
-    from jaxtyping import Float32, Float64, Int64
+    from jaxtyping import Float, Float32, Float64, Int64
 
     from cvxsae.solvers.codes import Codes
     from cvxsae.solvers.learning.checkpoint import Checkpoint
 
-MINIBATCH_TOL = 1e-3
+MINIBATCH_TOL = 2e-2
 """Relative gap of the codes in the minibatch stage."""
 
 _TIGHTEST, _LOOSEST = 1e-13, 1e-6
@@ -65,8 +65,8 @@ class Ground:
         Certified lower bound of every width.
     """
 
-    origin: Float64[np.ndarray, " d"]
-    total: Float64[np.ndarray, " d"]
+    origin: Float64[torch.Tensor, " d"]
+    total: Float64[torch.Tensor, " d"]
     energy: float
     floor: float
 
@@ -79,8 +79,8 @@ class State:
     the order is one minibatch), later ``place`` and ``pairs``.
     """
 
-    dictionary: Float64[np.ndarray, "K d"]
-    offset: Float64[np.ndarray, " d"]
+    dictionary: Float64[torch.Tensor, "K d"]
+    offset: Float64[torch.Tensor, " d"]
     value: float
     stage: str
     step: int = 0
@@ -135,7 +135,7 @@ class Learner:
         A state to go on from.
     """
 
-    start: tuple[Float64[np.ndarray, "K d"], Float64[np.ndarray, " d"]]
+    start: tuple[Float64[torch.Tensor, "K d"], Float64[torch.Tensor, " d"]]
     ground: Ground
     tol: float
     seed: int
@@ -184,8 +184,8 @@ class Learner:
         statistics = Statistics.empty(len(state.dictionary), self.ground.total, self.ground.energy, problem.n_points)
         for part, held in enumerate(state.batches):
             if held is not None:
-                points = problem.X[order[part::parts]].to_numpy() - self.ground.origin
-                statistics.add(held, points, device=self.device)
+                points = self._measured(problem.X[order[part::parts]].to_tensor())
+                statistics.add(held, points)
         return replace(state, order=order, statistics=statistics)
 
     def step(self, problem: JointProblem, state: State) -> State:
@@ -212,16 +212,19 @@ class Learner:
     def finish(self, problem: JointProblem, state: State) -> Candidate:
         """Dictionary and bias; the caller codes the data once more and certifies that."""
         del problem
-        return Candidate(bias=self.bias(state), dictionary=state.dictionary)
+        return Candidate(bias=self.bias(state.offset).numpy(), dictionary=state.dictionary.cpu().numpy())
 
     def info(self, state: State) -> dict[str, Any]:
         """Counters."""
         return dict(state.counts)
 
-    def bias(self, state: State) -> Float64[np.ndarray, " d"]:
-        """The bias of a state, in the units of the data."""
-        moved: Float64[np.ndarray, " d"] = self.ground.origin + state.offset
-        return moved
+    def bias(self, offset: Float64[torch.Tensor, " d"]) -> Float64[torch.Tensor, " d"]:
+        """The bias at an offset, on the CPU and in the coordinates of the data."""
+        return (self.ground.origin + offset).cpu()
+
+    def _measured(self, points: Float[torch.Tensor, "n d"]) -> Float64[torch.Tensor, "n d"]:
+        """Datapoints as seen from the origin."""
+        return points.to(device=self.device, dtype=torch.float64) - self.ground.origin
 
     # ------------------------------------------------------------------ minibatches
 
@@ -238,17 +241,19 @@ class Learner:
         parts, part = len(state.batches), state.step % len(state.batches)
         rows = state.order[part::parts]
         data = problem.X[rows]
-        points = data.to_numpy() - self.ground.origin
+        points = self._measured(data.to_tensor())
         codes = encode_rows(
-            data, torch.from_numpy(state.dictionary), problem.lam, bias=torch.from_numpy(self.bias(state)),
+            data, state.dictionary.cpu(), problem.lam, bias=self.bias(state.offset),
             tol=MINIBATCH_TOL, warm=state.batches[part], device=self.device,
         ).codes  # fmt: skip
         statistics, old = state.statistics, state.batches[part]
         if old is not None:
-            statistics.add(old, points, sign=-1.0, device=self.device)
-        statistics.add(codes, points, device=self.device)
-        dictionary = statistics.sweep(state.dictionary, state.offset, dtype=np.float32, device=self.device)
-        offset = statistics.best_offset(dictionary) if problem.bias_is_free else state.offset
+            statistics.add(old, points, sign=-1.0)
+        statistics.add(codes, points)
+        dictionary = statistics.sweep(state.dictionary, state.offset, dtype=torch.float32)
+        offset = state.offset
+        if problem.bias_is_free:
+            offset = offset + statistics.mean_residual(dictionary, offset)
         batches = (*state.batches[:part], codes, *state.batches[part + 1 :])
         after = replace(state, dictionary=dictionary, offset=offset, batches=batches)
         return after if part < parts - 1 else self._end_of_epoch(problem, after)
@@ -268,7 +273,7 @@ class Learner:
         if not (statistics.mass > 0).all():  # live atoms are judged once codes are exact: here it would cost an epoch
             renewal = self._renewal(problem, dictionary, state.offset, codes, state.step)
         if renewal is not None:
-            dictionary, codes = renewal.dictionary, renewal.codes
+            dictionary, codes = torch.from_numpy(renewal.dictionary).to(self.device), renewal.codes
             state = replace(state, counts=state.count(renewed=len(renewal.renewed)))
         if state.counts["epochs"] >= self.epochs:
             return replace(
@@ -355,7 +360,13 @@ class Learner:
         renewal = self._renewal(problem, place.dictionary, place.offset, place.codes.codes, state.step)
         if renewal is None:
             return None
-        found = self._place(problem, renewal.dictionary, place.offset, renewal.codes, max(tol, _TIGHTEST))
+        found = self._place(
+            problem,
+            torch.from_numpy(renewal.dictionary).to(self.device),
+            place.offset,
+            renewal.codes,
+            max(tol, _TIGHTEST),
+        )
         if not found.value < place.value - _WORTH * (place.value - self.ground.floor):
             return None
         counts = state.count(renewed=len(renewal.renewed))
@@ -366,31 +377,30 @@ class Learner:
         return self.moves or not bool((statistics.mass > 0).all())
 
     def _renewal(
-        self, problem: JointProblem, dictionary: Float64[np.ndarray, "K d"], offset: Float64[np.ndarray, " d"],
+        self, problem: JointProblem, dictionary: Float64[torch.Tensor, "K d"], offset: Float64[torch.Tensor, " d"],
         codes: sp.csr_array, seed: int,
     ) -> Any:  # fmt: skip
         rows = sample_rows(problem.n_points, problem.dim)
         every = len(rows) == problem.n_points
         dead = int((np.bincount(codes.indices, minlength=len(dictionary)) == 0).sum())
         share = max(1, len(dictionary) // _MOVES_SHARE) if self.moves else 0
+        residuals = self._residuals(problem, dictionary, offset, codes, None if every else rows)
         return renew(
-            self._residuals(problem, dictionary, offset, codes, None if every else rows), codes, dictionary,
-            problem.lam, at_most=max(dead, share), seed=self.seed + seed, rows=None if every else rows,
-            device=self.device,
+            residuals, codes, dictionary.cpu().numpy(), problem.lam, at_most=max(dead, share), seed=self.seed + seed,
+            rows=None if every else rows, device=self.device,
         )  # fmt: skip
 
     def _escape(self, problem: JointProblem, place: Place) -> tuple[float, Place | None]:
         """The least curvature, and where following it leads if it is negative."""
         curvature = Curvature(
-            problem.X.to_tensor(device=torch.device("cpu")), torch.from_numpy(place.dictionary), problem.lam,
-            place.codes.codes, bias=torch.from_numpy(self.ground.origin + place.offset),
+            problem.X.to_tensor(), place.dictionary, problem.lam, place.codes.codes, bias=self.bias(place.offset),
             bias_is_free=problem.bias_is_free, device=self.device,
         )  # fmt: skip
         least = curvature.least(seed=self.seed)
         if not least.eigenvalue < _SADDLE:
             return least.eigenvalue, None
-        shift = np.zeros(problem.dim) if least.bias_direction is None else least.bias_direction.cpu().numpy()
-        direction = np.vstack([least.direction.cpu().numpy(), shift])
+        shift = torch.zeros_like(place.offset) if least.bias_direction is None else least.bias_direction
+        direction = torch.cat([least.direction, shift[None]])
         for length in (1.0, 0.3, 0.1, 0.03, 0.01, 3e-3):
             ends = [
                 self._place(
@@ -406,46 +416,45 @@ class Learner:
     # ------------------------------------------------------------------ passes over the data
 
     def _place(
-        self, problem: JointProblem, dictionary: Float64[np.ndarray, "K d"], offset: Float64[np.ndarray, " d"],
+        self, problem: JointProblem, dictionary: Float64[torch.Tensor, "K d"], offset: Float64[torch.Tensor, " d"],
         warm: sp.csr_array | None, tol: float,
     ) -> Place:  # fmt: skip
         """Exact codes, value and gradient."""
         codes: Codes = encode_rows(
-            problem.X, torch.from_numpy(dictionary), problem.lam, bias=torch.from_numpy(self.ground.origin + offset),
+            problem.X, dictionary.cpu(), problem.lam, bias=self.bias(offset),
             tol=tol, warm=warm, device=self.device,
         )  # fmt: skip
         statistics = self.statistics(problem, codes.codes)
         gradient = gradient_at(statistics, dictionary, offset, bias_is_free=problem.bias_is_free)
-        return Place(np.vstack([dictionary, offset]), codes, gradient, statistics)
+        return Place(torch.cat([dictionary, offset[None]]), codes, gradient, statistics)
 
     def statistics(self, problem: JointProblem, codes: sp.csr_array) -> Statistics:
         """Sums over all datapoints."""
         statistics = Statistics.empty(codes.shape[1], self.ground.total, self.ground.energy, problem.n_points)
         start = 0
         for batch in problem.X.batches():
-            points = batch.cpu().numpy() - self.ground.origin
-            statistics.add(codes[start : start + len(points)], points, device=self.device)
-            start += len(points)
+            statistics.add(codes[start : start + len(batch)], self._measured(batch))
+            start += len(batch)
         return statistics
 
     def _residuals(
-        self, problem: JointProblem, dictionary: Float64[np.ndarray, "K d"], offset: Float64[np.ndarray, " d"],
+        self, problem: JointProblem, dictionary: Float64[torch.Tensor, "K d"], offset: Float64[torch.Tensor, " d"],
         codes: sp.csr_array, rows: Int64[np.ndarray, " n"] | None,
     ) -> Float32[np.ndarray, "n d"]:  # fmt: skip
         """``x − b − zD`` of all datapoints, or of some, in float32."""
-        bias = self.ground.origin + offset
+        bias, atoms = self.bias(offset).numpy(), dictionary.cpu().numpy()
         if rows is not None:
-            return (problem.X[rows].to_numpy() - bias - codes[rows] @ dictionary).astype(np.float32)
+            return (problem.X[rows].to_numpy() - bias - codes[rows] @ atoms).astype(np.float32)
         blocks, start = [], 0
         for batch in problem.X.batches():
             points = batch.cpu().numpy() - bias
-            blocks.append((points - codes[start : start + len(points)] @ dictionary).astype(np.float32))
+            blocks.append((points - codes[start : start + len(points)] @ atoms).astype(np.float32))
             start += len(points)
         return np.concatenate(blocks)
 
     def _worst(self, problem: JointProblem, place: Place) -> float:
         atoms = place.statistics.stationarity(place.dictionary, place.offset, problem.lam)
-        worst = float(np.nanmax(atoms)) if not np.isnan(atoms).all() else 0.0
+        worst = float(atoms.nan_to_num(0.0).max())
         if problem.bias_is_free:
             worst = max(worst, place.statistics.bias_residual(place.dictionary, place.offset, problem.lam))
         return worst

@@ -17,7 +17,7 @@ import scipy.sparse as sp
 import torch
 
 from cvxsae.relaxations.refinement import best_new_atoms, residual_starts, split_scores
-from cvxsae.solvers.learning.statistics import unit
+from cvxsae.solvers.learning.start import unit
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Float64, Int64

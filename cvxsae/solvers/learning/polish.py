@@ -12,8 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import numpy as np
-import scipy.linalg
+import torch
 
 from cvxsae.solvers.learning.statistics import unit
 
@@ -33,6 +32,8 @@ _SHORTER = 0.3
 _SHORTEST = 12
 _RIDGE = 1e-10
 _ROUNDING = 1e-13
+_CURVED = 1e-12
+_LEAST_SCALE, _MOST_SCALE = 0.2, 50.0
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,9 @@ class Place:
     to the spheres, its last row zero if the bias is fixed.
     """
 
-    variables: Float64[np.ndarray, "K1 d"]
+    variables: Float64[torch.Tensor, "K1 d"]
     codes: Codes
-    gradient: Float64[np.ndarray, "K1 d"]
+    gradient: Float64[torch.Tensor, "K1 d"]
     statistics: Statistics
 
     @property
@@ -54,12 +55,12 @@ class Place:
         return self.codes.value
 
     @property
-    def dictionary(self) -> Float64[np.ndarray, "K d"]:
+    def dictionary(self) -> Float64[torch.Tensor, "K d"]:
         """Unit-norm atoms."""
         return self.variables[:-1]
 
     @property
-    def offset(self) -> Float64[np.ndarray, " d"]:
+    def offset(self) -> Float64[torch.Tensor, " d"]:
         """The bias, measured from the origin of the statistics."""
         return self.variables[-1]
 
@@ -68,8 +69,8 @@ class Place:
 class Pair:
     """A step and how the gradient changed along it."""
 
-    step: Float64[np.ndarray, "K1 d"]
-    change: Float64[np.ndarray, "K1 d"]
+    step: Float64[torch.Tensor, "K1 d"]
+    change: Float64[torch.Tensor, "K1 d"]
 
     @property
     def curvature(self) -> float:
@@ -79,22 +80,22 @@ class Pair:
 
 def gradient_at(
     statistics: Statistics,
-    dictionary: Float64[np.ndarray, "K d"],
-    offset: Float64[np.ndarray, " d"],
+    dictionary: Float64[torch.Tensor, "K d"],
+    offset: Float64[torch.Tensor, " d"],
     *,
     bias_is_free: bool,
-) -> Float64[np.ndarray, "K1 d"]:
+) -> Float64[torch.Tensor, "K1 d"]:
     """Riemannian gradient of F, the bias in the last row (zero if fixed)."""
     rows = -statistics.targets(dictionary, offset) / statistics.n_points
-    rows = rows - dictionary * (dictionary * rows).sum(axis=1, keepdims=True)
-    mean = (statistics.total - statistics.mass @ dictionary) / statistics.n_points - offset
-    return np.vstack([rows, -mean if bias_is_free else np.zeros_like(mean)])
+    rows = rows - dictionary * (dictionary * rows).sum(dim=1, keepdim=True)
+    mean = statistics.mean_residual(dictionary, offset)
+    return torch.cat([rows, -mean[None] if bias_is_free else torch.zeros_like(mean)[None]])
 
 
 def descend(
     place: Place,
     pairs: tuple[Pair, ...],
-    evaluate: Callable[[Float64[np.ndarray, "K d"], Float64[np.ndarray, " d"]], Place],
+    evaluate: Callable[[Float64[torch.Tensor, "K d"], Float64[torch.Tensor, " d"]], Place],
     lam: float,
     *,
     bias_is_free: bool,
@@ -114,17 +115,19 @@ def descend(
     return None
 
 
-def _direction(place: Place, pairs: tuple[Pair, ...], lam: float, *, bias_is_free: bool) -> Float64[np.ndarray, "K1 d"]:
+def _direction(
+    place: Place, pairs: tuple[Pair, ...], lam: float, *, bias_is_free: bool
+) -> Float64[torch.Tensor, "K1 d"]:
     """Minus the two-loop recursion applied to the gradient, with the fixed-code Hessian's inverse at its centre."""
     factor = _factor(place.statistics, lam)
 
-    def precondition(rows: Float64[np.ndarray, "K1 d"]) -> Float64[np.ndarray, "K1 d"]:
-        solved = scipy.linalg.cho_solve((factor, True), rows, check_finite=False)
+    def precondition(rows: Float64[torch.Tensor, "K1 d"]) -> Float64[torch.Tensor, "K1 d"]:
+        solved = torch.cholesky_solve(rows, factor)
         if not bias_is_free:
             solved[-1] = 0
         return _tangent(place.variables, solved)
 
-    rest = place.gradient.copy()
+    rest = place.gradient.clone()
     weights = []
     for pair in reversed(pairs):
         weight = float((pair.step * rest).sum()) / pair.curvature
@@ -133,37 +136,38 @@ def _direction(place: Place, pairs: tuple[Pair, ...], lam: float, *, bias_is_fre
     rest = precondition(rest)
     if pairs:
         last = pairs[-1]
-        rest *= np.clip(last.curvature / float((last.change * precondition(last.change)).sum()), 0.2, 50.0)
+        scale = last.curvature / float((last.change * precondition(last.change)).sum())
+        rest *= min(max(scale, _LEAST_SCALE), _MOST_SCALE)
     for pair, weight in zip(pairs, reversed(weights), strict=True):
         rest += (weight - float((pair.change * rest).sum()) / pair.curvature) * pair.step
     return -_tangent(place.variables, rest)
 
 
-def _factor(statistics: Statistics, lam: float) -> Float64[np.ndarray, "K1 K1"]:
+def _factor(statistics: Statistics, lam: float) -> Float64[torch.Tensor, "K1 K1"]:
     """Cholesky factor of the fixed-code Hessian over atoms and bias."""
-    size = len(statistics.mass)
-    hessian = np.zeros((size + 1, size + 1))
-    hessian[:-1, :-1] = statistics.products
-    hessian[:-1, -1] = hessian[-1, :-1] = statistics.mass
-    hessian[-1, -1] = statistics.n_points
-    hessian /= statistics.n_points
-    curved = lam * statistics.mass / statistics.n_points
-    hessian[np.arange(size), np.arange(size)] += curved + _RIDGE * (1 + curved.max(initial=0))
-    factor: Float64[np.ndarray, "K1 K1"] = scipy.linalg.cholesky(hessian, lower=True, check_finite=False)
-    return factor
+    size, n_points = len(statistics.mass), statistics.n_points
+    hessian = statistics.products.new_zeros((size + 1, size + 1))
+    hessian[:-1, :-1] = statistics.products / n_points
+    hessian[:-1, -1] = hessian[-1, :-1] = statistics.mass / n_points
+    hessian[-1, -1] = 1
+    curved = lam * statistics.mass / n_points
+    hessian.diagonal()[:-1] += curved + _RIDGE * (1 + curved.max())
+    return torch.linalg.cholesky(hessian)
 
 
-def _tangent(variables: Float64[np.ndarray, "K1 d"], rows: Float64[np.ndarray, "K1 d"]) -> Float64[np.ndarray, "K1 d"]:
+def _tangent(
+    variables: Float64[torch.Tensor, "K1 d"], rows: Float64[torch.Tensor, "K1 d"]
+) -> Float64[torch.Tensor, "K1 d"]:
     """Drop what would change the norms of atoms."""
-    tangent = rows.copy()
+    tangent = rows.clone()
     atoms = variables[:-1]
-    tangent[:-1] -= atoms * (atoms * rows[:-1]).sum(axis=1, keepdims=True)
+    tangent[:-1] -= atoms * (atoms * rows[:-1]).sum(dim=1, keepdim=True)
     return tangent
 
 
 def retract(
-    variables: Float64[np.ndarray, "K1 d"], step: Float64[np.ndarray, "K1 d"]
-) -> tuple[Float64[np.ndarray, "K d"], Float64[np.ndarray, " d"]]:
+    variables: Float64[torch.Tensor, "K1 d"], step: Float64[torch.Tensor, "K1 d"]
+) -> tuple[Float64[torch.Tensor, "K d"], Float64[torch.Tensor, " d"]]:
     """Move, and put the atoms back on their spheres."""
     moved = variables + step
     return unit(moved[:-1]), moved[-1]
@@ -171,9 +175,9 @@ def retract(
 
 def _search(
     place: Place,
-    direction: Float64[np.ndarray, "K1 d"],
+    direction: Float64[torch.Tensor, "K1 d"],
     slope: float,
-    evaluate: Callable[[Float64[np.ndarray, "K d"], Float64[np.ndarray, " d"]], Place],
+    evaluate: Callable[[Float64[torch.Tensor, "K d"], Float64[torch.Tensor, " d"]], Place],
 ) -> Place | None:
     """Backtrack until F falls enough; where F can no longer tell, until the gradient does."""
     rounding = (_ROUNDING + place.codes.gap) * place.value
@@ -200,6 +204,6 @@ def _remember(before: Place, after: Place, pairs: tuple[Pair, ...]) -> tuple[Pai
     kept = [
         pair
         for pair in (*carried, Pair(step, change))
-        if pair.curvature > 1e-12 * np.linalg.norm(pair.step) * np.linalg.norm(pair.change)
+        if pair.curvature > _CURVED * float(torch.linalg.vector_norm(pair.step) * torch.linalg.vector_norm(pair.change))
     ]
     return tuple(kept[-MEMORY:])

@@ -7,10 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from cvxsae.solvers.learning.statistics import unit
-
 if TYPE_CHECKING:
-    from jaxtyping import Float64, Int64
+    from jaxtyping import Float, Float64, Int64
 
     from cvxsae.relaxations.joint import JointProblem
 
@@ -67,3 +65,10 @@ def _first_of_each(atoms: Float64[np.ndarray, "m d"]) -> Int64[np.ndarray, " k"]
     _, first = np.unique(np.round(atoms / _SAME), axis=0, return_index=True)
     kept: Int64[np.ndarray, " k"] = np.sort(first).astype(np.int64)
     return kept
+
+
+def unit(rows: Float[np.ndarray, "K d"]) -> Float64[np.ndarray, "K d"]:
+    """Rows scaled to norm 1, in float64."""
+    rows = rows.astype(np.float64, copy=False)
+    scaled: Float64[np.ndarray, "K d"] = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return scaled

@@ -25,11 +25,12 @@ BLOCK = 64
 """Atoms updated between two matrix products of a sweep: the iteration is the same for any number."""
 
 _CHUNK = 4096
+_WORTH_A_THREAD = 20_000
 
 
 @dataclass
 class Statistics:
-    """Sums over the datapoints seen, float64, updated in place. Data are measured from an origin that its owner keeps.
+    """Sums over the datapoints seen, float64, on one device, updated in place; data are measured from the owner's origin.
 
     Attributes
     ----------
@@ -39,52 +40,58 @@ class Statistics:
         C = ZᵀX, (K, d).
     mass
         S = Zᵀ1, (K,).
+    active
+        Number of datapoints that use each atom, (K,).
     total
         Σ_n x_n, (d,), over all datapoints.
     energy
         Σ_n ‖x_n‖² over all datapoints.
     n_points
         N.
-    active
-        Number of datapoints that use each atom, (K,).
     """
 
-    products: Float64[np.ndarray, "K K"]
-    crosses: Float64[np.ndarray, "K d"]
-    mass: Float64[np.ndarray, " K"]
-    total: Float64[np.ndarray, " d"]
+    products: Float64[torch.Tensor, "K K"]
+    crosses: Float64[torch.Tensor, "K d"]
+    mass: Float64[torch.Tensor, " K"]
+    active: Int64[torch.Tensor, " K"]
+    total: Float64[torch.Tensor, " d"]
     energy: float
     n_points: int
-    active: Int64[np.ndarray, " K"]
 
     @classmethod
-    def empty(cls, n_atoms: int, total: Float64[np.ndarray, " d"], energy: float, n_points: int) -> Statistics:
-        """All codes zero."""
-        return cls(
-            np.zeros((n_atoms, n_atoms)), np.zeros((n_atoms, len(total))), np.zeros(n_atoms), total, energy, n_points,
-            np.zeros(n_atoms, dtype=np.int64),
-        )  # fmt: skip
+    def empty(cls, n_atoms: int, total: Float64[torch.Tensor, " d"], energy: float, n_points: int) -> Statistics:
+        """All codes zero; on the device of ``total``."""
+        products, crosses = total.new_zeros((n_atoms, n_atoms)), total.new_zeros((n_atoms, len(total)))
+        active = torch.zeros(n_atoms, dtype=torch.int64, device=total.device)
+        return cls(products, crosses, total.new_zeros(n_atoms), active, total, energy, n_points)
 
-    def add(
-        self, codes: sp.csr_array, points: Float64[np.ndarray, "n d"], *, sign: float = 1.0, device: torch.device
-    ) -> None:
+    @property
+    def device(self) -> torch.device:
+        """Where the sums are."""
+        return self.total.device
+
+    def add(self, codes: sp.csr_array, points: Float64[torch.Tensor, "n d"], *, sign: float = 1.0) -> None:
         """Add (or, with ``sign = −1``, take away) what some datapoints contribute through their codes."""
-        if device.type == "cpu":
+        if self.device.type == "cpu":
             self._scatter(codes, points, sign)
         else:
-            self._multiply(codes, points, sign, device)
-        self.active += np.bincount(codes.indices, minlength=len(self.mass)) * (1 if sign > 0 else -1)
-        gone = self.active == 0  # what subtraction leaves of a dead atom is rounding, and would pass for a direction
-        if sign < 0 and gone.any():
+            self._multiply(codes, points, sign)
+        users = np.bincount(codes.indices, minlength=len(self.mass)).astype(np.int64)
+        self.active += torch.from_numpy(users).to(self.device) * (1 if sign > 0 else -1)
+        if sign < 0:
+            gone = (
+                self.active == 0
+            )  # what subtraction leaves of a dead atom is rounding, and would pass for a direction
             self.products[gone], self.products[:, gone], self.crosses[gone], self.mass[gone] = 0, 0, 0, 0
 
-    def _scatter(self, codes: sp.csr_array, points: Float64[np.ndarray, "n d"], sign: float) -> None:
-        flat = np.ascontiguousarray(points).reshape(-1)
+    def _scatter(self, codes: sp.csr_array, points: Float64[torch.Tensor, "n d"], sign: float) -> None:
+        """By the fused kernel: each thread has its own rows."""
+        flat = points.contiguous().numpy().reshape(-1)
         indptr, indices = codes.indptr.astype(np.int64), codes.indices.astype(np.int64)
-        parts = min(torch.get_num_threads(), 1 + codes.nnz // 20_000)
+        parts = min(torch.get_num_threads(), 1 + codes.nnz // _WORTH_A_THREAD)
         jobs = [
             (indptr, indices, codes.data, flat, points.shape[1], sign, part, parts,
-             self.products, self.crosses, self.mass)
+             self.products.numpy(), self.crosses.numpy(), self.mass.numpy())
             for part in range(parts)
         ]  # fmt: skip
         if parts == 1:
@@ -94,86 +101,78 @@ class Statistics:
             for job in [pool.submit(kernels.scatter, *job) for job in jobs]:
                 job.result()
 
-    def _multiply(
-        self, codes: sp.csr_array, points: Float64[np.ndarray, "n d"], sign: float, device: torch.device
-    ) -> None:
-        products = torch.zeros(self.products.shape, dtype=torch.float64, device=device)
-        crosses = torch.zeros(self.crosses.shape, dtype=torch.float64, device=device)
+    def _multiply(self, codes: sp.csr_array, points: Float64[torch.Tensor, "n d"], sign: float) -> None:
+        """By dense products, chunk by chunk: what a GPU is good at."""
         for start in range(0, len(points), _CHUNK):
-            chunk = torch.from_numpy(codes[start : start + _CHUNK].toarray()).to(device)
-            products += chunk.T @ chunk
-            crosses += chunk.T @ torch.from_numpy(points[start : start + _CHUNK]).to(device)
-        self.products += sign * products.cpu().numpy()
-        self.crosses += sign * crosses.cpu().numpy()
-        self.mass += sign * np.asarray(codes.sum(axis=0)).ravel()
+            chunk = codes[start : start + _CHUNK].tocoo()
+            places = torch.from_numpy(np.stack([chunk.row, chunk.col]).astype(np.int64)).to(self.device)
+            dense = torch.zeros(chunk.shape, dtype=torch.float64, device=self.device)
+            dense[places[0], places[1]] = torch.from_numpy(chunk.data).to(self.device)
+            self.products.addmm_(dense.T, dense, alpha=sign)
+            self.crosses.addmm_(dense.T, points[start : start + _CHUNK].to(self.device), alpha=sign)
+            self.mass += sign * dense.sum(dim=0)
 
     def targets(
-        self, dictionary: Float64[np.ndarray, "K d"], offset: Float64[np.ndarray, " d"]
-    ) -> Float64[np.ndarray, "K d"]:
+        self, dictionary: Float64[torch.Tensor, "K d"], offset: Float64[torch.Tensor, " d"]
+    ) -> Float64[torch.Tensor, "K d"]:
         """``Σ_n z_nk r_n`` of every atom, (K, d): λS_k d_k at a stationary dictionary (T3)."""
-        explained = (torch.from_numpy(self.products) @ torch.from_numpy(dictionary)).numpy()
-        return self.crosses - np.outer(self.mass, offset) - explained
+        return self.crosses - torch.outer(self.mass, offset) - self.products @ dictionary
 
-    def value(self, dictionary: Float64[np.ndarray, "K d"], offset: Float64[np.ndarray, " d"], lam: float) -> float:
+    def value(self, dictionary: Float64[torch.Tensor, "K d"], offset: Float64[torch.Tensor, " d"], lam: float) -> float:
         """F(D, b, Z) at the codes that went in, mean per datapoint."""
-        targets = self.targets(dictionary, offset)
-        linear = self.crosses - np.outer(self.mass, offset)
+        linear = self.crosses - torch.outer(self.mass, offset)
         squares = self.energy - 2 * float(self.total @ offset) + self.n_points * float(offset @ offset)
         # −⟨D, B⟩ + ½⟨D, AD⟩ = −½⟨D, B + (B − AD)⟩
-        smooth = squares / 2 - float(((linear + targets) * dictionary).sum()) / 2
+        smooth = squares / 2 - float(((linear + self.targets(dictionary, offset)) * dictionary).sum()) / 2
         return (smooth + lam * float(self.mass.sum())) / self.n_points
 
-    def best_offset(self, dictionary: Float64[np.ndarray, "K d"]) -> Float64[np.ndarray, " d"]:
-        """The free bias that is best for these codes: the mean of x − zD."""
-        best: Float64[np.ndarray, " d"] = (self.total - self.mass @ dictionary) / self.n_points
-        return best
+    def mean_residual(
+        self, dictionary: Float64[torch.Tensor, "K d"], offset: Float64[torch.Tensor, " d"]
+    ) -> Float64[torch.Tensor, " d"]:
+        """``mean_n r_n``: zero at the best free bias, which is ``offset`` plus this."""
+        return (self.total - self.mass @ dictionary) / self.n_points - offset
 
     def stationarity(
-        self, dictionary: Float64[np.ndarray, "K d"], offset: Float64[np.ndarray, " d"], lam: float
-    ) -> Float64[np.ndarray, " K"]:
+        self, dictionary: Float64[torch.Tensor, "K d"], offset: Float64[torch.Tensor, " d"], lam: float
+    ) -> Float64[torch.Tensor, " K"]:
         """``‖E_k[r]/λ − d_k‖`` of every atom, NaN for dead ones (T3)."""
-        live = self.mass > 0
-        residuals = np.full(len(live), np.nan)
-        scaled = self.targets(dictionary, offset)[live] / (lam * self.mass[live, None])
-        residuals[live] = np.linalg.norm(scaled - dictionary[live], axis=1)
-        return residuals
+        scaled = self.targets(dictionary, offset) / (lam * self.mass[:, None])
+        distances = torch.linalg.vector_norm(scaled - dictionary, dim=1)
+        return torch.where(self.mass > 0, distances, torch.nan)
 
     def bias_residual(
-        self, dictionary: Float64[np.ndarray, "K d"], offset: Float64[np.ndarray, " d"], lam: float
+        self, dictionary: Float64[torch.Tensor, "K d"], offset: Float64[torch.Tensor, " d"], lam: float
     ) -> float:
         """``‖mean_n r_n‖/λ`` (T3)."""
-        mean = (self.total - self.mass @ dictionary) / self.n_points - offset
-        return float(np.linalg.norm(mean)) / lam
+        return float(torch.linalg.vector_norm(self.mean_residual(dictionary, offset))) / lam
 
     def sweep(
         self,
-        dictionary: Float64[np.ndarray, "K d"],
-        offset: Float64[np.ndarray, " d"],
+        dictionary: Float64[torch.Tensor, "K d"],
+        offset: Float64[torch.Tensor, " d"],
         *,
-        dtype: type[np.floating] = np.float64,
-        device: torch.device,
-    ) -> Float64[np.ndarray, "K d"]:
+        dtype: torch.dtype = torch.float64,
+    ) -> Float64[torch.Tensor, "K d"]:
         """Minimise F(D, b, Z) exactly over one unit-norm atom after another, all of them once; F never rises.
 
         One product per block of atoms gives their targets, the sequential updates inside a block keep them exact.
         """
-        products = torch.from_numpy(self.products.astype(dtype, copy=False)).to(device)
-        linear = torch.from_numpy((self.crosses - np.outer(self.mass, offset)).astype(dtype, copy=False)).to(device)
-        atoms = torch.from_numpy(dictionary.astype(dtype)).to(device)
+        products = self.products.to(dtype)
+        linear = (self.crosses - torch.outer(self.mass, offset)).to(dtype)
+        atoms = dictionary.to(dtype, copy=True)
         for first in range(0, len(atoms), BLOCK):
             rows = slice(first, first + BLOCK)
             block = atoms[rows].clone()
             targets = linear[rows] - products[rows] @ atoms
-            if device.type == "cpu":
+            if self.device.type == "cpu":
                 kernels.sweep_block(block.numpy(), targets.numpy(), products[rows].numpy(), first)
             else:
-                _sweep_block(block, targets, products[rows, rows])
+                sweep_block(block, targets, products[rows, rows])
             atoms[rows] = block
-        swept = atoms.cpu().numpy().astype(np.float64)
-        return unit(swept)
+        return unit(atoms.to(torch.float64))
 
 
-def _sweep_block(
+def sweep_block(
     atoms: Float[torch.Tensor, "m d"], targets: Float[torch.Tensor, "m d"], products: Float[torch.Tensor, "m m"]
 ) -> None:
     """The same as the kernel, on any device."""
@@ -185,8 +184,6 @@ def _sweep_block(
         targets -= products[:, k, None] * move
 
 
-def unit(rows: Float[np.ndarray, "K d"]) -> Float64[np.ndarray, "K d"]:
-    """Rows scaled to norm 1, in float64."""
-    rows = rows.astype(np.float64, copy=False)
-    scaled: Float64[np.ndarray, "K d"] = rows / np.linalg.norm(rows, axis=1, keepdims=True)
-    return scaled
+def unit(rows: Float64[torch.Tensor, "K d"]) -> Float64[torch.Tensor, "K d"]:
+    """Rows scaled to norm 1."""
+    return rows / torch.linalg.vector_norm(rows, dim=1, keepdim=True)

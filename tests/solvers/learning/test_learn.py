@@ -7,7 +7,7 @@ import torch
 import cvxsae
 from cvxsae import InputError, JointProblem, Status, WideLimit, certify, encode, grow, learn_dictionary, solve
 from cvxsae.data.synthetic import dense_signed_feature
-from cvxsae.solvers.learning.statistics import unit
+from cvxsae.solvers.learning.start import unit
 
 
 def planted(*, seed: int = 0, n: int = 600, d: int = 10, k: int = 12, active: float = 0.2) -> np.ndarray:

@@ -6,7 +6,7 @@ import scipy.sparse as sp
 
 from cvxsae import encode
 from cvxsae.solvers.learning.moves import _NewAtom, _Split, _Table, renew, sample_rows
-from cvxsae.solvers.learning.statistics import unit
+from cvxsae.solvers.learning.start import unit
 
 LAM = 0.1
 

@@ -5,9 +5,10 @@ import pytest
 import scipy.sparse as sp
 import torch
 
-from cvxsae.solvers.learning.statistics import Statistics, _sweep_block, unit
+from cvxsae.solvers.learning.start import unit
+from cvxsae.solvers.learning.statistics import Statistics, sweep_block
 
-CPU = torch.device("cpu")
+t = torch.from_numpy
 
 
 def problem(n: int = 200, d: int = 7, k: int = 70, *, seed: int = 0):
@@ -17,9 +18,13 @@ def problem(n: int = 200, d: int = 7, k: int = 70, *, seed: int = 0):
     return X, sp.csr_array(Z), unit(rng.standard_normal((k, d))), 0.1 * rng.standard_normal(d)
 
 
+def empty(X: np.ndarray, k: int, device: torch.device | None = None) -> Statistics:
+    return Statistics.empty(k, t(X.sum(axis=0)).to(device or "cpu"), float((X**2).sum()), len(X))
+
+
 def sums(X: np.ndarray, Z: sp.csr_array) -> Statistics:
-    statistics = Statistics.empty(Z.shape[1], X.sum(axis=0), float((X**2).sum()), len(X))
-    statistics.add(Z, X, device=CPU)
+    statistics = empty(X, Z.shape[1])
+    statistics.add(Z, t(X))
     return statistics
 
 
@@ -33,57 +38,63 @@ def test_sums_and_value():
     np.testing.assert_allclose(found.products, (Z.T @ Z).toarray(), atol=1e-13)
     np.testing.assert_allclose(found.crosses, Z.T @ X, atol=1e-12)
     np.testing.assert_allclose(found.mass, np.asarray(Z.sum(axis=0)).ravel(), atol=1e-13)
-    assert found.value(D, b, 0.2) == pytest.approx(value(X, Z, D, b, 0.2), rel=1e-13)
-    np.testing.assert_allclose(found.targets(D, b), Z.T @ (X - b - Z @ D), atol=1e-12)
+    np.testing.assert_array_equal(found.active, (Z > 0).sum(axis=0))
+    assert found.value(t(D), t(b), 0.2) == pytest.approx(value(X, Z, D, b, 0.2), rel=1e-13)
+    np.testing.assert_allclose(found.targets(t(D), t(b)), Z.T @ (X - b - Z @ D), atol=1e-12)
 
 
-def test_threads_and_dense_products_agree_with_one_kernel(monkeypatch):
+def test_threads_agree_with_one_kernel(monkeypatch):
     X, Z, _, _ = problem(n=400)
     alone = sums(X, Z)
-    together = Statistics.empty(70, X.sum(axis=0), float((X**2).sum()), len(X))
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    big = sp.csr_array(sp.vstack([Z] * 40, format="csr"))
-    together.add(big, np.tile(X, (40, 1)), device=CPU)
+    together = empty(X, 70)
+    together.add(sp.csr_array(sp.vstack([Z] * 40, format="csr")), t(np.tile(X, (40, 1))))
     np.testing.assert_allclose(together.products, 40 * alone.products, rtol=1e-12)
-    dense = Statistics.empty(70, X.sum(axis=0), float((X**2).sum()), len(X))
-    dense._multiply(Z, X, 1.0, CPU)
-    np.testing.assert_allclose(dense.products, alone.products, atol=1e-12)
-    np.testing.assert_allclose(dense.crosses, alone.crosses, atol=1e-12)
+    np.testing.assert_allclose(together.crosses, 40 * alone.crosses, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_dense_products_agree_with_the_kernel(sign, device):
+    """What runs on a GPU, on whatever is here."""
+    X, Z, _, _ = problem(n=400)
+    dense, alone = empty(X, 70, device), empty(X, 70)
+    dense._multiply(Z, t(X), sign)
+    alone._scatter(Z, t(X), sign)
+    for name in ("products", "crosses", "mass"):
+        np.testing.assert_allclose(getattr(dense, name).cpu(), getattr(alone, name), atol=1e-12)
 
 
 def test_taking_away_leaves_nothing_of_a_dead_atom():
     X, Z, D, b = problem()
     statistics = sums(X, Z)
-    statistics.add(Z, X, sign=-1.0, device=CPU)
+    statistics.add(Z, t(X), sign=-1.0)
     assert not statistics.products.any()
     assert not statistics.crosses.any()
     assert not statistics.mass.any()
-    assert np.isnan(statistics.stationarity(D, b, 0.1)).all()
-    np.testing.assert_allclose(statistics.sweep(D, b, device=CPU), D, atol=1e-15)
+    assert statistics.stationarity(t(D), t(b), 0.1).isnan().all()
+    np.testing.assert_allclose(statistics.sweep(t(D), t(b)), D, atol=1e-15)
 
 
-@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_sweep_is_exact_minimisation_atom_by_atom(dtype):
     X, Z, D, b = problem()
-    statistics = sums(X, Z)
-    swept = statistics.sweep(D, b, dtype=dtype, device=CPU)
+    swept = sums(X, Z).sweep(t(D), t(b), dtype=dtype).numpy()
     slow = D.copy()
     for k in range(len(D)):
-        rest = X - b - Z @ slow + np.outer(Z[:, [k]].toarray().ravel(), slow[k])
-        best = Z[:, [k]].toarray().ravel() @ rest
+        z = Z[:, [k]].toarray().ravel()
+        best = z @ (X - b - Z @ slow + np.outer(z, slow[k]))
         if np.linalg.norm(best) > 0:
             slow[k] = best / np.linalg.norm(best)
-    np.testing.assert_allclose(swept, slow, atol=1e-12 if dtype is np.float64 else 2e-4)
+    np.testing.assert_allclose(swept, slow, atol=1e-12 if dtype is torch.float64 else 2e-4)
     assert value(X, Z, swept, b, 0.2) < value(X, Z, D, b, 0.2)
 
 
-def test_sweep_on_other_devices_is_the_same_iteration():
+def test_sweep_on_other_devices_is_the_same_iteration(device):
     X, Z, D, b = problem(k=20)
     statistics = sums(X, Z)
-    atoms = torch.from_numpy(D.copy())
-    targets = torch.from_numpy(statistics.targets(D, b))
-    _sweep_block(atoms, targets, torch.from_numpy(statistics.products))
-    np.testing.assert_allclose(atoms.numpy(), statistics.sweep(D, b, device=CPU), atol=1e-12)
+    atoms = t(D.copy()).to(device)
+    sweep_block(atoms, statistics.targets(t(D), t(b)).to(device), statistics.products.to(device))
+    np.testing.assert_allclose(atoms.cpu(), statistics.sweep(t(D), t(b)), atol=1e-12)
 
 
 def test_stationarity_is_zero_exactly_where_theory_says():
@@ -95,15 +106,15 @@ def test_stationarity_is_zero_exactly_where_theory_says():
     R = np.linalg.lstsq(Z.toarray().T, lam * mass[:, None] * D, rcond=None)[0]
     X = R + b + Z @ D
     statistics = sums(X, Z)
-    assert statistics.stationarity(D, b, lam).max() < 1e-12
+    assert statistics.stationarity(t(D), t(b), lam).max() < 1e-12
     turned = unit(D + 0.01 * np.random.default_rng(0).standard_normal(D.shape))
-    assert statistics.stationarity(turned, b, lam).min() > 1e-4
+    assert statistics.stationarity(t(turned), t(b), lam).min() > 1e-4
 
 
-def test_best_offset_zeroes_the_mean_residual():
-    X, Z, D, _ = problem()
+def test_mean_residual_leads_to_the_best_bias():
+    X, Z, D, b = problem()
     statistics = sums(X, Z)
-    b = statistics.best_offset(D)
-    np.testing.assert_allclose((X - b - Z @ D).mean(axis=0), 0, atol=1e-14)
-    assert statistics.bias_residual(D, b, 0.1) < 1e-12
-    assert statistics.bias_residual(D, b + 0.1, 0.1) == pytest.approx(np.sqrt(7), rel=1e-9)
+    best = t(b) + statistics.mean_residual(t(D), t(b))
+    np.testing.assert_allclose((X - best.numpy() - Z @ D).mean(axis=0), 0, atol=1e-14)
+    assert statistics.bias_residual(t(D), best, 0.1) < 1e-12
+    assert statistics.bias_residual(t(D), best + 0.1, 0.1) == pytest.approx(np.sqrt(7), rel=1e-9)
