@@ -46,7 +46,8 @@ def _structure(report: OptimalityReport) -> list[str]:
     if dead:
         sentences.append(f"{dead} features are dead: never at a global minimum, since a live one could split (T8).")
     if len(report.duplicates):
-        sentences.append(f"{len(report.duplicates)} pairs of atoms are near duplicates: exact ones could split (T8).")
+        found = len(report.duplicates)  # the table keeps a limited number of pairs
+        sentences.append(f"At least {found} pairs of atoms are near duplicates: exact ones could split (T8).")
     curved = report.second_order
     if curved is not None and curved.least.eigenvalue < -curved.least.residual:
         sentences.append(f"F curves downwards along a direction (T5): least eigenvalue {curved.least.eigenvalue:.3g}.")
@@ -76,7 +77,7 @@ def lines(report: OptimalityReport) -> list[str]:
         f"{residuals.shrinkage_share:.1%} shrinkage (T2)",
         f"  best new atom  lowers F by {gain:.3g} (T7)",
         f"  next to split  {', '.join(splits) or 'none'} (T8)",
-        f"  pairs          {len(report.antipodes)} dense antipodal, {len(report.duplicates)} near duplicate",
+        f"  pairs          {len(report.antipodes)} dense antipodal, {len(report.duplicates)} near duplicate in the tables",
     ]
     if report.second_order is not None:
         least = report.second_order.least
