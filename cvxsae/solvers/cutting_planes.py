@@ -10,7 +10,7 @@ import torch
 from cvxsae.relaxations.copositive import triple_bound
 from cvxsae.solvers import triples
 from cvxsae.solvers.doubly_nonnegative import DoublyNonnegative, PairState, Proof, attained, best_multiple
-from cvxsae.solvers.factorised import Factorised, FactorState
+from cvxsae.solvers.factorised import jolted
 from cvxsae.solvers.solution import Status, as_numpy, relative_gap
 
 if TYPE_CHECKING:
@@ -20,8 +20,7 @@ if TYPE_CHECKING:
 _BLOCK = 50
 _PATIENCE, _PROGRESS = 4, 0.97
 _MOST_BLOCKS = 40
-_HOPS, _HOP_ITERATIONS = 8, 400
-_JOLT, _SPARK, _SPARKS = 0.5, 0.05, 0.2
+_HOPS, _FIRST_SEED = 8, 100
 
 
 @dataclass(frozen=True)
@@ -118,16 +117,8 @@ class CuttingPlanes:
         return replace(state, phase="search") if ended else state
 
     def _search(self, problem: LargeDictionary, state: CutState) -> CutState:
-        """Descend from a perturbation of the best factor: its minima are many and close to one another."""
-        generator = torch.Generator().manual_seed(state.hops)
-        factor = state.pair.best[1].factor.cpu()
-        n = len(factor)
-        jolt = torch.exp(_JOLT * torch.randn(factor.shape, generator=generator, dtype=factor.dtype))
-        sparks = torch.rand((n, n), generator=generator, dtype=factor.dtype)
-        sparks = _SPARK / _SPARKS * float(factor.max()) * torch.where(sparks < _SPARKS, sparks, 0)
-        there = state.pair.best[1].data
-        start = FactorState(torch.cat([factor * jolt, sparks], dim=1).to(there), there)
-        found = Factorised(_HOP_ITERATIONS).step(problem, start)
+        """Descend from a perturbation of the best factor."""
+        found = jolted(problem, state.pair.best[1], _FIRST_SEED + state.hops)
         value = attained(problem, found)
         pair = replace(state.pair, best=(value, found)) if value < state.pair.best[0] else state.pair
         state = replace(state, pair=pair, hops=state.hops + 1)
