@@ -77,7 +77,7 @@ def lines(report: OptimalityReport) -> list[str]:
         f"{residuals.shrinkage_share:.1%} shrinkage (T2)",
         f"  best new atom  lowers F by {gain:.3g} (T7)",
         f"  next to split  {', '.join(splits) or 'none'} (T8)",
-        f"  pairs          {len(report.antipodes)} dense antipodal, {len(report.duplicates)} near duplicate in the tables",
+        f"  pairs kept     {len(report.antipodes)} dense antipodal, {len(report.duplicates)} near duplicate",
     ]
     if report.second_order is not None:
         least = report.second_order.least
