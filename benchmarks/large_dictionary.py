@@ -101,6 +101,10 @@ class Store:
         """Forget a section's old rows."""
         self.rows[section] = []
 
+    def has(self, section: str, name: dict[str, Any]) -> bool:
+        """Whether there is a row of that name already."""
+        return any(all(row.get(key) == value for key, value in name.items()) for row in self.rows.get(section, []))
+
     def add(self, section: str, row: dict[str, Any]) -> None:
         """Print and keep one row."""
         entries = (f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items())
@@ -116,8 +120,11 @@ def small(store: Store, device: str) -> None:
     for n in (40, 60):
         for kind, d in (("random", 8), ("clustered", 8), ("wordllama", 16)):
             for tau in (0.1, 1.0, 10.0):
+                name = {"data": kind, "n": n, "d": d, "tau": tau}
+                if store.has("small", name):
+                    continue
                 problem = LargeDictionary(dataset(kind, n, d), LAM, tau)
-                row = {"data": kind, "n": n, "d": d, "tau": tau, **measure(problem, 1e-5, device=device)}
+                row = {**name, **measure(problem, 1e-5, device=device)}
                 theirs, times = timed(functools.partial(solve, problem, solver="reference", raise_on_failure=False))
                 row |= {"sdp": theirs.info["relaxed_value"], "sdp_cpu": times["cpu"], "ten_starts": ten_starts(problem)}
                 store.add("small", row)
@@ -134,8 +141,10 @@ def reference(store: Store, device: str) -> None:
 def few(store: Store, device: str) -> None:
     """Up to three dimensions: the total gap."""
     for n, d, tau in ((500, 2, 1.0), (500, 3, 10.0), (2000, 2, 1.0), (2000, 2, 10.0), (2000, 3, 10.0)):
-        problem = LargeDictionary(dataset("random", n, d), LAM, tau)
-        store.add("few", {"n": n, "d": d, "tau": tau, **measure(problem, 1e-4, device=device)})
+        name = {"n": n, "d": d, "tau": tau}
+        if not store.has("few", name):
+            problem = LargeDictionary(dataset("random", n, d), LAM, tau)
+            store.add("few", {**name, **measure(problem, 1e-4, device=device)})
 
 
 CUT_SUITE = [
@@ -162,9 +171,10 @@ CUT_SUITE = [
 def cuts(store: Store, device: str) -> None:
     """The share of the relaxation's gap that cuts close, N ≤ 30, and what they cost at N = 60."""
     for n, d, lam, tau, seed in [*CUT_SUITE, (60, 8, 0.1, 10.0, 0)]:
-        problem = LargeDictionary(dataset("random", n, d, seed), lam, tau)
         name = {"n": n, "d": d, "lam": lam, "tau": tau, "seed": seed}
-        store.add("cuts", {**name, **measure(problem, 2e-4, solver="cuts", device=device)})
+        if not store.has("cuts", name):
+            problem = LargeDictionary(dataset("random", n, d, seed), lam, tau)
+            store.add("cuts", {**name, **measure(problem, 2e-4, solver="cuts", device=device)})
 
 
 def candidates(store: Store, device: str) -> None:
@@ -181,17 +191,21 @@ def candidates(store: Store, device: str) -> None:
             given: Any = bias
             atoms = datapoint_atoms(X - X.mean(axis=0) if bias == "free" else X)
             problem = CandidateDictionary(X, atoms, LAM, ATOM_COST, given)
-            row = measure(problem, 1e-5, solver=solver, max_seconds=300, device=device)
-            store.add("candidates", {"data": kind, "n": n, "bias": bias or "none", **row})
+            name = {"data": kind, "n": n, "bias": bias or "none", "solver": solver}
+            if not store.has("candidates", name):
+                row = measure(problem, 1e-5, solver=solver, max_seconds=300, device=device)
+                store.add("candidates", {**name, **row})
 
 
 def scale(store: Store, device: str, points: tuple[int, ...], max_seconds: float) -> None:
     """Cost and both gaps against N, at a solver gap of 2e-3."""
     for n in points:
         for kind in ("random", "clustered", "wordllama") if n <= 1000 else ("clustered",):
-            problem = LargeDictionary(dataset(kind, n), LAM, ATOM_COST)
-            row = measure(problem, 2e-3, device=device, max_seconds=max_seconds)
-            store.add("scale", {"data": kind, "n": n, "d": problem.dim, "device": device, **row})
+            name = {"data": kind, "n": n, "device": device}
+            if not store.has("scale", name):
+                problem = LargeDictionary(dataset(kind, n), LAM, ATOM_COST)
+                row = measure(problem, 2e-3, device=device, max_seconds=max_seconds)
+                store.add("scale", {**name, "d": problem.dim, **row})
 
 
 def gpu(store: Store) -> None:
@@ -216,6 +230,7 @@ def main() -> None:
     parser.add_argument("--points", type=int, nargs="*", default=[250, 500, 1000, 2000, 4000])
     parser.add_argument("--max-seconds", type=float, default=1800, help="for each solve of the section scale")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--resume", action="store_true", help="keep the rows that are there already")
     parser.add_argument("--out", type=Path, default=RESULTS)
     given = parser.parse_args()
     store = Store(given.out)
@@ -223,9 +238,12 @@ def main() -> None:
         if section == "gpu":
             gpu(store)
         elif section == "scale":
+            if not given.resume:
+                store.begin("scale")
             scale(store, given.device, tuple(given.points), given.max_seconds)
         else:
-            store.begin(section)
+            if not given.resume:
+                store.begin(section)
             every[section](store, given.device)
     from benchmarks.large_dictionary_table import write_table
 
