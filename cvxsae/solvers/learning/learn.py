@@ -24,7 +24,7 @@ from cvxsae.solvers.learning.learner import MINIBATCH_TOL, Ground, Learner, Stat
 from cvxsae.solvers.learning.moves import renew, sample_rows
 from cvxsae.solvers.learning.start import datapoint_directions, random_directions
 from cvxsae.solvers.newton import WideLimitNewton
-from cvxsae.solvers.solution import Record, Status
+from cvxsae.solvers.solution import Record, Status, relative_gap
 from cvxsae.solvers.threads import threads_for
 
 if TYPE_CHECKING:
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from cvxsae.data.activations import ActivationsLike
     from cvxsae.data.arguments import BiasLike
 
-EPOCHS = 2
-"""Passes over the data in minibatches before the full-batch stage."""
+EPOCHS = 3
+"""Passes over the data before the full-batch stage, in minibatches; coding a given start counts as one."""
 
 FINAL_TOL = 1e-9
 """Largest relative duality gap of the codes that are returned."""
@@ -61,6 +61,7 @@ def learn_dictionary(
     seed: int = 0,
     tol: float = 1e-4,
     max_seconds: float | None = None,
+    max_steps: int | None = None,
     device: str | torch.device | None = None,
     progress: bool = False,
     init: Init = None,
@@ -93,6 +94,8 @@ def learn_dictionary(
         Stationarity to reach: ``‖E_k[r]/λ − d_k‖`` of every live atom and ``‖mean_n r_n‖/λ`` of a free bias (T3).
     max_seconds
         Stop after this time; the point reached is coded exactly and returned.
+    max_steps
+        Stop after so many steps (minibatches, descent steps, rounds of moves): unlike time, the same everywhere.
     device
         Where to compute: ``"cpu"`` (default) or ``"cuda"``.
     progress
@@ -106,7 +109,7 @@ def learn_dictionary(
     moves
         Give up atoms that earn little for new ones (T7) or splits (T8) that earn more; without, only dead atoms.
     epochs
-        Minibatch passes before full-batch descent: 2 by default, none from an ``init`` with all atoms.
+        Minibatch passes before full-batch descent: 3 by default, none from an ``init`` with all atoms.
     checkpoint
         A ``.npz`` file to keep the state in, every ten seconds and at the end; a call with the same arguments goes on
         from it.
@@ -134,8 +137,8 @@ def learn_dictionary(
     0.11571068
     """
     problem = JointProblem(X, n_atoms, lam, bias)
-    tol = arguments.positive(tol, "tol")
-    limits = Limits(GLOBAL_TOL, max_seconds)
+    tol, seed = arguments.positive(tol, "tol"), arguments.count(seed, "seed", least=0)
+    limits = Limits(GLOBAL_TOL, max_seconds, max_steps)
     where = arguments.compute_device(device)
     rounds = None if epochs is None else arguments.count(epochs, "epochs", least=0)
     with threads_for(problem):
@@ -208,6 +211,8 @@ def _ground(problem: JointProblem, device: torch.device) -> tuple[Ground, Float6
     """The floor and its bias, and the sums of the data measured from there."""
     wide = WideLimit(problem.X, problem.lam, problem.bias)
     scan = run_loop(WideLimitNewton(), wide, Limits(1e-9), device=device)
+    if scan.status is Status.INTERRUPTED:  # the loop took it for its own; there is no fit to return yet
+        raise KeyboardInterrupt
     bias = problem.fixed_bias() if not problem.bias_is_free else scan.primal.bias.cpu()
     total, energy = torch.zeros(problem.dim, dtype=torch.float64), 0.0
     for batch in problem.X.batches():
@@ -296,6 +301,10 @@ def _fit(
     tol = FINAL_TOL if state.place is None else min(FINAL_TOL, state.place.codes.tol)
     started = time.perf_counter()
     codes = encode_rows(problem.X, dictionary, problem.lam, bias=bias, tol=tol, warm=warm, device=learner.device)
+    if state.place is not None and state.place.codes.value < codes.value:  # rounding: these were better already
+        codes = state.place.codes
+    if status is Status.CERTIFIED and relative_gap(codes.value, learner.ground.floor) > GLOBAL_TOL:
+        status = Status.STALLED  # the loop's value was that of sums, which cancel where data are far from the bias
     statistics = learner.statistics(problem, codes.codes)
     stationarity = statistics.stationarity(state.dictionary, state.offset, problem.lam).cpu().numpy()
     drift = statistics.bias_residual(state.dictionary, state.offset, problem.lam) if problem.bias_is_free else None

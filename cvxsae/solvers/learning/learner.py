@@ -172,7 +172,11 @@ class Learner:
             return replace(state, order=order, batches=(None,) * parts, statistics=nothing)
         place = self._place(problem, dictionary, offset, None, MINIBATCH_TOL)
         batches = tuple(place.codes.codes[order[part::parts]] for part in range(parts))
-        return replace(state, order=order, batches=batches, statistics=place.statistics, value=place.value)
+        primed = replace(
+            state, order=order, batches=batches, statistics=place.statistics, value=place.value, step=parts,
+            counts=state.count(epochs=1), dictionary=place.statistics.sweep(dictionary, offset, dtype=torch.float32),
+        )  # fmt: skip
+        return primed if self.epochs > 1 else replace(primed, stage="polish", order=None, batches=(place.codes.codes,))
 
     def restore(self, problem: JointProblem, state: State, codes: sp.csr_array | None, tol: float) -> State:
         """Complete a state from disk: order, sums and place are computed again."""
