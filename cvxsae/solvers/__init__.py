@@ -3,7 +3,7 @@
 from cvxsae.solvers.code_paths import code_path, lambda_for_l0, lambda_max
 from cvxsae.solvers.codes import Codes
 from cvxsae.solvers.encode import encode
-from cvxsae.solvers.learning import DictionaryFit, grow, learn_dictionary
+from cvxsae.solvers.learning import DictionaryFit, grow, learn_dictionary, penalty_path, shrink
 from cvxsae.solvers.path import atom_cost_path
 from cvxsae.solvers.sae import SparseAutoencoder
 from cvxsae.solvers.solution import CertificateError, NotCertifiedError, Record, Solution, Status
@@ -28,6 +28,8 @@ __all__ = [
     "lambda_for_l0",
     "lambda_max",
     "learn_dictionary",
+    "penalty_path",
+    "shrink",
     "solve",
     "train_sae",
     "width_floor",
