@@ -102,7 +102,7 @@ def learn_command(
             notes.append(f"arrays written to {out}")
         report = fit.summary()
         text = [
-            f"dictionary of {fit.n_atoms} atoms: {fit.status.message}",
+            f"dictionary of {fit.n_atoms} atoms: {fit.message}",
             f"  value         {fit.value:.9g}   (codes exact to {fit.codes.gap:.1e})",
             f"  floor         {fit.floor:.9g}   (no dictionary of any width is below)",
             f"  stationarity  {fit.worst_stationarity:.2e}   (tol {tol:.0e})",
@@ -110,8 +110,8 @@ def learn_command(
             f"  L0            {fit.codes.l0:.2f}   ({fit.dead_atoms} dead atoms)",
             f"  time          {fit.seconds:.1f} s",
         ]
-        if fit.status.remedy:
-            text.append(f"  status        {fit.status.name}: {fit.status.remedy}")
+        if fit.remedy:
+            text.append(f"  status        {fit.status.name}: {fit.remedy}")
         show(_lines("\n".join(text), notes), {**report, "notes": notes}, as_json)
     if fit.status is Status.INTERRUPTED:
         raise typer.Exit(EXIT_INTERRUPTED)

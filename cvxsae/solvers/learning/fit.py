@@ -8,14 +8,26 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cvxsae.relaxations.candidate import Candidate
-from cvxsae.solvers.solution import relative_gap
+from cvxsae.solvers.solution import Status, relative_gap
 
 if TYPE_CHECKING:
     from jaxtyping import Float64
 
     from cvxsae.relaxations.joint import JointProblem
     from cvxsae.solvers.codes import Codes
-    from cvxsae.solvers.solution import Record, Status
+    from cvxsae.solvers.solution import Record
+
+# A search for a stationary point does not end by a gap, as most solves do.
+_MESSAGES = {
+    Status.CERTIFIED: "the value reached the floor: no dictionary of any width is better",
+    Status.STALLED: "no step lowers the value any more at this precision, though stationarity is above tol",
+    Status.TIME_LIMIT: "max_seconds was reached before stationarity was within tol",
+    Status.INTERRUPTED: "the search was interrupted before stationarity was within tol",
+}
+_REMEDIES = {
+    Status.STALLED: "accept the stationarity reached (a larger tol), or centre the data if it lies far from the bias",
+    Status.INTERRUPTED: "run it again, with a checkpoint or with this fit as init",
+}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -102,6 +114,16 @@ class DictionaryFit:
         """``(value − floor)/value``: all that any other dictionary, of any width, could gain."""
         return relative_gap(self.value, self.floor)
 
+    @property
+    def message(self) -> str:
+        """How the search ended, in words."""
+        return _MESSAGES.get(self.status, self.status.message)
+
+    @property
+    def remedy(self) -> str:
+        """What to do about it, in words; empty if there is nothing to do."""
+        return _REMEDIES.get(self.status, self.status.remedy)
+
     def candidate(self) -> Candidate:
         """The arrays alone, for :func:`cvxsae.certify` and others that trust nothing else."""
         return Candidate(bias=self.bias, dictionary=self.dictionary, codes=self.codes.codes)
@@ -133,7 +155,7 @@ class DictionaryFit:
             "tol": self.tol,
             "seed": self.seed,
             "status": self.status.name,
-            "message": self.status.message,
+            "message": self.message,
             "seconds": self.seconds,
             **self.info,
         }

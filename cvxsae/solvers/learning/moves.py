@@ -216,6 +216,8 @@ class _Split:
                 if norm > 0:
                     halves[half] = direction / norm
             side = targets @ halves[1] > targets @ halves[0]
+        if not halves.any(axis=1).all():  # one half was never preferred: nothing is split, and it has no direction
+            return 0.0, []
         over = np.clip(targets @ halves.T - table.lam, 0, None)
         best = over.max(axis=1).astype(np.float64)
         gain = float((best**2 / 2 - z * (along + z / 2 - table.lam)).sum()) / table.n

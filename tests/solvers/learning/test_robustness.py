@@ -1,0 +1,95 @@
+"""Dictionary learning on what people get wrong, and on data that rounding spoils."""
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import torch
+
+from cvxsae import InputError, JointProblem, Status, certify, grow, learn_dictionary
+from cvxsae.solvers.learning.moves import _Split, _Table
+from cvxsae.solvers.learning.start import unit
+from tests.solvers.learning.test_learn import planted
+
+
+def assert_sound(fit):
+    """Unit atoms, a value that the referee agrees with, and a verdict that the numbers bear out."""
+    np.testing.assert_allclose(np.linalg.norm(fit.dictionary, axis=1), 1, atol=1e-12)
+    referee = certify(JointProblem(fit.problem.X, fit.n_atoms, fit.lam, fit.problem.bias), fit.candidate(), tol=1.0)
+    assert referee.is_certified
+    assert referee.value == pytest.approx(fit.value, rel=1e-9)
+    if fit.status is Status.CERTIFIED:
+        assert fit.gap <= 1e-9
+    if fit.status is Status.STATIONARY:
+        assert fit.worst_stationarity <= fit.tol
+
+
+def test_a_split_with_an_empty_half_is_none():
+    """All codes of the atom lie on one side, so that the other half would have no direction: it was NaN once."""
+    residuals = np.tile(np.array([[0.5, 0.0]], dtype=np.float32), (4, 1))
+    codes = sp.csr_array(np.ones((4, 1)))
+    table = _Table(residuals, codes, np.array([[1.0, 0.0]]), 0.1, None)
+    assert _Split(0, np.array([1.0, 0.0])).earn(table) == (0.0, [])
+
+
+def test_growing_beyond_the_datapoints():
+    X = planted(n=120, d=8, k=10)
+    fit = learn_dictionary(X, 5, 0.3)
+    assert_sound(grow(fit, 200, max_seconds=5.0))
+
+
+@pytest.mark.parametrize("seed", [-1, -(2**70)])
+def test_a_seed_that_is_none(seed):
+    with pytest.raises(InputError, match="seed is"):
+        learn_dictionary(planted(n=20), 3, 0.1, seed=seed)
+
+
+def test_certified_means_that_the_returned_value_is_at_the_floor():
+    """Far from the bias the sums cancel, and the loop's value was once believed."""
+    X = np.repeat(np.eye(3), 1000, axis=0) + 1e6
+    assert_sound(learn_dictionary(X, 6, 0.1, bias=None, max_seconds=5.0))
+
+
+def test_words_about_the_end_are_about_stationarity():
+    fit = learn_dictionary(planted(n=200), 6, 0.1, bias=None, tol=1e-15)
+    assert fit.status is Status.STALLED
+    assert "stationarity" in fit.message
+    assert "gap" not in fit.message + fit.remedy
+    assert fit.summary()["message"] == fit.message
+
+
+def test_interruption_before_the_search_is_not_swallowed(monkeypatch):
+    from cvxsae.solvers.newton import WideLimitNewton
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(WideLimitNewton, "step", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        learn_dictionary(planted(n=100) + 0.5, 3, 0.1)
+
+
+@pytest.mark.parametrize("bias", [None, "free"])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 8, 3), (40, 1, 1), (40, 1, 5), (10, 8, 30)])
+def test_smallest_shapes(shape, bias):
+    n, d, k = shape
+    fit = learn_dictionary(planted(n=40, d=8)[:n, :d], k, 0.1, bias=bias, second_order=True)
+    assert fit.dictionary.shape == (k, d)
+    assert_sound(fit)
+
+
+def test_threads_and_data_are_left_alone():
+    X = torch.from_numpy(planted(n=150)).to(torch.float16)
+    before, threads = X.clone(), torch.get_num_threads()
+    fit = learn_dictionary(X, 6, 0.1)
+    assert torch.equal(X, before)
+    assert torch.get_num_threads() == threads
+    assert_sound(fit)
+
+
+@pytest.mark.parametrize("moves", [True, False])
+def test_dead_and_duplicate_atoms_with_curvature(moves):
+    X = planted(n=200)
+    start = np.concatenate([np.tile(unit(X[:1]), (3, 1)), -np.ones((3, 10))])
+    fit = learn_dictionary(X, 6, 0.1, bias=None, init=start, second_order=True, moves=moves)
+    assert fit.least_curvature is not None
+    assert_sound(fit)
