@@ -1,9 +1,9 @@
 """What removing an atom would cost, other codes answering: the price that :func:`cvxsae.shrink` goes by.
 
-With all other codes held, removing atom k costs ``(1/2N) Σ_n z_nk²`` at exact codes (:mod:`moves`). Other atoms
-take over much of it: a duplicate costs nothing, a mixture of atoms that are there costs little. Here every datapoint of the atom
-answers by coordinate descent on its own lasso without that atom. Any codes are feasible, so a price is never less than
-the exact one: ``F(D without k) ≤ F(D) + price_k``.
+With all other codes held, removing atom k costs ``(1/2N) Σ_n z_nk²`` at exact codes (:mod:`moves`). Other atoms take
+over much of it: a duplicate costs nothing, a mixture of atoms that are there costs little. Here every datapoint of
+the atom answers by coordinate descent on its own lasso without that atom. Any codes are feasible, so a price is never
+less than the exact one: ``F(D without k) ≤ F(D) + price_k``.
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
 """Atoms that memorise a few datapoints are given up for what the others leave unexplained.
 
-The support of atom k, ``(Σ_n z_nk)²/Σ_n z_nk²``, is the number of datapoints that share it: s if s datapoints use it
-equally, near 1 if one of them has nearly all. It is the quantity that the cost of an atom in theory.md (L) charges for,
-``λ‖z_k‖₁ √(1 + τ/support)``: an atom whose support is below τ is not worth having there. A local optimum of (P) with few
-datapoints per atom holds two kinds of atoms, shared ones and memorised ones, and descent does not turn the second into
-the first: each holds on to its datapoint. Moves that must pay at once (:mod:`moves`) do not see it either.
-So they are replaced without asking, by directions of data from which only the well-supported atoms are subtracted.
+The support of atom k, ``(Σ_n z_nk)²/Σ_n z_nk²``, is the number of datapoints that share it: s if s of them use it
+equally, near 1 if one of them has nearly all. It is the quantity that the cost of an atom in theory.md (L) charges
+for, ``λ‖z_k‖₁ √(1 + τ/support)``: an atom whose support is below τ is not worth having there. A local optimum of (P)
+with few datapoints per atom holds two kinds of atoms, shared ones and memorised ones, and descent does not turn the
+second into the first: each holds on to its datapoint. Moves that must pay at once (:mod:`moves`) do not see it
+either. So they are replaced without asking, by directions of data from which only the well-supported atoms are
+subtracted.
 """
 
 from __future__ import annotations
@@ -51,8 +52,8 @@ def reseeded(
 ) -> Float64[np.ndarray, "K d"]:
     """The dictionary with its weakly supported atoms replaced by directions of what the others leave of datapoints.
 
-    Datapoints are drawn with probability proportional to the length of ``x_n − b − Σ_{kept k} z_nk d_k``; ``points`` are
-    data less the bias.
+    Datapoints are drawn with probability proportional to the length of ``x_n − b − Σ_{kept k} z_nk d_k``; ``points``
+    are data less the bias.
     """
     weak = weakly_supported(supports(codes))
     left = points - codes[:, np.flatnonzero(~weak)] @ dictionary[~weak]

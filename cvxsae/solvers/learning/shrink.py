@@ -153,8 +153,8 @@ def penalty_path(
     Returns
     -------
     tuple[DictionaryFit, ...]
-        One fit per penalty, in their order, each with its own certificate; with a surplus and two or more penalties, the
-        shrunk fit at the last penalty but one stands before the last.
+        One fit per penalty, in their order, each with its own certificate; with a surplus and two penalties or
+        more, the shrunk fit at the last penalty but one stands before the last.
 
     Raises
     ------
