@@ -174,15 +174,16 @@ def run_loop(
             if iteration >= next_check or late or iteration >= most:
                 record = Record(iteration, elapsed, *algorithm.bounds(problem, state))
                 history.append(record)
-                if callback is not None:
+                if math.isfinite(record.gap):
+                    if record.value <= lowest:
+                        lowest, primal = record.value, state
+                    if record.lower_bound >= highest:
+                        highest, dual = record.lower_bound, state
+                if callback is not None:  # after the state is kept: it may interrupt
                     callback(record)
                 if not math.isfinite(record.gap):
                     status = Status.NONFINITE
                     break
-                if record.value <= lowest:
-                    lowest, primal = record.value, state
-                if record.lower_bound >= highest:
-                    highest, dual = record.lower_bound, state
                 gap = relative_gap(lowest, highest)
                 idle = 0 if gap < best_gap * (1 - 1e-3) else idle + 1
                 best_gap = min(best_gap, gap)

@@ -121,7 +121,7 @@ def test_interrupted_by_the_keyboard(problem):
 
     script, solution = run(problem, [(3.0 - 0.1 * i, 1.0) for i in range(50)], callback=stop)
     assert solution.status is Status.INTERRUPTED
-    assert script.finished == [1]
+    assert script.finished == [2]  # what the callback saw
     assert solution.history[-1].iteration == 2
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from cvxsae.data.arguments import InputError
+from cvxsae.data.arguments import InputError, reason
 from cvxsae.data.files import read_arrays, write_arrays
 from cvxsae.solvers.learning.polish import Pair
 
@@ -84,14 +84,14 @@ def read(path: Path, expected: str) -> tuple[dict[str, Any], float]:
         If the file is no checkpoint, or one of other data or options.
     """
     arrays: dict[str, Any] = dict(read_arrays(path, "checkpoint"))
-    if "fingerprint" not in arrays or int(arrays.get("format", np.int64(0))) != _FORMAT:
+    if "fingerprint" not in arrays or not np.array_equal(arrays.get("format", 0), _FORMAT):
         raise InputError(f"checkpoint {str(path)!r} is not a checkpoint of learn_dictionary; pass another path.")
-    if bytes(arrays["fingerprint"].astype(np.uint8)).decode() != expected:
+    if not np.array_equal(arrays["fingerprint"], np.frombuffer(expected.encode(), dtype=np.uint8)):
         raise InputError(
             f"checkpoint {str(path)!r} belongs to other data or other options; pass another path, or the arguments "
             "it was made with."
         )
-    return arrays, float(arrays["seconds"])
+    return arrays, float(arrays.get("seconds", 0.0))
 
 
 def _pack(state: State, fingerprint: str, seconds: float) -> dict[str, Any]:
@@ -124,7 +124,34 @@ def _pack(state: State, fingerprint: str, seconds: float) -> dict[str, Any]:
 
 
 def unpack(arrays: dict[str, Any], learner: Learner, problem: JointProblem) -> State:
-    """Rebuild the state: sums and residuals are computed again from the codes."""
+    """Rebuild the state: sums and residuals are computed again from the codes.
+
+    Raises
+    ------
+    InputError
+        If arrays are missing, or are not those of a state.
+    """
+    try:
+        _check(arrays, problem)
+        return _unpack(arrays, learner, problem)
+    except (KeyError, ValueError, TypeError, RuntimeError, IndexError) as error:
+        raise InputError(
+            f"checkpoint is damaged ({type(error).__name__}: {reason(error)}); remove the file and start again."
+        ) from None
+
+
+def _check(arrays: dict[str, Any], problem: JointProblem) -> None:
+    """Refuse arrays that no run wrote: a broken dictionary would be certified as stationary."""
+    dictionary, offset = arrays["dictionary"], arrays["offset"]
+    if dictionary.shape != (problem.n_atoms, problem.dim) or offset.shape != (problem.dim,):
+        raise ValueError("dictionary or offset has another shape")
+    if not (np.abs(np.linalg.norm(dictionary, axis=1) - 1) < 1e-9).all() or not np.isfinite(offset).all():
+        raise ValueError("its atoms are not of norm 1, or its offset is not finite")
+    if "codes" in arrays and arrays["codes"].shape != (problem.n_points, problem.n_atoms):
+        raise ValueError("codes have another shape")
+
+
+def _unpack(arrays: dict[str, Any], learner: Learner, problem: JointProblem) -> State:
     from cvxsae.solvers.learning.learner import State  # the learner holds a checkpoint, a checkpoint states
 
     def tensor(array: np.ndarray) -> torch.Tensor:

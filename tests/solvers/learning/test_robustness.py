@@ -93,3 +93,52 @@ def test_dead_and_duplicate_atoms_with_curvature(moves):
     fit = learn_dictionary(X, 6, 0.1, bias=None, init=start, second_order=True, moves=moves)
     assert fit.least_curvature is not None
     assert_sound(fit)
+
+
+def _without(name):
+    return lambda arrays: {entry: array for entry, array in arrays.items() if entry != name}
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        _without("offset"), _without("step_0"), _without("value"),
+        lambda arrays: {**arrays, "format": np.ones(3)},
+        lambda arrays: {**arrays, "fingerprint": np.arange(300)},
+        lambda arrays: {**arrays, "dictionary": np.full((5, 10), np.nan)},
+        lambda arrays: {**arrays, "dictionary": np.ones((5, 10))},
+        lambda arrays: {**arrays, "dictionary": np.eye(3, 10)},
+    ],
+)  # fmt: skip
+def test_a_damaged_checkpoint_is_refused_in_a_sentence(damage, tmp_path):
+    """A dictionary of NaN was once called stationary."""
+    X, path = planted(n=100), tmp_path / "fit.npz"
+    learn_dictionary(X, 5, 0.3, checkpoint=path)
+    with np.load(path) as file:
+        arrays = dict(file)
+    np.savez(path, **damage(arrays))
+    with pytest.raises(InputError, match="checkpoint"):
+        learn_dictionary(X, 5, 0.3, checkpoint=path)
+
+
+@pytest.mark.parametrize("length", [0, 10, 0.5, -1])
+def test_a_truncated_checkpoint_is_refused_in_a_sentence(length, tmp_path):
+    X, path = planted(n=100), tmp_path / "fit.npz"
+    learn_dictionary(X, 5, 0.3, checkpoint=path)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(length * len(content)) if isinstance(length, float) else length])
+    with pytest.raises(InputError, match="cannot be read"):
+        learn_dictionary(X, 5, 0.3, checkpoint=path)
+
+
+@pytest.mark.parametrize("stop_at", [1, 5, 9])
+def test_a_callback_that_interrupts_loses_nothing(stop_at):
+    """The point of the record that the callback saw is the one that is returned."""
+
+    def interrupt(record):
+        if record.iteration == stop_at:
+            raise KeyboardInterrupt
+
+    fit = learn_dictionary(planted(n=200), 6, 0.1, bias=None, callback=interrupt)
+    assert fit.status is Status.INTERRUPTED
+    assert fit.value <= fit.history[-1].value * (1 + 1e-12)
