@@ -125,6 +125,8 @@ def spectral_values(
         energy += float(norms.square().sum())
     eigenvalues = torch.linalg.eigvalsh(moment).flip(0).clamp(min=0)
     slack = 8 * (dim + len(activations)) * EPS * energy
+    each = 8 * dim * EPS * float(eigenvalues[0])  # what LAPACK can do to one eigenvalue
     return tuple(
-        max((energy - float(eigenvalues[:width].sum()) - slack) / (2 * len(activations)), 0.0) for width in widths
+        max((energy - float(eigenvalues[:width].sum()) - slack - min(width, dim) * each) / (2 * len(activations)), 0.0)
+        for width in widths
     )

@@ -202,7 +202,7 @@ def cone_slopes(tilts: int = 64, kappas: int = 9) -> tuple[torch.Tensor, torch.T
 def _cone_slopes_in(cell: int, tilts: int, kappas: int, pieces: int = 400) -> tuple[np.ndarray, np.ndarray]:
     """:func:`cone_slopes` in one cell of q: m and κ, (tilts, kappas). Cells of γ and of c are bounded at safe ends."""
     first, last = (cell / CELLS) ** 4, ((cell + 1) / CELLS) ** 4
-    spread = 0.25 if first < 0.5 < last else max(first * (1 - first), last * (1 - last))
+    spread = (0.25 if first < 0.5 < last else max(first * (1 - first), last * (1 - last))) + 8 * EPS  # ρ cancels
     gamma = np.sin(np.linspace(0.0, np.pi / 2, tilts + 1)) * math.sqrt(spread / 2) * (1 + 4 * EPS)
     rho = np.sqrt(np.maximum(spread - 2 * gamma[:-1] ** 2, 0.0)) + 4 * EPS
     c = np.linspace(0.0, (cell + 1) / CELLS, pieces + 1)

@@ -337,7 +337,7 @@ class _Points:
             value = float(bound.inner_minimum(costs, lower_ends, trial * weights).values.sum()) - trial * limit
             if value > best:
                 best, factor = value, trial
-        slack = 8 * (self.total + 8) * EPS * (best + 2 * factor * limit + self.short_costs)
+        slack = 8 * (self.total + self.directions.shape[1] + 8) * EPS * (best + 2 * factor * limit + self.short_costs)
         value = (best + self.short_costs - slack) / self.total * self.scale**2
         full = np.zeros(self.total)
         full[self.live.numpy()] = (factor * weights * self.scale**2).cpu().numpy()

@@ -80,6 +80,63 @@ def test_no_dictionary_is_cheaper_than_its_cell(value, ratio, rng):
         assert float(cost) <= cheapest(x, D, ratio) * (1 + 1e-9)
 
 
+@pytest.mark.parametrize("cell", [0, 1, 77, 336, 337, 398, 399])
+def test_slopes_cover_every_atom_on_the_cone(cell, rng):
+    """Exact points of (6d), worst tilts and shares included, against the table."""
+    slopes, stretch = (a.numpy() for a in bound.cone_slopes())
+    first, last = ((cell + i) ** 4 / bound.CELLS**4 for i in (0, 1))
+    kappa = np.sqrt(stretch[cell] ** 2 - 1)
+    edges = np.sin(np.linspace(0, np.pi / 2, slopes.shape[1] + 1))
+    spread = 0.25 if first < 0.5 < last else max(first * (1 - first), last * (1 - last))
+    for q in (first, last, rng.uniform(first, last)):
+        for part in (0.0, 1.0, 1 - 1e-9, *rng.random(4)):
+            gamma = part * math.sqrt(q * (1 - q) / 2)
+            rho = math.sqrt(max(q * (1 - q) - 2 * gamma**2, 0))
+            c = np.append(rng.random(400), [1e-9, 1.0]) * q**0.25
+            reach = np.sqrt(1 - c**2)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                p = np.minimum((rho * (1 - c**2) - (1 - q) * c**2) / (2 * gamma * c), reach)
+            kept = p >= -reach
+            tilt = min(int(np.searchsorted(edges * math.sqrt(spread / 2), gamma)), slopes.shape[1])
+            for near in {max(tilt - 1, 0), min(tilt, slopes.shape[1] - 1)} if gamma == 0 else {max(tilt - 1, 0)}:
+                worst = (c[kept][:, None] + kappa[near] * p[kept][:, None]).max(axis=0, initial=0)
+                assert (np.maximum(worst, kappa[near]) <= slopes[cell, near] * (1 + 1e-12)).all()
+
+
+@pytest.mark.parametrize("both_signs", [False, True])
+@pytest.mark.parametrize("ratio", [0.1])
+def test_atoms_that_aim_at_a_low_cost_for_their_share(ratio, both_signs):
+    """Descent on atoms and codes together towards the least φ/Ψ: it comes close to T15 and never below."""
+    generator = torch.Generator().manual_seed(0)
+    k = bound.kernel(2)
+    costs, ends = bound.least_costs(torch.ones(1, dtype=torch.float64), ratio, k)[0], bound.shares(k)
+    atoms = torch.randn((60, 3, 3), generator=generator, dtype=torch.float64)
+    atoms[:, :, 0] = 1
+    atoms.requires_grad_()
+    codes = torch.rand((60, 3), generator=generator, dtype=torch.float64, requires_grad=True)
+    steps = torch.optim.Adam([atoms, codes], lr=0.02)
+    closest = math.inf
+    for _ in range(100):
+        D = atoms / torch.linalg.vector_norm(atoms, dim=2, keepdim=True)
+        z = codes if both_signs else codes.square()
+        residual = torch.eye(3, dtype=torch.float64)[0] - (z[:, :, None] * D).sum(dim=1)
+        cost = residual.square().sum(dim=1) / 2 + ratio * z.abs().sum(dim=1)
+        gram, products = (D @ D.transpose(1, 2)).square(), D[:, :, 0].square()
+        q = (products * torch.linalg.solve(gram + 1e-12 * torch.eye(3), products)).sum(dim=1)
+        above = torch.searchsorted(ends, q.detach()).clamp(1, bound.CELLS - 1)
+        part = (q - ends[above - 1]) / (ends[above] - ends[above - 1])
+        loss = cost / (costs[above - 1] * (1 - part) + costs[above] * part)
+        sound = torch.linalg.eigvalsh(gram.detach())[:, 0] > 1e-6
+        cell = (torch.searchsorted(ends, q.detach() * (1 + 1e-5), right=True) - 1).clamp(0, bound.CELLS - 1)
+        assert bool((cost / costs[cell]).detach()[sound].min() >= 1 - 1e-9)
+        busy = sound & (q.detach() < 0.9) & (costs[cell] > 1.03 * costs[-1])
+        closest = min(closest, float((cost / costs[cell]).detach()[busy].min())) if bool(busy.any()) else closest
+        steps.zero_grad()
+        loss.sum().backward()
+        steps.step()
+    assert closest < 1.1
+
+
 def two_atoms(ratio, steps=160):
     """Costs and shares (for t²) of pairs of atoms either side of x in a plane: close to the cheapest there are."""
     first, second = np.meshgrid(np.linspace(0.01, 1.5, steps), np.linspace(0.01, 2.8, steps), indexing="ij")

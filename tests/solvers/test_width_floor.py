@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import hypothesis.strategies as st
@@ -14,10 +15,11 @@ from hypothesis import given, settings
 
 from cvxsae import InputError, WideLimit, spectral_floor, width_floor
 from cvxsae.relaxations import kernel_floor as bound
+from cvxsae.relaxations.floors import Floor, FloorPart
 from cvxsae.solvers.width_floor import width_floors
 from cvxsae.validation.floor_check import check_floor
 from tests import problems
-from tests.problems import primal, solve, unit
+from tests.problems import huber, primal, solve, unit
 
 
 def codes(X, D, lam, Z, sweeps=30):
@@ -245,6 +247,59 @@ def test_claims_without_proof_are_noticed(points):
     assert "needs a kernel" in objections(kernel=None)
     assert "its parts give" in " ".join(check_floor(points, replace(floor, value=floor.value * 1.02)))
     assert "no pairs" in " ".join(check_floor(points, replace(floor, bias="free")))
+
+
+def test_floors_without_parts_are_computed_again(points):
+    wide, spectral = width_floor(points, 0.05, 99), spectral_floor(points, 0.05, 2, bias=np.ones(6))
+    free = width_floor(points + 3, 0.05, 99, bias="free")
+    assert (wide.theorem, spectral.theorem, free.theorem) == ("T9", "T10", "T9")
+    for X, found in ((points, wide), (points, spectral), (points + 3, free)):
+        floor = replace(found, parts=())
+        assert check_floor(X, floor) == ()
+        assert len(check_floor(X, replace(floor, value=floor.value * (1 + 1e-6)))) == 1
+    assert "needs parts" in " ".join(check_floor(points, replace(free, theorem="T10", parts=())))
+    assert check_floor(np.eye(3)[[0, 0]], spectral_floor(np.eye(3)[[0, 0]], 1e-9, 1)) == ()  # zero but for rounding
+
+
+def test_a_floor_for_something_else_is_noticed(points):
+    floor = width_floor(points, 0.05, 8)
+    for bias in (np.zeros(1), np.full(6, np.nan)):
+        assert "neither None nor" in " ".join(check_floor(points, replace(floor, bias=bias)))
+    for changes in ({"lam": -1.0}, {"lam": np.nan}, {"n_atoms": 0}, {"n_atoms": -52}):
+        assert "above zero" in " ".join(check_floor(points, replace(floor, **changes)))
+
+
+def test_one_partner_for_all_is_noticed():
+    """One far point paired with twenty would charge its distance twenty times; the best bias charges it once."""
+    X = np.zeros((21, 6))
+    X[0] = 10
+    value = float(huber(np.linalg.norm(X[:1] / 2, axis=1), 0.05)[0])
+    part = FloorPart(np.arange(1, 21), np.array([0]), value, "T9")
+    floor = Floor(value * 40 / 21, 8, 0.05, "T9", "free", (part,))
+    assert floor.value > 1.5 * solve(WideLimit(X, 0.05, "free")).value
+    assert "as many partners" in " ".join(check_floor(X, floor))
+    honest = replace(part, rows=np.array([1]))
+    assert check_floor(X, replace(floor, value=value * 2 / 21, parts=(honest,))) == ()
+
+
+def test_rows_and_kernels_that_prove_nothing(points):
+    floor = width_floor(points, 0.05, 8)
+    part: Any = floor.parts[0]
+
+    def objections(**changes):
+        return " ".join(check_floor(points, replace(floor, parts=(replace(part, **changes),))))
+
+    for rows in (np.arange(60.0), np.arange(60)[:, None], np.ones(60, dtype=bool)):
+        assert "whole numbers" in objections(rows=rows)
+    assert "no datapoints" in objections(rows=np.zeros(0, dtype=int))
+    assert "one a point" in objections(weights=part.weights[:, None])
+    assert "is claimed to be nan" in objections(share_limit=np.nan)
+    assert "T15 holds for the kernel t²" in objections(kernel=bound.kernel(3))
+    for terms in (((2,), (0.01,)), ((2, 4), (2.0, -1.0)), ((0,), (1.0,)), ((2.5,), (1.0,))):
+        kernel = SimpleNamespace(powers=terms[0], coefficients=terms[1])
+        assert "sum to 1" in " ".join(check_floor(points, replace(floor, parts=(replace(part, kernel=kernel),))))
+    points[3] = 0  # a weight where there is no direction is ignored, not an error
+    assert "Λ_K" not in " ".join(check_floor(points, floor))
 
 
 @pytest.mark.parametrize(
