@@ -21,7 +21,7 @@ from cvxsae.solvers.encode import encode_rows
 from cvxsae.solvers.learning import checkpoint as checkpoints
 from cvxsae.solvers.learning.fit import DictionaryFit
 from cvxsae.solvers.learning.learner import MINIBATCH_TOL, Ground, Learner, State
-from cvxsae.solvers.learning.moves import renew, sample_rows
+from cvxsae.solvers.learning.moves import renew, sample_rows, unit_length
 from cvxsae.solvers.learning.start import datapoint_directions, random_directions
 from cvxsae.solvers.newton import WideLimitNewton
 from cvxsae.solvers.solution import Record, Status, relative_gap
@@ -255,18 +255,19 @@ def fill(
     rows = sample_rows(problem.n_points, problem.dim)
     data = problem.X if len(rows) == problem.n_points else problem.X[rows]
     points = data.to_numpy() - bias
+    length = unit_length(float(np.square(points).sum(axis=1).mean()))
     while len(dictionary) < problem.n_atoms:
         wanted = min(problem.n_atoms - len(dictionary), max(_LEAST_GROWTH, len(dictionary) // _GROWTH))
         codes = encode_rows(
             data, torch.from_numpy(dictionary), problem.lam, bias=torch.from_numpy(bias), tol=MINIBATCH_TOL,
             device=device,
         ).codes  # fmt: skip
-        residuals = (points - codes @ dictionary).astype(np.float32)
+        residuals = ((points - codes @ dictionary) / length).astype(np.float32)
         padded = np.concatenate([dictionary, random_directions(wanted, problem.dim, rng)])
         empty = sp.csr_array((len(points), wanted))
         renewal = renew(
             residuals, sp.csr_array(sp.hstack([codes, empty], format="csr")), padded, problem.lam, at_most=wanted,
-            seed=seed + len(dictionary), device=device,
+            seed=seed + len(dictionary), length=length, device=device,
         )  # fmt: skip
         if renewal is None:  # no residual is longer than λ: this dictionary is optimal at any width (T7)
             missing = problem.n_atoms - len(dictionary)

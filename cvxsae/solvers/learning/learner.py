@@ -28,7 +28,7 @@ from cvxsae.relaxations.candidate import Candidate
 from cvxsae.relaxations.curvature import Curvature
 from cvxsae.relaxations.joint import JointProblem
 from cvxsae.solvers.encode import encode_rows
-from cvxsae.solvers.learning.moves import renew, sample_rows
+from cvxsae.solvers.learning.moves import renew, sample_rows, unit_length
 from cvxsae.solvers.learning.polish import Pair, Place, descend, gradient_at, retract
 from cvxsae.solvers.learning.statistics import Statistics
 from cvxsae.solvers.solution import Status
@@ -388,10 +388,11 @@ class Learner:
         every = len(rows) == problem.n_points
         dead = int((np.bincount(codes.indices, minlength=len(dictionary)) == 0).sum())
         share = max(1, len(dictionary) // _MOVES_SHARE) if self.moves else 0
-        residuals = self._residuals(problem, dictionary, offset, codes, None if every else rows)
+        length = unit_length(self.ground.energy / problem.n_points)
+        residuals = self._residuals(problem, dictionary, offset, codes, None if every else rows, length)
         return renew(
             residuals, codes, dictionary.cpu().numpy(), problem.lam, at_most=max(dead, share), seed=self.seed + seed,
-            rows=None if every else rows, device=self.device,
+            rows=None if every else rows, length=length, device=self.device,
         )  # fmt: skip
 
     def _escape(self, problem: JointProblem, place: Place) -> tuple[float, Place | None]:
@@ -443,16 +444,16 @@ class Learner:
 
     def _residuals(
         self, problem: JointProblem, dictionary: Float64[torch.Tensor, "K d"], offset: Float64[torch.Tensor, " d"],
-        codes: sp.csr_array, rows: Int64[np.ndarray, " n"] | None,
+        codes: sp.csr_array, rows: Int64[np.ndarray, " n"] | None, length: float,
     ) -> Float32[np.ndarray, "n d"]:  # fmt: skip
-        """``x − b − zD`` of all datapoints, or of some, in float32."""
+        """``x − b − zD`` of all datapoints, or of some, in float32, divided by a length."""
         bias, atoms = self.bias(offset).numpy(), dictionary.cpu().numpy()
         if rows is not None:
-            return (problem.X[rows].to_numpy() - bias - codes[rows] @ atoms).astype(np.float32)
+            return ((problem.X[rows].to_numpy() - bias - codes[rows] @ atoms) / length).astype(np.float32)
         blocks, start = [], 0
         for batch in problem.X.batches():
             points = batch.cpu().numpy() - bias
-            blocks.append((points - codes[start : start + len(points)] @ atoms).astype(np.float32))
+            blocks.append(((points - codes[start : start + len(points)] @ atoms) / length).astype(np.float32))
             start += len(points)
         return np.concatenate(blocks)
 

@@ -9,6 +9,7 @@ what its datapoints gain by choosing the better half (T8). A move is made where 
 from __future__ import annotations
 
 import heapq
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -57,6 +58,11 @@ def sample_rows(n_points: int, dim: int) -> Int64[np.ndarray, " n"]:
     return np.unique(np.linspace(0, n_points - 1, min(n_points, most)).astype(np.int64))
 
 
+def unit_length(mean_square: float) -> float:
+    """A power of two about as long as datapoints are: divided by it, residuals fit float32, and no bit is lost."""
+    return 2.0 ** round(math.log2(mean_square) / 2) if mean_square > 0 else 1.0
+
+
 def renew(
     residuals: Float[np.ndarray, "n d"],
     codes: sp.csr_array,
@@ -66,6 +72,7 @@ def renew(
     at_most: int,
     seed: int,
     rows: Int64[np.ndarray, " n"] | None = None,
+    length: float = 1.0,
     device: torch.device | None = None,
 ) -> Renewal | None:
     """Give up atoms that earn less than the best new atom or split would; None where no move pays.
@@ -73,7 +80,7 @@ def renew(
     Parameters
     ----------
     residuals
-        ``x_n − b − z_n D`` of the datapoints in ``rows``, (n, d), float32.
+        ``(x_n − b − z_n D) / length`` of the datapoints in ``rows``, (n, d), float32.
     codes
         Codes of all datapoints, (N, K).
     dictionary
@@ -86,10 +93,12 @@ def renew(
         Of the residuals that the search for new atoms starts from.
     rows
         Which datapoints the residuals are of; all by default.
+    length
+        What the residuals were divided by, as :func:`unit_length` says; codes and λ are in units of the data.
     device
         Where to search.
     """
-    table = _Table(residuals, codes, dictionary, lam, rows)
+    table = _Table(residuals, sp.csr_array(codes / length), dictionary, lam / length, rows)
     victims = table.victims(at_most)
     proposals = _proposals(table, len(victims), seed, device or torch.device("cpu"))
     renewed: list[int] = []
@@ -104,7 +113,7 @@ def renew(
         total += earned
     if not renewed:
         return None
-    return Renewal(table.dictionary, table.collect(), tuple(renewed), total)
+    return Renewal(table.dictionary, sp.csr_array(table.collect() * length), tuple(renewed), total * length**2)
 
 
 class _Table:

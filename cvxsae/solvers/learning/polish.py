@@ -150,8 +150,8 @@ def _factor(statistics: Statistics, lam: float) -> Float64[torch.Tensor, "K1 K1"
     hessian[:-1, :-1] = statistics.products / n_points
     hessian[:-1, -1] = hessian[-1, :-1] = statistics.mass / n_points
     hessian[-1, -1] = 1
-    curved = lam * statistics.mass / n_points
-    hessian.diagonal()[:-1] += curved + _RIDGE * (1 + curved.max())
+    curved = hessian.diagonal()[:-1] + lam * statistics.mass / n_points
+    hessian.diagonal()[:-1] += lam * statistics.mass / n_points + _RIDGE * curved.max().clamp(min=lam**2)
     return torch.linalg.cholesky(hessian)
 
 

@@ -8,6 +8,7 @@ For fixed codes the objective (P) depends on data and codes through ``A = ZᵀZ`
 
 from __future__ import annotations
 
+import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -30,7 +31,7 @@ _WORTH_A_THREAD = 20_000
 
 @dataclass
 class Statistics:
-    """Sums over the datapoints seen, float64, on one device, updated in place; data are measured from the owner's origin.
+    """Sums over the datapoints seen, float64, on one device, updated in place; data as seen from the origin.
 
     Attributes
     ----------
@@ -157,8 +158,10 @@ class Statistics:
 
         One product per block of atoms gives their targets, the sequential updates inside a block keep them exact.
         """
-        products = self.products.to(dtype)
-        linear = (self.crosses - torch.outer(self.mass, offset)).to(dtype)
+        # A power of two, by which no bit is lost: squares of the data need not fit a narrower dtype.
+        shrink = 2.0 ** -math.frexp(float(self.products.diagonal().max()))[1]
+        products = (self.products * shrink).to(dtype)
+        linear = ((self.crosses - torch.outer(self.mass, offset)) * shrink).to(dtype)
         atoms = dictionary.to(dtype, copy=True)
         for first in range(0, len(atoms), BLOCK):
             rows = slice(first, first + BLOCK)
