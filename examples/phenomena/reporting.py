@@ -1,0 +1,60 @@
+"""What every script of this folder shares: options, a table, claims that are checked, figures."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+
+def parser(doc: str | None) -> argparse.ArgumentParser:
+    """Options of a script: ``--out FOLDER`` for its figure; the first paragraph of its docstring as help."""
+    options = argparse.ArgumentParser(description=(doc or "").partition("\n\n")[0])
+    options.add_argument("--out", type=Path, help="folder to write the figure into; none is written without")
+    return options
+
+
+def table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print rows under headers, aligned."""
+    cells = [list(headers)] + [[value if isinstance(value, str) else f"{value:.6g}" for value in row] for row in rows]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(headers))]
+    for row in cells:
+        print("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)))
+    print()
+
+
+class Claims:
+    """Claims as they are checked; ``exit_code`` is 1 once one has failed."""
+
+    def __init__(self) -> None:
+        self.exit_code = 0
+
+    def check(self, claim: str, holds: object) -> None:
+        """Print the claim with its verdict."""
+        print(f"{'holds ' if holds else 'FAILS '} {claim}")
+        if not holds:
+            self.exit_code = 1
+
+    def close(self, claim: str, measured: float, expected: float, tol: float) -> None:
+        """Claim that two numbers agree to within ``tol``, absolute."""
+        difference = abs(measured - expected)
+        detail = f"{measured:.8g}, expected {expected:.8g}, difference {difference:.1e} ≤ {tol:.0e}"
+        self.check(f"{claim}: {detail}", difference <= tol)
+
+
+def best_match(atoms: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For each wanted unit vector the index of the atom with the largest cosine, and 1 − that cosine."""
+    cosines = wanted @ atoms.T
+    return cosines.argmax(axis=1), 1 - cosines.max(axis=1)
+
+
+def save(figure: Figure, folder: Path | None, name: str) -> None:
+    """Write ``phenomena_NAME.png``, small enough for a repository; nothing without a folder."""
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"phenomena_{name}.png"
+        figure.savefig(path, dpi=80)
+        print(f"figure: {path}")
