@@ -351,7 +351,7 @@ class _Store:
         digest = hashlib.sha256()
         for batch in asked.data.batches():
             digest.update(batch.cpu().contiguous().numpy().tobytes())
-        # Widths may be added to a comparison; all else must be the same.
+        # All must be the same, widths too: the floors of all widths are computed at once.
         self.asked = {**asked.settings(), "data": digest.hexdigest()}
         nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
         if not nearest.is_dir():

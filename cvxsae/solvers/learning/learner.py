@@ -256,7 +256,8 @@ class Learner:
         statistics.add(codes, points)
         dictionary = statistics.sweep(state.dictionary, state.offset, dtype=torch.float32)
         offset = state.offset
-        if problem.bias_is_free:
+        # In the first pass, datapoints not yet coded would drag the bias to their mean, however far out some are.
+        if problem.bias_is_free and state.counts.get("epochs"):
             offset = offset + statistics.mean_residual(dictionary, offset)
         batches = (*state.batches[:part], codes, *state.batches[part + 1 :])
         after = replace(state, dictionary=dictionary, offset=offset, batches=batches)

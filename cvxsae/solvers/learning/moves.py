@@ -192,7 +192,7 @@ class _NewAtom:
         direction = self.direction.astype(np.float32)
         over = np.clip(table.residuals @ direction - table.lam, 0, None)
         if over.any():
-            direction = over @ table.residuals
+            direction = (over / over.max()) @ table.residuals  # squares of what is short would vanish in float32
             direction /= np.linalg.norm(direction)
             over = np.clip(table.residuals @ direction - table.lam, 0, None)
         rows = np.flatnonzero(over)

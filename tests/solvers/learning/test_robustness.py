@@ -154,3 +154,17 @@ def test_powers_of_two_change_nothing_but_the_scale(power, n):
     assert scaled.status is plain.status
     assert scaled.value == pytest.approx(scale**2 * plain.value, rel=1e-6)
     assert len(scaled.history) == len(plain.history)
+
+
+def test_a_datapoint_far_out_does_not_carry_the_bias_away():
+    """In the first minibatches the others had no codes yet, and the bias went to their mean: F was 1e9 after that."""
+    X = np.concatenate([planted(n=1500), np.full((1, 10), 1e6)])
+    fit = learn_dictionary(X, 6, 0.1, max_steps=4)
+    single = learn_dictionary(X, 6, 0.1, max_steps=1)
+    assert np.linalg.norm(single.bias) < 10
+    assert fit.value < 1e4
+
+
+def test_moves_where_residuals_are_tiny_beside_the_data():
+    X = planted(n=1100) + 1e12
+    assert_sound(learn_dictionary(X, 6, 0.1, bias=None, max_steps=5))
