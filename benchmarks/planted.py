@@ -9,9 +9,10 @@ learned uses k, the distribution of codes or the true atoms: `cvxsae.penalty_pat
 penalties below, and the last fit of its path, at the smallest penalty, is judged. One thread; the clock is CPU time.
 
 `F(found)` and `F(truth)` have exact, certified codes. `F(from truth)` is the local optimum that descent from the true
-atoms reaches: a failure is the *search's* if it is below F(found), for then a better dictionary is known, and the
-*objective's* if not. `truth moves to` is its match: what the objective itself does to the true atoms at this penalty.
-`F_wide` and `floor` are certified: no dictionary of any width, or of this width (`cvxsae.width_floor`), is below them.
+atoms reaches: a failure is the *search's* if it is below F(found) by more than 1e-4 of it, for then a better
+dictionary is known, and the *objective's* if not and the promised match is missed. `truth moves to` is its match: what
+the objective itself does to the true atoms at this penalty. `F_wide` and `floor` are certified: no dictionary of any
+width, or of this width (`cvxsae.width_floor`), is below them.
 
 Every finished run is added to ``benchmarks/results/planted.json`` at once and not run again while it is there;
 ``planted.md`` is written from it.
@@ -98,16 +99,16 @@ def record(n_atoms: int, seed: int) -> dict[str, Any]:
     stages = [stage(X, atoms, fit) for fit in fits]
     return {
         "n_atoms": n_atoms, "dim": DIMS[n_atoms], "seed": seed, "options": {**options, "lams": list(options["lams"])},
-        "seconds": seconds, **stages[-1], "from_truth": truth.value,
+        **stages[-1], "path_seconds": seconds, "from_truth": truth.value,
         "truth_moves_to": match(truth.dictionary, atoms)[0], "floor": floor.value, "stages": stages,
     }  # fmt: skip
 
 
 def whose(run: dict[str, Any]) -> str:
-    """Whose failure a match below the promise is."""
-    if run["match"] >= 0.995:
-        return "none"
-    return "search" if run["from_truth"] < run["found"] * (1 - 1e-6) else "objective"
+    """Whose failure it is: any run with a better dictionary known counts, also one that keeps the promise."""
+    if run["from_truth"] < run["found"] * (1 - 1e-4):
+        return "search"
+    return "none" if run["match"] >= PROMISED[run["n_atoms"]] else "objective"
 
 
 def report(runs: list[dict[str, Any]]) -> str:
@@ -123,10 +124,12 @@ def report(runs: list[dict[str, Any]]) -> str:
         here = [run for run in runs if run["n_atoms"] == n_atoms]
         if here:
             dictionary, topk, relu = PUBLISHED[n_atoms]
-            mean, cpu = (statistics.mean(run[name] for run in here) for name in ("match", "seconds"))
+            mean = statistics.mean(run["match"] for run in here)
+            timed = [run["path_seconds"] for run in here if run["path_seconds"] is not None]
+            cpu = f"{statistics.mean(timed):.0f}" if timed else "not kept"
             lines.append(
                 f"| {n_atoms} | {dim} | **{mean:.4f}** | {len(here)} | {PROMISED[n_atoms]} | {dictionary:.3f} | "
-                f"{topk:.3f} | {relu:.3f} | {cpu:.0f} |"
+                f"{topk:.3f} | {relu:.3f} | {cpu} |"
             )
     lines += [
         "\n## Every run, at the last penalty\n",
@@ -138,7 +141,8 @@ def report(runs: list[dict[str, Any]]) -> str:
     lines += [
         f"| {run['n_atoms']} | {run['seed']} | {run['lam']} | {run['match']:.4f} | {run['above_0.95']:.3f} | "
         f"{run['found']:.6f} | {run['truth']:.6f} | {run['from_truth']:.6f} | {run['truth_moves_to']:.4f} | "
-        f"{run['wide']:.6f} | {run['floor']:.6f} | {whose(run)} | {run['stationarity']:.1e} | {run['seconds']:.0f} |"
+        f"{run['wide']:.6f} | {run['floor']:.6f} | {whose(run)} | {run['stationarity']:.1e} | "
+        f"{'not kept' if run['path_seconds'] is None else round(run['path_seconds'])} |"
         for run in ordered
     ]
     lines += [

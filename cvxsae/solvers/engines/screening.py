@@ -88,9 +88,7 @@ class PreparedDictionary:
         Number of datapoints that will be coded: with enough of them a table of all inner products is worth computing.
     """
 
-    def __init__(
-        self, rows: Float[torch.Tensor, "K d"], device: torch.device | None = None, *, uses: int = 0
-    ) -> None:
+    def __init__(self, rows: Float[torch.Tensor, "K d"], device: torch.device | None = None, *, uses: int = 0) -> None:
         self.uses = uses
         self.device = torch.device("cpu") if device is None else device
         self.exact = rows.detach().to(device=self.device, dtype=torch.float64).contiguous()
