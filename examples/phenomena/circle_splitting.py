@@ -27,13 +27,16 @@ LAMBDAS = (0.05, 0.01, 1e-3, 1e-4)
 
 def main(argv: Sequence[str] | None = None) -> int:
     options = parser(__doc__)
-    options.add_argument("--points", type=int, default=840, help="a multiple of 840 = lcm(3, …, 8) is best")
+    options.add_argument(
+        "--points", type=int, default=840, help="a multiple of 840 = lcm(3, …, 8): otherwise corners lock to points"
+    )
+    options.add_argument("--widths", type=int, nargs="+", default=[3, 4, 5, 6, 7, 8], help="M, rising")
     asked = options.parse_args(argv)
     claims = Claims()
     data = circle_feature(asked.points, 10, seed=0, even=True)
     plane = data.dictionary[:2]
     rows, polygons, worst_gap, worst_cost, off, uneven = [], {}, 0.0, 0.0, 0.0, 0.0
-    for M in range(3, 9):
+    for M in asked.widths:
         fit = learn_dictionary(data.X, M, LAMBDAS[0], bias=None, tol=1e-5)
         for lam in LAMBDAS[1:]:
             fit = learn_dictionary(data.X, M, lam, bias=None, tol=1e-5, init=fit, moves=False)
@@ -63,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         polygons[M] = flat
     cost = np.array([row[1] for row in rows])
     claims.check(
-        f"F/λ at λ = {LAMBDAS[-1]:g} is (M/π) tan(π/M): largest error {worst_cost:.1e} ≤ 1e-03, M = 3 to 8",
+        f"F/λ at λ = {LAMBDAS[-1]:g} is (M/π) tan(π/M): largest error {worst_cost:.1e} ≤ 1e-03, M = {asked.widths}",
         worst_cost <= 1e-3,
     )
     claims.check(f"every dictionary is a regular polygon: gaps to {worst_gap:.1e} ≤ 1e-03 radians", worst_gap <= 1e-3)
@@ -82,7 +85,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     figure = Figure(figsize=(10, 3), layout="constrained")
     axes = figure.subplots(1, 4, width_ratios=(1, 1, 1, 1.6))
     turn = np.linspace(0, 2 * np.pi, 200)
-    for axis, M in zip(axes, (3, 5, 8), strict=False):
+    for axis, M in zip(
+        axes[:3], (asked.widths[0], asked.widths[len(asked.widths) // 2], asked.widths[-1]), strict=True
+    ):
         order = np.argsort(np.arctan2(polygons[M][:, 1], polygons[M][:, 0]))
         corners = polygons[M][np.append(order, order[0])]
         axis.plot(np.cos(turn), np.sin(turn), color="lightgrey")

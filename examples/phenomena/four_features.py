@@ -5,8 +5,8 @@
 Four orthonormal features in R^50: f0 fires with probability 0.25, f1 on a fifth of that and only with f0, f2 and f3
 with 0.05. The datapoints are the population itself: 8,000 rows, each pattern as often as its probability says. Four
 atoms, no bias. Searches from datapoints (several seeds) and from the true features end in the same dictionary, which
-has absorbed f0 into the atom of f1. The true dictionary is not even stationary: the identity (2) of T4 fails by exactly 1
-between f1 and f0.
+has absorbed f0 into the atom of f1. The true dictionary is not even stationary: the identity (2) of T4 fails by
+exactly 1 between f1 and f0.
 
 The absorbed dictionary {f0, (f0+f1)/√2, f2, f3} has a closed value (C1). The optimum is lower by O(λ²): features
 that fire independently lean towards each other a little (T4, consequence c). So as λ → 0, F/λ tends to C4 at

@@ -45,12 +45,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser(__doc__)
     options.add_argument("--points", type=int, default=3000)
     options.add_argument("--noises", type=float, nargs="+", default=[0.0, 0.02, 0.05, 0.1], help="0 first, rising")
+    options.add_argument("--seeds", type=int, default=2, help="of which the best is looked at")
     asked = options.parse_args(argv)
     claims = Claims()
     rows, error, mismatch, stationarity = [], 0.0, 0.0, 0.0
     for noise in asked.noises:
         data = sparse_features(asked.points, 24, 32, seed=0, probability=0.08, noise=noise)
-        fit = learn_dictionary(data.X, 32, LAM, bias=None, tol=1e-4)
+        fits = [learn_dictionary(data.X, 32, LAM, bias=None, seed=seed, tol=1e-4) for seed in range(asked.seeds)]
+        fit = min(fits, key=lambda found: found.value)
         found = feature_statistics(data.X, fit.dictionary, LAM, codes=fit.codes)
         parts = residual_structure(found)
         error = max(error, pythagoras(data.X, found))

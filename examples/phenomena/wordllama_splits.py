@@ -3,7 +3,7 @@
     python examples/phenomena/wordllama_splits.py [--points 4000] [--width 64] [--seeds 1] [--out folder]
 
 Split scores (T8) are computed on a converged dictionary of K atoms. Then 2K atoms are learned *afresh*, from another
-seed: a dictionary grown from the first would be circular, for growing places atoms by these scores. An atom at width 2K
+seed: a dictionary grown from the first (``--grow``) is circular, for growing places atoms by these scores. An atom at width 2K
 is a child of the atom at width K it is closest to (largest cosine). The split that was realised is measured three ways:
 
     children   number of children
@@ -30,7 +30,7 @@ from matplotlib.figure import Figure
 from reporting import Claims, parser, save, table
 from scipy.stats import spearmanr
 
-from cvxsae import DictionaryFit, check_optimality, encode, learn_dictionary
+from cvxsae import DictionaryFit, check_optimality, encode, grow, learn_dictionary
 from cvxsae.data import wordllama
 from cvxsae.relaxations.refinement import split_atom
 
@@ -116,13 +116,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     options.add_argument("--width", type=int, default=64)
     options.add_argument("--seeds", type=int, default=1, help="independent pairs of dictionaries")
     options.add_argument("--tol", type=float, default=2e-3, help="stationarity of both dictionaries (T3)")
+    options.add_argument("--grow", action="store_true", help="grow the wide dictionary from the narrow one instead")
     asked = options.parse_args(argv)
     claims = Claims()
     X = sample(asked.points, 0)
     tables, worst = [], 0.0
     for seed in range(asked.seeds):
         narrow = learn_dictionary(X, asked.width, LAM, bias=None, seed=seed, tol=asked.tol)
-        wide = learn_dictionary(X, 2 * asked.width, LAM, bias=None, seed=1000 + seed, tol=asked.tol)
+        if asked.grow:
+            wide = grow(narrow, 2 * asked.width)
+        else:
+            wide = learn_dictionary(X, 2 * asked.width, LAM, bias=None, seed=1000 + seed, tol=asked.tol)
         worst = max(worst, narrow.worst_stationarity, wide.worst_stationarity)
         print(f"seed {seed}: F {narrow.value:.5f} at {narrow.n_atoms} atoms, {wide.value:.5f} at {wide.n_atoms}")
         guesses, directions = predictors(X, narrow, seed)

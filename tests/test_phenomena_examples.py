@@ -1,0 +1,98 @@
+"""The phenomena's scripts: their claims hold, and they notice when they do not."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cvxsae import encode
+from cvxsae.data import circle_feature
+
+PHENOMENA = Path(__file__).parents[1] / "examples" / "phenomena"
+
+SMALL = {
+    "nested_pair": ["--small"],
+    "four_features": ["--small"],
+    "twenty_features": ["--small", "--points", "2000"],
+    "dense_antipodal": ["--seeds", "1"],
+    "circle_splitting": [],
+    "residual_structure": ["--seeds", "1", "--noises", "0", "0.05"],
+    "wordllama_splits": ["--points", "400", "--width", "8"],
+}
+
+
+@pytest.fixture
+def script(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(PHENOMENA))
+    return importlib.import_module(request.param)
+
+
+def test_every_script_is_listed():
+    helpers = {"reporting", "trees"}
+    assert {path.stem for path in PHENOMENA.glob("*.py")} - helpers == set(SMALL)
+
+
+@pytest.mark.parametrize(("script", "options"), SMALL.items(), ids=list(SMALL), indirect=["script"])
+def test_claims_hold(script, options, tmp_path, capsys):
+    assert script.main([*options, "--out", str(tmp_path)]) == 0, capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "holds" in printed
+    assert "FAILS" not in printed
+    assert [path.name for path in tmp_path.iterdir()] == [f"phenomena_{script.__name__}.png"]
+
+
+def spoilt(learn: Any, angle: float) -> Any:
+    """A learner whose first atom is turned a little towards a fixed direction."""
+
+    def turned(X: Any, n_atoms: int, lam: float, **options: Any) -> Any:
+        fit = learn(X, n_atoms, lam, **options)
+        atoms = fit.dictionary.copy()
+        atoms[0] += angle * np.random.default_rng(99).standard_normal(atoms.shape[1])
+        atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
+        return replace(fit, dictionary=atoms, codes=encode(X, atoms, lam, bias=fit.bias, tol=1e-9))
+
+    return turned
+
+
+@pytest.mark.parametrize(
+    ("script", "options", "claim"),
+    [
+        ("nested_pair", ["--small"], "C1: F is the closed form everywhere"),
+        ("twenty_features", ["--small", "--points", "2000"], "absorption gaps are 1"),
+        ("dense_antipodal", ["--seeds", "1"], "C8: the pair, b = 0"),
+    ],
+    indirect=["script"],
+)
+def test_a_worse_dictionary_fails(script, options, claim, monkeypatch, capsys):
+    monkeypatch.setattr(script, "learn_dictionary", spoilt(script.learn_dictionary, 0.2))
+    assert script.main(options) == 1
+    assert any(line.startswith("FAILS") and claim in line for line in capsys.readouterr().out.splitlines())
+
+
+@pytest.mark.parametrize("script", ["circle_splitting"], indirect=True)
+def test_an_ellipse_is_not_a_circle(script, monkeypatch, capsys):
+    def ellipse(*arguments: Any, **options: Any) -> Any:
+        data = circle_feature(*arguments, **options)
+        u = data.dictionary[0]
+        return replace(data, X=data.X + 0.3 * np.outer(data.X @ u, u))
+
+    monkeypatch.setattr(script, "circle_feature", ellipse)
+    assert script.main(["--points", "120", "--widths", "3"]) == 1
+    failed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("FAILS")]
+    assert any("(M/π) tan(π/M)" in line for line in failed)
+    assert any("regular polygon" in line for line in failed)
+
+
+def test_as_a_reader_runs_them():
+    command = [sys.executable, str(PHENOMENA / "nested_pair.py"), "--small"]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True, cwd=PHENOMENA.parents[1]).stdout
+    assert "0.11571068" in printed
+    assert "FAILS" not in printed
