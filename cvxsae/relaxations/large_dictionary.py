@@ -139,7 +139,8 @@ class LargeDictionary(Problem):
         if candidate.similarity is None or self.atom_cost == 0:
             return None
         attained = self.primal_value(candidate)
-        Q = np.clip((candidate.similarity + candidate.similarity.T) / 2, 0, None)
+        given = np.asarray(candidate.similarity, dtype=np.float64)
+        Q = np.clip((given + given.T) / 2, 0, None)
         least = float(np.linalg.eigvalsh(Q)[0]) - 8 * len(Q) * EPS * float(np.linalg.norm(Q))
         return min(attained, self.relaxed_value(Q - min(least, 0.0) * np.eye(len(Q))))
 
