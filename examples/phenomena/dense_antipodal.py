@@ -100,7 +100,7 @@ def beside_sparse(claims: Claims, points: int, seeds: int) -> np.ndarray:
         f"with the pair there, the bias is not needed: |b| {np.linalg.norm(best.bias):.3f} < λ",
         np.linalg.norm(best.bias) < LAM,
     )
-    return cosines[np.argsort(-np.abs(cosines), axis=0, kind="stable")[0]]
+    return cosines[cosines.argmax(axis=0)]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

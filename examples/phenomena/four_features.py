@@ -106,7 +106,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         axis.imshow(matrix, cmap="RdBu_r", vmin=-1, vmax=1)
         axis.set(title=title, xlabel="feature", ylabel="atom", xticks=range(4), yticks=range(4))
         for row, column in np.ndindex(4, 4):
-            axis.text(column, row, f"{matrix[row, column]:.3f}", ha="center", va="center", fontsize=8)
+            axis.text(
+                column,
+                row,
+                f"{matrix[row, column]:.3f}",
+                ha="center",
+                va="center",
+                fontsize=8,
+                color="w" if matrix[row, column] > 0.6 else "k",
+            )
     save(figure, asked.out, "four_features")
     return claims.exit_code
 

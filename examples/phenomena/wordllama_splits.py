@@ -3,8 +3,9 @@
     python examples/phenomena/wordllama_splits.py [--points 4000] [--width 64] [--seeds 1] [--out folder]
 
 Split scores (T8) are computed on a converged dictionary of K atoms. Then 2K atoms are learned *afresh*, from another
-seed: a dictionary grown from the first (``--grow``) is circular, for growing places atoms by these scores. An atom at width 2K
-is a child of the atom at width K it is closest to (largest cosine). The split that was realised is measured three ways:
+seed: a dictionary grown from the first (``--grow``) is circular, for growing places atoms by these scores. An atom at
+width 2K is a child of the atom at width K it is closest to (largest cosine). The split that was realised is measured
+three ways:
 
     children   number of children
     mass       mean activation S/N of all children but the heaviest: 0 for an atom that did not split
@@ -134,6 +135,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(
             f"  {split} atoms have several children; |cos| of their difference with v_k {own:.2f}, others' {others:.2f}"
         )
+        scores = guesses["split score"]
+        spread = scores.std() / scores.mean()
+        print(f"  split scores {scores.min():.5f} to {scores.max():.5f}, standard deviation/mean {spread:.2f}")
         if seed == 0:
             atom = int(guesses["split score"].argmax())
             rate, score = measured_rate(X, narrow, atom, directions[atom]), float(guesses["split score"][atom])
