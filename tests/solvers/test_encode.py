@@ -38,7 +38,7 @@ def referee(X, D, lam, codes, bias=None):
 def check(X, D, lam, result, tol, bias=None):
     value, bound = referee(X, D, lam, result.codes, bias)
     slack = 1e-13 * value + 1e-14 * (X**2).sum(1)  # the rounding of the referee itself
-    # Its residual is off by a few ε‖x‖, so its dual scale λ/top by that over λ; rational arithmetic bears the claim out.
+    # Its residual is off by a few ε‖x‖, its dual scale λ/top by that over λ; rational arithmetic bears the claim out.
     slack += 16 * np.finfo(np.float64).eps * np.linalg.norm(X, axis=1) / lam * value
     np.testing.assert_allclose(result.values, value, rtol=1e-10, atol=1e-300)
     # The certificate is a proof: what it claims is never more than what dense float64 arithmetic finds.
