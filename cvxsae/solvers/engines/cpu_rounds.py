@@ -61,7 +61,11 @@ def best_gap(residual2, codes, correlations, m, largest):
 
 @jit()
 def _rounding(residual2, mass, m, scale, dot_error):
-    """What rounding in float64 can add to the gap: the residual, its correlations and the sums."""
+    """What rounding in float64 can add to the gap: the residual, its correlations and the sums.
+
+    The dual point is s times the residual r *as computed*, so nothing is asked of its feasibility but its own
+    correlations. For x − zD = r + δ the gap is ½‖(1−s)r + δ‖² + Σ z_k (1 − s d_k·r).
+    """
     norm = np.sqrt(residual2)
     drift = (m + 8) * 1.2e-16 * (norm + 2.0 * mass)  # ‖computed r − (x − zD)‖, and x − b, x/λ rounded once each
     return (1.0 + scale) * norm * drift + 0.5 * drift * drift + mass * (dot_error * norm + 5e-16)
