@@ -29,6 +29,28 @@ def huber(norms: torch.Tensor, lam: float) -> torch.Tensor:
 
 
 @dataclass(frozen=True)
+class HuberSums:
+    """Sums over datapoints at one bias b, ``u_n = x_n − b``, in float64 and on the CPU: those of parts of data add up.
+
+    Attributes
+    ----------
+    scalars
+        ``N``, ``Σ h_λ(‖u‖)``, ``Σ ψ·u``, ``Σ ‖ψ‖²``, ``Σ min(1, λ/‖u‖)``, (5,).
+    vectors
+        ``Σ ψ_λ(u)`` and ``Σ u``, (2, d).
+    hessian
+        Sum of Hessians, (d, d), if asked for.
+    closest
+        Distance of the nearest datapoint and the datapoint, (1 + d,): of parts, the least counts.
+    """
+
+    scalars: torch.Tensor
+    vectors: torch.Tensor
+    hessian: torch.Tensor | None
+    closest: torch.Tensor
+
+
+@dataclass(frozen=True)
 class HuberPass:
     """What one pass over the data says about a bias; everything per datapoint, in float64.
 
@@ -102,6 +124,22 @@ class WideLimit(Problem):
         ``value − lower bound = (1 − s)A − ½(1 − s²)B + s m·ū − ½s²‖m‖²``. With a fixed bias m is not removed and
         ``s = 1``: the gap is zero.
         """
+        sums = self.sums(bias, hessian=hessian, device=device)
+        n, value, inner, squares, weight_sum = sums.scalars.tolist()
+        m, mean_offset = sums.vectors / n
+        gap = 0.0
+        if self.bias_is_free:
+            length = float(torch.linalg.vector_norm(m))
+            shrink = (1 - 8 * self.dim * EPS) * self.lam / (self.lam + length)
+            gap = (1 - shrink) * inner / n - (1 - shrink**2) * squares / (2 * n)
+            gap += shrink * float(m @ mean_offset) - shrink**2 * length**2 / 2
+        curvature = None if sums.hessian is None else sums.hessian / n
+        return HuberPass(value / n, value / n - gap, m, curvature, weight_sum / n, sums.closest[1:])
+
+    def sums(
+        self, bias: Float[torch.Tensor, " d"], *, hessian: bool = False, device: torch.device | None = None
+    ) -> HuberSums:
+        """What :meth:`scan` needs of the data."""
         device = device or self.X.tensor.device
         d = self.dim
         b = bias.to(device=device, dtype=torch.float64)
@@ -129,18 +167,16 @@ class WideLimit(Problem):
                 scaled = (offsets * torch.where(outside, self.lam / norms.pow(3), 0).sqrt()[:, None]).float()
                 curvature -= scaled.T @ scaled
                 curvature.diagonal().add_(float(weights[outside].sum()))
-        n = self.n_points
         if curvature is not None:
             curvature.diagonal().add_(inside)
-            curvature = (curvature / n).cpu()
-        m, mean_offset = (psi_sum / n).cpu(), (offset_sum / n).cpu()
-        gap = 0.0
-        if self.bias_is_free:
-            length = float(torch.linalg.vector_norm(m))
-            shrink = (1 - 8 * d * EPS) * self.lam / (self.lam + length)
-            gap = (1 - shrink) * inner / n - (1 - shrink**2) * squares / (2 * n)
-            gap += shrink * float(m @ mean_offset) - shrink**2 * length**2 / 2
-        return HuberPass(value / n, value / n - gap, m, curvature, weight_sum / n, nearest.cpu())
+            curvature = curvature.cpu()
+        scalars = torch.tensor([self.n_points, value, inner, squares, weight_sum], dtype=torch.float64)
+        near = torch.cat([torch.tensor([closest], dtype=torch.float64), nearest.cpu()])
+        return HuberSums(scalars, torch.stack([psi_sum, offset_sum]).cpu(), curvature, near)
+
+    def sample(self, count: int) -> WideLimit | None:
+        """The same problem on ``count`` evenly spaced datapoints; None if that would not be much less work."""
+        return WideLimit(self.X.spread(count), self.lam, self.bias) if self.n_points > 2 * count else None
 
     # ------------------------------------------------------------------ the common vocabulary
 

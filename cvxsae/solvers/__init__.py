@@ -2,6 +2,7 @@
 
 from cvxsae.solvers.code_paths import code_path, lambda_for_l0, lambda_max
 from cvxsae.solvers.codes import Codes
+from cvxsae.solvers.distributed import GroupError, ProcessGroup, process_group
 from cvxsae.solvers.encode import encode
 from cvxsae.solvers.learning import DictionaryFit, grow, learn_dictionary, penalty_path, shrink
 from cvxsae.solvers.path import atom_cost_path
@@ -16,7 +17,9 @@ __all__ = [
     "CertificateError",
     "Codes",
     "DictionaryFit",
+    "GroupError",
     "NotCertifiedError",
+    "ProcessGroup",
     "Record",
     "Solution",
     "SparseAutoencoder",
@@ -29,6 +32,7 @@ __all__ = [
     "lambda_max",
     "learn_dictionary",
     "penalty_path",
+    "process_group",
     "shrink",
     "solve",
     "train_sae",

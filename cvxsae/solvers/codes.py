@@ -10,6 +10,7 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
+from cvxsae.data.arguments import InputError
 from cvxsae.solvers.code_paths import largest_correlation
 from cvxsae.solvers.refit import Refit, refit_codes
 from cvxsae.solvers.solution import Status
@@ -20,9 +21,27 @@ if TYPE_CHECKING:
     from cvxsae.data.activations import Activations
 
 
+@dataclass(frozen=True)
+class Share:
+    """Sums over the datapoints of one of several processes."""
+
+    n_points: int
+    value: float
+    bound: float
+    loose: float
+    largest_gap: float
+    active: int
+    passes: int
+    passes_max: int
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Codes:
     """Sparse codes of every datapoint, each with its certificate. Values are in units of (P): mean per datapoint.
+
+    Of codes that several processes made together (:func:`cvxsae.process_group`) arrays hold this process's datapoints;
+    ``value``, ``lower_bound``, ``gap``, ``largest_gap``, ``l0``, ``passes_mean``, ``passes_max``, ``n_points`` and
+    ``status`` are those of all.
 
     Attributes
     ----------
@@ -67,45 +86,82 @@ class Codes:
     _data: Activations
     _rows: Float64[torch.Tensor, "K d"]
     _bias: Float64[torch.Tensor, " d"] | None
+    _shares: tuple[Share, ...] = ()
+
+    @cached_property
+    def shares(self) -> tuple[Share, ...]:
+        """What each process's datapoints add up to, by rank; of one process, one."""
+        return self._shares or (self.share(),)
+
+    def share(self) -> Share:
+        """What the datapoints here add up to."""
+        return Share(
+            n_points=len(self.values), value=float(self.values.sum()),
+            bound=float((self.values * (1.0 - self.gaps)).sum()), loose=float((self.values * self.gaps).sum()),
+            largest_gap=float(self.gaps.max()), active=int(self.codes.nnz), passes=int(self.passes.sum()),
+            passes_max=int(self.passes.max()),
+        )  # fmt: skip
+
+    @property
+    def n_points(self) -> int:
+        """Number of datapoints N."""
+        return sum(share.n_points for share in self.shares)
 
     @property
     def value(self) -> float:
         """Objective of (P) at these codes: mean per datapoint."""
-        return float(self.values.mean())
+        return sum(share.value for share in self.shares) / self.n_points
 
     @property
     def lower_bound(self) -> float:
         """Certified lower bound on the objective over all codes: mean per datapoint."""
-        return float((self.values * (1.0 - self.gaps)).mean())
+        return sum(share.bound for share in self.shares) / self.n_points
 
     @property
     def gap(self) -> float:
         """Relative gap of the means, (value − lower_bound)/value; 0 where the value is 0."""
-        return float((self.values * self.gaps).mean()) / self.value if self.value > 0 else 0.0
+        value = self.value
+        return sum(share.loose for share in self.shares) / self.n_points / value if value > 0 else 0.0
+
+    @property
+    def largest_gap(self) -> float:
+        """Largest relative gap of a datapoint."""
+        return max(share.largest_gap for share in self.shares)
 
     @property
     def l0(self) -> float:
         """Mean number of active atoms per datapoint."""
-        return self.codes.nnz / len(self.values)
+        return sum(share.active for share in self.shares) / self.n_points
 
     @property
     def passes_mean(self) -> float:
         """Mean number of correlation passes."""
-        return float(self.passes.mean())
+        return sum(share.passes for share in self.shares) / self.n_points
 
     @property
     def passes_max(self) -> int:
         """Largest number of correlation passes."""
-        return int(self.passes.max())
+        return max(share.passes_max for share in self.shares)
 
     @property
     def points_per_second(self) -> float:
         """Datapoints coded per second of wall-clock time."""
-        return len(self.values) / max(self.seconds, 1e-12)
+        return self.n_points / max(self.seconds, 1e-12)
 
     @cached_property
     def lambda_max(self) -> float:
-        """Smallest penalty at which all codes are zero, max_nk d_k·(x_n − b); one pass over the data, at first use."""
+        """Smallest penalty at which all codes are zero, max_nk d_k·(x_n − b); one pass over the data, at first use.
+
+        Raises
+        ------
+        InputError
+            For codes that several processes made: no process can tell alone.
+        """
+        if len(self.shares) > 1:
+            raise InputError(
+                f"lambda_max of codes over {len(self.shares)} processes is not known to one of them; take the largest "
+                "of cvxsae.lambda_max over the processes' rows."
+            )
         return largest_correlation(self._data, self._rows, self._bias)
 
     @property
@@ -139,8 +195,7 @@ class Codes:
         return refit_codes(self._data, self._rows, self._bias, self.codes)
 
     def __repr__(self) -> str:
-        n, K = self.codes.shape
         return (
-            f"Codes({n} x {K}, λ {self.lam:.4g}, value {self.value:.6g} ≥ {self.lower_bound:.6g}, "
-            f"largest gap {self.gaps.max():.1e}, L0 {self.l0:.1f}, {self.status.name.lower()})"
+            f"Codes({self.n_points} x {self.codes.shape[1]}, λ {self.lam:.4g}, value {self.value:.6g} "
+            f"≥ {self.lower_bound:.6g}, largest gap {self.largest_gap:.1e}, L0 {self.l0:.1f}, {self.status.name.lower()})"
         )

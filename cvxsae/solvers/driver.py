@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 
 from cvxsae.data import arguments
 from cvxsae.relaxations import Problem
+from cvxsae.solvers.distributed import ALONE, ProcessGroup
 from cvxsae.solvers.solution import Record, Solution, Status, judge, relative_gap
 
 if TYPE_CHECKING:
@@ -121,12 +122,13 @@ def iterate(
     device: torch.device,
     progress: bool = False,
     callback: Callable[[Record], None] | None = None,
+    group: ProcessGroup = ALONE,
 ) -> Solution:
     """Run an algorithm until its certified relative gap is within ``tol`` or a limit is met, and judge where it ends.
 
     The lowest value and the highest bound seen are kept, each with its point: any dual point certifies any primal one.
     """
-    run = run_loop(algorithm, problem, limits, device=device, progress=progress, callback=callback)
+    run = run_loop(algorithm, problem, limits, device=device, progress=progress, callback=callback, group=group)
     candidate = algorithm.finish(problem, run.primal)
     if run.dual is not run.primal and candidate.dual is not None:
         proof = algorithm.finish(problem, run.dual)
@@ -152,12 +154,14 @@ def run_loop(
     progress: bool = False,
     callback: Callable[[Record], None] | None = None,
     every_step: bool = False,
+    group: ProcessGroup = ALONE,
 ) -> Run[S]:
     """The loop itself.
 
     Value and bound are evaluated at iterations spaced by a growing stride (a quarter of the iterations done), or at
     ``every_step`` where they cost nothing, always at the point that would be returned. ``patience`` evaluations in a
-    row without a better gap mean STALLED.
+    row without a better gap mean STALLED. Processes of a group take each step together, so their clocks are asked
+    together and an interrupt ends them all.
     """
     start = time.perf_counter()
     most = algorithm.default_iterations if limits.max_iterations is None else limits.max_iterations
@@ -170,7 +174,7 @@ def run_loop(
     try:
         while True:
             elapsed = time.perf_counter() - start
-            late = limits.max_seconds is not None and elapsed >= limits.max_seconds
+            late = limits.max_seconds is not None and group.any(elapsed >= limits.max_seconds)
             if iteration >= next_check or late or iteration >= most:
                 record = Record(iteration, elapsed, *algorithm.bounds(problem, state))
                 history.append(record)
@@ -208,6 +212,8 @@ def run_loop(
             iteration += 1
             bar.update()
     except KeyboardInterrupt:
+        if not group.is_alone:
+            raise
         status = Status.INTERRUPTED
     finally:
         bar.close()

@@ -7,6 +7,8 @@ import threading
 import time
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +22,7 @@ from cvxsae.data.arguments import InputError
 from cvxsae.solvers.code_paths import FREE_BIAS
 from cvxsae.solvers.code_shards import Shards
 from cvxsae.solvers.codes import Codes
+from cvxsae.solvers.distributed import ALONE, ProcessGroup, chosen_device
 from cvxsae.solvers.engines import ENGINES, engine_name, make_engine
 from cvxsae.solvers.engines.screening import PreparedDictionary
 from cvxsae.solvers.engines.state import Tuning, Warm
@@ -28,7 +31,6 @@ from cvxsae.solvers.working_set import BlockCodes, solve_block
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from jaxtyping import Float64
     from numpy.typing import ArrayLike
@@ -55,6 +57,7 @@ def encode(
     progress: bool = False,
     out: str | Path | None = None,
     max_seconds: float | None = None,
+    group: ProcessGroup | None = None,
 ) -> Codes:
     """Compute the exact nonnegative sparse codes of every datapoint, certified (theory.md §1).
 
@@ -91,6 +94,10 @@ def encode(
         resumes from them.
     max_seconds
         Stop after this time and return what is finished, as after Ctrl-C.
+    group
+        The processes that share the work, from :func:`cvxsae.process_group`: ``X``, ``warm_start`` and the arrays
+        returned are this process's rows, the rest is the same in all. Each process writes to its own folder in
+        ``out``.
 
     Returns
     -------
@@ -104,7 +111,10 @@ def encode(
     Raises
     ------
     InputError
-        For data, dictionary, bias or options that cannot be used; the sentence says what to do.
+        For data, dictionary, bias or options that cannot be used, or that are not the same in all processes; the
+        sentence says what to do.
+    GroupError
+        If another process failed.
 
     Examples
     --------
@@ -114,23 +124,28 @@ def encode(
     >>> codes.codes.toarray().round(6).tolist()
     [[2.0, 0.0], [0.0, 0.0]]
     """
-    data = Activations(X)
-    rows, norms = arguments.unit_rows(dictionary, "dictionary", data.shape[1])
-    fixed = arguments.bias_vector(bias, data.shape[1])
-    if isinstance(fixed, str):
-        raise InputError(FREE_BIAS)
-    penalty = arguments.positive(lam, "lam")
-    tol = arguments.positive(tol, "tol")
-    if not SMALLEST_TOL <= tol <= 1:
-        raise InputError(f"tol is {tol:g}; it is a relative gap, pass a number from {SMALLEST_TOL:g} to 1.")
-    arguments.choice(engine, "engine", ENGINES)
-    memory = arguments.count(memory_limit, "memory_limit", least=2**20)
-    warm = _warm_codes(warm_start, len(data), len(rows))
-    return encode_rows(
-        data, rows, penalty, bias=fixed, tol=tol, warm=warm, norms=norms, engine=engine, device=device,
-        memory_limit=memory, progress=progress, out=out,
-        max_seconds=None if max_seconds is None else arguments.positive(max_seconds, "max_seconds"),
-    )  # fmt: skip
+    group = group or ALONE
+    with group.guard():
+        data = Activations(X)
+        rows, norms = arguments.unit_rows(dictionary, "dictionary", data.shape[1])
+        fixed = arguments.bias_vector(bias, data.shape[1])
+        if isinstance(fixed, str):
+            raise InputError(FREE_BIAS)
+        penalty = arguments.positive(lam, "lam")
+        tol = arguments.positive(tol, "tol")
+        if not SMALLEST_TOL <= tol <= 1:
+            raise InputError(f"tol is {tol:g}; it is a relative gap, pass a number from {SMALLEST_TOL:g} to 1.")
+        arguments.choice(engine, "engine", ENGINES)
+        memory = arguments.count(memory_limit, "memory_limit", least=2**20)
+        warm = _warm_codes(warm_start, len(data), len(rows))
+        seconds = None if max_seconds is None else arguments.positive(max_seconds, "max_seconds")
+        group.agree(
+            call="encode", d=data.shape[1], dtype=data.tensor.dtype, dictionary=rows, lam=penalty, bias=fixed, tol=tol
+        )
+        return encode_rows(
+            data, rows, penalty, bias=fixed, tol=tol, warm=warm, norms=norms, engine=engine, device=device,
+            memory_limit=memory, progress=progress, out=out, max_seconds=seconds, group=group,
+        )  # fmt: skip
 
 
 def encode_rows(
@@ -148,9 +163,12 @@ def encode_rows(
     progress: bool = False,
     out: str | Path | None = None,
     max_seconds: float | None = None,
+    group: ProcessGroup = ALONE,
 ) -> Codes:
     """:func:`encode` for arguments that have been checked: float64 unit rows, a float64 bias or ``None``."""
-    where = arguments.compute_device(device)
+    where = chosen_device(device, group)
+    if out is not None and not group.is_alone:
+        out = Path(out) / f"process-{group.rank}-of-{group.size}"
     name = engine_name(engine, where.type)
     prepared = PreparedDictionary(rows, where, uses=len(data))
     plan = _Plan.for_limit(len(data), prepared, memory_limit, name)
@@ -162,7 +180,15 @@ def encode_rows(
     with _single_threaded(plan.workers):
         blocks, ended = job.run(name, prepared, tuning, progress=progress, max_seconds=max_seconds)
     seconds = time.perf_counter() - started
-    return _assemble(job, blocks, prepared, rows, norms, tol, seconds, name, ended=ended)
+    codes = _assemble(job, blocks, prepared, rows, norms, tol, seconds, name, ended=ended)
+    return codes if group.is_alone else _of_all(codes, group)
+
+
+def _of_all(codes: Codes, group: ProcessGroup) -> Codes:
+    """The codes of this process with the sums, and the status, of all."""
+    shares, statuses = zip(*group.gather((codes.share(), codes.status)), strict=True)
+    worst = next((status for status in statuses if status is not Status.CERTIFIED), Status.CERTIFIED)
+    return replace(codes, status=worst, _shares=shares)
 
 
 class _Plan:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from cvxsae.relaxations.wide_limit import HuberPass, WideLimit
+from cvxsae.solvers.distributed import ALONE, ProcessGroup
 from cvxsae.solvers.solution import as_numpy
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ class NewtonState:
     device: torch.device
 
 
+@dataclass(frozen=True)
 class WideLimitNewton:
     """Newton with Levenberg damping on ``(1/N) Σ h_λ(‖x_n − b‖)``; one step is one pass over the data.
 
@@ -40,7 +42,14 @@ class WideLimitNewton:
     then the damping grows; at ``μI + H ⪰ mean weight · I`` the step is the one of iteratively reweighted least squares,
     which always lowers the value. Starts from the solution for a sample of the rows. For d above 4096 no Hessian is
     formed and every step is reweighted least squares.
+
+    Attributes
+    ----------
+    group
+        The processes that take every step together, if the problem's datapoints are shared out over several.
     """
+
+    group: ProcessGroup = ALONE
 
     name = "newton"
     default_iterations = 200
@@ -51,9 +60,8 @@ class WideLimitNewton:
         """Solve for a sample of at most 4096 rows, then one pass over all."""
         if not problem.bias_is_free:
             return self._at(problem, problem.fixed_bias(), device, passes=0)
-        n = problem.n_points
-        if n > 2 * _SAMPLE_POINTS:
-            sample = WideLimit(problem.X.spread(_SAMPLE_POINTS), problem.lam)
+        sample = problem.sample(_SAMPLE_POINTS)
+        if sample is not None:
             state = self.init(sample, device)
             for _ in range(_SAMPLE_STEPS):
                 if torch.linalg.vector_norm(state.scan.mean_psi) <= 1e-6 * problem.lam:
@@ -99,6 +107,7 @@ class WideLimitNewton:
         return {"passes": state.passes}
 
     def _at(self, problem: WideLimit, bias: torch.Tensor, device: torch.device, *, passes: int) -> NewtonState:
+        bias = self.group.same(bias.cpu())
         wants_hessian = problem.bias_is_free and problem.dim <= _LARGEST_HESSIAN
         scan = problem.scan(bias, hessian=wants_hessian, device=device)
-        return NewtonState(bias.cpu(), scan, 0.0, False, passes + 1, device)
+        return NewtonState(bias, scan, 0.0, False, passes + 1, device)

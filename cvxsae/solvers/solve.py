@@ -18,11 +18,13 @@ from cvxsae.solvers.block_descent import BlockDescent
 from cvxsae.solvers.conic import solve_reference
 from cvxsae.solvers.cutting_planes import CuttingPlanes
 from cvxsae.solvers.directions import Directions
+from cvxsae.solvers.distributed import ALONE, ProcessGroup, chosen_device
 from cvxsae.solvers.doubly_nonnegative import DoublyNonnegative
 from cvxsae.solvers.driver import Limits, iterate
 from cvxsae.solvers.factorised import Factorised
 from cvxsae.solvers.newton import WideLimitNewton
 from cvxsae.solvers.proximal_gradient import ProximalGradient
+from cvxsae.solvers.shared_problems import share_wide_limit
 from cvxsae.solvers.solution import NotCertifiedError, Record, Solution, judge
 from cvxsae.solvers.threads import threads_for
 
@@ -58,6 +60,7 @@ def solve(
     raise_on_failure: bool = True,
     progress: bool = False,
     callback: Callable[[Record], None] | None = None,
+    group: ProcessGroup | None = None,
 ) -> Solution:
     """Solve a convex problem to a certified relative gap.
 
@@ -82,6 +85,10 @@ def solve(
         Whether to show a progress bar.
     callback
         Called with a :class:`Record` at every evaluation of the gap.
+    group
+        The processes that share a :class:`WideLimit`, from :func:`cvxsae.process_group`: each passes the problem of its
+        own rows; value, bound and bias are those of all rows, atoms, codes and dual those of the rows here. (Codes
+        for a dictionary: :func:`cvxsae.encode`.)
 
     Returns
     -------
@@ -91,12 +98,31 @@ def solve(
     Raises
     ------
     InputError
-        For a solver that does not fit the problem, or a reference that would not finish.
+        For a solver that does not fit the problem, a reference that would not finish, or arguments that are not the
+        same in all processes.
     NotCertifiedError
         If the gap was not closed to ``tol``; the exception holds the solution.
     CertificateError
         If a lower bound came out above a value.
+    GroupError
+        If another process failed.
     """
+    group = group or ALONE
+    with group.guard():
+        solution = _checked_solve(
+            problem, solver, Limits(tol, max_seconds, max_iterations), chosen_device(device, group), progress, callback,
+            group,
+        )  # fmt: skip
+    if raise_on_failure and not solution.is_certified:
+        raise NotCertifiedError(solution)
+    return solution
+
+
+def _checked_solve(
+    problem: Problem, solver: str, limits: Limits, chosen: torch.device, progress: bool,
+    callback: Callable[[Record], None] | None, group: ProcessGroup,
+) -> Solution:  # fmt: skip
+    """Check what is asked for, and solve it."""
     if not isinstance(problem, Problem):
         raise InputError(
             f"problem is a {type(problem).__name__}; "
@@ -105,16 +131,35 @@ def solve(
     if isinstance(problem, LargeDictionary):
         problem.require_resolvable()
     arguments.choice(solver, "solver", SOLVERS)
-    limits = Limits(tol, max_seconds, max_iterations)
-    chosen = arguments.compute_device(device)
     with threads_for(problem):
+        if not group.is_alone:
+            return _shared_solve(problem, solver, limits, chosen, progress, callback, group)
         if solver == "reference":
-            solution = solve_reference(problem, limits, progress=progress)
-        else:
-            solution = _torch_solve(problem, solver, limits, chosen, progress, callback)
-    if raise_on_failure and not solution.is_certified:
-        raise NotCertifiedError(solution)
-    return solution
+            return solve_reference(problem, limits, progress=progress)
+        return _torch_solve(problem, solver, limits, chosen, progress, callback)
+
+
+def _shared_solve(
+    problem: Problem, solver: str, limits: Limits, device: torch.device, progress: bool,
+    callback: Callable[[Record], None] | None, group: ProcessGroup,
+) -> Solution:  # fmt: skip
+    """Newton for the wide limit of the rows of all processes."""
+    if not isinstance(problem, WideLimit) or solver not in ("auto", "torch", WideLimitNewton.name):
+        raise InputError(
+            f"group has {group.size} processes but problem is {problem.name!r} with solver {solver!r}; several "
+            "processes share WideLimit with solver='auto' (encode and learn_dictionary take a group as well)."
+        )
+    group.agree(
+        call="solve", d=problem.dim, dtype=problem.X.tensor.dtype, lam=problem.lam, bias=problem.bias, tol=limits.tol,
+        max_seconds=limits.max_seconds, max_iterations=limits.max_iterations,
+    )  # fmt: skip
+    shared = share_wide_limit(problem, group)
+    solution = iterate(
+        WideLimitNewton(group), shared, limits, device=device, progress=progress, callback=callback, group=group
+    )
+    return replace(
+        solution, info={**solution.info, "n_points": int(group.total(problem.n_points)), "processes": group.size}
+    )
 
 
 def _torch_solve(

@@ -17,6 +17,7 @@ from cvxsae.solvers.learning.polish import Pair
 
 if TYPE_CHECKING:
     from cvxsae.relaxations.joint import JointProblem
+    from cvxsae.solvers.distributed import ProcessGroup
     from cvxsae.solvers.learning.learner import Learner, State
 
 SECONDS = 10.0
@@ -49,9 +50,9 @@ class Checkpoint:
         self.fingerprint, self.every, self.before = fingerprint, every, seconds
         self.started = self.written = time.perf_counter()
 
-    def offer(self, state: State) -> None:
-        """Keep a state if the last one is old enough."""
-        if time.perf_counter() - self.written >= self.every:
+    def offer(self, state: State, group: ProcessGroup) -> None:
+        """Keep a state if the last one is old enough: of several processes, each its part of the same state."""
+        if group.any(time.perf_counter() - self.written >= self.every):
             self.write(state)
 
     def write(self, state: State) -> None:

@@ -137,7 +137,7 @@ class DictionaryFit:
         lambda_max = self.problem.lambda_max()
         return {
             "problem": self.problem.name,
-            "n_points": self.problem.n_points,
+            "n_points": self.codes.n_points,
             "dim": self.problem.dim,
             "n_atoms": self.n_atoms,
             "dead_atoms": self.dead_atoms,
@@ -147,7 +147,7 @@ class DictionaryFit:
             "floor": self.floor,
             "gap": self.gap,
             "codes_gap": self.codes.gap,
-            "largest_code_gap": float(self.codes.gaps.max()),
+            "largest_code_gap": self.codes.largest_gap,
             "l0": self.codes.l0,
             "stationarity": self.worst_stationarity,
             "bias_residual": self.bias_residual,

@@ -16,14 +16,16 @@ from cvxsae.data import arguments
 from cvxsae.data.arguments import InputError
 from cvxsae.relaxations.joint import JointProblem
 from cvxsae.relaxations.wide_limit import WideLimit
+from cvxsae.solvers.distributed import ALONE, ProcessGroup, chosen_device
 from cvxsae.solvers.driver import Limits, Run, run_loop
 from cvxsae.solvers.encode import encode_rows
 from cvxsae.solvers.learning import checkpoint as checkpoints
 from cvxsae.solvers.learning.fit import DictionaryFit
 from cvxsae.solvers.learning.learner import MINIBATCH_TOL, Ground, Learner, State
-from cvxsae.solvers.learning.moves import renew, sample_rows, unit_length
+from cvxsae.solvers.learning.moves import renew, sample_here, sample_rows, unit_length
 from cvxsae.solvers.learning.start import datapoint_directions, random_directions
 from cvxsae.solvers.newton import WideLimitNewton
+from cvxsae.solvers.shared_problems import share_joint_problem, share_wide_limit
 from cvxsae.solvers.solution import Record, Status, relative_gap
 from cvxsae.solvers.threads import threads_for
 
@@ -70,6 +72,7 @@ def learn_dictionary(
     epochs: int | None = None,
     checkpoint: str | Path | None = None,
     callback: Callable[[Record], None] | None = None,
+    group: ProcessGroup | None = None,
 ) -> DictionaryFit:
     """Find a dictionary of K unit-norm atoms, a decoder bias and exact codes that minimise (P).
 
@@ -115,6 +118,10 @@ def learn_dictionary(
         from it.
     callback
         Called with a :class:`Record` at every step.
+    group
+        The processes that share the work, from :func:`cvxsae.process_group`: ``X`` and the codes of the result are this
+        process's rows, the rest is the same in all and says what it says of all rows. ``checkpoint`` is then one file
+        for each process; ``second_order`` is not available.
 
     Returns
     -------
@@ -125,7 +132,9 @@ def learn_dictionary(
     Raises
     ------
     InputError
-        For arguments that cannot be used.
+        For arguments that cannot be used, or that are not the same in all processes.
+    GroupError
+        If another process failed.
 
     Examples
     --------
@@ -136,31 +145,56 @@ def learn_dictionary(
     >>> round(fit.value, 8)
     0.11571068
     """
-    problem = JointProblem(X, n_atoms, lam, bias)
-    tol, seed = arguments.positive(tol, "tol"), arguments.count(seed, "seed", least=0)
-    limits = Limits(GLOBAL_TOL, max_seconds, max_steps)
-    where = arguments.compute_device(device)
-    rounds = None if epochs is None else arguments.count(epochs, "epochs", least=0)
-    with threads_for(problem):
-        ground, start_bias = _ground(problem, where)
-        dictionary, start_bias, complete = _start(problem, start_bias, init, seed, where)
-        if rounds is None:
-            rounds = 0 if complete else EPOCHS
-        learner = Learner(
-            start=(torch.from_numpy(dictionary).to(where), torch.from_numpy(start_bias).to(where)), ground=ground,
-            tol=tol, seed=seed, epochs=rounds, minibatch=max(_LEAST_MINIBATCH, problem.n_atoms),
-            primed=init is not None, second_order=second_order, moves=moves, device=where,
+    group = group or ALONE
+    with group.guard():
+        problem = JointProblem(X, n_atoms, lam, bias)
+        tol, seed = arguments.positive(tol, "tol"), arguments.count(seed, "seed", least=0)
+        limits = Limits(GLOBAL_TOL, max_seconds, max_steps)
+        where = chosen_device(device, group)
+        rounds = None if epochs is None else arguments.count(epochs, "epochs", least=0)
+        if second_order and not group.is_alone:
+            raise InputError(
+                f"second_order is asked of {group.size} processes, and the curvature needs all rows in one; pass "
+                "second_order=False."
+            )
+        group.agree(
+            call="learn_dictionary", d=problem.dim, dtype=problem.X.tensor.dtype, n_atoms=problem.n_atoms,
+            lam=problem.lam, bias=problem.bias, seed=seed, tol=tol, max_seconds=max_seconds, max_steps=max_steps,
+            moves=moves, epochs=rounds, checkpoint=checkpoint is not None,
         )  # fmt: skip
-        kept = None
-        if checkpoint is not None:
-            options = {"seed": seed, "tol": tol, "second_order": second_order, "moves": moves, "epochs": rounds}
-            learner, kept = _with_checkpoint(problem, learner, Path(checkpoint), options)
-        run: Run[State] = run_loop(
-            learner, problem, limits, device=where, progress=progress, callback=callback, every_step=True
-        )
-        if kept is not None:
-            kept.write(run.primal)
-        return _fit(problem, learner, run.primal, run.status, run.history, kept.seconds if kept else run.seconds)
+        problem = share_joint_problem(problem, group)
+        with threads_for(problem):
+            return _learn(
+                problem, limits, tol, seed, rounds, init, where, group, checkpoint, second_order=second_order,
+                moves=moves, progress=progress, callback=callback,
+            )  # fmt: skip
+
+
+def _learn(
+    problem: JointProblem, limits: Limits, tol: float, seed: int, rounds: int | None, init: Init, where: torch.device,
+    group: ProcessGroup, checkpoint: str | Path | None, *, second_order: bool, moves: bool, progress: bool,
+    callback: Callable[[Record], None] | None,
+) -> DictionaryFit:  # fmt: skip
+    """Start, search and certify, with arguments that have been checked."""
+    ground, start_bias = _ground(problem, where, group)
+    dictionary, start_bias, complete = _start(problem, start_bias, init, seed, where, group)
+    if rounds is None:
+        rounds = 0 if complete else EPOCHS
+    learner = Learner(
+        start=(group.same(torch.from_numpy(dictionary)).to(where), torch.from_numpy(start_bias).to(where)),
+        ground=ground, tol=tol, seed=seed, epochs=rounds, minibatch=max(_LEAST_MINIBATCH, problem.n_atoms),
+        primed=init is not None, second_order=second_order, moves=moves, device=where, group=group,
+    )  # fmt: skip
+    kept = None
+    if checkpoint is not None:
+        options = {"seed": seed, "tol": tol, "second_order": second_order, "moves": moves, "epochs": rounds}
+        learner, kept = _with_checkpoint(problem, learner, Path(checkpoint), options)
+    run: Run[State] = run_loop(
+        learner, problem, limits, device=where, progress=progress, callback=callback, every_step=True, group=group
+    )
+    if kept is not None:
+        kept.write(run.primal)
+    return _fit(problem, learner, run.primal, run.status, run.history, kept.seconds if kept else run.seconds)
 
 
 def grow(
@@ -174,6 +208,7 @@ def grow(
     progress: bool = False,
     second_order: bool = False,
     checkpoint: str | Path | None = None,
+    group: ProcessGroup | None = None,
 ) -> DictionaryFit:
     """Continue a fit at a larger width: atoms are added where they lower F most (T7, T8), then all are learned.
 
@@ -187,7 +222,7 @@ def grow(
         The new width, larger than ``fit.n_atoms``.
     seed, tol
         Those of the fit, unless given.
-    max_seconds, device, progress, second_order, checkpoint
+    max_seconds, device, progress, second_order, checkpoint, group
         As in :func:`learn_dictionary`.
 
     Raises
@@ -203,14 +238,16 @@ def grow(
     return learn_dictionary(
         fit.problem.X, width, fit.lam, bias=fit.problem.bias, seed=fit.seed if seed is None else seed,
         tol=fit.tol if tol is None else tol, max_seconds=max_seconds, device=device, progress=progress, init=fit,
-        second_order=second_order, checkpoint=checkpoint,
+        second_order=second_order, checkpoint=checkpoint, group=group,
     )  # fmt: skip
 
 
-def _ground(problem: JointProblem, device: torch.device) -> tuple[Ground, Float64[np.ndarray, " d"]]:
+def _ground(
+    problem: JointProblem, device: torch.device, group: ProcessGroup
+) -> tuple[Ground, Float64[np.ndarray, " d"]]:
     """The floor and its bias, and the sums of the data measured from there."""
-    wide = WideLimit(problem.X, problem.lam, problem.bias)
-    scan = run_loop(WideLimitNewton(), wide, Limits(1e-9), device=device)
+    wide = share_wide_limit(WideLimit(problem.X, problem.lam, problem.bias), group)
+    scan = run_loop(WideLimitNewton(group), wide, Limits(1e-9), device=device, group=group)
     if scan.status is Status.INTERRUPTED:  # the loop took it for its own; there is no fit to return yet
         raise KeyboardInterrupt
     bias = problem.fixed_bias() if not problem.bias_is_free else scan.primal.bias.cpu()
@@ -219,16 +256,19 @@ def _ground(problem: JointProblem, device: torch.device) -> tuple[Ground, Float6
         shifted = batch.cpu() - bias
         total += shifted.sum(dim=0)
         energy += float(shifted.square().sum())
-    ground = Ground(bias.to(device), total.to(device), energy, scan.dual.scan.lower_bound)
+    (total,), n_points = group.sum(total), int(group.total(problem.n_points))
+    floor = scan.dual.scan.lower_bound
+    ground = Ground(bias.to(device), total.to(device), group.total(energy), floor, n_points)
     return ground, np.ascontiguousarray(bias.numpy())
 
 
 def _start(
-    problem: JointProblem, bias: Float64[np.ndarray, " d"], init: Init, seed: int, device: torch.device
+    problem: JointProblem, bias: Float64[np.ndarray, " d"], init: Init, seed: int, device: torch.device,
+    group: ProcessGroup,
 ) -> tuple[Float64[np.ndarray, "K d"], Float64[np.ndarray, " d"], bool]:  # fmt: skip
     """Dictionary and bias to start from, and whether they were given complete."""
     if init is None:
-        return datapoint_directions(problem, bias, seed), bias, False
+        return datapoint_directions(problem, bias, seed, group), bias, False
     if isinstance(init, DictionaryFit):
         init = (init.dictionary, init.bias)
     atoms, given = init if isinstance(init, tuple) and len(init) == 2 else (init, None)
@@ -241,9 +281,18 @@ def _start(
             raise InputError("init holds a bias that is not an array; pass (dictionary, bias) or the dictionary alone.")
         if problem.bias_is_free:
             bias = np.ascontiguousarray(fixed.cpu().numpy())
+    group.agree(init=rows, bias=bias)
     if len(rows) == problem.n_atoms:
         return rows, bias, True
-    return fill(problem, rows, bias, seed, device), bias, False
+    if group.is_alone:
+        return fill(problem, rows, bias, seed, device), bias, False
+    chosen = sample_here(problem.n_points, problem.dim, group)
+    points = problem.X[chosen].to_numpy() if len(chosen) else np.zeros((0, problem.dim))
+    filled = group.on_first(
+        points,
+        lambda parts: fill(JointProblem(np.concatenate(parts), problem.n_atoms, problem.lam), rows, bias, seed, device),
+    )
+    return filled, bias, False
 
 
 def fill(
@@ -283,11 +332,17 @@ def _with_checkpoint(
     """The learner with its file, taken up where that left off if it exists."""
     start, bias = learner.start
     options["start"] = hashlib.sha256(start.cpu().numpy().tobytes() + bias.cpu().numpy().tobytes()).hexdigest()
+    group = learner.group
+    if not group.is_alone:
+        options["process"] = [group.rank, group.size]
+        path = path.with_name(f"{path.stem}.process-{group.rank}-of-{group.size}{path.suffix}")
     mark = checkpoints.fingerprint(problem, **options)
     kept = checkpoints.Checkpoint(path, mark)
+    group.agree(**{"the checkpoint's being there": path.exists()})
     if not path.exists():
         return replace(learner, checkpoint=kept), kept
     arrays, seconds = checkpoints.read(path, mark)
+    group.agree(**{"the checkpoint's step": int(arrays.get("step", -1))})
     kept = checkpoints.Checkpoint(path, mark, seconds=seconds)
     resumed = checkpoints.unpack(arrays, learner, problem)
     return replace(learner, checkpoint=kept, resumed=resumed), kept
@@ -301,17 +356,21 @@ def _fit(
     warm = state.place.codes.codes if state.place is not None else None
     tol = FINAL_TOL if state.place is None else min(FINAL_TOL, state.place.codes.tol)
     started = time.perf_counter()
-    codes = encode_rows(problem.X, dictionary, problem.lam, bias=bias, tol=tol, warm=warm, device=learner.device)
+    codes = encode_rows(
+        problem.X, dictionary, problem.lam, bias=bias, tol=tol, warm=warm, device=learner.device,
+        group=learner.group,
+    )  # fmt: skip
     if state.place is not None and state.place.codes.value < codes.value:  # rounding: these were better already
         codes = state.place.codes
     if status is Status.CERTIFIED and relative_gap(codes.value, learner.ground.floor) > GLOBAL_TOL:
         status = Status.STALLED  # the loop's value was that of sums, which cancel where data are far from the bias
     statistics = learner.statistics(problem, codes.codes)
-    stationarity = statistics.stationarity(state.dictionary, state.offset, problem.lam).cpu().numpy()
+    stationarity = statistics.stationarity(state.dictionary, state.offset, problem.lam)
     drift = statistics.bias_residual(state.dictionary, state.offset, problem.lam) if problem.bias_is_free else None
     return DictionaryFit(
         problem=problem, dictionary=dictionary.numpy(), bias=bias.numpy(), codes=codes, floor=learner.ground.floor,
-        stationarity=stationarity, bias_residual=drift, least_curvature=state.least_curvature, status=status,
+        stationarity=learner.group.same(stationarity).cpu().numpy(), bias_residual=drift,
+        least_curvature=state.least_curvature, status=status,
         tol=learner.tol, seed=learner.seed, history=history, seconds=seconds + time.perf_counter() - started,
         info={**state.counts, "device": str(learner.device)},
     )  # fmt: skip

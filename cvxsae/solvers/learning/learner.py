@@ -27,8 +27,9 @@ from threadpoolctl import threadpool_limits
 from cvxsae.relaxations.candidate import Candidate
 from cvxsae.relaxations.curvature import Curvature
 from cvxsae.relaxations.joint import JointProblem
+from cvxsae.solvers.distributed import ALONE, ProcessGroup
 from cvxsae.solvers.encode import encode_rows
-from cvxsae.solvers.learning.moves import renew, sample_rows, unit_length
+from cvxsae.solvers.learning.moves import renew, renew_together, sample_here, unit_length
 from cvxsae.solvers.learning.polish import Pair, Place, descend, gradient_at, retract
 from cvxsae.solvers.learning.statistics import Statistics
 from cvxsae.solvers.solution import Status
@@ -63,20 +64,23 @@ class Ground:
         Σ(x_n − origin) and Σ‖x_n − origin‖².
     floor
         Certified lower bound of every width.
+    n_points
+        Datapoints, of all processes if there are several.
     """
 
     origin: Float64[torch.Tensor, " d"]
     total: Float64[torch.Tensor, " d"]
     energy: float
     floor: float
+    n_points: int
 
 
 @dataclass(frozen=True)
 class State:
-    """Where the search is.
+    """Where the search is. Of several processes each holds codes, deal and ``statistics`` of its own datapoints.
 
-    In the minibatch stage ``order``, ``batches`` and ``statistics`` are there (every ``len(batches)``-th datapoint of
-    the order is one minibatch), later ``place`` and ``pairs``.
+    In the minibatch stage ``dealt`` (the datapoints of each minibatch), ``batches`` (their codes) and ``statistics``
+    are there, later ``place`` and ``pairs``.
     """
 
     dictionary: Float64[torch.Tensor, "K d"]
@@ -84,7 +88,7 @@ class State:
     value: float
     stage: str
     step: int = 0
-    order: Int64[np.ndarray, " N"] | None = None
+    dealt: tuple[Int64[np.ndarray, " n"], ...] = ()
     batches: tuple[sp.csr_array | None, ...] = ()
     statistics: Statistics | None = None
     place: Place | None = None
@@ -133,6 +137,9 @@ class Learner:
         Where to keep the state, or None.
     resumed
         A state to go on from.
+    group
+        The processes that hold the datapoints. All decide the same: decisions are made on sums over all of them, and
+        what went through a matrix product is taken from the first.
     """
 
     start: tuple[Float64[torch.Tensor, "K d"], Float64[torch.Tensor, " d"]]
@@ -147,6 +154,7 @@ class Learner:
     device: torch.device
     checkpoint: Checkpoint | None = None
     resumed: State | None = None
+    group: ProcessGroup = ALONE
 
     name = "dictionary"
     default_iterations = 10**9
@@ -161,22 +169,25 @@ class Learner:
         if self.resumed is not None:
             return self.resumed
         dictionary, bias = self.start
-        nothing = Statistics.empty(len(dictionary), self.ground.total, self.ground.energy, problem.n_points)
+        nothing = self._nothing(len(dictionary))
         offset = bias - self.ground.origin
-        state = State(dictionary, offset, nothing.value(dictionary, offset, problem.lam), "minibatches")
-        if self.epochs == 0 or problem.n_points <= self.minibatch:
+        value = self.group.same_number(nothing.value(dictionary, offset, problem.lam))
+        state = State(dictionary, offset, value, "minibatches")
+        if self.epochs == 0 or self.ground.n_points <= self.minibatch:
             return replace(state, stage="polish")
-        parts = -(-problem.n_points // self.minibatch)
-        order = self._deal(problem, parts)
+        parts = -(-self.ground.n_points // self.minibatch)
+        dealt = self._deal(problem, parts)
         if not self.primed:
-            return replace(state, order=order, batches=(None,) * parts, statistics=nothing)
+            return replace(state, dealt=dealt, batches=(None,) * parts, statistics=nothing)
         place = self._place(problem, dictionary, offset, None, MINIBATCH_TOL)
-        batches = tuple(place.codes.codes[order[part::parts]] for part in range(parts))
+        batches = tuple(place.codes.codes[rows] for rows in dealt)
+        own = place.statistics if self.group.is_alone else self._own_statistics(problem, place.codes.codes)
         primed = replace(
-            state, order=order, batches=batches, statistics=place.statistics, value=place.value, step=parts,
-            counts=state.count(epochs=1), dictionary=place.statistics.sweep(dictionary, offset, dtype=torch.float32),
+            state, dealt=dealt, batches=batches, statistics=own, value=place.value, step=parts,
+            counts=state.count(epochs=1),
+            dictionary=self.group.same(place.statistics.sweep(dictionary, offset, dtype=torch.float32)),
         )  # fmt: skip
-        return primed if self.epochs > 1 else replace(primed, stage="polish", order=None, batches=(place.codes.codes,))
+        return primed if self.epochs > 1 else replace(primed, stage="polish", dealt=(), batches=(place.codes.codes,))
 
     def restore(self, problem: JointProblem, state: State, codes: sp.csr_array | None, tol: float) -> State:
         """Complete a state from disk: order, sums and place are computed again."""
@@ -184,13 +195,12 @@ class Learner:
             return replace(state, place=self._place(problem, state.dictionary, state.offset, codes, tol))
         if state.stage == "polish":
             return state
-        order, parts = self._deal(problem, len(state.batches)), len(state.batches)
-        statistics = Statistics.empty(len(state.dictionary), self.ground.total, self.ground.energy, problem.n_points)
-        for part, held in enumerate(state.batches):
-            if held is not None:
-                points = self._measured(problem.X[order[part::parts]].to_tensor())
-                statistics.add(held, points)
-        return replace(state, order=order, statistics=statistics)
+        dealt = self._deal(problem, len(state.batches))
+        statistics = self._nothing(len(state.dictionary))
+        for rows, held in zip(dealt, state.batches, strict=True):
+            if held is not None and len(rows):
+                statistics.add(held, self._measured(problem.X[rows].to_tensor()))
+        return replace(state, dealt=dealt, statistics=statistics)
 
     def step(self, problem: JointProblem, state: State) -> State:
         """One minibatch, one descent step, or one round of moves."""
@@ -198,7 +208,7 @@ class Learner:
             after = self._minibatch(problem, state) if state.stage == "minibatches" else self._polish(problem, state)
         after = replace(after, step=state.step + 1)
         if self.checkpoint is not None:
-            self.checkpoint.offer(after)
+            self.checkpoint.offer(after, self.group)
         return after
 
     def bounds(self, problem: JointProblem, state: State) -> tuple[float, float]:
@@ -232,64 +242,65 @@ class Learner:
 
     # ------------------------------------------------------------------ minibatches
 
-    def _deal(self, problem: JointProblem, parts: int) -> Int64[np.ndarray, " N"]:
-        """Datapoints in an order of which every ``parts``-th is one minibatch; inside a minibatch they ascend."""
-        order = np.random.default_rng(self.seed).permutation(problem.n_points)
-        for part in range(parts):
-            order[part::parts] = np.sort(order[part::parts])
-        return order
+    def _deal(self, problem: JointProblem, parts: int) -> tuple[Int64[np.ndarray, " n"], ...]:
+        """The datapoints of each minibatch, ascending: of several processes, those here of the one deal of all."""
+        first, total = self.group.places(problem.n_points)
+        order = np.random.default_rng(self.seed).permutation(total) - first
+        order = np.where((order >= 0) & (order < problem.n_points), order, -1)
+        minibatches = (np.sort(order[part::parts]) for part in range(parts))
+        return tuple(rows[rows >= 0] for rows in minibatches)
 
     def _minibatch(self, problem: JointProblem, state: State) -> State:
-        assert state.order is not None
         assert state.statistics is not None
         parts, part = len(state.batches), state.step % len(state.batches)
-        rows = state.order[part::parts]
-        data = problem.X[rows]
-        points = self._measured(data.to_tensor())
-        codes = encode_rows(
-            data, state.dictionary.cpu(), problem.lam, bias=self.bias(state.offset),
-            tol=MINIBATCH_TOL, warm=state.batches[part], device=self.device,
-        ).codes  # fmt: skip
+        rows = state.dealt[part]
+        points, codes = state.offset.new_zeros((0, problem.dim)), sp.csr_array((0, len(state.dictionary)))
+        if len(rows):  # of a process with few datapoints, some minibatches have none
+            data = problem.X[rows]
+            points = self._measured(data.to_tensor())
+            codes = encode_rows(
+                data, state.dictionary.cpu(), problem.lam, bias=self.bias(state.offset),
+                tol=MINIBATCH_TOL, warm=state.batches[part], device=self.device,
+            ).codes  # fmt: skip
         statistics, old = state.statistics, state.batches[part]
         if old is not None:
             statistics.add(old, points, sign=-1.0)
         statistics.add(codes, points)
-        dictionary = statistics.sweep(state.dictionary, state.offset, dtype=torch.float32)
+        whole = statistics.over(self.group)
+        dictionary = self.group.same(whole.sweep(state.dictionary, state.offset, dtype=torch.float32))
         offset = state.offset
         # In the first pass, datapoints not yet coded would drag the bias to their mean, however far out some are.
         if problem.bias_is_free and state.counts.get("epochs"):
-            offset = offset + statistics.mean_residual(dictionary, offset)
+            offset = self.group.same(offset + whole.mean_residual(dictionary, offset))
         batches = (*state.batches[:part], codes, *state.batches[part + 1 :])
         after = replace(state, dictionary=dictionary, offset=offset, batches=batches)
         return after if part < parts - 1 else self._end_of_epoch(problem, after)
 
     def _end_of_epoch(self, problem: JointProblem, state: State) -> State:
         """Moves, the value, and whether to go on to polishing."""
-        order, statistics, dictionary = state.order, state.statistics, state.dictionary
-        assert order is not None
+        statistics, dictionary = state.statistics, state.dictionary
         assert statistics is not None
-        codes = _in_order(state.batches, order)
+        codes, whole = _in_order(state.batches, state.dealt), statistics.over(self.group)
         state = replace(
-            state,
-            value=min(state.value, statistics.value(dictionary, state.offset, problem.lam)),
+            state, value=self._lower(state.value, whole, dictionary, state.offset, problem.lam),
             counts=state.count(epochs=1),
-        )
+        )  # fmt: skip
         renewal = None
-        if not (statistics.mass > 0).all():  # live atoms are judged once codes are exact: here it would cost an epoch
+        if not (whole.mass > 0).all():  # live atoms are judged once codes are exact: here it would cost an epoch
             renewal = self._renewal(problem, dictionary, state.offset, codes, state.step)
         if renewal is not None:
             dictionary, codes = torch.from_numpy(renewal.dictionary).to(self.device), renewal.codes
             state = replace(state, counts=state.count(renewed=len(renewal.renewed)))
         if state.counts["epochs"] >= self.epochs:
             return replace(
-                state, dictionary=dictionary, stage="polish", order=None, batches=(codes,), statistics=None,
+                state, dictionary=dictionary, stage="polish", dealt=(), batches=(codes,), statistics=None,
                 last_moves=state.step,
             )  # fmt: skip
         if renewal is not None:
-            statistics = self.statistics(problem, codes)
-            parts = len(state.batches)
-            batches = tuple(codes[order[part::parts]] for part in range(parts))
-            value = min(state.value, statistics.value(dictionary, state.offset, problem.lam))
+            statistics = self._own_statistics(problem, codes)
+            batches = tuple(codes[rows] for rows in state.dealt)
+            whole = statistics.over(self.group)
+            value = self._lower(state.value, whole, dictionary, state.offset, problem.lam)
             state = replace(state, dictionary=dictionary, batches=batches, statistics=statistics, value=value)
         return state
 
@@ -299,7 +310,7 @@ class Learner:
         if state.place is None:
             warm = state.batches[0] if state.batches else None
             place = self._place(problem, state.dictionary, state.offset, warm, _LOOSEST)
-            return self._at(replace(state, batches=(), order=None, statistics=None), place)
+            return self._at(replace(state, batches=(), dealt=(), statistics=None), place)
         here = state.place
         worst = self._worst(problem, here)
         tight = max(_TIGHTEST, min(_LOOSEST, 1e-3 * worst**2))
@@ -316,7 +327,7 @@ class Learner:
             state = replace(state, last_moves=state.step, value_at_moves=state.value)
         found = descend(
             here, state.pairs, lambda d, b: self._place(problem, d, b, here.codes.codes, tight),
-            problem.lam, bias_is_free=problem.bias_is_free,
+            problem.lam, bias_is_free=problem.bias_is_free, group=self.group,
         )  # fmt: skip
         if found is not None and state.idle < _PATIENCE:
             place, pairs = found
@@ -385,12 +396,18 @@ class Learner:
         self, problem: JointProblem, dictionary: Float64[torch.Tensor, "K d"], offset: Float64[torch.Tensor, " d"],
         codes: sp.csr_array, seed: int,
     ) -> Any:  # fmt: skip
-        rows = sample_rows(problem.n_points, problem.dim)
+        rows = sample_here(problem.n_points, problem.dim, self.group)
         every = len(rows) == problem.n_points
-        dead = int((np.bincount(codes.indices, minlength=len(dictionary)) == 0).sum())
+        users = torch.from_numpy(np.bincount(codes.indices, minlength=len(dictionary)))
+        dead = int((self.group.sum(users)[0] == 0).sum())
         share = max(1, len(dictionary) // _MOVES_SHARE) if self.moves else 0
-        length = unit_length(self.ground.energy / problem.n_points)
+        length = unit_length(self.ground.energy / self.ground.n_points)
         residuals = self._residuals(problem, dictionary, offset, codes, None if every else rows, length)
+        if not self.group.is_alone:
+            return renew_together(
+                residuals, codes, dictionary.cpu().numpy(), problem.lam, rows, self.group, at_most=max(dead, share),
+                seed=self.seed + seed, length=length, device=self.device,
+            )  # fmt: skip
         return renew(
             residuals, codes, dictionary.cpu().numpy(), problem.lam, at_most=max(dead, share), seed=self.seed + seed,
             rows=None if every else rows, length=length, device=self.device,
@@ -426,17 +443,32 @@ class Learner:
         warm: sp.csr_array | None, tol: float,
     ) -> Place:  # fmt: skip
         """Exact codes, value and gradient."""
+        dictionary, offset = self.group.same(dictionary), self.group.same(offset)
         codes: Codes = encode_rows(
             problem.X, dictionary.cpu(), problem.lam, bias=self.bias(offset),
-            tol=tol, warm=warm, device=self.device,
+            tol=tol, warm=warm, device=self.device, group=self.group,
         )  # fmt: skip
         statistics = self.statistics(problem, codes.codes)
-        gradient = gradient_at(statistics, dictionary, offset, bias_is_free=problem.bias_is_free)
+        gradient = self.group.same(gradient_at(statistics, dictionary, offset, bias_is_free=problem.bias_is_free))
         return Place(torch.cat([dictionary, offset[None]]), codes, gradient, statistics)
 
+    def _nothing(self, n_atoms: int) -> Statistics:
+        return Statistics.empty(n_atoms, self.ground.total, self.ground.energy, self.ground.n_points)
+
+    def _lower(
+        self, value: float, whole: Statistics, dictionary: Float64[torch.Tensor, "K d"],
+        offset: Float64[torch.Tensor, " d"], lam: float,
+    ) -> float:  # fmt: skip
+        """The value at the codes at hand, or the one before if that was lower."""
+        return self.group.same_number(min(value, whole.value(dictionary, offset, lam)))
+
     def statistics(self, problem: JointProblem, codes: sp.csr_array) -> Statistics:
-        """Sums over all datapoints."""
-        statistics = Statistics.empty(codes.shape[1], self.ground.total, self.ground.energy, problem.n_points)
+        """Sums over all datapoints, of all processes."""
+        return self._own_statistics(problem, codes).over(self.group)
+
+    def _own_statistics(self, problem: JointProblem, codes: sp.csr_array) -> Statistics:
+        """Sums over the datapoints of this process."""
+        statistics = self._nothing(codes.shape[1])
         start = 0
         for batch in problem.X.batches():
             statistics.add(codes[start : start + len(batch)], self._measured(batch))
@@ -449,6 +481,8 @@ class Learner:
     ) -> Float32[np.ndarray, "n d"]:  # fmt: skip
         """``x − b − zD`` of all datapoints, or of some, in float32, divided by a length."""
         bias, atoms = self.bias(offset).numpy(), dictionary.cpu().numpy()
+        if rows is not None and not len(rows):  # of few processes' sample none may be here
+            return np.zeros((0, problem.dim), dtype=np.float32)
         if rows is not None:
             return ((problem.X[rows].to_numpy() - bias - codes[rows] @ atoms) / length).astype(np.float32)
         blocks, start = [], 0
@@ -463,14 +497,13 @@ class Learner:
         worst = float(atoms.nan_to_num(0.0).max())
         if problem.bias_is_free:
             worst = max(worst, place.statistics.bias_residual(place.dictionary, place.offset, problem.lam))
-        return worst
+        return self.group.same_number(worst)
 
 
-def _in_order(batches: tuple[sp.csr_array | None, ...], order: Int64[np.ndarray, " N"]) -> sp.csr_array:
+def _in_order(batches: tuple[sp.csr_array | None, ...], dealt: tuple[Int64[np.ndarray, " n"], ...]) -> sp.csr_array:
     """Codes of all datapoints in the order of the data."""
-    parts = len(batches)
-    dealt = np.concatenate([order[part::parts] for part in range(parts)])
-    place = np.empty(len(order), dtype=np.int64)
-    place[dealt] = np.arange(len(order))
+    rows = np.concatenate(dealt)
+    place = np.empty(len(rows), dtype=np.int64)
+    place[rows] = np.arange(len(rows))
     held = [codes for codes in batches if codes is not None]
     return sp.csr_array(sp.vstack(held, format="csr")[place])

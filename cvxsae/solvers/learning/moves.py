@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import heapq
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -22,6 +23,8 @@ from cvxsae.solvers.learning.start import unit
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Float64, Int64
+
+    from cvxsae.solvers.distributed import ProcessGroup
 
 _CLIMB = 12
 _HALVES = 6
@@ -56,6 +59,13 @@ def sample_rows(n_points: int, dim: int) -> Int64[np.ndarray, " n"]:
     """Datapoints that moves are judged on: all of them, or as many evenly spaced ones as fit in a quarter of a GiB."""
     most = max(1, _SAMPLE_ENTRIES // dim)
     return np.unique(np.linspace(0, n_points - 1, min(n_points, most)).astype(np.int64))
+
+
+def sample_here(n_points: int, dim: int, group: ProcessGroup) -> Int64[np.ndarray, " n"]:
+    """Those of :func:`sample_rows` of all processes' datapoints, counted by rank, that are this process's."""
+    first, total = group.places(n_points)
+    rows = sample_rows(total, dim)
+    return rows[(rows >= first) & (rows < first + n_points)] - first
 
 
 def unit_length(mean_square: float) -> float:
@@ -116,6 +126,57 @@ def renew(
     return Renewal(table.dictionary, sp.csr_array(table.collect() * length), tuple(renewed), total * length**2)
 
 
+def renew_together(
+    residuals: Float[np.ndarray, "n d"],
+    codes: sp.csr_array,
+    dictionary: Float64[np.ndarray, "K d"],
+    lam: float,
+    rows: Int64[np.ndarray, " n"],
+    group: ProcessGroup,
+    **options: Any,
+) -> Renewal | None:
+    """:func:`renew` on the datapoints of several processes: the first one judges all, each gets its part of the codes.
+
+    ``residuals``, ``codes`` and ``rows`` are this process's, ``options`` those of :func:`renew`.
+    """
+
+    def judge(parts: list[tuple[np.ndarray, sp.csr_array]]) -> Any:
+        all_codes = sp.csr_array(sp.vstack([part for _, part in parts], format="csr"))
+        renewal = renew(np.concatenate([part for part, _ in parts]), all_codes, dictionary, lam, **options)
+        if renewal is None:
+            return None
+        changed = np.flatnonzero((renewal.dictionary != dictionary).any(axis=1))
+        changed = np.union1d(changed, np.array(renewal.renewed, dtype=np.int64))
+        ends = np.cumsum([0] + [len(part) for part, _ in parts])
+        columns = renewal.codes[:, changed]
+        return replace(renewal, codes=None), changed, [columns[a:b].tocsc() for a, b in pairwise(ends)]  # type: ignore[arg-type]
+
+    found = group.on_first((residuals, codes[rows]), judge)
+    if found is None:
+        return None
+    renewal, changed, parts = found
+    mine = parts[group.rank]
+    pieces = {}
+    for place, atom in enumerate(changed.tolist()):
+        held = slice(mine.indptr[place], mine.indptr[place + 1])
+        pieces[atom] = (rows[mine.indices[held]], mine.data[held])
+    return replace(renewal, codes=_with_columns(codes, pieces))
+
+
+def _with_columns(codes: sp.csr_array, columns: dict[int, tuple[np.ndarray, np.ndarray]]) -> sp.csr_array:
+    """The codes with some atoms' replaced by those of the datapoints given."""
+    kept = np.ones(codes.shape[1], dtype=bool)
+    kept[list(columns)] = False
+    old = codes.tocoo()
+    held = kept[old.col]
+    parts = [(old.row[held], old.col[held], old.data[held])]
+    parts += [(rows, np.full(len(rows), atom), z) for atom, (rows, z) in columns.items()]
+    row, col, data = (np.concatenate(piece) for piece in zip(*parts, strict=True))
+    replaced = sp.csr_array((data, (row, col)), shape=codes.shape)
+    replaced.sort_indices()
+    return replaced
+
+
 class _Table:
     """Residuals and codes that follow the moves; the caller's are left alone."""
 
@@ -169,18 +230,10 @@ class _Table:
 
     def collect(self) -> sp.csr_array:
         """All codes with the changed columns replaced."""
-        kept = np.ones(len(self.dictionary), dtype=bool)
-        kept[list(self.changed)] = False
-        old = self.all_codes.tocoo()
-        held = kept[old.col]
-        parts = [(old.row[held], old.col[held], old.data[held])]
-        for atom, (rows, z) in self.changed.items():
-            where = rows if self.rows is None else self.rows[rows]
-            parts.append((where, np.full(len(rows), atom), z))
-        row, col, data = (np.concatenate(piece) for piece in zip(*parts, strict=True))
-        codes = sp.csr_array((data, (row, col)), shape=self.all_codes.shape)
-        codes.sort_indices()
-        return codes
+        rows = self.rows
+        return _with_columns(
+            self.all_codes, {k: (on if rows is None else rows[on], z) for k, (on, z) in self.changed.items()}
+        )
 
 
 @dataclass(frozen=True)

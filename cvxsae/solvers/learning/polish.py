@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float64
 
     from cvxsae.solvers.codes import Codes
+    from cvxsae.solvers.distributed import ProcessGroup
     from cvxsae.solvers.learning.statistics import Statistics
 
 MEMORY = 20
@@ -99,13 +100,14 @@ def descend(
     lam: float,
     *,
     bias_is_free: bool,
+    group: ProcessGroup,
 ) -> tuple[Place, tuple[Pair, ...]] | None:
     """One quasi-Newton step; None where no step along any direction at hand lowers F by more than rounding.
 
-    ``evaluate`` gives the exact codes, value and gradient at a dictionary and an offset.
+    ``evaluate`` gives the exact codes, value and gradient at a dictionary and an offset, the same in all processes.
     """
     for memory in (pairs, ()) if pairs else ((),):
-        direction = _direction(place, memory, lam, bias_is_free=bias_is_free)
+        direction = group.same(_direction(place, memory, lam, bias_is_free=bias_is_free))
         slope = float((direction * place.gradient).sum())
         if not slope < 0:
             continue

@@ -11,17 +11,20 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Float64, Int64
 
     from cvxsae.relaxations.joint import JointProblem
+    from cvxsae.solvers.distributed import ProcessGroup
 
 _SAME = 1e-9
 
 
 def datapoint_directions(
-    problem: JointProblem, origin: Float64[np.ndarray, " d"], seed: int
+    problem: JointProblem, origin: Float64[np.ndarray, " d"], seed: int, group: ProcessGroup
 ) -> Float64[np.ndarray, "K d"]:
     """K distinct directions of datapoints, drawn with probability ∝ ``(‖x_n − b‖ − λ)_+``.
 
     Those are the codes of the wide limit (T9): with as many atoms as distinct directions of datapoints longer than λ
-    the start is its optimum already. What the data cannot fill is drawn at random.
+    the start is its optimum already. What the data cannot fill is drawn at random. Processes draw from
+    their own datapoints, in the order of exponential clocks: the first of all are among the first of each, so the
+    start is the same for any number of them.
     """
     rng = np.random.default_rng(seed)
     excess = np.concatenate(
@@ -34,15 +37,22 @@ def datapoint_directions(
     # The order of a weighted draw without replacement: exponential clocks.
     clocks = np.full(len(excess), np.inf)
     long = excess > 0
-    clocks[long] = rng.exponential(size=int(long.sum())) / excess[long]
+    first, total = group.places(int(long.sum()))
+    clocks[long] = rng.exponential(size=total)[first : first + int(long.sum())] / excess[long]
     order = np.argsort(clocks, kind="stable")[: int(long.sum())]
     atoms = np.zeros((0, problem.dim))
+    times = np.zeros(0)
     taken = 0
     while len(atoms) < problem.n_atoms and taken < len(order):
         rows = order[taken : taken + 2 * (problem.n_atoms - len(atoms))]
         taken += len(rows)
         fresh = unit(_rows(problem, rows) - origin)
-        atoms = np.concatenate([atoms, fresh])
+        atoms, times = np.concatenate([atoms, fresh]), np.concatenate([times, clocks[rows]])
+        kept = _first_of_each(atoms)[: problem.n_atoms]
+        atoms, times = atoms[kept], times[kept]
+    if not group.is_alone:
+        drawn, clock = zip(*group.gather((atoms, times)), strict=True)
+        atoms = np.concatenate(drawn)[np.argsort(np.concatenate(clock), kind="stable")]
         atoms = atoms[_first_of_each(atoms)][: problem.n_atoms]
     missing = problem.n_atoms - len(atoms)
     return np.concatenate([atoms, random_directions(missing, problem.dim, rng)])

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,6 +21,8 @@ from cvxsae.solvers.learning import kernels
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Float64, Int64
+
+    from cvxsae.solvers.distributed import ProcessGroup
 
 BLOCK = 64
 """Atoms updated between two matrix products of a sweep: the iteration is the same for any number."""
@@ -44,7 +46,7 @@ class Statistics:
     active
         Number of datapoints that use each atom, (K,).
     total
-        Σ_n x_n, (d,), over all datapoints.
+        Σ_n x_n, (d,), over all datapoints, of all processes if there are several.
     energy
         Σ_n ‖x_n‖² over all datapoints.
     n_points
@@ -84,6 +86,13 @@ class Statistics:
                 self.active == 0
             )  # what subtraction leaves of a dead atom is rounding, and would pass for a direction
             self.products[gone], self.products[:, gone], self.crosses[gone], self.mass[gone] = 0, 0, 0, 0
+
+    def over(self, group: ProcessGroup) -> Statistics:
+        """What the datapoints of all processes contributed; these sums themselves for one process."""
+        if group.is_alone:
+            return self
+        products, crosses, mass, active = group.sum(self.products, self.crosses, self.mass, self.active)
+        return replace(self, products=products, crosses=crosses, mass=mass, active=active)
 
     def _scatter(self, codes: sp.csr_array, points: Float64[torch.Tensor, "n d"], sign: float) -> None:
         """By the fused kernel: each thread has its own rows."""

@@ -1,0 +1,305 @@
+"""Several processes on one solve: what ``torchrun`` starts, as a value that is passed along explicitly.
+
+Every process runs the same program on its own rows of the data. What a solve needs of all datapoints are sums, so those
+are what is exchanged; the rest stays where its rows are. Each exchange is preceded by a word with the others
+on whether all is well, so that a process that fails ends the others with a reason instead of leaving them to wait.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import torch
+
+from cvxsae.data import arguments
+from cvxsae.data.activations import Activations
+from cvxsae.data.arguments import InputError
+from cvxsae.data.files import read_array
+
+if TYPE_CHECKING:
+    from cvxsae.data.activations import ActivationsLike
+
+T = TypeVar("T")
+
+TIMEOUT = 1800.0
+"""Seconds that a process waits for the others before it gives up."""
+
+
+class GroupError(RuntimeError):
+    """Another process failed, or can no longer be reached. The message says which and why."""
+
+
+@dataclass(frozen=True)
+class ProcessGroup:
+    """The processes that share one solve, seen from one of them; alone by default, and then it costs nothing.
+
+    Get one from :func:`process_group`. Every method but :meth:`shard` is *collective*: all processes call it, in the
+    same order.
+
+    Attributes
+    ----------
+    rank
+        This process's number, from 0.
+    size
+        Number of processes.
+    device
+        Where this process computes.
+    handle
+        The ``torch.distributed`` group underneath; None if alone.
+    """
+
+    rank: int = 0
+    size: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    handle: Any = None
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether this is the only process."""
+        return self.size == 1
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process is the one that prints and writes."""
+        return self.rank == 0
+
+    def shard(self, X: ActivationsLike) -> Activations:
+        """Rows of the whole data (N, d) that are this process's: contiguous, near-equal, in the order of the processes.
+
+        Of a memory map or a file that can be mapped, only those rows are read.
+
+        Raises
+        ------
+        InputError
+            For data that cannot be used, or fewer rows than processes.
+        """
+        if isinstance(X, str | os.PathLike):
+            X = read_array(Path(X), "X")
+        if not (isinstance(X, Activations) or (isinstance(X, np.ndarray | torch.Tensor) and X.ndim == 2)):
+            X = Activations(X)
+        n_points = len(X)
+        if n_points < self.size:
+            raise InputError(f"X has {n_points} row(s) for {self.size} processes; start at most as many as rows.")
+        first, last = (n_points * number // self.size for number in (self.rank, self.rank + 1))
+        return Activations(X[first:last])
+
+    def places(self, count: int) -> tuple[int, int]:
+        """Where this process's things begin, if all are numbered by rank, and how many there are in all."""
+        counts = self.gather(count)
+        return sum(counts[: self.rank]), sum(counts)
+
+    # ------------------------------------------------------------------ failing together
+
+    @contextmanager
+    def guard(self) -> Iterator[None]:
+        """All that the processes do together goes in here: an exception in one is one in all.
+
+        The process that failed raises what happened to it, the others a :class:`GroupError` that quotes it.
+        """
+        if self.is_alone:
+            yield
+            return
+        try:
+            yield
+        except GroupError:
+            raise
+        except BaseException as error:
+            try:
+                self._meet(f"{type(error).__name__}: {error}")
+            except GroupError:  # then the others are gone; what happened here says more
+                raise error from None
+            raise
+        self._meet()
+
+    def _meet(self, trouble: str = "") -> None:
+        """Say whether all is well here and hear it of the others."""
+        from torch import distributed
+
+        with self._talking():
+            failed = torch.tensor([int(bool(trouble))])
+            distributed.all_reduce(failed, group=self.handle)
+            if not int(failed):
+                return
+            reports: list[str] = [""] * self.size
+            distributed.all_gather_object(reports, trouble, group=self.handle)
+        if not trouble:
+            rank, report = next((number, report) for number, report in enumerate(reports) if report)
+            raise GroupError(f"process {rank} of {self.size} failed ({report}), so this one stopped as well.")
+
+    @contextmanager
+    def _talking(self) -> Iterator[None]:
+        """Turn what torch raises when a peer is gone into one sentence."""
+        try:
+            yield
+        except RuntimeError as error:
+            if isinstance(error, GroupError):
+                raise
+            raise GroupError(
+                f"process {self.rank} of {self.size} lost the others ({arguments.reason(error)}); "
+                "the first to fail says why."
+            ) from error
+
+    def agree(self, **settings: Any) -> None:
+        """Refuse, in every process, settings that are not the same in all.
+
+        Raises
+        ------
+        InputError
+            One sentence that names the first argument that differs and what it is where.
+        """
+        if self.is_alone:
+            return
+        here = {name: _mark(value) for name, value in settings.items()}
+        everywhere = self.gather({**here, "version of torch": torch.__version__})
+        for name, mine in everywhere[0].items():
+            for rank, theirs in enumerate(everywhere):
+                if theirs.get(name) != mine:
+                    found = f"({mine} in process 0, {theirs.get(name, 'absent')} in process {rank})"
+                    raise InputError(f"{name} is not the same in all processes {found}; pass the same in each.")
+
+    # ------------------------------------------------------------------ exchanges
+
+    def sum(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Each tensor summed over the processes, bit for bit the same in all; what is passed in is left alone."""
+        if self.is_alone:
+            return tensors
+        from torch import distributed
+
+        self._meet()
+        totals = tuple(tensor.clone(memory_format=torch.contiguous_format) for tensor in tensors)
+        with self._talking():
+            for total in totals:
+                distributed.all_reduce(total, group=self.handle)
+        return totals
+
+    def total(self, number: float) -> float:
+        """A number summed over the processes."""
+        return float(self.sum(torch.tensor([number], dtype=torch.float64))[0])
+
+    def any(self, flag: bool) -> bool:
+        """Whether a flag is up in some process."""
+        return self.total(float(flag)) > 0
+
+    def same(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Process 0's tensor, in every process.
+
+        What matrix products went into may differ in the last bit between processes, and decisions must not.
+        """
+        if self.is_alone:
+            return tensor
+        from torch import distributed
+
+        self._meet()
+        copy = tensor.clone(memory_format=torch.contiguous_format)
+        with self._talking():
+            distributed.broadcast(copy, src=0, group=self.handle)
+        return copy
+
+    def same_number(self, number: float) -> float:
+        """Process 0's number, in every process."""
+        return float(self.same(torch.tensor(number, dtype=torch.float64)))
+
+    def gather(self, value: T) -> list[T]:
+        """Every process's value, by rank, in every process."""
+        if self.is_alone:
+            return [value]
+        from torch import distributed
+
+        self._meet()
+        values: list[Any] = [None] * self.size
+        with self._talking():
+            distributed.all_gather_object(values, value, group=self.handle)
+        return values
+
+    def on_first(self, value: T, decide: Callable[[list[T]], Any]) -> Any:
+        """What ``decide`` makes, in process 0, of every process's value; in every process."""
+        if self.is_alone:
+            return decide([value])
+        from torch import distributed
+
+        self._meet()
+        values: list[Any] | None = [None] * self.size if self.is_first else None
+        with self._talking():
+            distributed.gather_object(value, values, dst=0, group=self.handle)
+        decided = [decide(values) if values is not None else None]
+        self._meet()  # process 0 may have failed to decide
+        with self._talking():
+            distributed.broadcast_object_list(decided, src=0, group=self.handle)
+        return decided[0]
+
+
+ALONE = ProcessGroup()
+"""One process: what every solve runs with unless it is given a group."""
+
+
+@contextmanager
+def process_group(device: str | torch.device | None = None, *, timeout: float = TIMEOUT) -> Iterator[ProcessGroup]:
+    """The processes that ``torchrun`` started, for as long as the ``with`` block lasts.
+
+    Gloo connects CPUs and NCCL connects GPUs. A script that is run without ``torchrun`` gets a group of one, so it
+    works both ways; if ``torch.distributed`` is initialised already, its processes are the group and it is left
+    as it was.
+
+    Parameters
+    ----------
+    device
+        ``"cpu"`` (default) or ``"cuda"``: then each process takes the GPU of its ``LOCAL_RANK``.
+    timeout
+        Seconds to wait for another process in one exchange; longer than the processes' work can differ.
+
+    Raises
+    ------
+    InputError
+        For a device that is not there, or a timeout that is no positive number.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cvxsae import encode, process_group
+    >>> X = np.array([[3.0, 0.0], [0.0, -1.0]])
+    >>> with process_group() as group:  # torchrun --nproc-per-node 2 script.py
+    ...     codes = encode(group.shard(X), np.eye(2), lam=1.0, group=group)
+    >>> codes.value
+    1.5
+    """
+    seconds = timedelta(seconds=arguments.positive(timeout, "timeout"))
+    started = torch.distributed.is_available() and torch.distributed.is_initialized()
+    if not started and int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield ProcessGroup(device=arguments.compute_device(device))
+        return
+    from torch import distributed
+
+    local = os.environ.get("LOCAL_RANK", "0")
+    where = arguments.compute_device(f"cuda:{local}" if str(device) == "cuda" else device)
+    backend = "cpu:gloo,cuda:nccl" if where.type == "cuda" else "gloo"
+    with torch.cuda.device(where) if where.type == "cuda" else nullcontext():
+        if not started:
+            distributed.init_process_group(backend, timeout=seconds)
+        handle = distributed.new_group(backend=backend, timeout=seconds)
+        try:
+            yield ProcessGroup(distributed.get_rank(), distributed.get_world_size(), where, handle)
+        finally:
+            distributed.destroy_process_group(None if not started else handle)
+
+
+def chosen_device(device: str | torch.device | None, group: ProcessGroup) -> torch.device:
+    """Where to compute: the device named, else the group's."""
+    return arguments.compute_device(group.device if device is None else device)
+
+
+def _mark(value: Any) -> str:
+    """What a setting is, in a few characters: arrays by shape and hash."""
+    if isinstance(value, torch.Tensor):
+        value = value.detach().cpu().numpy()
+    if isinstance(value, np.ndarray):
+        digest = hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()[:8]
+        return f"an array {value.shape} with hash {digest}"
+    return f"{value!r}"
