@@ -17,6 +17,7 @@ import typer
 from cvxsae import (
     __version__,
     cli_learning,  # registers its verbs
+    cli_study,
 )
 from cvxsae.cli_options import (
     EXIT_CERTIFIED,
@@ -62,7 +63,7 @@ from cvxsae.solvers import SOLVERS, solve
 from cvxsae.solvers.path import Along, atom_cost_path, write_text
 from cvxsae.validation import certify, check_optimality, crosscheck
 
-__all__ = ["app", "cli_learning", "main"]
+__all__ = ["app", "cli_learning", "cli_study", "main"]
 
 
 class Kind(StrEnum):

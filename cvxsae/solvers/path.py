@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import json
 import math
+import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -302,7 +303,10 @@ class _Store:
 
 
 def write_text(file: Path, text: str) -> None:
-    """Write a file all or nothing: under another name first."""
-    part = file.with_name(f".{file.name}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(file)
+    """Write a file all or nothing: under another name first, which no other process uses."""
+    part = file.with_name(f".{file.name}.{secrets.token_hex(4)}.partial")
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.replace(file)
+    finally:
+        part.unlink(missing_ok=True)

@@ -18,6 +18,7 @@ from cvxsae.validation.phenomena import (
 )
 from cvxsae.validation.second_order import SecondOrder, second_order
 from cvxsae.validation.statistics import FeatureStatistics, feature_statistics
+from cvxsae.validation.study import ScaleStudy
 
 __all__ = [
     "Certificate",
@@ -27,6 +28,7 @@ __all__ = [
     "LossLedger",
     "OptimalityReport",
     "ResidualStructure",
+    "ScaleStudy",
     "SecondOrder",
     "WidthResult",
     "absorption",

@@ -24,6 +24,7 @@ from cvxsae.solvers.learning import DictionaryFit, learn_dictionary
 from cvxsae.solvers.path import write_text
 from cvxsae.solvers.solution import GAP_SLACK
 from cvxsae.solvers.width_floor import width_floors
+from cvxsae.validation.figures import stack_ledgers
 from cvxsae.validation.ledger import GAPS, WIDE_TOL, LossLedger, Search, ledger
 
 if TYPE_CHECKING:
@@ -34,10 +35,6 @@ if TYPE_CHECKING:
     from cvxsae.data.arguments import BiasLike
 
 FILE = "compare.json"
-_COLOURS = {
-    "amortisation_gap": "#c0504d", "dictionary_gap": "#e8a33d", "local_gap": "#8fb4d8", "width_gap": "#4f81bd",
-    "wide": "#1f4e79",
-}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -143,18 +140,8 @@ class Comparison:
 
     def draw_ledgers(self, axes: Axes) -> None:
         """The ledgers of the trained SAEs, stacked, one bar a width."""
-        table, bottom = self.table(), np.zeros(len(self.results))
-        ticks = np.arange(len(table))
-        for name in ("wide", *reversed(GAPS)):
-            label = "floor of any width" if name == "wide" else name.replace("_", " ")
-            axes.bar(ticks, table[name], bottom=bottom, color=_COLOURS[name], label=label, width=0.7)
-            bottom = bottom + table[name].to_numpy()
-        axes.set_xticks(ticks, [str(width) for width in table["n_atoms"]])
-        axes.set(xlabel="width K", ylabel="loss per datapoint", title="Where the loss of a trained SAE goes")
-        handles, labels = axes.get_legend_handles_labels()
-        axes.legend(
-            handles[::-1], labels[::-1], frameon=False, fontsize="small", bbox_to_anchor=(1, 1), loc="upper left"
-        )
+        stack_ledgers(axes, self.table())
+        axes.set_title("Where the loss of a trained SAE goes")
 
     def draw_levels(self, axes: Axes) -> None:
         """What is attained, and the floors, against width."""

@@ -1,0 +1,137 @@
+"""What a study found, in words."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cvxsae.validation.study.laws import by_width, closed_by_doubling, numbers, places, power_law
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MOST_LINES = 12
+
+
+def summary(name: str, table: pd.DataFrame, *, n_planned: int | None = None) -> str:
+    """At most twelve lines; what is not proved is called what it is: an upper bound, a fit, a floor."""
+    head = _cells(name, table, n_planned)
+    problems = list(places(table))
+    body: list[str] = []
+    for label, rows in problems:
+        body += [f"{label}: {line}" if label else line for line in _problem(rows)]
+    room = MOST_LINES - len(head)
+    if len(body) > room:
+        body = [*body[: room - 1], f"... and {len(body) - room + 1} more lines; the table has it all."]
+    return "\n".join([*head, *body])
+
+
+def _cells(name: str, table: pd.DataFrame, n_planned: int | None) -> list[str]:
+    """Done, failed, missing, and what theory objects to."""
+    failed = table[table["status"] == "failed"]
+    missing = 0 if n_planned is None else n_planned - len(table)
+    lines = [f"study {name}: {len(table) - len(failed)} cells done, {len(failed)} failed, {missing} missing."]
+    if len(failed):
+        first = failed.iloc[0]
+        lines.append(f"First failure: {first['method']}: {first['reason']}")
+    violated = table[table["violation"].notna()]
+    if len(violated):
+        first = violated.iloc[0]
+        lines.append(
+            f"VIOLATION of theory in {len(violated)} rows: something is wrong with data, code or mathematics; "
+            f"the first: {first['method']} {first['cell']}: {first['violation']}"
+        )
+    elif len(table) > len(failed):
+        lines.append("In every row that is done floor ≤ value, and all certificates hold.")
+    return lines
+
+
+def _problem(rows: pd.DataFrame) -> list[str]:
+    return [*_widths(rows), *_sparsity(rows), *_sae(rows), *_floors(rows), *_large(rows), *_time(rows)]
+
+
+def _widths(rows: pd.DataFrame) -> list[str]:
+    """How what is left above F_wide falls with the width."""
+    widths, best = by_width(rows, "best", ("learned", "trained_sae"))
+    wide = rows["wide"].dropna()
+    if len(widths) == 0 or wide.empty:
+        return []
+    limit = float(wide.max())
+    said = (
+        f"Upper bounds of F*_K (nonconvex: the best found) fall from {best[0]:.4g} at K = {widths[0]:.0f} to "
+        f"{best[-1]:.4g} at K = {widths[-1]:.0f}; F_wide = {limit:.4g} is certified."
+    )
+    lines = [said]
+    excess = best - limit
+    if len(widths) > 1 and (excess > 0).all():
+        closed = closed_by_doubling(widths, excess)
+        lines.append(
+            f"Doubling K closes {np.median(closed):.0%} of what is left above F_wide (median; {closed[0]:.0%} at the "
+            f"narrow end, {closed[-1]:.0%} at the wide end)."
+        )
+    law = power_law(widths, excess)
+    if law is not None:
+        lines.append(
+            f"Fit to these upper bounds: F_K − F_wide ∝ K^{law.exponent:.2f} over {law.n_points} widths, off by at "
+            f"most a factor of {2**law.spread:.2f}."
+        )
+    return lines
+
+
+def _sparsity(rows: pd.DataFrame) -> list[str]:
+    learned = rows[rows["method"] == "learned"].sort_values("n_atoms")
+    if learned.empty:
+        return []
+    first, last = learned.iloc[0], learned.iloc[-1]
+    ended = int((learned["outcome"] == "STATIONARY").sum())
+    return [
+        f"Learned dictionaries use {first['l0']:.3g} to {last['l0']:.3g} atoms a datapoint and leave "
+        f"{first['fvu']:.1%} to {last['fvu']:.1%} of the variance; {ended} of {len(learned)} reached stationarity, "
+        "the others their limit."
+    ]
+
+
+def _sae(rows: pd.DataFrame) -> list[str]:
+    trained = rows[rows["method"] == "trained_sae"]
+    if trained.empty:
+        return []
+    above = numbers(trained["value"]) / numbers(trained["best"]) - 1
+    encoder = numbers(trained["amortisation_gap"]) / numbers(trained["value"])
+    return [
+        f"Trained SAEs lie {above.min():.1%} to {above.max():.1%} above the best found; their encoders' share of the "
+        f"loss is {encoder.min():.1%} to {encoder.max():.1%}."
+    ]
+
+
+def _floors(rows: pd.DataFrame) -> list[str]:
+    """How much of the distance to F_wide is proved to be the width's."""
+    best = rows[rows["method"].isin(("learned", "trained_sae")) & rows["floor"].notna()].sort_values("best")
+    best = best.drop_duplicates("n_atoms")
+    share = (numbers(best["floor"]) - numbers(best["wide"])) / (numbers(best["best"]) - numbers(best["wide"]))
+    share = share[np.isfinite(share)]
+    if not (share > 0).any():
+        return []
+    return [
+        f"Of that distance {share.min():.0%} to {share.max():.0%} is proved to be the width's, by floors no dictionary "
+        "of it is below; the rest may be the search's or the floors'."
+    ]
+
+
+def _large(rows: pd.DataFrame) -> list[str]:
+    large = rows[rows["method"] == "large_dictionary"].sort_values("atom_cost")
+    if large.empty:
+        return []
+    first, last, worst = large.iloc[0], large.iloc[-1], float(large["gap"].max())
+    return [
+        f"The large dictionary has {first['live_atoms']} live atoms at τ = {first['atom_cost']:g} and "
+        f"{last['live_atoms']} at τ = {last['atom_cost']:g}; value and bound are within {worst:.1%}."
+    ]
+
+
+def _time(rows: pd.DataFrame) -> list[str]:
+    learned = rows[rows["method"] == "learned"]
+    law = power_law(numbers(learned["n_atoms"]), numbers(learned["seconds"]))
+    if law is None:
+        return []
+    return [f"Time of a learned cell grows as K^{law.exponent:.2f} (limits and warm starts included)."]
