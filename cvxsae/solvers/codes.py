@@ -197,5 +197,6 @@ class Codes:
     def __repr__(self) -> str:
         return (
             f"Codes({self.n_points} x {self.codes.shape[1]}, λ {self.lam:.4g}, value {self.value:.6g} "
-            f"≥ {self.lower_bound:.6g}, largest gap {self.largest_gap:.1e}, L0 {self.l0:.1f}, {self.status.name.lower()})"
+            f"≥ {self.lower_bound:.6g}, largest gap {self.largest_gap:.1e}, L0 {self.l0:.1f}, "
+            f"{self.status.name.lower()})"
         )

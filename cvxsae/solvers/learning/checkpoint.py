@@ -53,10 +53,17 @@ class Checkpoint:
     def offer(self, state: State, group: ProcessGroup) -> None:
         """Keep a state if the last one is old enough: of several processes, each its part of the same state."""
         if group.any(time.perf_counter() - self.written >= self.every):
-            self.write(state)
+            self.write(state, keep_last=not group.is_alone)
 
-    def write(self, state: State) -> None:
-        """Keep a state now."""
+    @property
+    def last_but_one(self) -> Path:
+        """The state before the last: if a process ends while the others write, it is what all of them still have."""
+        return self.path.with_suffix(".before.npz")
+
+    def write(self, state: State, *, keep_last: bool = False) -> None:
+        """Keep a state now; the one before as well if asked to."""
+        if keep_last and self.path.exists():
+            self.path.replace(self.last_but_one)
         write_arrays(self.path, _pack(state, self.fingerprint, self.seconds), "checkpoint")
         self.written = time.perf_counter()
 

@@ -193,7 +193,7 @@ def _learn(
         learner, problem, limits, device=where, progress=progress, callback=callback, every_step=True, group=group
     )
     if kept is not None:
-        kept.write(run.primal)
+        kept.write(run.primal, keep_last=not group.is_alone)
     return _fit(problem, learner, run.primal, run.status, run.history, kept.seconds if kept else run.seconds)
 
 
@@ -338,13 +338,18 @@ def _with_checkpoint(
         path = path.with_name(f"{path.stem}.process-{group.rank}-of-{group.size}{path.suffix}")
     mark = checkpoints.fingerprint(problem, **options)
     kept = checkpoints.Checkpoint(path, mark)
-    group.agree(**{"the checkpoint's being there": path.exists()})
-    if not path.exists():
+    files = (kept.path,) if group.is_alone else (kept.path, kept.last_but_one)
+    found = [checkpoints.read(file, mark) for file in files if file.exists()]
+    by_step = {int(arrays.get("step", -1)): (arrays, seconds) for arrays, seconds in reversed(found)}
+    everywhere = set.intersection(*(set(steps) for steps in group.gather(list(by_step))))
+    if not everywhere:
+        group.agree(**{"the state in the checkpoint": sorted(by_step)})
         return replace(learner, checkpoint=kept), kept
-    arrays, seconds = checkpoints.read(path, mark)
-    group.agree(**{"the checkpoint's step": int(arrays.get("step", -1))})
+    arrays, seconds = by_step[max(everywhere)]
     kept = checkpoints.Checkpoint(path, mark, seconds=seconds)
     resumed = checkpoints.unpack(arrays, learner, problem)
+    if not group.is_alone:
+        kept.write(resumed, keep_last=True)
     return replace(learner, checkpoint=kept, resumed=resumed), kept
 
 
