@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -220,8 +220,9 @@ def data_source(name: str, given: Any, folder: Path) -> dict[str, Any]:
     table = f"data.{name}"
     if not isinstance(given, Mapping):
         refuse(f"[{table}]", given, f"a table of {', '.join(DATA)}")
-    source = given.get("source", name)
-    TEXT.read(source, f"[{table}] source")
+    source = TEXT.read(given.get("source", name), f"[{table}] source")
+    if source not in GENERATORS and source not in EMBEDDED_NAMES:
+        source = data_file(source, folder, f"[{table}] source")
     numbers = generator_numbers(source) if source in GENERATORS else {}
     known(table, given, [*DATA, *numbers])
     read = {key: DATA[key].read(given[key], f"[{table}] {key}") for key in DATA if key in given}
@@ -230,9 +231,14 @@ def data_source(name: str, given: Any, folder: Path) -> dict[str, Any]:
             read[key] = _like(default, given[key], f"[{table}] {key}")
         elif default is inspect.Parameter.empty:
             raise InputError(f"[{table}] lacks the key {key!r}, which the generator {source} needs.")
-    if source not in GENERATORS and source not in EMBEDDED_NAMES:
-        source = _file(source, folder, f"[{table}] source" if "source" in given else "[grid] data")
     return {"center": False, "scale": "none", "seed": 0, **read, "source": source}
+
+
+def table_of_tables(table: str, given: Any) -> Iterable[tuple[str, Any]]:
+    """The tables in a table."""
+    if not isinstance(given, Mapping):
+        refuse(f"[{table}]", given, f"tables [{table}.NAME], one for each data set")
+    return given.items()
 
 
 def generator_numbers(source: str) -> dict[str, Any]:
@@ -254,7 +260,7 @@ def _like(default: Any, value: Any, name: str) -> Any:
     return Key(_nonnegative, "a number of zero or more").read(value, name)
 
 
-def _file(source: str, folder: Path, name: str) -> str:
+def data_file(source: str, folder: Path, name: str) -> str:
     """The path of a data file, relative paths from where the study is."""
     plain, _, key = source.partition("::")
     path = Path(plain) if Path(plain).is_absolute() else folder / plain

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import platform
+import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -99,10 +100,10 @@ class _Journey:
             self.store.write(record, arrays)
         self.records[record["id"]] = record
         cell = next(cell for cell in self.cells if cell.id == record["id"])
-        if record["status"] == "failed":
-            bar.write(f"failed: {cell}: {record['reason']}")
-        for sentence in violations(self.records, self.cells, cell):
-            bar.write(f"VIOLATION: {cell}: {sentence}")
+        said = [f"failed: {cell}: {record['reason']}"] if record["status"] == "failed" else []
+        said += [f"VIOLATION: {cell}: {sentence}" for sentence in violations(self.records, self.cells, cell)]
+        for line in () if bar.disable else said:  # a table says it too
+            bar.write(line, file=sys.stderr)
         left = seconds_left(self.cells, self.records, max(1, joblib.effective_n_jobs(self.n_jobs)))
         bar.set_postfix_str("" if left is None else f"about {told(left)} left", refresh=False)
         bar.update()

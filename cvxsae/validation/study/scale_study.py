@@ -30,8 +30,8 @@ class ScaleStudy:
     like every answer here. All values are in units of (P): mean per datapoint, with the ½. ``F*_K`` is not convex: what
     ``learned`` and ``trained_sae`` attain are upper bounds of it, the floors (T9, T10, T14, T15) lower ones.
 
-    A single value may stand for a list of one. The same keys make a TOML file (:meth:`from_toml`), the axes under
-    ``[grid]``, data sets under ``[data.NAME]``, options of a method under its name.
+    The same keys make a TOML file (:meth:`from_toml`): the axes under ``[grid]``, data sets under ``[data.NAME]``,
+    options of a method under its name; there a single value may stand for a list of one.
 
     Parameters
     ----------
@@ -105,15 +105,16 @@ class ScaleStudy:
 
     def _sources(self) -> dict[str, dict[str, Any]]:
         """Every data set of the grid, as a table; a bare name is a source without keys."""
-        if not isinstance(self.sources, Mapping):
-            keys.refuse("[data]", self.sources, "tables [data.NAME], one for each data set")
         given = {name: keys.data_source(name, table, self._beside) for name, table in self.sources.items()}
-        names = [*given, *EMBEDDED_NAMES, *keys.GENERATORS]
+        bare = (*EMBEDDED_NAMES, *keys.GENERATORS)
         for name in self.data:
-            if name not in given:
-                if "." not in name and name not in names:
-                    keys.refuse("[grid] data", name, f"{keys.TEXTS.allowed}{keys.nearest(name, names)}")
-                given[name] = keys.data_source(name, {"source": name}, self._beside)
+            if name in bare and name not in given:
+                given[name] = keys.data_source(name, {}, self._beside)
+            elif name not in given:
+                if "." not in name:
+                    keys.refuse("[grid] data", name, f"{keys.TEXTS.allowed}{keys.nearest(name, [*given, *bare])}")
+                file = keys.data_file(name, self._beside, "[grid] data")
+                given[name] = keys.data_source(name, {"source": file}, self._beside)
         return {name: given[name] for name in self.data}
 
     def _check_axes(self) -> None:
@@ -185,11 +186,18 @@ class ScaleStudy:
         for axis in ("methods", "data"):
             if axis not in grid:
                 raise InputError(f"[grid] lacks {axis}; it must be {keys.GRID[axis].allowed}.")
-        for axis, value in grid.items():
-            keys.GRID[axis].read(value, f"[grid] {axis}")  # an empty list in a file is a slip, not a default
+        for axis, value in grid.items():  # an empty list in a file is a slip, not a default
+            grid[axis] = keys.GRID[axis].read(value, f"[grid] {axis}")
+        sources = given.get("data", {})
+        for name, source in keys.table_of_tables("data", sources):
+            keys.data_source(name, source, path.parent)
+        widths = tuple(grid.get("n_atoms", ()))
+        for table, value in given.items():
+            if table in keys.OPTIONS:
+                keys.options(table, value, widths)
         name = keys.TEXT.read(given["name"], "name") if "name" in given else path.stem
         return cls(
-            **grid, folder=Path(path.stem) if folder is None else folder, name=name, sources=given.get("data", {}),
+            **grid, folder=Path(path.stem) if folder is None else folder, name=name, sources=sources,
             options={table: value for table, value in given.items() if table in keys.OPTIONS}, _beside=path.parent,
         )  # fmt: skip
 

@@ -1,0 +1,30 @@
+"""The studies in ``examples/studies`` are what their page says: read, planned, and one cell of each kind run small."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cvxsae import ScaleStudy
+
+STUDIES = sorted((Path(__file__).parents[1] / "examples" / "studies").glob("*.toml"))
+
+
+@pytest.mark.parametrize("file", STUDIES, ids=lambda file: file.stem)
+def test_an_example_is_a_study_and_runs_small(tmp_path, file):
+    study = ScaleStudy.from_toml(file, folder=tmp_path / "out")
+    methods = {cell.method for cell in study.plan()}
+    assert methods == set(study.methods)
+    widths = tuple(study.n_atoms[:1])
+    options = {method: {k: v for k, v in table.items() if k != "n_atoms"} for method, table in study.options.items()}
+    options["learned"] |= {"max_steps": 5}
+    options["trained_sae"] |= {"steps": 5, "search_seconds": 0.2}
+    options["check"] |= {"new_atoms": 1}
+    small = replace(
+        study, n_points=(60,), n_atoms=widths, lam=study.lam[:1], atom_cost=study.atom_cost[:1], options=options
+    )
+    table = small.run()
+    assert set(table["method"]) == methods
+    assert (table["status"] == "done").all() and table["violation"].isna().all()
