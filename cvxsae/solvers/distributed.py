@@ -32,6 +32,8 @@ T = TypeVar("T")
 TIMEOUT = 1800.0
 """Seconds that a process waits for the others before it gives up."""
 
+_TOLD = "_cvxsae_told"
+
 
 class GroupError(RuntimeError):
     """Another process failed, or can no longer be reached. The message says which and why."""
@@ -102,7 +104,8 @@ class ProcessGroup:
     def guard(self) -> Iterator[None]:
         """All that the processes do together goes in here: an exception in one is one in all.
 
-        The process that failed raises what happened to it, the others a :class:`GroupError` that quotes it.
+        The process that failed raises what happened to it, the others a :class:`GroupError` that quotes it. Guards
+        nest: what solves do is in one already; a script puts one around work of its own between them.
         """
         if self.is_alone:
             yield
@@ -112,6 +115,9 @@ class ProcessGroup:
         except GroupError:
             raise
         except BaseException as error:
+            if getattr(error, _TOLD, None) is self.handle:  # by a guard further in
+                raise
+            setattr(error, _TOLD, self.handle)
             try:
                 self._meet(f"{type(error).__name__}: {error}")
             except GroupError:  # then the others are gone; what happened here says more

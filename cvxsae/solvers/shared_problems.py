@@ -35,16 +35,19 @@ class Shared(Problem):
         The processes.
     total_points
         Datapoints of all of them.
-    largest_penalty
-        λ_max of the whole; no process has to ask the others for it again.
+    largest_penalty, centre
+        λ_max of the whole, and the bias it is measured from: no process has to ask the others for them again.
     """
 
     group: ProcessGroup = ALONE
     total_points: int = 0
     largest_penalty: float = 0.0
+    centre: torch.Tensor | None = None
 
     def starting_bias(self) -> Float[torch.Tensor, " d"]:
-        """The optimal bias when all codes are zero: the fixed one, or the mean of all data."""
+        """The optimal bias when all codes are zero: the fixed one, or the mean of all data; one pass, once."""
+        if self.centre is not None:
+            return self.centre.clone()
         if not self.bias_is_free:
             return self.fixed_bias()
         origin = self.group.same(self.X.tensor[0].to(device="cpu", dtype=torch.float64))
@@ -161,7 +164,7 @@ def _share(problem: Problem, kind: type[P], group: ProcessGroup) -> P:
     total = int(group.total(problem.n_points))
     for field, value in {**problem.__dict__, "group": group, "total_points": total}.items():
         object.__setattr__(shared, field, value)
-    centre = shared.starting_bias()
+    object.__setattr__(shared, "centre", centre := shared.starting_bias())
     longest = max(float(torch.linalg.vector_norm(rows.cpu() - centre, dim=1).max()) for rows in shared.X.batches())
     object.__setattr__(shared, "largest_penalty", max(group.gather(longest)))
     return shared

@@ -186,7 +186,8 @@ def test_a_lost_part_of_a_checkpoint_is_refused_in_both(launch):
 
 
 @pytest.mark.parametrize(
-    ("name", "reason"), [("data", "InputError: X holds 1 NaN"), ("midway", "OSError: no space left")]
+    ("name", "reason"),
+    [("data", "InputError: X holds 1 NaN"), ("nested", "InputError: X holds"), ("midway", "OSError: no space left")],
 )
 def test_a_failure_in_one_ends_the_other_with_its_reason(launch, name, reason):
     first, second = launch.said(name)

@@ -171,6 +171,12 @@ def refused(group: ProcessGroup, report: Report, folder: Path) -> None:
             raise OSError("no space left")
 
     report.refusal("midway", lambda: learn_dictionary(mine, WIDTH, LAM, callback=stumble, group=group))
+
+    def nested() -> None:
+        with group.guard():
+            encode(holed, atoms, LAM, group=group)
+
+    report.refusal("nested", nested)
     if group.rank:
         for part in folder.glob("fit.process-1-of-2.*"):
             part.unlink()
