@@ -33,6 +33,7 @@ from threadpoolctl import threadpool_limits
 
 from cvxsae import encode, learn_dictionary
 from cvxsae.data.embedded import embedded
+from cvxsae.solvers.learning.learn import EPOCHS
 from cvxsae.solvers.path import write_text
 
 RESULTS = Path(__file__).parent / "results"
@@ -128,7 +129,7 @@ def run_sklearn(X: np.ndarray, D: np.ndarray, seed: int, budget: float) -> list[
 
 def run_ours(X: np.ndarray, D: np.ndarray, seed: int, budget: float) -> list[Snapshot]:
     """``learn_dictionary``: its history of exact objectives, then the whole call, certificates included."""
-    options: dict[str, Any] = {"bias": None, "seed": seed, "init": D, "epochs": 3}
+    options: dict[str, Any] = {"bias": None, "seed": seed, "init": D, "epochs": EPOCHS}
     learn_dictionary(X[:600], len(D), LAM, **options, max_seconds=1.0)  # compile
     clock = Clock()
     with mock.patch("time.perf_counter", time.process_time):  # its time limit, too, is one of CPU time
@@ -185,16 +186,8 @@ def record(name: str, n_atoms: int, seed: int, budget: float) -> dict[str, Any]:
 
 
 def seconds_to(curve: list[dict[str, float]], value: float) -> float:
-    """CPU time at which the objective on the training set is at most a value, log-linear in between; NaN if never."""
-    before: dict[str, float] | None = None
-    for point in curve:
-        if point["all"] <= value:
-            if before is None or before["all"] <= point["all"]:
-                return point["cpu"]
-            share = (before["all"] - value) / (before["all"] - point["all"])
-            return float(before["cpu"] * (point["cpu"] / before["cpu"]) ** share)
-        before = point
-    return float("nan")
+    """CPU time of the first point whose objective on the training set is at most a value; NaN if there is none."""
+    return next((point["cpu"] for point in curve if point["all"] <= value), float("nan"))
 
 
 def report(runs: list[dict[str, Any]]) -> str:
@@ -205,7 +198,8 @@ def report(runs: list[dict[str, Any]]) -> str:
         f"{machine}. {(__doc__ or '').split(chr(10) * 2)[2]}\n",
         "`subset` and `all` are the certified objectives on the 1,500 fixed training points and on all 16,000. A ratio "
         "is the CPU time a peer took for the objective (`all`) it ended with over the CPU time ours took for the same; "
-        "ours is timed with its passes of exact codes, without which it would not know its objective.",
+        "ours is that of the first point of its history that is as low, passes of exact codes included, without which "
+        "it would not know its objective.",
     ]
     for n_atoms in sorted({run["n_atoms"] for run in runs}):
         of_width = [run for run in runs if run["n_atoms"] == n_atoms]

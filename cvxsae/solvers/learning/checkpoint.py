@@ -13,6 +13,7 @@ import torch
 
 from cvxsae.data.arguments import InputError, reason
 from cvxsae.data.files import read_arrays, write_arrays
+from cvxsae.solvers.learning.gradients import Momentum
 from cvxsae.solvers.learning.polish import Pair
 
 if TYPE_CHECKING:
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 SECONDS = 10.0
 """Least time between two checkpoints."""
 
-_FORMAT = 1
+_FORMAT = 2
+_STAGES = ("gradients", "minibatches", "polish")
 
 
 class Checkpoint:
@@ -111,8 +113,10 @@ def _pack(state: State, fingerprint: str, seconds: float) -> dict[str, Any]:
         "dictionary": state.dictionary,
         "offset": state.offset,
         "value": np.float64(state.value),
-        "polishing": np.int64(state.stage == "polish"),
+        "stage": np.int64(_STAGES.index(state.stage)),
         "step": np.int64(state.step),
+        "round": np.int64(state.round),
+        "part": np.int64(state.part),
         "last_moves": np.int64(state.last_moves),
         "value_at_moves": np.float64(state.value_at_moves),
         "least_curvature": np.float64(np.nan if state.least_curvature is None else state.least_curvature),
@@ -124,6 +128,12 @@ def _pack(state: State, fingerprint: str, seconds: float) -> dict[str, Any]:
         if codes is not None:
             packed[f"codes_{part}"] = codes
     packed["parts"] = np.int64(len(state.batches))
+    if state.momentum is not None:
+        packed["first"], packed["second"] = state.momentum.first, state.momentum.second
+        packed["taken"] = np.int64(state.momentum.taken)
+    if state.before is not None:
+        packed["before_dictionary"], packed["before_offset"] = state.before.dictionary, state.before.offset
+        packed["before_value"], packed["before_codes"] = np.float64(state.before.value), state.before.codes
     if state.place is not None:
         packed["codes"], packed["tol"] = state.place.codes.codes, np.float64(state.place.codes.tol)
     for number, pair in enumerate(state.pairs):
@@ -160,7 +170,7 @@ def _check(arrays: dict[str, Any], problem: JointProblem) -> None:
 
 
 def _unpack(arrays: dict[str, Any], learner: Learner, problem: JointProblem) -> State:
-    from cvxsae.solvers.learning.learner import State  # the learner holds a checkpoint, a checkpoint states
+    from cvxsae.solvers.learning.learner import Before, State  # the learner holds a checkpoint, a checkpoint states
 
     def tensor(array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(array).to(learner.device)
@@ -168,9 +178,19 @@ def _unpack(arrays: dict[str, Any], learner: Learner, problem: JointProblem) -> 
     parts = int(arrays["parts"])
     batches = tuple(arrays.get(f"codes_{part}") for part in range(parts))
     curvature = float(arrays["least_curvature"])
+    momentum = before = None
+    if "taken" in arrays:
+        momentum = Momentum(tensor(arrays["first"]), tensor(arrays["second"]), int(arrays["taken"]))
+    if "before_value" in arrays:
+        before = Before(
+            tensor(arrays["before_dictionary"]), tensor(arrays["before_offset"]), float(arrays["before_value"]),
+            arrays["before_codes"],
+        )  # fmt: skip
     state = State(
+        momentum=momentum, before=before,
         dictionary=tensor(arrays["dictionary"]), offset=tensor(arrays["offset"]), value=float(arrays["value"]),
-        stage="polish" if int(arrays["polishing"]) else "minibatches", step=int(arrays["step"]), batches=batches,
+        stage=_STAGES[int(arrays["stage"])], step=int(arrays["step"]), round=int(arrays["round"]),
+        part=int(arrays["part"]), batches=batches,
         settled=int(arrays["ended"]) == 1, stuck=int(arrays["ended"]) == 2,
         least_curvature=None if np.isnan(curvature) else curvature, last_moves=int(arrays["last_moves"]),
         value_at_moves=float(arrays["value_at_moves"]),

@@ -21,6 +21,7 @@ from cvxsae.solvers.driver import Limits, Run, run_loop
 from cvxsae.solvers.encode import encode_rows
 from cvxsae.solvers.learning import checkpoint as checkpoints
 from cvxsae.solvers.learning.fit import DictionaryFit
+from cvxsae.solvers.learning.gradients import rounds_of
 from cvxsae.solvers.learning.learner import MINIBATCH_TOL, Ground, Learner, State
 from cvxsae.solvers.learning.moves import renew, sample_here, sample_rows, unit_length
 from cvxsae.solvers.learning.start import datapoint_directions, random_directions
@@ -38,8 +39,11 @@ if TYPE_CHECKING:
     from cvxsae.data.activations import ActivationsLike
     from cvxsae.data.arguments import BiasLike
 
-EPOCHS = 3
-"""Passes over the data before the full-batch stage, in minibatches; coding a given start counts as one."""
+EPOCHS = 17
+"""Passes over the data before the full-batch stage: 2, 4 and 8 stochastic ones, each time followed by an exact one."""
+
+GROWTH_ROUNDS = (0, 0)
+"""After atoms were added to a dictionary: exact passes alone."""
 
 FINAL_TOL = 1e-9
 """Largest relative duality gap of the codes that are returned."""
@@ -112,7 +116,9 @@ def learn_dictionary(
     moves
         Give up atoms that earn little for new ones (T7) or splits (T8) that earn more; without, only dead atoms.
     epochs
-        Minibatch passes before full-batch descent: 3 by default, none from an ``init`` with all atoms.
+        Passes over the data before full-batch descent, in minibatches: 2 stochastic ones and an exact one, 4 and one, 8
+        and one, and so on, as many as asked for. By default 17; two exact ones from an ``init`` with some atoms
+        missing, none from a complete one, which passes asked for may leave. None if all datapoints fit one minibatch.
     checkpoint
         A ``.npz`` file to keep the state in, every ten seconds and at the end; a call with the same arguments goes on
         from it.
@@ -151,7 +157,7 @@ def learn_dictionary(
         tol, seed = arguments.positive(tol, "tol"), arguments.count(seed, "seed", least=0)
         limits = Limits(GLOBAL_TOL, max_seconds, max_steps)
         where = chosen_device(device, group)
-        rounds = None if epochs is None else arguments.count(epochs, "epochs", least=0)
+        epochs = None if epochs is None else arguments.count(epochs, "epochs", least=0)
         if second_order and not group.is_alone:
             raise InputError(
                 f"second_order is asked of {group.size} processes, and the curvature needs all rows in one; pass "
@@ -160,34 +166,36 @@ def learn_dictionary(
         group.agree(
             call="learn_dictionary", d=problem.dim, dtype=problem.X.tensor.dtype, n_atoms=problem.n_atoms,
             lam=problem.lam, bias=problem.bias, seed=seed, tol=tol, max_seconds=max_seconds, max_steps=max_steps,
-            moves=moves, epochs=rounds, checkpoint=checkpoint is not None,
+            moves=moves, epochs=epochs, checkpoint=checkpoint is not None,
         )  # fmt: skip
         problem = share_joint_problem(problem, group)
         with threads_for(problem):
             return _learn(
-                problem, limits, tol, seed, rounds, init, where, group, checkpoint, second_order=second_order,
+                problem, limits, tol, seed, epochs, init, where, group, checkpoint, second_order=second_order,
                 moves=moves, progress=progress, callback=callback,
             )  # fmt: skip
 
 
 def _learn(
-    problem: JointProblem, limits: Limits, tol: float, seed: int, rounds: int | None, init: Init, where: torch.device,
+    problem: JointProblem, limits: Limits, tol: float, seed: int, epochs: int | None, init: Init, where: torch.device,
     group: ProcessGroup, checkpoint: str | Path | None, *, second_order: bool, moves: bool, progress: bool,
     callback: Callable[[Record], None] | None,
 ) -> DictionaryFit:  # fmt: skip
     """Start, search and certify, with arguments that have been checked."""
     ground, start_bias = _ground(problem, where, group)
     dictionary, start_bias, complete = _start(problem, start_bias, init, seed, where, group)
-    if rounds is None:
-        rounds = 0 if complete else EPOCHS
+    if epochs is None:
+        rounds = () if complete else rounds_of(EPOCHS) if init is None else GROWTH_ROUNDS
+    else:
+        rounds = rounds_of(epochs)
     learner = Learner(
         start=(group.same(torch.from_numpy(dictionary)).to(where), torch.from_numpy(start_bias).to(where)),
-        ground=ground, tol=tol, seed=seed, epochs=rounds, minibatch=max(_LEAST_MINIBATCH, problem.n_atoms),
-        primed=init is not None, second_order=second_order, moves=moves, device=where, group=group,
+        ground=ground, tol=tol, seed=seed, rounds=rounds, minibatch=max(_LEAST_MINIBATCH, problem.n_atoms),
+        second_order=second_order, moves=moves, device=where, group=group,
     )  # fmt: skip
     kept = None
     if checkpoint is not None:
-        options = {"seed": seed, "tol": tol, "second_order": second_order, "moves": moves, "epochs": rounds}
+        options = {"seed": seed, "tol": tol, "second_order": second_order, "moves": moves, "rounds": rounds}
         learner, kept = _with_checkpoint(problem, learner, Path(checkpoint), options)
     run: Run[State] = run_loop(
         learner, problem, limits, device=where, progress=progress, callback=callback, every_step=True, group=group
@@ -357,6 +365,7 @@ def _fit(
     problem: JointProblem, learner: Learner, state: State, status: Status, history: tuple[Record, ...], seconds: float
 ) -> DictionaryFit:
     """Code the data once more, exactly, and say what that point is worth."""
+    state = learner.better_end(problem, state)
     bias, dictionary = learner.bias(state.offset), state.dictionary.cpu()
     warm = state.place.codes.codes if state.place is not None else None
     tol = FINAL_TOL if state.place is None else min(FINAL_TOL, state.place.codes.tol)

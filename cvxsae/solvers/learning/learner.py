@@ -1,9 +1,12 @@
-"""The search for the joint optimum, step by step: minibatches with exact statistics, then full-batch polishing.
+"""The search for the joint optimum: rounds of stochastic and exact minibatches, then full-batch polishing.
 
-*Minibatches.* The datapoints are dealt into minibatches once. A step codes one minibatch exactly under the current
-dictionary (warm-started), replaces what it contributed to the sums of :mod:`~cvxsae.solvers.learning.statistics`, and
-minimises over every atom in turn and over the bias. Sums are exact, nothing is forgotten or faded out, so the
-objective at the codes at hand never rises (block coordinate descent on (P)).
+*Gradients.* A round begins with stochastic gradient steps (:mod:`~cvxsae.solvers.learning.gradients`): 2 passes over
+the data in the first, 4 in the second, 8 in the third. If F is not lower after them than before, they are undone.
+
+*Minibatches.* A round ends with an exact pass. All datapoints are coded, and dealt into minibatches. A step codes one
+of them again under the current dictionary (warm-started), replaces what it contributed to the sums of
+:mod:`~cvxsae.solvers.learning.statistics`, and minimises over every atom in turn and over the bias. Sums are exact,
+nothing is forgotten or faded out, so the objective at the codes at hand never rises (block coordinate descent on (P)).
 
 *Polishing.* Full-batch quasi-Newton steps on F(D, b) (:mod:`~cvxsae.solvers.learning.polish`) until every
 stationarity residual (T3) is within ``tol``.
@@ -29,6 +32,8 @@ from cvxsae.relaxations.curvature import Curvature
 from cvxsae.relaxations.joint import JointProblem
 from cvxsae.solvers.distributed import ALONE, ProcessGroup
 from cvxsae.solvers.encode import encode_rows
+from cvxsae.solvers.learning import gradients
+from cvxsae.solvers.learning.gradients import Momentum
 from cvxsae.solvers.learning.moves import renew, renew_together, sample_here, unit_length
 from cvxsae.solvers.learning.polish import Pair, Place, descend, gradient_at, retract
 from cvxsae.solvers.learning.statistics import Statistics
@@ -41,7 +46,7 @@ if TYPE_CHECKING:
     from cvxsae.solvers.learning.checkpoint import Checkpoint
 
 MINIBATCH_TOL = 2e-2
-"""Relative gap of the codes in the minibatch stage."""
+"""Relative gap of the codes in an exact pass."""
 
 _TIGHTEST, _LOOSEST = 1e-13, 1e-6
 _MOVES_SHARE = 16
@@ -76,11 +81,22 @@ class Ground:
 
 
 @dataclass(frozen=True)
+class Before:
+    """Where stochastic steps began, to return to if they led nowhere."""
+
+    dictionary: Float64[torch.Tensor, "K d"]
+    offset: Float64[torch.Tensor, " d"]
+    value: float
+    codes: sp.csr_array | None
+
+
+@dataclass(frozen=True)
 class State:
     """Where the search is. Of several processes each holds codes, deal and ``statistics`` of its own datapoints.
 
-    In the minibatch stage ``dealt`` (the datapoints of each minibatch), ``batches`` (their codes) and ``statistics``
-    are there, later ``place`` and ``pairs``.
+    In the stages "gradients" and "minibatches" ``dealt`` (the datapoints of each minibatch) and ``batches`` (their
+    codes) are there; in the first ``momentum`` and ``before`` (dictionary, offset, value and codes when the round
+    began), in the second ``statistics``. In the last stage, "polish", there are ``place`` and ``pairs``.
     """
 
     dictionary: Float64[torch.Tensor, "K d"]
@@ -88,8 +104,12 @@ class State:
     value: float
     stage: str
     step: int = 0
+    round: int = 0
+    part: int = 0
     dealt: tuple[Int64[np.ndarray, " n"], ...] = ()
     batches: tuple[sp.csr_array | None, ...] = ()
+    momentum: Momentum | None = None
+    before: Before | None = None
     statistics: Statistics | None = None
     place: Place | None = None
     pairs: tuple[Pair, ...] = ()
@@ -121,12 +141,10 @@ class Learner:
         Stationarity to reach.
     seed
         Of minibatches and of the search for new atoms.
-    epochs
-        Passes over the data in the minibatch stage.
+    rounds
+        Stochastic passes over the data before each exact one.
     minibatch
-        Datapoints in one.
-    primed
-        Code all datapoints under the start before the first minibatch: a good start would be lost to the first few.
+        Datapoints in a minibatch of an exact pass. No more in all: straight to polishing.
     second_order
         Compute the least curvature at the end, and leave saddles.
     moves
@@ -146,9 +164,8 @@ class Learner:
     ground: Ground
     tol: float
     seed: int
-    epochs: int
+    rounds: tuple[int, ...]
     minibatch: int
-    primed: bool
     second_order: bool
     moves: bool
     device: torch.device
@@ -172,22 +189,10 @@ class Learner:
         nothing = self._nothing(len(dictionary))
         offset = bias - self.ground.origin
         value = self.group.same_number(nothing.value(dictionary, offset, problem.lam))
-        state = State(dictionary, offset, value, "minibatches")
-        if self.epochs == 0 or self.ground.n_points <= self.minibatch:
-            return replace(state, stage="polish")
-        parts = -(-self.ground.n_points // self.minibatch)
-        dealt = self._deal(problem, parts)
-        if not self.primed:
-            return replace(state, dealt=dealt, batches=(None,) * parts, statistics=nothing)
-        place = self._place(problem, dictionary, offset, None, MINIBATCH_TOL)
-        batches = tuple(place.codes.codes[rows] for rows in dealt)
-        own = place.statistics if self.group.is_alone else self._own_statistics(problem, place.codes.codes)
-        primed = replace(
-            state, dealt=dealt, batches=batches, statistics=own, value=place.value, step=parts,
-            counts=state.count(epochs=1),
-            dictionary=self.group.same(place.statistics.sweep(dictionary, offset, dtype=torch.float32)),
-        )  # fmt: skip
-        return primed if self.epochs > 1 else replace(primed, stage="polish", dealt=(), batches=(place.codes.codes,))
+        state = State(dictionary, offset, value, "polish")
+        if not self.rounds or self.ground.n_points <= self.minibatch:
+            return state
+        return self._begin_round(problem, state, None)
 
     def restore(self, problem: JointProblem, state: State, codes: sp.csr_array | None, tol: float) -> State:
         """Complete a state from disk: order, sums and place are computed again."""
@@ -196,6 +201,8 @@ class Learner:
         if state.stage == "polish":
             return state
         dealt = self._deal(problem, len(state.batches))
+        if state.stage == "gradients":
+            return replace(state, dealt=dealt)
         statistics = self._nothing(len(state.dictionary))
         for rows, held in zip(dealt, state.batches, strict=True):
             if held is not None and len(rows):
@@ -205,7 +212,9 @@ class Learner:
     def step(self, problem: JointProblem, state: State) -> State:
         """One minibatch, one descent step, or one round of moves."""
         with threadpool_limits(limits=1, user_api="blas"):
-            after = self._minibatch(problem, state) if state.stage == "minibatches" else self._polish(problem, state)
+            after = {"gradients": self._gradient, "minibatches": self._minibatch, "polish": self._polish}[state.stage](
+                problem, state
+            )
         after = replace(after, step=state.step + 1)
         if self.checkpoint is not None:
             self.checkpoint.offer(after, self.group)
@@ -228,6 +237,17 @@ class Learner:
         del problem
         return Candidate(bias=self.bias(state.offset).numpy(), dictionary=state.dictionary.cpu().numpy())
 
+    def better_end(self, problem: JointProblem, state: State) -> State:
+        """The state, or, if it ended among stochastic steps that led up, where they began."""
+        if state.stage != "gradients":
+            return state
+        dictionary, bias = self.start
+        before = state.before or Before(dictionary, bias - self.ground.origin, math.inf, None)
+        now, then = (
+            self._place(problem, end.dictionary, end.offset, before.codes, MINIBATCH_TOL) for end in (state, before)
+        )
+        return state if now.value < then.value else replace(state, dictionary=then.dictionary, offset=then.offset)
+
     def info(self, state: State) -> dict[str, Any]:
         """Counters."""
         return dict(state.counts)
@@ -240,7 +260,71 @@ class Learner:
         """Datapoints as seen from the origin."""
         return points.to(device=self.device, dtype=torch.float64) - self.ground.origin
 
-    # ------------------------------------------------------------------ minibatches
+    # ------------------------------------------------------------------ rounds
+
+    def _begin_round(self, problem: JointProblem, state: State, codes: sp.csr_array | None) -> State:
+        """Stochastic steps if this round has some, else its exact pass; codes as far as they are known."""
+        if self.rounds[state.round] == 0:
+            return self._begin_pass(problem, state, codes)
+        dealt = self._deal(problem, -(-self.ground.n_points // gradients.MINIBATCH))
+        batches = (None,) * len(dealt) if codes is None else tuple(codes[rows] for rows in dealt)
+        before = None if codes is None else Before(state.dictionary, state.offset, state.value, codes)
+        return replace(
+            state, stage="gradients", dealt=dealt, batches=batches, statistics=None, before=before,
+            momentum=Momentum.none(state.dictionary),
+        )  # fmt: skip
+
+    def _gradient(self, problem: JointProblem, state: State) -> State:
+        """One stochastic step."""
+        momentum, parts = state.momentum, len(state.batches)
+        assert momentum is not None
+        steps = gradients.steps_of(self.rounds[state.round], parts)
+        part = gradients.minibatch_at(momentum.taken, parts, self.seed + state.round)
+        points, codes = self._coded(problem, state, part, gradients.TOL)
+        length = unit_length(self.ground.energy / self.ground.n_points)
+        pull = gradients.pull(codes, points - state.offset, state.dictionary) / length**2
+        (pull,), count = self.group.sum(pull), self.group.total(len(points))
+        dictionary, momentum = momentum.step(
+            state.dictionary, -pull / max(1.0, count), gradients.rate_at(momentum.taken, steps)
+        )
+        batches = (*state.batches[:part], codes, *state.batches[part + 1 :])
+        after = replace(state, dictionary=self.group.same(dictionary), momentum=momentum, batches=batches)
+        if momentum.taken < steps:
+            return after
+        known = all(self.group.gather(all(held is not None for held in batches)))
+        after = replace(after, counts=state.count(epochs=self.rounds[state.round]))
+        return self._begin_pass(problem, after, _in_order(batches, state.dealt) if known else None)
+
+    def _coded(
+        self, problem: JointProblem, state: State, part: int, tol: float
+    ) -> tuple[Float64[torch.Tensor, "n d"], sp.csr_array]:
+        """The datapoints of a minibatch and their codes, under the dictionary at hand."""
+        rows = state.dealt[part]
+        if not len(rows):  # of a process with few datapoints, some minibatches have none
+            return state.offset.new_zeros((0, problem.dim)), sp.csr_array((0, len(state.dictionary)))
+        data = problem.X[rows]
+        codes = encode_rows(
+            data, state.dictionary.cpu(), problem.lam, bias=self.bias(state.offset), tol=tol,
+            warm=state.batches[part], device=self.device,
+        ).codes  # fmt: skip
+        return self._measured(data.to_tensor()), codes
+
+    def _begin_pass(self, problem: JointProblem, state: State, codes: sp.csr_array | None) -> State:
+        """Code all datapoints: F, and the sums of the exact pass. Stochastic steps that did not lower F are undone."""
+        place = self._place(problem, state.dictionary, state.offset, codes, MINIBATCH_TOL)
+        before = state.before
+        if before is not None and not place.value < before.value:
+            return replace(
+                state, dictionary=before.dictionary, offset=before.offset, value=before.value, stage="polish",
+                dealt=(), batches=(before.codes,), momentum=None, before=None, last_moves=state.step,
+            )  # fmt: skip
+        dealt = self._deal(problem, -(-self.ground.n_points // self.minibatch))
+        own = place.statistics if self.group.is_alone else self._own_statistics(problem, place.codes.codes)
+        return replace(
+            state, stage="minibatches", part=0, dealt=dealt, batches=tuple(place.codes.codes[rows] for rows in dealt),
+            statistics=own, momentum=None, before=None, value=min(place.value, state.value),
+            dictionary=self.group.same(place.statistics.sweep(place.dictionary, state.offset, dtype=torch.float32)),
+        )  # fmt: skip
 
     def _deal(self, problem: JointProblem, parts: int) -> tuple[Int64[np.ndarray, " n"], ...]:
         """The datapoints of each minibatch, ascending: of several processes, those here of the one deal of all."""
@@ -251,17 +335,10 @@ class Learner:
         return tuple(rows[rows >= 0] for rows in minibatches)
 
     def _minibatch(self, problem: JointProblem, state: State) -> State:
+        """One minibatch of the exact pass."""
         assert state.statistics is not None
-        parts, part = len(state.batches), state.step % len(state.batches)
-        rows = state.dealt[part]
-        points, codes = state.offset.new_zeros((0, problem.dim)), sp.csr_array((0, len(state.dictionary)))
-        if len(rows):  # of a process with few datapoints, some minibatches have none
-            data = problem.X[rows]
-            points = self._measured(data.to_tensor())
-            codes = encode_rows(
-                data, state.dictionary.cpu(), problem.lam, bias=self.bias(state.offset),
-                tol=MINIBATCH_TOL, warm=state.batches[part], device=self.device,
-            ).codes  # fmt: skip
+        part = state.part
+        points, codes = self._coded(problem, state, part, MINIBATCH_TOL)
         statistics, old = state.statistics, state.batches[part]
         if old is not None:
             statistics.add(old, points, sign=-1.0)
@@ -269,21 +346,20 @@ class Learner:
         whole = statistics.over(self.group)
         dictionary = self.group.same(whole.sweep(state.dictionary, state.offset, dtype=torch.float32))
         offset = state.offset
-        # In the first pass, datapoints not yet coded would drag the bias to their mean, however far out some are.
-        if problem.bias_is_free and state.counts.get("epochs"):
+        if problem.bias_is_free:
             offset = self.group.same(offset + whole.mean_residual(dictionary, offset))
         batches = (*state.batches[:part], codes, *state.batches[part + 1 :])
-        after = replace(state, dictionary=dictionary, offset=offset, batches=batches)
-        return after if part < parts - 1 else self._end_of_epoch(problem, after)
+        after = replace(state, dictionary=dictionary, offset=offset, batches=batches, part=part + 1)
+        return after if part + 1 < len(batches) else self._end_round(problem, after)
 
-    def _end_of_epoch(self, problem: JointProblem, state: State) -> State:
-        """Moves, the value, and whether to go on to polishing."""
+    def _end_round(self, problem: JointProblem, state: State) -> State:
+        """The value, new atoms for dead ones, and the next round or polishing."""
         statistics, dictionary = state.statistics, state.dictionary
         assert statistics is not None
         codes, whole = _in_order(state.batches, state.dealt), statistics.over(self.group)
         state = replace(
             state, value=self._lower(state.value, whole, dictionary, state.offset, problem.lam),
-            counts=state.count(epochs=1),
+            counts=state.count(epochs=1), round=state.round + 1,
         )  # fmt: skip
         renewal = None
         if not (whole.mass > 0).all():  # live atoms are judged once codes are exact: here it would cost an epoch
@@ -291,18 +367,12 @@ class Learner:
         if renewal is not None:
             dictionary, codes = torch.from_numpy(renewal.dictionary).to(self.device), renewal.codes
             state = replace(state, counts=state.count(renewed=len(renewal.renewed)))
-        if state.counts["epochs"] >= self.epochs:
-            return replace(
-                state, dictionary=dictionary, stage="polish", dealt=(), batches=(codes,), statistics=None,
-                last_moves=state.step,
-            )  # fmt: skip
-        if renewal is not None:
-            statistics = self._own_statistics(problem, codes)
-            batches = tuple(codes[rows] for rows in state.dealt)
-            whole = statistics.over(self.group)
-            value = self._lower(state.value, whole, dictionary, state.offset, problem.lam)
-            state = replace(state, dictionary=dictionary, batches=batches, statistics=statistics, value=value)
-        return state
+            state = replace(state, dictionary=dictionary)
+        if state.round < len(self.rounds):
+            if renewal is None and self.rounds[state.round] == 0:
+                return replace(state, part=0)
+            return self._begin_round(problem, state, codes)
+        return replace(state, stage="polish", dealt=(), batches=(codes,), statistics=None, last_moves=state.step)
 
     # ------------------------------------------------------------------ polishing
 

@@ -7,6 +7,8 @@ import torch
 import cvxsae
 from cvxsae import InputError, JointProblem, Status, WideLimit, certify, encode, grow, learn_dictionary, solve
 from cvxsae.data.synthetic import dense_signed_feature
+from cvxsae.solvers.learning import gradients
+from cvxsae.solvers.learning.gradients import rounds_of
 from cvxsae.solvers.learning.start import unit
 
 
@@ -163,16 +165,47 @@ def test_same_seed_same_answer_and_inputs_untouched():
 
 
 def test_minibatches_then_polish_agree_with_full_batch():
+    """Not from every seed to the same local optimum, but to the same best one; and F never rises in a history."""
     X = planted(n=2500, seed=6)
-    minibatches = learn_dictionary(X, 12, 0.1, bias=None, tol=1e-5, epochs=3)
-    assert minibatches.info["epochs"] == 3
-    direct = learn_dictionary(X, 12, 0.1, bias=None, tol=1e-5, epochs=0)
-    assert "epochs" not in direct.info
-    for fit in (minibatches, direct):
-        assert fit.status is Status.STATIONARY
-        values = [record.value for record in fit.history]
-        assert (np.diff(values) <= 1e-12 * values[0]).all()
-    assert minibatches.value == pytest.approx(direct.value, rel=0.02)
+    best = {}
+    for epochs in (None, 3, 0):
+        fits = [learn_dictionary(X, 12, 0.1, bias=None, tol=1e-5, epochs=epochs, seed=seed) for seed in range(3)]
+        for fit in fits:
+            assert fit.status is Status.STATIONARY
+            assert fit.info.get("epochs", 0) == (17 if epochs is None else epochs)
+            values = [record.value for record in fit.history]
+            assert (np.diff(values) <= 1e-12 * values[0]).all()
+        best[epochs] = min(fit.value for fit in fits)
+    assert best[None] == pytest.approx(best[0], rel=1e-6)
+    assert best[3] == pytest.approx(best[0], rel=1e-6)
+
+
+@pytest.mark.parametrize("epochs", [0, 1, 2, 3, 4, 8, 17, 18])
+def test_rounds_spend_the_passes_asked_for(epochs):
+    rounds = rounds_of(epochs)
+    assert sum(rounds) + len(rounds) == epochs
+    assert all(stochastic <= 2 ** (number + 1) for number, stochastic in enumerate(rounds))
+
+
+@pytest.mark.parametrize("steps", [1, 3, 10, 20, 40])
+def test_ended_among_stochastic_steps_it_is_no_worse_than_where_they_began(steps):
+    """Four minibatches: 8 steps and an exact pass of two, 16 and two, 32 and two."""
+    X = planted(n=2048, seed=6)
+    start = unit(np.random.default_rng(0).standard_normal((12, 10)))
+    fit = learn_dictionary(X, 12, 0.1, bias=None, max_steps=steps, init=start, epochs=17)
+    assert fit.status is Status.MAX_ITER
+    assert fit.value <= encode(X, start, 0.1).value
+    assert fit.value <= fit.history[-1].value * (1 + 1e-9)
+
+
+def test_stochastic_steps_that_lead_up_are_undone(monkeypatch):
+    X = planted(n=2048, seed=6)
+    plain = learn_dictionary(X, 12, 0.1, bias=None, tol=1e-3, epochs=3)
+    assert learn_dictionary(X, 12, 0.1, bias=None, tol=1e-3, epochs=8).info["epochs"] == 8
+    monkeypatch.setattr(gradients, "rate_at", lambda *_: -1.0)  # uphill
+    spoilt = learn_dictionary(X, 12, 0.1, bias=None, tol=1e-3, init=plain, epochs=8)
+    assert spoilt.info["epochs"] == 7  # 2 and one exact, then 4 that were undone, and straight to polishing
+    assert spoilt.value == pytest.approx(plain.value, rel=1e-6)
 
 
 def test_scaling():
