@@ -222,7 +222,7 @@ def _reseed(
     for turn in range(rounds):
         fit = learn_dictionary(
             X, width, lam, bias=bias, seed=seed, tol=ON_THE_WAY, max_seconds=clock.share(), max_steps=RESEED_STEPS,
-            device=device, init=start, moves=False,
+            device=device, init=start, moves=False, epochs=0,
         )  # fmt: skip
         if best is None or fit.value < best.value:
             best = fit
