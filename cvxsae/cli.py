@@ -44,12 +44,11 @@ from cvxsae.cli_options import (
     numbers,
     one_penalty,
     show,
-    strict,
     times_lambda_max,
     wants_progress,
 )
 from cvxsae.data import InputError
-from cvxsae.data.files import read_array, read_arrays, write_arrays
+from cvxsae.data.files import read_array, read_arrays, strict_json, write_arrays
 from cvxsae.relaxations import (
     Candidate,
     CandidateDictionary,
@@ -367,7 +366,7 @@ def check_command(
             out.mkdir(parents=True, exist_ok=True)
             for name in ("features", "pairs", "absorbed", "antipodes", "duplicates"):
                 write_text(out / f"{name}.csv", getattr(found, name).to_csv(index=name == "features"))
-            write_text(out / "report.json", json.dumps(strict(found.to_dict()), indent=2, allow_nan=False))
+            write_text(out / "report.json", json.dumps(strict_json(found.to_dict()), indent=2, allow_nan=False))
             found.figure().savefig(out / "report.png", dpi=120)
             notes.append(f"tables, report and figure written to {out}")
         show(

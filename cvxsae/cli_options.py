@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -24,7 +23,7 @@ from cvxsae.data import (
     scale_to_unit_mean_square,
 )
 from cvxsae.data.activations import ActivationsLike
-from cvxsae.data.files import read_array
+from cvxsae.data.files import read_array, strict_json
 from cvxsae.solvers import CertificateError, NotCertifiedError, Solution, Status
 
 if TYPE_CHECKING:
@@ -148,17 +147,7 @@ def exit_code(good: bool, *solutions: Solution) -> int:
 
 def show(text: str, report: dict[str, Any], as_json: bool) -> None:
     """Print the text, or the report as strict JSON."""
-    print(json.dumps(strict(report), indent=2, allow_nan=False) if as_json else text)  # noqa: T201
-
-
-def strict(value: Any) -> Any:
-    """What JSON can hold: no numpy numbers, and null for what is not finite."""
-    if isinstance(value, dict):
-        return {key: strict(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [strict(entry) for entry in value]
-    number = value.item() if isinstance(value, np.generic) else value
-    return None if isinstance(number, float) and not math.isfinite(number) else number
+    print(json.dumps(strict_json(report), indent=2, allow_nan=False) if as_json else text)  # noqa: T201
 
 
 def wants_progress(flag: bool | None) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import mmap
 import os
 import secrets
@@ -222,6 +223,16 @@ def _batch(value: Any, name: str, first: torch.Tensor | None) -> torch.Tensor:
         found, wanted = (str(dtype).removeprefix("torch.") for dtype in (batch.dtype, first.dtype))
         raise InputError(f"{name} is {found} but batch 0 is {wanted}, which would lose digits; yield one dtype.")
     return batch
+
+
+def strict_json(value: Any) -> Any:
+    """What JSON can hold: no numpy numbers, and null for what is not finite."""
+    if isinstance(value, dict):
+        return {key: strict_json(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [strict_json(entry) for entry in value]
+    number = value.item() if isinstance(value, np.generic) else value
+    return None if isinstance(number, float) and not math.isfinite(number) else number
 
 
 def _locate(path: str | os.PathLike[str], name: str, key: str | None) -> tuple[Path, str | None]:

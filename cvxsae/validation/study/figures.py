@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from cvxsae.data.arguments import InputError
 from cvxsae.validation.figures import stack_ledgers
-from cvxsae.validation.study.laws import by_width, numbers, places, power_law
+from cvxsae.validation.study.laws import by_width, ended_by_themselves, numbers, places, power_law
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,35 +24,32 @@ _LEARNED, _SAE, _EXACT, _FLOOR, _SPECTRAL, _WIDE = "#2c7a3f", "#c0504d", "#e8a33
 
 def figures(table: pd.DataFrame, name: str) -> dict[str, Figure]:
     """By name: objective, approach, ledger, sparsity, live_atoms and time, those whose data exist."""
-    drawers: dict[str, tuple[Callable[[pd.DataFrame], bool], Callable[[Axes, pd.DataFrame], None]]] = {
+    by_problem: dict[str, tuple[Callable[[pd.DataFrame], bool], Callable[[Axes, pd.DataFrame], None]]] = {
         "objective": (_has_widths, _objective),
         "approach": (_has_excess, _approach),
         "ledger": (lambda rows: bool(rows["width_gap"].notna().any()), _ledger),
         "sparsity": (lambda rows: bool((rows["method"] == "learned").any()), _sparsity),
-        "live_atoms": (lambda rows: bool((rows["method"] == "large_dictionary").any()), _live_atoms),
-        "time": (lambda rows: bool(rows["n_atoms"].nunique() > 1), _time),
     }
     problems = list(places(table))
-    if len(problems) > 1:
-        drawers["live_atoms"] = (lambda _: False, _live_atoms)  # all in one panel, below
     drawn: dict[str, Figure] = {}
-    for kind, (has, draw_one) in drawers.items():
+    for kind, (has, draw_one) in by_problem.items():
         panels = [(label, rows) for label, rows in problems if has(rows)][:MOST_PANELS]
-        if not panels:
-            continue
-        figure, axes = _panels(len(panels))
-        for axis, (label, rows) in zip(axes, panels, strict=True):
-            draw_one(axis, rows)
-            axis.set_title(label or name, fontsize="medium")
-        drawn[kind] = figure
-    together = [(label, rows) for label, rows in problems if (rows["method"] == "large_dictionary").any()]
-    if len(problems) > 1 and together:
-        figure, (axis,) = _panels(1)
-        for label, rows in together:
+        if panels:
+            drawn[kind], axes = _panels(len(panels))
+            for axis, (label, rows) in zip(axes, panels, strict=True):
+                draw_one(axis, rows)
+                axis.set_title(label or name, fontsize="medium")
+    large = [(label, rows) for label, rows in problems if (rows["method"] == "large_dictionary").any()]
+    if large:
+        drawn["live_atoms"], (axis,) = _panels(1)
+        for label, rows in large:
             _live_atoms(axis, rows, label)
-        axis.legend(frameon=False, fontsize="small")
         axis.set_title(name, fontsize="medium")
-        drawn["live_atoms"] = figure
+    sized = _sizes(table)
+    if sized:
+        drawn["time"], (axis,) = _panels(1)
+        _time(axis, sized, "N K" if table["n_points"].nunique() > 1 else "width K")
+        axis.set_title(name, fontsize="medium")
     return drawn
 
 
@@ -127,12 +124,10 @@ def _approach(axis: Axes, rows: pd.DataFrame) -> None:
         ("trained_sae", "trained SAE", {"color": _SAE, "marker": "o"}),
     ):
         _curve(axis, rows, method, "excess", label, **style)
-    floors = rows[rows["method"] == "width_floor"]
-    if len(floors) and rows["wide"].notna().any():
-        widths, bounds = by_width(floors, "lower_bound", ("width_floor",))
-        left = bounds - float(rows["wide"].max())
-        if (left > 0).any():
-            axis.plot(widths[left > 0], left[left > 0], color=_FLOOR, marker="^", markersize=4, label="width floor")
+    widths, floors = by_width(rows, "floor", ("learned", "trained_sae"))
+    left = floors - float(rows["wide"].max())
+    if (left > 0).any():
+        axis.plot(widths[left > 0], left[left > 0], color=_FLOOR, marker="^", markersize=4, label="highest floor")
     widths, excess = by_width(rows, "excess", ("learned",))
     law = power_law(widths, excess)
     if law is not None:
@@ -164,23 +159,45 @@ def _sparsity(axis: Axes, rows: pd.DataFrame) -> None:
     axis.legend(frameon=False, fontsize="small", loc="best")
 
 
-def _live_atoms(axis: Axes, rows: pd.DataFrame, label: str = "") -> None:
+def _live_atoms(axis: Axes, rows: pd.DataFrame, label: str) -> None:
     """Width as an outcome: live atoms of the large dictionary against τ."""
     large = rows[rows["method"] == "large_dictionary"].sort_values("atom_cost")
-    axis.plot(numbers(large["atom_cost"]), numbers(large["live_atoms"]), marker="o", markersize=4, label=label)
+    axis.plot(numbers(large["atom_cost"]), numbers(large["live_atoms"]), marker="o", markersize=4, label=label or None)
     axis.set_xscale("symlog" if (large["atom_cost"] == 0).any() else "log")
     axis.set_yscale("log")
     axis.set(xlabel="atom cost τ", ylabel="live atoms")
+    if label:
+        axis.legend(frameon=False, fontsize="small")
 
 
-def _time(axis: Axes, rows: pd.DataFrame) -> None:
+def _sizes(table: pd.DataFrame) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Sizes and seconds of the cells of each method that has cells of several sizes.
+
+    The size is K where all have one N, else N K (N where there is no K); NaN stands for the seconds of cells that ended
+    at their time limit, which say nothing.
+    """
+    done = table[table["status"] == "done"]
+    points = done["n_points"] if done["n_points"].nunique() > 1 else 1
+    sizes = numbers(points * done["n_atoms"].fillna(1))
+    seconds = ended_by_themselves(done)
+    found = {}
+    for method in dict.fromkeys(done["method"]):
+        chosen = (done["method"] == method).to_numpy(dtype=bool) & np.isfinite(seconds)
+        if len(np.unique(sizes[chosen])) > 1:
+            found[method] = sizes[chosen], seconds[chosen]
+    return found
+
+
+def _time(axis: Axes, sized: Mapping[str, tuple[np.ndarray, np.ndarray]], size: str) -> None:
     """Seconds of a cell against its size, with the exponent."""
-    for method in dict.fromkeys(rows.loc[rows["n_atoms"].notna(), "method"]):
-        widths, seconds = by_width(rows, "seconds", (method,))
-        law = power_law(widths, seconds)
-        label = method if law is None else f"{method} ∝ K^{law.exponent:.2f}"
-        axis.plot(widths, seconds, marker="o", markersize=4, label=label)
+    for index, (method, (sizes, seconds)) in enumerate(sized.items()):
+        law = power_law(sizes, seconds)
+        label = method if law is None else f"{method}, exponent {law.exponent:.2f}"
+        axis.plot(sizes, seconds, "o", color=f"C{index}", markersize=4, label=label)
+        if law is not None:
+            ends = np.array([sizes.min(), sizes.max()])
+            axis.plot(ends, law(ends), color=f"C{index}", linewidth=0.9)
     axis.set_xscale("log", base=2)
     axis.set_yscale("log")
-    axis.set(xlabel="width K", ylabel="seconds")
+    axis.set(xlabel=size, ylabel="seconds of a cell (not of those that met their limit)")
     axis.legend(frameon=False, fontsize="small")

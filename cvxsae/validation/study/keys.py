@@ -155,7 +155,7 @@ OPTIONS: dict[str, dict[str, Key]] = {
     },
     "trained_sae": {
         "n_atoms": COUNTS, "steps": COUNT, "batch_size": COUNT, "lr": POSITIVE, "resample": YES_OR_NO,
-        "trainer": one_of(("adam", "saelens")), "tol": POSITIVE, "search_seconds": POSITIVE, "search_steps": COUNT,
+        "trainer": one_of(("adam", "saelens")), "tol": POSITIVE, "search_seconds": POSITIVE,
     },
     "check": {
         "n_atoms": COUNTS, "tol": POSITIVE, "splits": YES_OR_NO, "new_atoms": SEED, "second_order": YES_OR_NO,

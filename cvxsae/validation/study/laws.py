@@ -56,6 +56,12 @@ def numbers(column: pd.Series) -> Float64[np.ndarray, " n"]:
     return np.asarray(column.to_numpy(dtype=np.float64, na_value=np.nan))
 
 
+def ended_by_themselves(rows: pd.DataFrame) -> Float64[np.ndarray, " n"]:
+    """Seconds of each cell, NaN for one that ended at its time limit."""
+    limited = (rows["outcome"] == "TIME_LIMIT").fillna(False).to_numpy(dtype=bool)
+    return np.where(limited, np.nan, numbers(rows["seconds"]))
+
+
 def places(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     """The rows that are done, problem by problem, with a label that says what tells them apart."""
     done = table[table["status"] == "done"]

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import joblib
 import numba
@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 
 from cvxsae.data import arguments
 from cvxsae.data.arguments import InputError
+from cvxsae.data.files import strict_json
 from cvxsae.solvers import CertificateError
 from cvxsae.validation.study.datapoints import datapoints
 from cvxsae.validation.study.methods import Outcome, Setting, Warm, compute
@@ -180,9 +181,9 @@ def run_cell(task: Task) -> Record:
     record = {
         **_failed(cell, reason),
         "status": "done" if reason is None else "failed",
-        "numbers": {"lam": task.lam, **_plain(outcome.numbers)},
+        "numbers": {"lam": task.lam, **strict_json(outcome.numbers)},
         "objections": [violated] if violated else list(outcome.objections),
-        "ledger": _plain(outcome.ledger) if outcome.ledger else None,
+        "ledger": strict_json(outcome.ledger) if outcome.ledger else None,
         "warm_from": task.warm_from,
         "note": task.note,
         "threads": task.threads,
@@ -243,11 +244,3 @@ def _threads(limit: int) -> Iterator[None]:
             yield
         finally:
             numba.set_num_threads(before)
-
-
-def _plain(value: Any) -> Any:
-    """What JSON can hold: no numpy numbers, and null for what is not finite."""
-    if isinstance(value, dict):
-        return {key: _plain(entry) for key, entry in value.items()}
-    number = value.item() if isinstance(value, np.generic) else value
-    return None if isinstance(number, float) and not math.isfinite(number) else number

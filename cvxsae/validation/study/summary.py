@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cvxsae.validation.study.laws import by_width, closed_by_doubling, numbers, places, power_law
+from cvxsae.validation.study.laws import by_width, closed_by_doubling, ended_by_themselves, numbers, places, power_law
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,9 +58,11 @@ def _widths(rows: pd.DataFrame) -> list[str]:
     if len(widths) == 0 or wide.empty:
         return []
     limit = float(wide.max())
+    lam, most = float(rows["lam"].iloc[0]), rows["lambda_max"].dropna()
+    ratio = "" if most.empty else f" = {lam / float(most.iloc[0]):.3g} λ_max"
     said = (
         f"Upper bounds of F*_K (nonconvex: the best found) fall from {best[0]:.4g} at K = {widths[0]:.0f} to "
-        f"{best[-1]:.4g} at K = {widths[-1]:.0f}; F_wide = {limit:.4g} is certified."
+        f"{best[-1]:.4g} at K = {widths[-1]:.0f} (λ = {lam:.4g}{ratio}); F_wide = {limit:.4g} is certified."
     )
     lines = [said]
     excess = best - limit
@@ -131,7 +133,10 @@ def _large(rows: pd.DataFrame) -> list[str]:
 
 def _time(rows: pd.DataFrame) -> list[str]:
     learned = rows[rows["method"] == "learned"]
-    law = power_law(numbers(learned["n_atoms"]), numbers(learned["seconds"]))
+    law = power_law(numbers(learned["n_atoms"]), ended_by_themselves(learned))
     if law is None:
         return []
-    return [f"Time of a learned cell grows as K^{law.exponent:.2f} (limits and warm starts included)."]
+    return [
+        f"Time of a learned cell grows as K^{law.exponent:.2f}, from the {law.n_points} that did not meet their limit "
+        "(warm starts included)."
+    ]

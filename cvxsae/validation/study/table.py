@@ -70,7 +70,7 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "local_l0": ("Float64", "trained_sae: of the best dictionary found from its own"),
     "fvu": ("Float64", "fraction of variance about the mean left unexplained"),
     "live_atoms": ("Int64", "atoms that some datapoint uses"),
-    "lambda_max": ("Float64", "smallest λ at which all codes are zero"),
+    "lambda_max": ("Float64", "smallest λ at which all codes are zero; large_dictionary: at its τ"),
     "outcome": ("string", "how the computation ended"),
     "warm_from": ("string", "cell whose dictionary it started from"),
     "note": ("string", "why a start is cold that was to be warm"),
@@ -108,8 +108,12 @@ def table(cells: Sequence[Cell], store: Store) -> pd.DataFrame:
 
 def frame(cells: Sequence[Cell], records: Mapping[str, Record]) -> pd.DataFrame:
     """The table of these records; violations are found here, from the numbers as they are."""
-    floors, found = _floors(cells, records), _attained(cells, records)
-    rows = [_row(cell, records[cell.id], floors, found) for cell in cells if cell.id in records]
+    floors, found, scales = _floors(cells, records), _attained(cells, records), _scales(cells, records)
+    rows = [
+        {"lambda_max": scales.get(cell.place)} | _row(cell, records[cell.id], floors, found)
+        for cell in cells
+        if cell.id in records
+    ]
     columns = {name: pd.Series([row.get(name) for row in rows], dtype=kind) for name, (kind, _) in COLUMNS.items()}
     return pd.DataFrame(columns)
 
@@ -141,6 +145,13 @@ def _floors(cells: Sequence[Cell], records: Mapping[str, Record]) -> Places:
             theorem = records[cell.id]["numbers"].get("theorem") or "?"
             floors.setdefault(cell.place, []).append(Below(bound, theorem, cell.n_atoms))
     return floors
+
+
+def _scales(cells: Sequence[Cell], records: Mapping[str, Record]) -> dict[tuple[Any, ...], float]:
+    """λ_max of every place: λ means nothing without it."""
+    wide = [cell for cell in cells if cell.method == "wide_limit" and cell.id in records]
+    return {cell.place: records[cell.id]["numbers"]["lambda_max"] for cell in wide
+            if records[cell.id]["numbers"].get("lambda_max")}  # fmt: skip
 
 
 def _attained(cells: Sequence[Cell], records: Mapping[str, Record]) -> Values:

@@ -201,7 +201,7 @@ def test_the_same_study_from_toml_and_from_python(tmp_path):
     assert in_python == from_file == study(tmp_path, GOOD.replace("[0.2]", "0.2"))  # one value for a list of one
     assert in_python.n_atoms == (2, 4)
     with pytest.raises(dataclasses.FrozenInstanceError):
-        in_python.lam = (1.0,)
+        in_python.lam = (1.0,)  # type: ignore[misc]
     assert [cell.id for cell in in_python.plan()] == [cell.id for cell in from_file.plan()]
 
 

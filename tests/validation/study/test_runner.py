@@ -142,6 +142,26 @@ def test_a_target_l0_is_met_at_the_width_of_calibration_and_what_cannot_be_met_f
     assert "the cell it needs failed" in unmet.loc["learned", "reason"]
 
 
+def test_a_worker_that_dies_takes_nobody_along(tmp_path, monkeypatch):
+    """The engine gives up the whole batch: its cells are tried one by one, and only the one that kills fails."""
+    parallel = runner._parallel
+
+    def deadly(tasks, n_jobs):
+        if any(task.cell.n_atoms == 2 and task.cell.method == "learned" for task in tasks):
+            yield from parallel(tasks[:1] if len(tasks) > 1 else [], 1)
+            raise RuntimeError("A worker process was killed. Perhaps memory.")
+        yield from parallel(tasks, 1)
+
+    monkeypatch.setattr(runner, "_parallel", deadly)
+    study = toy(tmp_path / "out", lam=[0.2])
+    table = study.run()
+    failed = table[table["status"] == "failed"]
+    assert list(failed["method"]) == ["learned"] and list(failed["n_atoms"]) == [2]
+    assert failed["reason"].item() == "RuntimeError: A worker process was killed (also when tried alone)."
+    assert len(table) == len(study.plan()) == 5
+    assert table["note"].notna().sum() == 1  # the wider dictionary had to start cold
+
+
 def test_an_interrupted_cell_is_not_kept_and_the_table_is_written(tmp_path, monkeypatch):
     study = toy(tmp_path / "out")
 

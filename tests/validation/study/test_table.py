@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
 from cvxsae import ScaleStudy
+from cvxsae.validation.study import keys
 from cvxsae.validation.study.store import Store
 from cvxsae.validation.study.summary import MOST_LINES
 from cvxsae.validation.study.table import COLUMNS
@@ -59,6 +61,16 @@ def test_every_row_is_certified_and_lies_above_the_floors_that_hold_for_it(finis
     assert rows(table, "check")["value"].iloc[0] == pytest.approx(learned.loc[4, "value"], rel=1e-5)
     for column in ("seconds", "cvxsae", "torch", "numpy", "python", "platform", "data_hash"):
         assert table[column].notna().all()
+
+
+def test_the_page_explains_every_column_key_and_method():
+    page = (Path(__file__).parents[3] / "docs" / "studies.md").read_text(encoding="utf-8")
+    for name, (_, meaning) in COLUMNS.items():
+        assert f"| `{name}` | {meaning} |" in page
+    for table, known in {"grid": keys.GRID, **keys.OPTIONS}.items():
+        assert f"`[{table}]`" in page or not set(known) - {"n_atoms"}
+        assert all(f"`{key}`" in page for key in known)
+    assert all(f"`{name}`" in page for name in (*keys.METHODS, *keys.GENERATORS, *keys.DATA))
 
 
 def test_the_table_is_read_back_from_parquet_and_csv(finished):
