@@ -32,6 +32,7 @@ _LENGTH = 0.4
 
 _FIRST, _SECOND = 0.9, 0.99
 _WARM_UP, _DECAY = 0.03, 0.5
+_NOTHING = 1e-150
 _FIRST_ROUND = 2
 _MOST_STEPS = 1000
 """Of one pass: more than half a million datapoints need not all be seen."""
@@ -63,14 +64,15 @@ class Momentum:
         self, dictionary: Float64[torch.Tensor, "K d"], uphill: Float64[torch.Tensor, "K d"], rate: float
     ) -> tuple[Float64[torch.Tensor, "K d"], Momentum]:
         """Move against an estimate of the gradient at a rate in [0, 1]; the result does not depend on its units."""
-        tangent = uphill - dictionary * (dictionary * uphill).sum(dim=1, keepdim=True)
+        along = torch.linalg.vecdot(dictionary, uphill)[:, None]
+        tangent = torch.addcmul(uphill, dictionary, along, value=-1)
         taken = self.taken + 1
-        first = _FIRST * self.first + (1 - _FIRST) * tangent
-        second = _SECOND * self.second + (1 - _SECOND) * tangent.square()
-        sizes = (second / (1 - _SECOND**taken)).sqrt()
-        moves = torch.where(sizes > 0, first / (1 - _FIRST**taken) / sizes, 0.0)
-        length = _LENGTH / dictionary.shape[1] ** 0.5
-        return unit(dictionary - rate * length * moves), Momentum(first, second, taken)
+        first = torch.lerp(self.first, tangent, 1 - _FIRST)
+        second = torch.lerp(self.second, tangent.square_(), 1 - _SECOND)
+        length = rate * _LENGTH / dictionary.shape[1] ** 0.5
+        length *= (1 - _SECOND**taken) ** 0.5 / (1 - _FIRST**taken)  # both means began at zero
+        moved = torch.addcdiv(dictionary, first, second.sqrt().clamp_(min=_NOTHING), value=-length)
+        return unit(moved), Momentum(first, second, taken)
 
 
 def steps_of(passes: int, parts: int) -> int:
