@@ -39,6 +39,7 @@ def solve_active_set(problem: SparseCodes, limits: Limits, *, device: torch.devi
         device=device,
         progress=progress,
         max_seconds=limits.max_seconds,
+        partial=True,
     )
     candidate = problem.candidate(codes.codes, bias.numpy())
     if problem.n_points * problem.dim * 8 <= RECOVERY_BYTES:

@@ -42,6 +42,9 @@ MEMORY_LIMIT = 2**30
 
 SMALLEST_TOL = 1e-13
 
+_ENDS = (Status.INTERRUPTED, Status.TIME_LIMIT, Status.STALLED)
+"""Why codes may not be certified; of what several processes say the first counts."""
+
 
 def encode(
     X: ActivationsLike,
@@ -144,7 +147,7 @@ def encode(
         )
         return encode_rows(
             data, rows, penalty, bias=fixed, tol=tol, warm=warm, norms=norms, engine=engine, device=device,
-            memory_limit=memory, progress=progress, out=out, max_seconds=seconds, group=group,
+            memory_limit=memory, progress=progress, out=out, max_seconds=seconds, partial=True, group=group,
         )  # fmt: skip
 
 
@@ -163,9 +166,14 @@ def encode_rows(
     progress: bool = False,
     out: str | Path | None = None,
     max_seconds: float | None = None,
+    partial: bool = False,
     group: ProcessGroup = ALONE,
 ) -> Codes:
-    """:func:`encode` for arguments that have been checked: float64 unit rows, a float64 bias or ``None``."""
+    """:func:`encode` for arguments that have been checked: float64 unit rows, a float64 bias or ``None``.
+
+    Ctrl-C returns what is finished only if that is asked for (``partial``): most callers have no use for codes that
+    are zero where none were computed, and would go on as if nothing had happened.
+    """
     where = chosen_device(device, group)
     if out is not None and not group.is_alone:
         out = Path(out) / f"process-{group.rank}-of-{group.size}"
@@ -179,6 +187,8 @@ def encode_rows(
     job = _Job(data, bias, lam, warm, plan, shards)
     with _single_threaded(plan.workers):
         blocks, ended = job.run(name, prepared, tuning, progress=progress, max_seconds=max_seconds)
+    if ended is Status.INTERRUPTED and not partial:
+        raise KeyboardInterrupt
     seconds = time.perf_counter() - started
     codes = _assemble(job, blocks, prepared, rows, norms, tol, seconds, name, ended=ended)
     return codes if group.is_alone else _of_all(codes, group)
@@ -187,7 +197,7 @@ def encode_rows(
 def _of_all(codes: Codes, group: ProcessGroup) -> Codes:
     """The codes of this process with the sums, and the status, of all."""
     shares, statuses = zip(*group.gather((codes.share(), codes.status)), strict=True)
-    worst = next((status for status in statuses if status is not Status.CERTIFIED), Status.CERTIFIED)
+    worst = next((status for status in _ENDS if status in statuses), Status.CERTIFIED)
     return replace(codes, status=worst, _shares=shares)
 
 

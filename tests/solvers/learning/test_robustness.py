@@ -1,5 +1,7 @@
 """Dictionary learning on what people get wrong, and on data that rounding spoils."""
 
+import sys
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -66,6 +68,27 @@ def test_interruption_before_the_search_is_not_swallowed(monkeypatch):
     monkeypatch.setattr(WideLimitNewton, "step", interrupt)
     with pytest.raises(KeyboardInterrupt):
         learn_dictionary(planted(n=100) + 0.5, 3, 0.1)
+
+
+@pytest.mark.parametrize("call", [2, 9, 30])
+def test_interruption_while_codes_are_computed_ends_the_search(call, monkeypatch):
+    """In a step of the stochastic stage, of the exact pass or of polishing. Codes were taken for finished once."""
+    from cvxsae.solvers import encode as module  # the function, by which the package hides the module
+
+    module, calls = sys.modules[module.__module__], []
+    wait = module.wait
+
+    def interrupted(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == call:
+            raise KeyboardInterrupt
+        return wait(*args, **kwargs)
+
+    monkeypatch.setattr(module, "wait", interrupted)
+    fit = learn_dictionary(planted(n=1100), 6, 0.1, bias=None, epochs=3)
+    assert fit.status is Status.INTERRUPTED
+    assert len(fit.history) < 30
+    assert_sound(fit)
 
 
 @pytest.mark.parametrize("bias", [None, "free"])
