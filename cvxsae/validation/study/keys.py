@@ -52,31 +52,36 @@ WITH_SEED = ("learned", "trained_sae", "check")
 
 BIASES = ("none", "free", "mean")
 SCALES = ("none", "mean_norm", "mean_square")
+_MOST = 2**63 - 1  # of a column of whole numbers
 _NOT_KEYS = ("n_points", "seed", "features", "levels")
 
 
 @dataclass(frozen=True)
 class Key:
-    """What one value of a key may be, in code and in words, and whether the key holds several."""
+    """What one value of a key may be, in code and in words, whether the key holds several, and the type they become.
+
+    One type for each key: ``1`` and ``1.0``, or a numpy number, must not make two cells of one.
+    """
 
     fits: Callable[[Any], bool]
     allowed: str
     many: bool = False
     names: tuple[str, ...] = ()
+    kind: Callable[[Any], Any] = lambda value: value
 
     def read(self, value: Any, name: str) -> Any:
         """The value, or the tuple of values without repeats; a single value may stand for a list of one."""
         if not self.many:
             if not self.fits(value):
                 refuse(name, value, self.allowed + nearest(value, self.names))
-            return value
-        values = list(value) if isinstance(value, list | tuple) else [value]
+            return self.kind(value)
+        values = list(value) if isinstance(value, list | tuple | range) else [value]
         if not values:
             refuse(name, value, f"a list with at least one entry: {self.allowed}")
         for one in values:
             if not self.fits(one):
                 refuse(name, one, self.allowed + nearest(one, self.names))
-        return tuple(dict.fromkeys(values))
+        return tuple(dict.fromkeys(self.kind(one) for one in values))
 
 
 def refuse(name: str, value: Any, allowed: str) -> NoReturn:
@@ -96,15 +101,23 @@ def _is_number(value: Any) -> bool:
 
 
 def _count(least: int) -> Callable[[Any], bool]:
-    return lambda v: _is_number(v) and math.isfinite(v) and int(v) == v and v >= least
+    return lambda v: _is_number(v) and least <= v <= _MOST and int(v) == v
 
 
 def _positive(value: Any) -> bool:
-    return _is_number(value) and 1 / LARGEST <= value <= LARGEST
+    return _is_number(value) and 1 / LARGEST <= _float(value) <= LARGEST
 
 
 def _nonnegative(value: Any) -> bool:
-    return _is_number(value) and math.isfinite(value) and value >= 0
+    return _is_number(value) and 0 <= _float(value) <= LARGEST
+
+
+def _float(value: Any) -> float:
+    """As a float, infinite where a whole number is too large for one."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
 
 
 def one_of(names: Sequence[str], *, many: bool = False) -> Key:
@@ -114,15 +127,15 @@ def one_of(names: Sequence[str], *, many: bool = False) -> Key:
     )
 
 
-COUNT = Key(_count(1), "a whole number of at least 1")
-SEED = Key(_count(0), "a whole number of at least 0")
-POSITIVE = Key(_positive, "a number above zero")
+COUNT = Key(_count(1), "a whole number of at least 1", kind=int)
+SEED = Key(_count(0), "a whole number of at least 0", kind=int)
+POSITIVE = Key(_positive, "a number above zero", kind=float)
 YES_OR_NO = Key(lambda value: isinstance(value, bool), "true or false")
 TEXT = Key(lambda value: isinstance(value, str) and bool(value), "a text in quotes")
-COUNTS = Key(_count(1), "whole numbers of at least 1", many=True)
-SEEDS = Key(_count(0), "whole numbers of at least 0", many=True)
-POSITIVES = Key(_positive, "numbers above zero", many=True)
-NONNEGATIVES = Key(_nonnegative, "numbers of zero or more", many=True)
+COUNTS = Key(_count(1), "whole numbers of at least 1", many=True, kind=int)
+SEEDS = Key(_count(0), "whole numbers of at least 0", many=True, kind=int)
+POSITIVES = Key(_positive, "numbers above zero", many=True, kind=float)
+NONNEGATIVES = Key(_nonnegative, "numbers of zero or more", many=True, kind=float)
 TEXTS = Key(
     lambda value: isinstance(value, str) and bool(value),
     f"names: {', '.join((*EMBEDDED_NAMES, *GENERATORS))}, a file ({', '.join(SUFFIXES)}) or a [data.NAME] of yours",
@@ -202,6 +215,8 @@ def known(table: str, given: Any, keys: Collection[str]) -> Mapping[str, Any]:
 def options(method: str, given: Any, widths: tuple[int, ...]) -> dict[str, Any]:
     """The options of one method, defaults filled in."""
     table = known(method, given, OPTIONS[method])
+    if table.get("warm") == ():  # as read before, in a study made from another
+        table = {**table, "warm": ("none",)}
     read = {key: OPTIONS[method][key].read(value, f"[{method}] {key}") for key, value in table.items()}
     if method != "calibrate" and "n_atoms" in read:
         stray = [width for width in read["n_atoms"] if width not in widths]
@@ -257,7 +272,7 @@ def _like(default: Any, value: Any, name: str) -> Any:
         if not (isinstance(value, list | tuple) and len(value) == 2 and all(_nonnegative(end) for end in value)):
             refuse(name, value, "two numbers of zero or more, in brackets")
         return tuple(float(end) for end in value)
-    return Key(_nonnegative, "a number of zero or more").read(value, name)
+    return Key(_nonnegative, "a number of zero or more", kind=float).read(value, name)
 
 
 def data_file(source: str, folder: Path, name: str) -> str:

@@ -35,7 +35,8 @@ class Cell:
     options
         Of the method.
     needs
-        Cells without which this one cannot be computed: the λ it takes, the dictionary it checks.
+        Cells without which this one cannot be computed: the λ it takes, the dictionary it checks. They decide its
+        answer, so they are part of its identity; what it merely starts from is not.
     warm
         The cell whose dictionary it starts from, if that succeeded.
     level
@@ -63,9 +64,7 @@ class Cell:
     def id(self) -> str:
         """Hash of what decides the answer: not of the grid around it, so cells outlive a change of grid."""
         own = {
-            key: value
-            for key, value in asdict(self).items()
-            if key not in ("data", "source", "needs", "warm", "level", "id")
+            key: value for key, value in asdict(self).items() if key not in ("data", "source", "warm", "level", "id")
         }
         own["options"] = {key: value for key, value in self.options.items() if key != "n_atoms"}
         text = json.dumps({"schema": SCHEMA, **own}, sort_keys=True)
@@ -112,19 +111,28 @@ def plan(study: ScaleStudy) -> tuple[Cell, ...]:
 def _of_problem(study: ScaleStudy, base: dict[str, Any]) -> Iterable[Cell]:
     """The cells of one data set and bias."""
     for penalty in _penalties(study):
-        needs: tuple[str, ...] = ()
-        if penalty["target_l0"] is not None:
-            width = study.options["calibrate"].get("n_atoms") or min(study.n_atoms)
-            calibration = _cell(study, "calibrate", {**base, **penalty, "n_atoms": width, "seed": study.seeds[0]})
-            needs = (calibration.id,)
-            yield calibration
-        place = {**base, **penalty, "needs": needs}
+        yield from _calibration(study, {**base, **penalty})
+        place = _place(study, base, penalty)
         for method in study.methods:
             widths = _widths(study, method) if method in WITH_WIDTH else (None,)
             seeds = study.seeds if method in WITH_SEED else (None,)
             costs = study.atom_cost if method == "large_dictionary" else (None,)
             for width, seed, cost in itertools.product(widths, seeds, costs):
                 yield _joined(study, method, {**place, "n_atoms": width, "seed": seed, "atom_cost": cost})
+
+
+def _calibration(study: ScaleStudy, place: Mapping[str, Any]) -> list[Cell]:
+    """The cell that finds λ for a target L0, if there is one."""
+    if place["target_l0"] is None:
+        return []
+    width = study.options["calibrate"].get("n_atoms") or min(study.n_atoms)
+    return [_cell(study, "calibrate", {**place, "n_atoms": width, "seed": study.seeds[0], "needs": ()})]
+
+
+def _place(study: ScaleStudy, base: Mapping[str, Any], penalty: Mapping[str, Any]) -> dict[str, Any]:
+    """The same problem at this penalty, with the cell that its λ comes from."""
+    place = {**base, **penalty}
+    return {**place, "needs": tuple(cell.id for cell in _calibration(study, place))}
 
 
 def _widths(study: ScaleStudy, method: str) -> tuple[int, ...]:
@@ -160,7 +168,7 @@ def _joined(study: ScaleStudy, method: str, place: dict[str, Any]) -> Cell:
     penalties = _penalties(study)
     step = penalties.index({"lam": cell.lam, "target_l0": cell.target_l0})
     if step > 0 and "lam" in along:
-        return replace(cell, warm=_cell(study, "learned", {**place, **penalties[step - 1]}).id)
+        return replace(cell, warm=_cell(study, "learned", _place(study, place, penalties[step - 1])).id)
     return cell
 
 

@@ -81,6 +81,21 @@ BROKEN = {
     ),
     "negative λ": ("lam = [0.2]", "lam = [0.2, -1.0]", r"\[grid\] lam is -1\.0; it must be numbers above zero"),
     "infinite λ": ("lam = [0.2]", "lam = [inf]", r"\[grid\] lam is inf; it must be numbers above zero"),
+    "astronomical λ": (
+        "lam = [0.2]",
+        f"lam = [1{'0' * 400}]",
+        r"\[grid\] lam is 10+\.\.\.; it must be numbers above zero",
+    ),
+    "astronomical width": (
+        "n_atoms = [2, 4]",
+        f"n_atoms = [1{'0' * 400}]",
+        r"\[grid\] n_atoms is 10+\.\.\.; it must be whole numbers of at least 1",
+    ),
+    "seed that no column holds": (
+        "lam = [0.2]",
+        "lam = [0.2]\nseeds = [9223372036854775808]",
+        r"\[grid\] seeds is 9223372036854775808; it must be whole numbers of at least 0",
+    ),
     "half a width": (
         "n_atoms = [2, 4]",
         "n_atoms = [2.5]",
@@ -203,6 +218,31 @@ def test_the_same_study_from_toml_and_from_python(tmp_path):
     with pytest.raises(dataclasses.FrozenInstanceError):
         in_python.lam = (1.0,)  # type: ignore[misc]
     assert [cell.id for cell in in_python.plan()] == [cell.id for cell in from_file.plan()]
+
+
+def test_a_number_is_the_same_however_it_is_written(tmp_path):
+    """Whole or not, of numpy or not: the same cells, ready for JSON."""
+    toy = {"toy": {"source": "sparse_features", "dim": 5, "n_features": 7}}
+    axes = {
+        "folder": tmp_path, "data": ["toy"], "sources": toy, "bias": ["none"],
+        "methods": ["learned", "large_dictionary"],
+    }  # fmt: skip
+    plain = ScaleStudy(
+        **axes, n_points=[20], n_atoms=[2, 3], lam=[1.0], atom_cost=[1.0], options={"learned": {"max_seconds": 3.0}}
+    )
+    other = ScaleStudy(
+        **axes, n_points=[np.int64(20)], n_atoms=range(2, 4), lam=[1], atom_cost=[np.int64(1)],
+        options={"learned": {"max_seconds": np.int32(3)}},
+    )  # fmt: skip
+    assert other == plain
+    assert [cell.id for cell in other.plan()] == [cell.id for cell in plain.plan()]
+
+
+def test_a_study_can_be_made_from_another(tmp_path):
+    cold = study(tmp_path, GOOD.replace("tol = 1e-3", 'warm = "none"'))
+    assert cold.options["learned"]["warm"] == ()
+    again = dataclasses.replace(cold, name="again")
+    assert again.options == cold.options and again.sources == cold.sources
 
 
 def test_a_data_file_is_found_beside_the_study_and_has_to_have_the_rows(tmp_path, rng):

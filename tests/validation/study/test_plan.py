@@ -91,6 +91,23 @@ def test_a_cell_is_what_decides_its_answer_and_nothing_else():
         assert not ids(base(**change)) & first, change
 
 
+def test_what_a_cell_needs_is_part_of_its_identity():
+    """Another dictionary to check, or λ calibrated elsewhere, must not be answered by an old cell."""
+    checked = {"methods": ["learned", "check"]}
+    assert not ids(base(**checked), "check") & ids(base(**checked, options={"learned": {"tol": 1e-2}}), "check")
+    assert ids(base(**checked), "check") < ids(base(**checked, lam=[0.1, 0.2, 0.4]), "check")
+    sparse = {"lam": (), "target_l0": [1.0, 2.0]}
+    first = base(**sparse)
+    assert all(cell.needs == () for cell in first.plan() if cell.method == "calibrate")
+    for change in ({"n_atoms": [1, 2, 4]}, {"options": {"calibrate": {"rtol": 0.2}}}):
+        other = base(**{**sparse, **change})
+        assert not {cell.id for cell in first.plan()} & {cell.id for cell in other.plan()}, change
+    wider = base(**sparse, n_atoms=[2, 4, 8])  # calibrated at the same width: all cells still apply
+    assert {cell.id for cell in first.plan()} < {cell.id for cell in wider.plan()}
+    start = {(c.n_atoms, c.target_l0): c for c in first.plan() if c.method == "learned"}
+    assert start[2, 2.0].warm == start[2, 1.0].id
+
+
 def test_chains_run_along_widths_then_penalties_and_large_penalties_first():
     cells = {(cell.n_atoms, cell.lam): cell for cell in base().plan() if cell.method == "learned"}
     assert cells[2, 0.4].warm is None
