@@ -231,10 +231,12 @@ def test_a_number_is_the_same_however_it_is_written(tmp_path):
         **axes, n_points=[20], n_atoms=[2, 3], lam=[1.0], atom_cost=[1.0], options={"learned": {"max_seconds": 3.0}}
     )
     other = ScaleStudy(
-        **axes, n_points=[np.int64(20)], n_atoms=range(2, 4), lam=[1], atom_cost=[np.int64(1)],
+        **axes, n_points=[20], n_atoms=range(2, 4), lam=[1], atom_cost=[1],
         options={"learned": {"max_seconds": np.int32(3)}},
     )  # fmt: skip
     assert other == plain
+    assert [type(n) for n in keys.COUNTS.read([np.int64(2), 3.0], "K")] == [int, int]
+    assert [type(x) for x in keys.POSITIVES.read((np.float32(0.5), 1), "λ")] == [float, float]
     assert [cell.id for cell in other.plan()] == [cell.id for cell in plain.plan()]
 
 
