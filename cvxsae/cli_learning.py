@@ -82,6 +82,9 @@ def learn_command(
     tol: Stationarity = 1e-4,
     init: Annotated[str | None, typer.Option("--init", help="File with atoms to start from, as rows.")] = None,
     checkpoint: Annotated[Path | None, typer.Option("--checkpoint", help="A .npz file to resume from.")] = None,
+    second_order: Annotated[
+        bool, typer.Option("--second-order", help="Compute the least curvature at the end, and leave saddles (T5).")
+    ] = False,
     max_seconds: MaxSeconds = None,
     device: Device = "cpu",
     out: Out = None,
@@ -95,7 +98,7 @@ def learn_command(
         fit = learn_dictionary(
             X, n_atoms, penalty, bias=chosen, seed=seed, tol=tol, max_seconds=max_seconds, device=device,
             progress=wants_progress(progress), init=None if init is None else read_array(init, "--init"),
-            checkpoint=checkpoint,
+            checkpoint=checkpoint, second_order=second_order,
         )  # fmt: skip
         if out is not None:
             write_arrays(out, {**fit.arrays(), "lam": penalty, "value": fit.value, "lower_bound": fit.floor}, "--out")

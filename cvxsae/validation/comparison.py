@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,16 @@ if TYPE_CHECKING:
     from cvxsae.data.arguments import BiasLike
 
 FILE = "compare.json"
+
+
+DECIDED = ("X", "lam", "n_atoms", "widths", "bias", "device", "progress")
+"""What a comparison passes on itself."""
+
+TRAINING, FLOORS = (
+    tuple(name for name in inspect.signature(function).parameters if name not in DECIDED)
+    for function in (train_sae, width_floors)
+)
+"""Options of training and of the floors."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -224,6 +235,8 @@ def compare(
         If anything attains less than a floor.
     """
     data, penalty = Activations(X), arguments.penalty(lam, "lam")
+    if isinstance(widths, str) or not isinstance(widths, Iterable):
+        raise InputError(f"widths is {widths!r}; pass a list of numbers of atoms.")
     chosen = sorted({arguments.count(width, "widths") for width in widths})
     if not chosen:
         raise InputError("widths is empty; pass at least one number of atoms.")
@@ -232,8 +245,19 @@ def compare(
     shift = None if free else np.zeros(data.shape[1]) if vector is None else np.asarray(vector)
     search = Search(tol=tol, max_seconds=max_seconds, seed=arguments.count(seed, "seed", least=0), device=device,
                     progress=progress)  # fmt: skip
-    asked = _Asked(data, penalty, chosen, shift, search, dict(training or {}), dict(floors or {}))
+    asked = _Asked(
+        data, penalty, chosen, shift, search, _options(training, "training", TRAINING),
+        _options(floors, "floors", FLOORS),
+    )  # fmt: skip
     return _run(asked, None if out is None else _Store(Path(out), asked), callback)
+
+
+def _options(given: Mapping[str, Any] | None, name: str, allowed: tuple[str, ...]) -> dict[str, Any]:
+    """Options for a function, if it takes them."""
+    unknown = [str(key) for key in given or {} if key not in allowed]
+    if unknown:
+        raise InputError(f"{name} has {unknown[0]!r}, which it does not take; it takes {', '.join(allowed)}.")
+    return dict(given or {})
 
 
 def _run(asked: _Asked, store: _Store | None, callback: Callable[[WidthResult], None] | None) -> Comparison:

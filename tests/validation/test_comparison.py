@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 from typing import Any
 
@@ -106,6 +107,10 @@ def test_a_dictionary_below_the_floor_is_an_error(comparison):
     [
         ({"widths": ()}, "widths is empty"),
         ({"widths": (0,)}, "widths is 0"),
+        ({"widths": 3}, "widths is 3; pass a list"),
+        ({"widths": "12"}, "widths is '12'; pass a list"),
+        ({"training": {"stpes": 3}}, "training has 'stpes', .* takes steps, batch_size"),
+        ({"floors": {"lam": 3}}, "floors has 'lam'"),
         ({"lam": 0.0}, "lam is 0"),
         ({"seed": -1}, "seed is -1"),
         ({"training": {"steps": 0}}, "steps is 0"),
@@ -113,4 +118,4 @@ def test_a_dictionary_below_the_floor_is_an_error(comparison):
 )
 def test_bad_input_is_one_sentence(X, change, sentence):
     with pytest.raises(InputError, match=sentence):
-        compare(**{"X": X[:20], "lam": LAM, "widths": (2,), **change})
+        inspect.unwrap(compare)(**{"X": X[:20], "lam": LAM, "widths": (2,), **change})  # without run-time types
