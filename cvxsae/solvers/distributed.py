@@ -288,12 +288,22 @@ def process_group(device: str | torch.device | None = None, *, timeout: float = 
     backend = "cpu:gloo,cuda:nccl" if where.type == "cuda" else "gloo"
     with torch.cuda.device(where) if where.type == "cuda" else nullcontext():
         if not started:
-            distributed.init_process_group(backend, timeout=seconds)
+            distributed.init_process_group(backend, timeout=seconds, **_fresh_store(seconds))
         handle = distributed.new_group(backend=backend, timeout=seconds)
         try:
             yield ProcessGroup(distributed.get_rank(), distributed.get_world_size(), where, handle)
         finally:
             distributed.destroy_process_group(None if not started else handle)
+
+
+def _fresh_store(timeout: timedelta) -> dict[str, Any]:
+    """Where processes find each other: the launcher's store, without what an earlier group of theirs left in it."""
+    from torch.distributed import distributed_c10d
+    from torch.distributed.rendezvous import rendezvous
+
+    store, rank, size = next(rendezvous("env://", timeout=timeout))
+    turn = store.add(f"cvxsae/{rank}", 1)
+    return {"store": distributed_c10d.PrefixStore(f"cvxsae/{turn}", store), "rank": rank, "world_size": size}
 
 
 def chosen_device(device: str | torch.device | None, group: ProcessGroup) -> torch.device:
