@@ -7,7 +7,7 @@ with them :func:`cvxsae.certify` is.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -16,7 +16,7 @@ import torch
 from cvxsae.relaxations.candidate import Candidate
 from cvxsae.relaxations.joint import JointProblem
 from cvxsae.relaxations.problem import EPS, Problem
-from cvxsae.relaxations.wide_limit import RECOVERY_BYTES, HuberSums, WideLimit
+from cvxsae.relaxations.wide_limit import RECOVERY_BYTES, HuberPass, HuberSums, WideLimit
 from cvxsae.solvers.distributed import ALONE, ProcessGroup
 
 if TYPE_CHECKING:
@@ -118,6 +118,13 @@ class SharedWideLimit(Shared, WideLimit):
         """``‖mean_n r_n‖ / λ`` over all datapoints."""
         of_class = WideLimit if candidate.codes is None else Shared
         return of_class.bias_residual(self, candidate)
+
+    def scan(
+        self, bias: Float[torch.Tensor, " d"], *, hessian: bool = False, device: torch.device | None = None
+    ) -> HuberPass:
+        """As for one process; the bound went through a product of vectors, and ends the solve in all or in none."""
+        found = super().scan(bias, hessian=hessian, device=device)
+        return replace(found, lower_bound=self.group.same_number(found.lower_bound))
 
     def sums(
         self, bias: Float[torch.Tensor, " d"], *, hessian: bool = False, device: torch.device | None = None

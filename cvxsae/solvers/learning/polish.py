@@ -108,12 +108,12 @@ def descend(
     """
     for memory in (pairs, ()) if pairs else ((),):
         direction = group.same(_direction(place, memory, lam, bias_is_free=bias_is_free))
-        slope = float((direction * place.gradient).sum())
+        slope = group.same_number(float((direction * place.gradient).sum()))
         if not slope < 0:
             continue
-        found = _search(place, direction, slope, evaluate)
+        found = _search(place, direction, slope, evaluate, group)
         if found is not None:
-            return found, _remember(place, found, memory)
+            return found, _remember(place, found, memory, group)
     return None
 
 
@@ -180,6 +180,7 @@ def _search(
     direction: Float64[torch.Tensor, "K1 d"],
     slope: float,
     evaluate: Callable[[Float64[torch.Tensor, "K d"], Float64[torch.Tensor, " d"]], Place],
+    group: ProcessGroup,
 ) -> Place | None:
     """Backtrack until F falls enough; where F can no longer tell, until the gradient does."""
     rounding = (_ROUNDING + place.codes.gap) * place.value
@@ -189,23 +190,28 @@ def _search(
         if found.value <= place.value + _SUFFICIENT * length * slope:
             return found
         flat = found.value <= place.value + rounding
-        if flat and abs(float((found.gradient * direction).sum())) <= 0.9 * abs(slope):
+        if flat and abs(group.same_number(float((found.gradient * direction).sum()))) <= 0.9 * abs(slope):
             return found
         length *= _SHORTER
     return None
 
 
-def _remember(before: Place, after: Place, pairs: tuple[Pair, ...]) -> tuple[Pair, ...]:
-    """Carry the pairs to the new tangent space, drop those that saw no positive curvature, add the new one."""
+def _remember(before: Place, after: Place, pairs: tuple[Pair, ...], group: ProcessGroup) -> tuple[Pair, ...]:
+    """Carry the pairs to the new tangent space, drop those that saw no positive curvature, add the new one.
+
+    All processes keep the same ones: a search starts over where there are some, and does not where there are none.
+    """
     step = _tangent(after.variables, after.variables - before.variables)
     change = after.gradient - _tangent(after.variables, before.gradient)
     carried = [
         replace(pair, step=_tangent(after.variables, pair.step), change=_tangent(after.variables, pair.change))
         for pair in pairs
     ]
-    kept = [
-        pair
-        for pair in (*carried, Pair(step, change))
-        if pair.curvature > _CURVED * float(torch.linalg.vector_norm(pair.step) * torch.linalg.vector_norm(pair.change))
+    carried.append(Pair(step, change))
+    curved = [
+        pair.curvature > _CURVED * float(torch.linalg.vector_norm(pair.step) * torch.linalg.vector_norm(pair.change))
+        for pair in carried
     ]
+    agreed = group.same(torch.tensor(curved, dtype=torch.float64)).tolist()
+    kept = [pair for pair, holds in zip(carried, agreed, strict=True) if holds]
     return tuple(kept[-MEMORY:])
