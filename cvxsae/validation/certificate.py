@@ -10,9 +10,11 @@ import numpy as np
 import scipy.sparse
 
 from cvxsae.data import InputError, arguments
-from cvxsae.relaxations import Candidate, Problem
+from cvxsae.relaxations import Candidate, Problem, WideLimit
 from cvxsae.relaxations.problem import float64_tensor
 from cvxsae.solvers import CertificateError, Solution
+from cvxsae.solvers.distributed import ALONE, ProcessGroup
+from cvxsae.solvers.shared_problems import Shared
 from cvxsae.solvers.solution import GAP_SLACK, gap_parts, relative_gap
 from cvxsae.solvers.threads import threads_for
 
@@ -140,12 +142,14 @@ def certify(problem: Problem, solution: Candidate, *, tol: float | None = None) 
     if tol is None:
         tol = solution.tol if isinstance(solution, Solution) else DEFAULT_TOL
     tol = arguments.nonnegative(tol, "tol")
-    with threads_for(problem):
-        return _certify(problem, solution, tol)
+    group = problem.group if isinstance(problem, Shared) else ALONE
+    with group.guard(), threads_for(problem):
+        return _certify(problem, solution, tol, group)
 
 
-def _certify(problem: Problem, solution: Candidate, tol: float) -> Certificate:
-    shape_objections = _shape_objections(problem, solution)
+def _certify(problem: Problem, solution: Candidate, tol: float, group: ProcessGroup) -> Certificate:
+    shape_objections = _of_all(_shape_objections(problem, solution), group)
+    shape_objections = shape_objections or _differences(problem, solution, group)
     lambda_max = problem.lambda_max()
     bound = "optimum" if problem.polar_is_exact else "relaxation"
     if shape_objections:
@@ -172,6 +176,7 @@ def _certify(problem: Problem, solution: Candidate, tol: float) -> Certificate:
     bias_residual = _bias_objections(problem, solution, value, tol, objections)
     if isinstance(solution, Solution):
         _claim_objections(solution, problem, value, lower_bound, objections)
+    objections = _of_all(objections, group)
     if gap < -GAP_SLACK and not objections:
         raise CertificateError(
             f"the lower bound {lower_bound!r} of {problem.name} lies above its value {value!r}; please report this."
@@ -194,6 +199,25 @@ def _certify(problem: Problem, solution: Candidate, tol: float) -> Certificate:
         objections=tuple(objections),
         **{name: parts[name] for name in ("solver_gap", "relaxation_gap") if name in parts},
     )
+
+
+def _of_all(objections: list[str], group: ProcessGroup) -> list[str]:
+    """What any process objects to, each sentence once: what is summed over processes must be there in all."""
+    return list(dict.fromkeys(sentence for part in group.gather(objections) for sentence in part))
+
+
+def _differences(problem: Problem, candidate: Candidate, group: ProcessGroup) -> list[str]:
+    """Object to processes that hold different candidates: only atoms of the wide limit belong to datapoints."""
+    shared: dict[str, Any] = {"bias": candidate.bias}
+    if not isinstance(problem, WideLimit):
+        shared["dictionary"] = candidate.dictionary
+    arrays = [name for name in ("dictionary", "codes", "dual") if getattr(candidate, name) is not None]
+    claims = isinstance(candidate, Solution)
+    try:
+        group.agree(**{"the set of arrays": arrays, "whether there are claims": claims}, **shared)
+    except InputError as error:
+        return [str(error)]
+    return []
 
 
 def _shape_objections(problem: Problem, candidate: Candidate) -> list[str]:

@@ -115,6 +115,21 @@ def test_the_referee_runs_on_two_processes_as_well_and_both_see_what_one_spoiled
     assert "claims the value" in first
 
 
+@pytest.mark.parametrize("name", ["free", "zero"])
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("nan", "dual holds NaN"), ("missing", "the set of arrays is not the same"), ("short", "dual has shape"),
+        ("negative", "A code is negative"), ("bias", "bias is not the same in all processes"),
+    ],
+)  # fmt: skip
+def test_what_the_referee_finds_in_one_process_it_says_in_both(launch, name, how, words):
+    """The processes fell out of step: one returned with its objection while the other waited for it to add up."""
+    first, second = launch.said(f"wide_{name}_{how}")
+    assert first == second
+    assert words in first
+
+
 # ---------------------------------------------------------------- dictionaries
 
 
@@ -177,6 +192,20 @@ def test_what_several_processes_cannot_do_is_refused_in_both(launch, name, words
     assert first == second
     assert first.startswith("InputError: ")
     assert words in first
+
+
+def test_a_start_in_one_process_alone_is_refused_by_name(launch):
+    first, second = launch.said("init_or_none")
+    assert first == second
+    assert first.startswith("InputError: init is not the same in all processes ('absent' in process 0, 'given' in")
+
+
+def test_killed_while_a_common_state_is_taken_up_it_is_still_there(launch):
+    assert launch.said("killed")[1] == "OSError: killed"
+
+
+def test_a_group_can_be_made_again(launch):
+    assert launch.same("earlier") == 2
 
 
 def test_a_lost_part_of_a_checkpoint_is_refused_in_both(launch):

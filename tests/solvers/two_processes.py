@@ -13,16 +13,18 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 import cvxsae
 from cvxsae import SparseCodes, WideLimit, certify, encode, learn_dictionary, process_group, solve
 from cvxsae.solvers.distributed import ProcessGroup
-from cvxsae.solvers.learning import moves
+from cvxsae.solvers.learning import checkpoint, moves
 
 LAM = 0.1
 PENALTY = 0.3
@@ -64,6 +66,7 @@ LEARNED: dict[str, dict[str, Any]] = {
     "sampled": {"bias": None, "init": idle_starts()},
     "lopsided": {},
     "resumed": {},
+    "skewed": {},
 }
 """Arguments of :func:`learn_dictionary` by name, for two processes and for one."""
 
@@ -76,6 +79,16 @@ def learn(name: str, X: Any, **more: Any) -> cvxsae.DictionaryFit:
         return learn_dictionary(X, WIDTH, LAM, tol=1e-4, seed=3, **LEARNED[name], **more)
     finally:
         moves._SAMPLE_ENTRIES = entries
+
+
+SPOILED: dict[str, Callable[[Any], dict[str, Any]]] = {
+    "nan": lambda found: {"dual": found.dual * np.nan},
+    "missing": lambda _: {"dual": None},
+    "short": lambda found: {"dual": found.dual[1:]},
+    "negative": lambda found: {"codes": -found.codes},
+    "bias": lambda found: {"bias": found.bias + 1e-12},
+}
+"""What happens to the arrays of process 1 before the referee sees them."""
 
 
 class Report:
@@ -133,6 +146,9 @@ def wide(group: ProcessGroup, report: Report) -> None:
         longer = solution.codes * (1 + 0.01 * group.rank)  # process 1's rows only
         spoiled = dataclasses.replace(solution, codes=longer)
         report.sentences[f"wide_{name}_spoiled"] = " ".join(certify(solution.problem, spoiled).objections)
+        for how, array in SPOILED.items():
+            worse = dataclasses.replace(solution, **array(solution)) if group.rank else solution
+            report.sentences[f"wide_{name}_{how}"] = " ".join(certify(solution.problem, worse).objections)
 
 
 def learned(group: ProcessGroup, report: Report, folder: Path) -> None:
@@ -150,6 +166,27 @@ def learned(group: ProcessGroup, report: Report, folder: Path) -> None:
     report.sentences["late"] = learn("scratch", mine, group=group, max_seconds=1e-3).status.name
 
 
+def skewed(group: ProcessGroup, report: Report, folder: Path) -> None:
+    """Process 1 was a state ahead when all were killed, and is killed again while the common one is taken up."""
+    mine, kept = group.shard(data()[0]), folder / "skewed.npz"
+    part = kept.with_name(f"skewed.process-{group.rank}-of-{group.size}.npz")
+    learn("resumed", mine, group=group, checkpoint=kept, max_steps=12)
+    older = part.read_bytes()
+    learn("resumed", mine, group=group, checkpoint=kept, max_steps=1)
+    part.with_suffix(".before.npz").write_bytes(older)
+    if group.is_first:
+        part.write_bytes(older)
+
+    def killed(*_: Any) -> Path:
+        raise OSError("killed")
+
+    with pytest.MonkeyPatch.context() as patch:
+        if group.rank:
+            patch.setattr(checkpoint, "write_arrays", killed)
+        report.refusal("killed", lambda: learn("resumed", mine, group=group, checkpoint=kept))
+    report.fit("skewed", learn("resumed", mine, group=group, checkpoint=kept))
+
+
 def refused(group: ProcessGroup, report: Report, folder: Path) -> None:
     X, atoms = data()
     mine = group.shard(X)
@@ -159,6 +196,8 @@ def refused(group: ProcessGroup, report: Report, folder: Path) -> None:
     report.refusal("dtype", lambda: solve(WideLimit(mine.tensor.float() if group.rank else mine, LAM), group=group))
     report.refusal("seed", lambda: learn_dictionary(mine, 4, LAM, seed=group.rank, group=group))
     report.refusal("init", lambda: learn_dictionary(mine, 2, LAM, init=atoms[:2] * (1 - 2 * group.rank), group=group))
+    some = atoms[:2] if group.rank else None
+    report.refusal("init_or_none", lambda: learn_dictionary(mine, 2, LAM, init=some, group=group))
     report.refusal("function", lambda: (encode if group.rank else _learn)(mine, atoms, LAM, group=group))
     report.refusal("problem", lambda: solve(SparseCodes(mine, atoms, LAM), group=group))
     report.refusal("curvature", lambda: learn_dictionary(mine, 2, LAM, second_order=True, group=group))
@@ -193,9 +232,12 @@ def main(folder: Path) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher ends those who are left; this one has to write first
     report = Report()
     with process_group() as group:
+        report.arrays["earlier"] = np.float64(group.total(1.0))
+    with process_group() as group:  # a second time: the launcher's store still holds what the first left there
         codes(group, report, folder)
         wide(group, report)
         learned(group, report, folder)
+        skewed(group, report, folder)
         refused(group, report, folder)
         if group.rank == 1:
             write(folder, group, report)

@@ -166,7 +166,7 @@ def learn_dictionary(
         group.agree(
             call="learn_dictionary", d=problem.dim, dtype=problem.X.tensor.dtype, n_atoms=problem.n_atoms,
             lam=problem.lam, bias=problem.bias, seed=seed, tol=tol, max_seconds=max_seconds, max_steps=max_steps,
-            moves=moves, epochs=epochs, checkpoint=checkpoint is not None,
+            moves=moves, epochs=epochs, checkpoint=checkpoint is not None, init="absent" if init is None else "given",
         )  # fmt: skip
         problem = share_joint_problem(problem, group)
         with threads_for(problem):
@@ -201,6 +201,7 @@ def _learn(
         learner, problem, limits, device=where, progress=progress, callback=callback, every_step=True, group=group
     )
     if kept is not None:
+        group.any(False)  # a state goes when all have written the two after it
         kept.write(run.primal, keep_last=not group.is_alone)
     return _fit(problem, learner, run.primal, run.status, run.history, kept.seconds if kept else run.seconds)
 
@@ -356,8 +357,8 @@ def _with_checkpoint(
     arrays, seconds = by_step[max(everywhere)]
     kept = checkpoints.Checkpoint(path, mark, seconds=seconds)
     resumed = checkpoints.unpack(arrays, learner, problem)
-    if not group.is_alone:
-        kept.write(resumed, keep_last=True)
+    if not group.is_alone:  # where it lay behind a later one that others lack: it stays on disk throughout
+        kept.write(resumed)
     return replace(learner, checkpoint=kept, resumed=resumed), kept
 
 
@@ -380,7 +381,9 @@ def _fit(
         status = Status.STALLED  # the loop's value was that of sums, which cancel where data are far from the bias
     statistics = learner.statistics(problem, codes.codes)
     stationarity = statistics.stationarity(state.dictionary, state.offset, problem.lam)
-    drift = statistics.bias_residual(state.dictionary, state.offset, problem.lam) if problem.bias_is_free else None
+    drift = None
+    if problem.bias_is_free:
+        drift = learner.group.same_number(statistics.bias_residual(state.dictionary, state.offset, problem.lam))
     return DictionaryFit(
         problem=problem, dictionary=dictionary.numpy(), bias=bias.numpy(), codes=codes, floor=learner.ground.floor,
         stationarity=learner.group.same(stationarity).cpu().numpy(), bias_residual=drift,

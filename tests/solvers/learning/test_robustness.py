@@ -7,7 +7,7 @@ import pytest
 import scipy.sparse as sp
 import torch
 
-from cvxsae import InputError, JointProblem, Status, certify, grow, learn_dictionary
+from cvxsae import InputError, JointProblem, Status, certify, encode, grow, learn_dictionary
 from cvxsae.solvers.learning.moves import _Split, _Table
 from cvxsae.solvers.learning.start import unit
 from tests.solvers.learning.test_learn import planted
@@ -73,9 +73,7 @@ def test_interruption_before_the_search_is_not_swallowed(monkeypatch):
 @pytest.mark.parametrize("call", [2, 9, 30])
 def test_interruption_while_codes_are_computed_ends_the_search(call, monkeypatch):
     """In a step of the stochastic stage, of the exact pass or of polishing. Codes were taken for finished once."""
-    from cvxsae.solvers import encode as module  # the function, by which the package hides the module
-
-    module, calls = sys.modules[module.__module__], []
+    module, calls = sys.modules[encode.__module__], []
     wait = module.wait
 
     def interrupted(*args, **kwargs):
