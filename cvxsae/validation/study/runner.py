@@ -56,11 +56,13 @@ def run(
 ) -> pd.DataFrame:
     """See :meth:`ScaleStudy.run`."""
     store = Store(study.folder)
+    if n_jobs == 0:
+        raise InputError("n_jobs is 0; pass a number of cells at a time, or -1 for one a core.")
+    jobs = max(1, joblib.effective_n_jobs(n_jobs))
+    each = max(1, joblib.cpu_count() // jobs) if threads is None else arguments.count(threads, "threads")
     with store.locked() as token:
         cells = study.plan()
         store.write_plan(study.to_dict(), cells)
-        jobs = max(1, joblib.effective_n_jobs(n_jobs))
-        each = max(1, joblib.cpu_count() // jobs) if threads is None else arguments.count(threads, "threads")
         journey = _Journey(store, cells, token, each, n_jobs, retry_failed)
         try:
             with tqdm(total=len(cells), disable=not progress, desc=f"study {study.name}", unit="cell") as bar:
@@ -122,9 +124,11 @@ class _Journey:
                 warm, warm_from = self.store.arrays(needed), needed
                 failure = None if warm else f"the arrays of the cell it needs, {needed}, are gone"
         if cell.warm is not None:
-            warm = self.store.arrays(cell.warm) if self.records[cell.warm]["status"] == "done" else None
+            done = self.records[cell.warm]["status"] == "done"
+            warm = self.store.arrays(cell.warm) if done else None
             warm_from = cell.warm if warm else None
-            note = None if warm else f"cold start, as cell {cell.warm}, which it would start from, failed"
+            why = "has lost its arrays" if done else "failed"
+            note = None if warm else f"cold start, as cell {cell.warm}, which it would start from, {why}"
         return Task(
             cell, str(self.store.folder.absolute()), self.token, self.threads, lam, warm, warm_from, note, failure
         )

@@ -56,6 +56,10 @@ class Store:
             raise InputError(
                 f"folder {str(self.folder)!r} is in use by {self._holder()}; wait for it or stop it."
             ) from None
+        except OSError as error:
+            raise InputError(
+                f"folder {str(self.folder)!r} cannot be written to ({error.strerror}); pass another."
+            ) from None
         try:
             token = secrets.token_hex(8)
             started = time.strftime("%Y-%m-%d %H:%M:%S")
@@ -84,12 +88,25 @@ class Store:
 
     def _require_ours(self) -> None:
         """Refuse a folder that holds something else."""
-        nearest = next(path for path in (self.folder, *self.folder.absolute().parents) if path.exists())
+        try:
+            nearest = next(path for path in (self.folder, *self.folder.absolute().parents) if path.exists())
+        except (OSError, ValueError) as error:  # too long, or not ours to look into
+            raise InputError(
+                f"folder {str(self.folder)!r} cannot be made ({getattr(error, 'strerror', error)}); pass another."
+            ) from None
         if not nearest.is_dir():
             raise InputError(
                 f"folder {str(self.folder)!r} cannot be made, as {str(nearest)!r} is a file; pass another."
             )
-        if nearest != self.folder or (self.folder / STUDY).is_file():
+        if nearest != self.folder:
+            return
+        if (self.folder / STUDY).is_file():
+            try:
+                known = json.loads((self.folder / STUDY).read_text(encoding="utf-8"))
+            except (OSError, ValueError):
+                known = None
+            if not (isinstance(known, dict) and {"study", "plan"} <= set(known)):
+                raise InputError(f"folder {str(self.folder)!r} holds a {STUDY!r} that no study wrote; pass another.")
             return
         others = sorted(
             path.name for path in self.folder.iterdir() if not path.name.startswith(".") and path.name != CELLS
@@ -118,7 +135,7 @@ class Store:
                 f"folder {str(self.folder)!r} holds no study; pass the folder of 'cvxsae study run'."
             ) from None
         except (ValueError, KeyError, TypeError):
-            raise InputError(f"{str(file)!r} is not a study's file; run the study again.") from None
+            raise InputError(f"{str(file)!r} is not what a study wrote; pass another folder, or remove it.") from None
 
     # ------------------------------------------------------------------ cells
 
@@ -137,11 +154,12 @@ class Store:
         _write(self.cells / f"{record['id']}.json", record)
 
     def arrays(self, cell: str) -> tuple[np.ndarray, np.ndarray] | None:
-        """Dictionary and bias of a cell that has them."""
-        if not self._arrays(cell).is_file():
+        """Dictionary and bias of a cell that has them; None if they are gone or cannot be read."""
+        try:
+            known: dict[str, Any] = dict(read_arrays(self._arrays(cell), "folder"))
+            return known["dictionary"], known["bias"]
+        except (InputError, KeyError):
             return None
-        known: dict[str, Any] = dict(read_arrays(self._arrays(cell), "folder"))
-        return known["dictionary"], known["bias"]
 
     def _arrays(self, cell: str) -> Path:
         return self.cells / f"{cell}.npz"
@@ -152,9 +170,22 @@ class Store:
         """``table.parquet`` and ``table.csv``, each as a whole."""
         for name, write in (("table.parquet", table.to_parquet), ("table.csv", table.to_csv)):
             part = self.folder / f".{name}.{secrets.token_hex(4)}.partial"
-            write(part, index=False)
-            part.replace(self.folder / name)
+            with _writing(self.folder / name):
+                write(part, index=False)
+                part.replace(self.folder / name)
 
 
 def _write(file: Path, content: Any) -> None:
-    write_text(file, json.dumps(content, indent=1, allow_nan=False))
+    with _writing(file):
+        write_text(file, json.dumps(content, indent=1, allow_nan=False))
+
+
+@contextmanager
+def _writing(file: Path) -> Iterator[None]:
+    """Turn a full or forbidden disk into one sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"folder: {str(file)!r} cannot be written ({error.strerror or error}); make room or pass another folder."
+        ) from None

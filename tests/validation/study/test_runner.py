@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 
 from cvxsae import ScaleStudy
-from cvxsae.validation.study import methods, runner
+from cvxsae.validation.study import methods, runner, store
 from cvxsae.validation.study.store import Store
 from tests.data.sentences import rejects
 
@@ -217,6 +217,46 @@ def test_a_folder_that_holds_something_else_is_refused(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["thesis.tex"]
     with rejects("folder '.*' holds no study"):
         Store(tmp_path).read_plan()
+    (tmp_path / "other").mkdir()
+    for content in ("not JSON", "[]", '{"study": "of spiders"}'):
+        (tmp_path / "other" / "study.json").write_text(content)
+        with rejects(r"folder '.*other' holds a 'study\.json' that no study wrote; pass another"):
+            toy(tmp_path / "other").run()
+        assert (tmp_path / "other" / "study.json").read_text() == content
+    with rejects("folder '.*' cannot be made .*; pass another"):
+        toy(tmp_path / ("long" * 100)).run()
+    with rejects("n_jobs is 0; pass a number of cells"):
+        toy(tmp_path / "new").run(n_jobs=0)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_full_disk_is_one_sentence_and_what_had_ended_is_kept(tmp_path, monkeypatch):
+    study = toy(tmp_path / "out", lam=[0.2])
+    write_text = store.write_text
+
+    def full(file, text):
+        if file.parent.name == "cells" and len(list(file.parent.glob("*.json"))) >= 2:
+            raise OSError(28, "No space left on device")
+        write_text(file, text)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "write_text", full)
+        patch.setattr(runner, "_parallel", lambda tasks, _: (runner.run_cell(task) for task in tasks))
+        with rejects(r"folder: '.*\.json' cannot be written \(No space left on device\); make room"):
+            study.run()
+    assert study.status().total("done") == 2 and study.status().total("failed") == 0
+    assert study.run()["status"].eq("done").all()
+
+
+def test_arrays_that_cannot_be_read_make_a_start_cold(tmp_path):
+    study = toy(tmp_path / "out", lam=[0.2], methods=["learned"])
+    table = study.run()
+    narrow, wide = table["cell"]
+    (study.folder / "cells" / f"{narrow}.npz").write_bytes(b"PK half of it")
+    (study.folder / "cells" / f"{wide}.json").unlink()
+    again = study.run().set_index("cell").loc[wide]
+    assert again["status"] == "done" and pd.isna(again["warm_from"])
+    assert again["note"] == f"cold start, as cell {narrow}, which it would start from, has lost its arrays"
 
 
 def test_data_that_differ_where_a_cell_runs_are_refused(tmp_path):
@@ -237,6 +277,25 @@ def test_data_that_differ_where_a_cell_runs_are_refused(tmp_path):
         )
     assert good["status"] == "done" and "arrays" not in good
     assert wrong["status"] == "failed" and "differ here from those" in wrong["reason"]
+
+
+def test_a_file_that_changes_or_is_renamed_is_known_by_its_rows(tmp_path, solves):
+    file = tmp_path / "X.npy"
+
+    def run(source):
+        return toy(
+            tmp_path / "out", data=["X"], n_points=[], n_atoms=[], lam=[0.2], methods=["wide_limit"],
+            sources={"X": {"source": str(source)}},
+        ).run()  # fmt: skip
+
+    np.save(file, np.random.default_rng(0).normal(size=(20, 3)))
+    first = run(file)
+    np.save(file, np.random.default_rng(1).normal(size=(20, 3)))  # by the same process, which has read it before
+    changed = run(file)
+    assert len(solves) == 2 and changed["data_hash"].item() != first["data_hash"].item()
+    np.save(tmp_path / "renamed.npy", np.random.default_rng(0).normal(size=(20, 3)))
+    assert run(tmp_path / "renamed.npy")["value"].item() == first["value"].item()
+    assert len(solves) == 2
 
 
 def test_where_the_folder_is_not_seen_the_driver_writes(tmp_path, monkeypatch):
