@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -25,6 +27,8 @@ from cvxsae.data.arguments import InputError
 from cvxsae.data.files import read_array
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     from cvxsae.data.activations import ActivationsLike
 
 T = TypeVar("T")
@@ -129,7 +133,7 @@ class ProcessGroup:
         """Say whether all is well here and hear it of the others."""
         from torch import distributed
 
-        with self._talking():
+        with _undisturbed(), self._talking():
             failed = torch.tensor([int(bool(trouble))])
             distributed.all_reduce(failed, group=self.handle)
             if not int(failed):
@@ -179,11 +183,12 @@ class ProcessGroup:
             return tensors
         from torch import distributed
 
-        self._meet()
         totals = tuple(tensor.clone(memory_format=torch.contiguous_format) for tensor in tensors)
-        with self._talking():
-            for total in totals:
-                distributed.all_reduce(total, group=self.handle)
+        with _undisturbed():
+            self._meet()
+            with self._talking():
+                for total in totals:
+                    distributed.all_reduce(total, group=self.handle)
         return totals
 
     def total(self, number: float) -> float:
@@ -203,10 +208,11 @@ class ProcessGroup:
             return tensor
         from torch import distributed
 
-        self._meet()
         copy = tensor.clone(memory_format=torch.contiguous_format)
-        with self._talking():
-            distributed.broadcast(copy, src=0, group=self.handle)
+        with _undisturbed():
+            self._meet()
+            with self._talking():
+                distributed.broadcast(copy, src=0, group=self.handle)
         return copy
 
     def same_number(self, number: float) -> float:
@@ -219,10 +225,11 @@ class ProcessGroup:
             return [value]
         from torch import distributed
 
-        self._meet()
         values: list[Any] = [None] * self.size
-        with self._talking():
-            distributed.all_gather_object(values, value, group=self.handle)
+        with _undisturbed():
+            self._meet()
+            with self._talking():
+                distributed.all_gather_object(values, value, group=self.handle)
         return values
 
     def on_first(self, value: T, decide: Callable[[list[T]], Any]) -> Any:
@@ -231,15 +238,34 @@ class ProcessGroup:
             return decide([value])
         from torch import distributed
 
-        self._meet()
         values: list[Any] | None = [None] * self.size if self.is_first else None
-        with self._talking():
-            distributed.gather_object(value, values, dst=0, group=self.handle)
+        with _undisturbed():
+            self._meet()
+            with self._talking():
+                distributed.gather_object(value, values, dst=0, group=self.handle)
         decided = [decide(values) if values is not None else None]
-        self._meet()  # process 0 may have failed to decide
-        with self._talking():
-            distributed.broadcast_object_list(decided, src=0, group=self.handle)
+        with _undisturbed():
+            self._meet()  # process 0 may have failed to decide
+            with self._talking():
+                distributed.broadcast_object_list(decided, src=0, group=self.handle)
         return decided[0]
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Hold Ctrl-C back until an exchange is over: half of one is answered by the others with the other half."""
+    handler = signal.getsignal(signal.SIGINT)
+    if not callable(handler) or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    heard: list[tuple[int, FrameType | None]] = []
+    signal.signal(signal.SIGINT, lambda number, frame: heard.append((number, frame)))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    if heard:
+        handler(*heard[0])
 
 
 ALONE = ProcessGroup()

@@ -225,6 +225,13 @@ def test_a_failure_in_one_ends_the_other_with_its_reason(launch, name, reason):
     assert launch.same("alive") == 2
 
 
+def test_ctrl_c_waits_for_the_end_of_an_exchange(launch):
+    first, second = launch.said("interrupted")
+    assert first == "GroupError: process 1 of 2 failed (KeyboardInterrupt: ), so this one stopped as well."
+    assert second.startswith("KeyboardInterrupt")
+    assert launch.same("alive") == 2
+
+
 def test_a_process_that_is_gone_is_an_error_in_the_other(launch):
     assert launch.code != 0
     assert launch.sentences[0]["gone"].startswith("GroupError: process 0 of 2 lost the others (")

@@ -116,7 +116,7 @@ class Report:
     def refusal(self, name, action) -> None:
         try:
             action()
-        except Exception as error:  # all kinds are reported
+        except (Exception, KeyboardInterrupt) as error:  # all kinds are reported
             self.sentences[name] = f"{type(error).__name__}: {error}"
         else:
             self.sentences[name] = "nothing was refused"
@@ -216,12 +216,29 @@ def refused(group: ProcessGroup, report: Report, folder: Path) -> None:
             encode(holed, atoms, LAM, group=group)
 
     report.refusal("nested", nested)
+    report.refusal("interrupted", lambda: interrupted(group))
     if group.rank:
         for part in folder.glob("fit.process-1-of-2.*"):
             part.unlink()
     report.refusal("checkpoint", lambda: learn("resumed", mine, group=group, checkpoint=folder / "fit.npz"))
     report.refusal("few", lambda: group.shard(X[:1]))
     report.arrays["alive"] = np.float64(group.total(1.0))  # after all that, the processes still answer each other
+
+
+def interrupted(group: ProcessGroup) -> None:
+    """Process 1 hears Ctrl-C when the first of two sums is there and the second is not."""
+    reduce, calls = torch.distributed.all_reduce, []
+
+    def disturbed(*args: Any, **kwargs: Any) -> None:
+        reduce(*args, **kwargs)
+        calls.append(1)
+        if len(calls) == 2 and group.rank:  # the first is the word with the others
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.MonkeyPatch.context() as patch, group.guard():
+        patch.setattr(torch.distributed, "all_reduce", disturbed)
+        group.sum(torch.zeros(3), torch.zeros(5))
+        group.total(1.0)
 
 
 def _learn(X, atoms, lam, *, group):
