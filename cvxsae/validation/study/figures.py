@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from cvxsae.data.arguments import InputError
 from cvxsae.validation.figures import stack_ledgers
-from cvxsae.validation.study.laws import by_width, ended_by_themselves, numbers, places, power_law
+from cvxsae.validation.study.laws import by_width, ended_by_themselves, numbers, places, power_law, resolved
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -91,7 +91,7 @@ def _has_widths(rows: pd.DataFrame) -> bool:
 
 def _has_excess(rows: pd.DataFrame) -> bool:
     widths, excess = by_width(rows, "excess", ("learned",))
-    return len(widths) > 1 and bool((excess > 0).all())
+    return len(widths) > 1 and int(resolved(excess, float(rows["wide"].max())).sum()) > 1
 
 
 def _curve(axis: Axes, rows: pd.DataFrame, method: str, column: str, label: str, **style: Any) -> None:
@@ -118,16 +118,19 @@ def _objective(axis: Axes, rows: pd.DataFrame) -> None:
 
 
 def _approach(axis: Axes, rows: pd.DataFrame) -> None:
-    """What is left above F_wide, and the power law fitted to it."""
+    """What is left above F_wide, where it is more than the tolerance, and the power law fitted to it."""
+    wide = float(rows["wide"].max())
+    rows = rows[resolved(numbers(rows["excess"]), wide)]
     for method, label, style in (
         ("learned", "learned: upper bound of F*_K", {"color": _LEARNED, "marker": "D"}),
         ("trained_sae", "trained SAE", {"color": _SAE, "marker": "o"}),
     ):
         _curve(axis, rows, method, "excess", label, **style)
     widths, floors = by_width(rows, "floor", ("learned", "trained_sae"))
-    left = floors - float(rows["wide"].max())
-    if (left > 0).any():
-        axis.plot(widths[left > 0], left[left > 0], color=_FLOOR, marker="^", markersize=4, label="highest floor")
+    left = floors - wide
+    above = resolved(left, wide)
+    if above.any():
+        axis.plot(widths[above], left[above], color=_FLOOR, marker="^", markersize=4, label="highest floor")
     widths, excess = by_width(rows, "excess", ("learned",))
     law = power_law(widths, excess)
     if law is not None:
@@ -164,7 +167,7 @@ def _live_atoms(axis: Axes, rows: pd.DataFrame, label: str) -> None:
     large = rows[rows["method"] == "large_dictionary"].sort_values("atom_cost")
     axis.plot(numbers(large["atom_cost"]), numbers(large["live_atoms"]), marker="o", markersize=4, label=label or None)
     axis.set_xscale("symlog" if (large["atom_cost"] == 0).any() else "log")
-    axis.set_yscale("log")
+    axis.set_yscale("symlog", linthresh=1)  # all of them can be gone
     axis.set(xlabel="atom cost τ", ylabel="live atoms")
     if label:
         axis.legend(frameon=False, fontsize="small")

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 PLACE = ["data", "n_points", "lam", "target_l0", "bias"]
 """What rows of one problem share, whatever their width, τ and seed."""
 
+RESOLVED = 1e-4
+"""Least excess over F_wide, relative to it, that is not the rounding or the tolerance of the values it is made of."""
+
 
 @dataclass(frozen=True)
 class PowerLaw:
@@ -57,8 +60,8 @@ def numbers(column: pd.Series) -> Float64[np.ndarray, " n"]:
 
 
 def ended_by_themselves(rows: pd.DataFrame) -> Float64[np.ndarray, " n"]:
-    """Seconds of each cell, NaN for one that ended at its time limit."""
-    limited = (rows["outcome"] == "TIME_LIMIT").fillna(False).to_numpy(dtype=bool)
+    """Seconds of each cell, NaN for one that ended at its limit of seconds or steps."""
+    limited = rows["outcome"].isin(("TIME_LIMIT", "MAX_ITER")).to_numpy(dtype=bool)
     return np.where(limited, np.nan, numbers(rows["seconds"]))
 
 
@@ -80,6 +83,11 @@ def by_width(rows: pd.DataFrame, column: str, methods: tuple[str, ...]) -> tuple
     chosen = rows[rows["method"].isin(methods) & rows[column].notna()]
     least = chosen.groupby("n_atoms")[column].min()
     return least.index.to_numpy(dtype=np.float64), numbers(least)
+
+
+def resolved(excess: np.ndarray, wide: float) -> np.ndarray:
+    """Whether what is left above F_wide is more than the values' own tolerance."""
+    return np.asarray(excess > RESOLVED * abs(wide))
 
 
 def closed_by_doubling(widths: np.ndarray, excess: np.ndarray) -> np.ndarray:

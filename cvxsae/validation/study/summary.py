@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cvxsae.validation.study.laws import by_width, closed_by_doubling, ended_by_themselves, numbers, places, power_law
+from cvxsae.validation.study.laws import (
+    RESOLVED,
+    by_width,
+    closed_by_doubling,
+    ended_by_themselves,
+    numbers,
+    places,
+    power_law,
+    resolved,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,23 +64,27 @@ def _widths(rows: pd.DataFrame) -> list[str]:
     """How what is left above F_wide falls with the width."""
     widths, best = by_width(rows, "best", ("learned", "trained_sae"))
     wide = rows["wide"].dropna()
-    if len(widths) == 0 or wide.empty:
+    if wide.empty:
         return []
     limit = float(wide.max())
     lam, most = float(rows["lam"].iloc[0]), rows["lambda_max"].dropna()
-    ratio = "" if most.empty else f" = {lam / float(most.iloc[0]):.3g} λ_max"
-    said = (
-        f"Upper bounds of F*_K (nonconvex: the best found) fall from {best[0]:.4g} at K = {widths[0]:.0f} to "
-        f"{best[-1]:.4g} at K = {widths[-1]:.0f} (λ = {lam:.4g}{ratio}); F_wide = {limit:.4g} is certified."
-    )
-    lines = [said]
+    ratio = "" if most.empty or not most.iloc[0] > 0 else f" = {lam / float(most.iloc[0]):.3g} λ_max"
+    known = f"F_wide = {limit:.4g} is certified (λ = {lam:.4g}{ratio})."
+    if len(widths) == 0:
+        return [known]
+    fall = f"is {best[0]:.4g} at K = {widths[0]:.0f}"
+    if len(widths) > 1:
+        fall = f"goes from {best[0]:.4g} at K = {widths[0]:.0f} to {best[-1]:.4g} at K = {widths[-1]:.0f}"
+    lines = [f"The best found, an upper bound of F*_K (nonconvex), {fall}; {known}"]
     excess = best - limit
-    if len(widths) > 1 and (excess > 0).all():
+    above = resolved(excess, limit)
+    if not above.all():
+        lines.append(f"From K = {widths[~above][0]:.0f} on the best found is F_wide to within {RESOLVED:.0e} of it.")
+    widths, excess = widths[above], excess[above]
+    if len(widths) > 1:
         closed = closed_by_doubling(widths, excess)
-        lines.append(
-            f"Doubling K closes {np.median(closed):.0%} of what is left above F_wide (median; {closed[0]:.0%} at the "
-            f"narrow end, {closed[-1]:.0%} at the wide end)."
-        )
+        ends = f"; {closed[0]:.0%} at the narrow end, {closed[-1]:.0%} at the wide end" if len(closed) > 1 else ""
+        lines.append(f"Doubling K closes {np.median(closed):.0%} of what is left above F_wide (median{ends}).")
     law = power_law(widths, excess)
     if law is not None:
         lines.append(
@@ -86,16 +99,17 @@ def _sparsity(rows: pd.DataFrame) -> list[str]:
     if learned.empty:
         return []
     first, last = learned.iloc[0], learned.iloc[-1]
-    ended = int((learned["outcome"] == "STATIONARY").sum())
+    ended = int(learned["outcome"].isin(("STATIONARY", "CERTIFIED")).sum())
+    left = f" and leave {first['fvu']:.1%} to {last['fvu']:.1%} of the variance" if learned["fvu"].notna().all() else ""
+    rest = ", the others ended before" if ended < len(learned) else ""
     return [
-        f"Learned dictionaries use {first['l0']:.3g} to {last['l0']:.3g} atoms a datapoint and leave "
-        f"{first['fvu']:.1%} to {last['fvu']:.1%} of the variance; {ended} of {len(learned)} reached stationarity, "
-        "the others their limit."
+        f"Learned dictionaries use {first['l0']:.3g} to {last['l0']:.3g} atoms a datapoint{left}; {ended} of "
+        f"{len(learned)} reached stationarity or their lower bound{rest}."
     ]
 
 
 def _sae(rows: pd.DataFrame) -> list[str]:
-    trained = rows[rows["method"] == "trained_sae"]
+    trained = rows[(rows["method"] == "trained_sae") & (rows["best"] > 0).fillna(False)]
     if trained.empty:
         return []
     above = numbers(trained["value"]) / numbers(trained["best"]) - 1
@@ -110,8 +124,9 @@ def _floors(rows: pd.DataFrame) -> list[str]:
     """How much of the distance to F_wide is proved to be the width's."""
     best = rows[rows["method"].isin(("learned", "trained_sae")) & rows["floor"].notna()].sort_values("best")
     best = best.drop_duplicates("n_atoms")
-    share = (numbers(best["floor"]) - numbers(best["wide"])) / (numbers(best["best"]) - numbers(best["wide"]))
-    share = share[np.isfinite(share)]
+    wide, excess = numbers(best["wide"]), numbers(best["best"]) - numbers(best["wide"])
+    above = excess > RESOLVED * wide
+    share = (numbers(best["floor"]) - wide)[above] / excess[above]
     if not (share > 0).any():
         return []
     return [
@@ -125,9 +140,10 @@ def _large(rows: pd.DataFrame) -> list[str]:
     if large.empty:
         return []
     first, last, worst = large.iloc[0], large.iloc[-1], float(large["gap"].max())
+    end = f" and {last['live_atoms']} at τ = {last['atom_cost']:g}" if len(large) > 1 else ""
     return [
-        f"The large dictionary has {first['live_atoms']} live atoms at τ = {first['atom_cost']:g} and "
-        f"{last['live_atoms']} at τ = {last['atom_cost']:g}; value and bound are within {worst:.1%}."
+        f"The large dictionary found has {first['live_atoms']} live atoms at τ = {first['atom_cost']:g}{end}; value "
+        f"and bound are within {worst:.1%}."
     ]
 
 

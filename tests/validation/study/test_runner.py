@@ -17,6 +17,7 @@ import pandas as pd
 import pytest
 
 from cvxsae import ScaleStudy
+from cvxsae.solvers.path import write_text
 from cvxsae.validation.study import methods, runner, store
 from cvxsae.validation.study.store import Store
 from tests.data.sentences import rejects
@@ -232,7 +233,6 @@ def test_a_folder_that_holds_something_else_is_refused(tmp_path):
 
 def test_a_full_disk_is_one_sentence_and_what_had_ended_is_kept(tmp_path, monkeypatch):
     study = toy(tmp_path / "out", lam=[0.2])
-    write_text = store.write_text
 
     def full(file, text):
         if file.parent.name == "cells" and len(list(file.parent.glob("*.json"))) >= 2:

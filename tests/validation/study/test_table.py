@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -122,8 +124,49 @@ def test_the_summary_is_short_and_says_what_is_only_a_bound(finished):
     said = study.summary()
     assert len(said.splitlines()) <= MOST_LINES
     assert "11 cells done" in said.replace(str(len(table)), "11")
-    assert "Upper bounds of F*_K (nonconvex" in said
+    assert "an upper bound of F*_K (nonconvex)" in said
     assert "F_wide" in said and "Doubling K closes" in said and "In every row that is done floor ≤ value" in said
+
+
+EDGES: dict[str, tuple[dict[str, Any], str]] = {
+    "λ above λ_max": ({"lam": [1e4]}, "The best found, an upper bound of F*_K (nonconvex), goes from"),
+    "one datapoint, centred": ({"n_points": [1]}, "F_wide = 0 is certified (λ = 0.2)."),
+    "more atoms than datapoints": ({"n_points": [3], "n_atoms": [4, 16]}, "the best found is F_wide to within 1e-04"),
+    "one width": ({"n_atoms": [3]}, "(nonconvex), is"),
+    "no method with widths": ({"n_atoms": [], "methods": ["wide_limit"]}, "F_wide = 0.0"),
+    "stopped by their steps": (
+        {"lam": [0.02], "options": {"learned": {"max_steps": 1}}, "methods": ["wide_limit", "learned"]},
+        "; 0 of 3 reached",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", EDGES)
+def test_a_study_at_the_edge_ends_with_figures_and_a_summary_that_is_true(tmp_path, kind):
+    """Warnings are errors here: nothing is divided by zero, and no logarithm taken of it."""
+    change, expected = EDGES[kind]
+    axes: dict[str, Any] = {
+        "data": ["toy"], "bias": ["none"], "n_points": [30], "n_atoms": [2, 4, 8], "lam": [0.2],
+        "methods": ["wide_limit", "learned", "trained_sae"],
+        "sources": {"toy": {"source": "sparse_features", "dim": 4, "n_features": 6, "center": "centred" in kind}},
+        "options": {"learned": {"max_steps": 40}, "trained_sae": {"steps": 5, "search_seconds": 0.5}},
+    }  # fmt: skip
+    study = ScaleStudy(folder=tmp_path / "out", **{**axes, **change})
+    table = study.run()
+    assert (table["status"] == "done").all() and table["violation"].isna().all()
+    said = study.summary()
+    assert expected in said and "nan" not in said and "<NA>" not in said
+    learned = rows(table, "learned")
+    if kind in ("λ above λ_max", "one datapoint, centred"):
+        assert (learned["live_atoms"] == 0).all() and learned["value"].tolist() == pytest.approx(learned["wide"])
+    ended = int(learned["outcome"].isin(["STATIONARY", "CERTIFIED"]).sum())
+    assert f"{ended} of {len(learned)} reached stationarity or their lower bound" in said or learned.empty
+    if len(learned) > ended:
+        assert "; 0 of 3 reached" in said and "that did not meet their limit" not in said
+    if (learned["excess"] < 1e-6).all():
+        assert "Doubling" not in said and "Fit" not in said and "approach" not in study.figures()
+    for figure in study.figures().values():
+        figure.canvas.draw()
 
 
 def test_figures_are_drawn_where_their_data_exist(finished):
@@ -149,6 +192,9 @@ def test_figures_without_data_are_left_out(tmp_path):
     )  # fmt: skip
     study.run()
     assert set(study.figures()) == {"live_atoms"}
+    gone = replace(study, folder=tmp_path / "gone", lam=(1e4,))  # no atom is worth its price
+    assert (gone.run()["live_atoms"] == 0).all()
+    gone.figures()["live_atoms"].canvas.draw()
     assert len(study.figures()["live_atoms"].axes[0].get_lines()) == 2  # one for each λ
     assert "large dictionary" in study.summary()
 
