@@ -8,7 +8,6 @@ import cvxsae
 from cvxsae import InputError, JointProblem, Status, WideLimit, certify, encode, grow, learn_dictionary, solve
 from cvxsae.data.synthetic import dense_signed_feature
 from cvxsae.solvers.learning import gradients
-from cvxsae.solvers.learning.gradients import rounds_of
 from cvxsae.solvers.learning.start import unit
 
 
@@ -179,13 +178,6 @@ def test_minibatches_then_polish_agree_with_full_batch():
         best[epochs] = min(fit.value for fit in fits)
     assert best[None] == pytest.approx(best[0], rel=1e-6)
     assert best[3] == pytest.approx(best[0], rel=1e-6)
-
-
-@pytest.mark.parametrize("epochs", [0, 1, 2, 3, 4, 8, 17, 18])
-def test_rounds_spend_the_passes_asked_for(epochs):
-    rounds = rounds_of(epochs)
-    assert sum(rounds) + len(rounds) == epochs
-    assert all(stochastic <= 2 ** (number + 1) for number, stochastic in enumerate(rounds))
 
 
 @pytest.mark.parametrize("steps", [1, 3, 10, 20, 40])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from typing import Any
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -9,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
-from cvxsae import encode, learn_dictionary, penalty_path, shrink
+from cvxsae import DictionaryFit, Record, encode, learn_dictionary, penalty_path, shrink
 from cvxsae.data.arguments import InputError
 from cvxsae.solvers.learning.removal import cheapest_apart, removal_prices
 from cvxsae.solvers.solution import Status
@@ -95,6 +98,26 @@ def test_one_penalty_or_no_surplus_is_plain_learning() -> None:
     (fit,) = penalty_path(X, 8, (0.2,), bias=None, tol=1e-3, seed=3)
     assert fit.value == pytest.approx(learn_dictionary(X, 8, 0.2, bias=None, tol=1e-3, seed=3).value, rel=1e-9)
     assert [fit.n_atoms for fit in penalty_path(X, 8, (0.3, 0.2), surplus=1.0)] == [8, 8]
+
+
+@pytest.mark.parametrize(("reseeds", "stage"), [(2, 0), (0, 0), (0, 1)])
+def test_an_interrupted_path_goes_no_further(monkeypatch: pytest.MonkeyPatch, reseeds: int, stage: int) -> None:
+    """It went on to the next penalty, as if the Ctrl-C had been for one fit alone."""
+    calls: list[int] = []
+    module = sys.modules[penalty_path.__module__]
+
+    def interrupt(_: Record) -> None:
+        if len(calls) == stage + 1:
+            raise KeyboardInterrupt
+
+    def counted(*args: Any, **kwargs: Any) -> DictionaryFit:
+        calls.append(1)
+        return learn_dictionary(*args, **kwargs, callback=interrupt)
+
+    monkeypatch.setattr(module, "learn_dictionary", counted)
+    with pytest.raises(KeyboardInterrupt):
+        penalty_path(planted(60)[0], 4, (0.3, 0.2), reseeds=reseeds)
+    assert len(calls) == stage + 1
 
 
 def test_refuses() -> None:
