@@ -19,6 +19,7 @@ from cvxsae.solvers.learning.learner import MINIBATCH_TOL
 from cvxsae.solvers.learning.moves import sample_rows
 from cvxsae.solvers.learning.removal import cheapest_apart, removal_prices
 from cvxsae.solvers.learning.reseed import reseeded
+from cvxsae.solvers.solution import Status
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -191,10 +192,12 @@ def penalty_path(
                 init=fits[-1] if fits else start,
             )
         )
+        _go_on(fits[-1])
     if fits and wide > width:
         fits.append(
             shrink(fits[-1], width, tol=on_the_way, max_seconds=clock.share(), device=device, progress=progress)
         )
+        _go_on(fits[-1])
     fits.append(
         learn_dictionary(
             X,
@@ -212,6 +215,12 @@ def penalty_path(
     return tuple(fits)
 
 
+def _go_on(fit: DictionaryFit) -> None:
+    """Pass on a Ctrl-C that a fit on the way took for its own: there is none yet at the last penalty and width."""
+    if fit.status is Status.INTERRUPTED:
+        raise KeyboardInterrupt
+
+
 def _reseed(
     X: ActivationsLike, width: int, lam: float, bias: BiasLike, rounds: int, seed: int, clock: _Clock,
     device: str | torch.device | None,
@@ -224,6 +233,7 @@ def _reseed(
             X, width, lam, bias=bias, seed=seed, tol=ON_THE_WAY, max_seconds=clock.share(), max_steps=RESEED_STEPS,
             device=device, init=start, moves=False, epochs=0,
         )  # fmt: skip
+        _go_on(fit)
         if best is None or fit.value < best.value:
             best = fit
         rows = sample_rows(fit.problem.n_points, fit.problem.dim)
