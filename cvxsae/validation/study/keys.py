@@ -285,6 +285,10 @@ def data_file(source: str, folder: Path, name: str) -> str:
             f"{name} is {source!r}{nearest(source, known_names)}; it must be one of {', '.join(known_names)}, "
             f"a file ({', '.join(SUFFIXES)}) or a [data.NAME] of yours."
         )
-    if not path.is_file():
+    try:
+        found = path.is_file()
+    except OSError as error:  # too long, or not ours to look into
+        raise InputError(f"{name} is the file {str(path)!r}, which cannot be read ({error.strerror}).") from None
+    if not found:
         raise InputError(f"{name} is the file {str(path)!r}, which does not exist; pass the path of a file.")
     return f"{path.absolute()}::{key}" if key else str(path.absolute())

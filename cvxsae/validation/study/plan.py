@@ -10,8 +10,9 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from cvxsae.data.arguments import InputError
 from cvxsae.validation.study.datapoints import datapoints
-from cvxsae.validation.study.keys import WITH_SEED, WITH_WIDTH
+from cvxsae.validation.study.keys import GENERATORS, WITH_SEED, WITH_WIDTH
 
 if TYPE_CHECKING:
     from cvxsae.validation.study.scale_study import ScaleStudy
@@ -99,13 +100,26 @@ def plan(study: ScaleStudy) -> tuple[Cell, ...]:
     """Every cell once, those that others start from first."""
     cells: dict[str, Cell] = {}
     for name, n_points in itertools.product(study.data, study.n_points or (None,)):
-        X, digest = datapoints(study.sources[name], n_points)
+        X, digest = _read(study, name, n_points)
         base = {"data": name, "source": study.sources[name], "data_hash": digest, "n_points": len(X),
                 "dim": X.shape[1]}  # fmt: skip
         for bias in study.bias:
             for cell in _of_problem(study, {**base, "bias": bias}):
                 cells.setdefault(cell.id, cell)
     return tuple(sorted(_levelled(cells).values(), key=lambda cell: cell.level))
+
+
+def _read(study: ScaleStudy, name: str, n_points: int | None) -> tuple[Any, str]:
+    """Datapoints and hash, or what is wrong with the table of this data set."""
+    source = study.sources[name]
+    try:
+        return datapoints(source, n_points)
+    except InputError as error:
+        if source["source"] not in GENERATORS:
+            raise
+        raise InputError(f"[data.{name}] {error}") from None
+    except MemoryError:
+        raise InputError(f"[grid] n_points is {n_points}: data {name!r} do not fit in memory; pass fewer.") from None
 
 
 def _of_problem(study: ScaleStudy, base: dict[str, Any]) -> Iterable[Cell]:

@@ -60,8 +60,8 @@ def run(
         raise InputError("n_jobs is 0; pass a number of cells at a time, or -1 for one a core.")
     jobs = max(1, joblib.effective_n_jobs(n_jobs))
     each = max(1, joblib.cpu_count() // jobs) if threads is None else arguments.count(threads, "threads")
+    cells = study.plan()  # before anything is written: the data can be refused
     with store.locked() as token:
-        cells = study.plan()
         store.write_plan(study.to_dict(), cells)
         journey = _Journey(store, cells, token, each, n_jobs, retry_failed)
         try:

@@ -124,6 +124,7 @@ class ScaleStudy:
             raise InputError(
                 f"[grid] has {found} of lam and target_l0; give exactly one of the two, as a list of numbers."
             )
+        widths = tuple(self.n_atoms)
         by_width = [method for method in self.methods if method in keys.WITH_WIDTH]
         for axis, users, who in (
             ("n_atoms", by_width, keys.WITH_WIDTH),
@@ -137,6 +138,12 @@ class ScaleStudy:
                 )
         if "check" in self.methods and "learned" not in self.methods:
             raise InputError("[grid] methods has 'check', which checks what is learned; add 'learned'.")
+        learned = self.options["learned"].get("n_atoms", widths)
+        stray = [width for width in self.options["check"].get("n_atoms", ()) if width not in learned]
+        if stray and "check" in self.methods:
+            keys.refuse(
+                "[check] n_atoms", stray[0], f"among the widths that are learned, {', '.join(map(str, learned))}"
+            )
         if "spectral_floor" in self.methods and "free" in self.bias:
             raise InputError(
                 "[grid] methods has 'spectral_floor', which holds at one bias, but [grid] bias has 'free'; "
@@ -169,7 +176,7 @@ class ScaleStudy:
             given = tomllib.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise InputError(f"STUDY {str(path)!r} cannot be read ({error.strerror}); pass a TOML file.") from None
-        except ValueError as error:  # not UTF-8, or not TOML
+        except (ValueError, RecursionError) as error:  # not UTF-8, not TOML, or nested without end
             raise InputError(f"STUDY {str(path)!r} is not TOML ({reason(error)}); correct it.") from None
         for table in given:
             if table not in _TABLES:

@@ -145,7 +145,9 @@ class Store:
             known = json.loads((self.cells / f"{cell}.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
-        return known if isinstance(known, dict) and known.get("id") == cell and "status" in known else None
+        if not isinstance(known, dict) or known.get("id") != cell or known.get("status") not in ("done", "failed"):
+            return None
+        return known if {"numbers", "objections", "reason", "seconds", "versions"} <= set(known) else None
 
     def write(self, record: Record, arrays: Mapping[str, Any]) -> None:
         """Arrays first: a record says that all of its cell is there."""

@@ -153,6 +153,6 @@ def _time(rows: pd.DataFrame) -> list[str]:
     if law is None:
         return []
     return [
-        f"Time of a learned cell grows as K^{law.exponent:.2f}, from the {law.n_points} that did not meet their limit "
+        f"Time of a learned cell goes as K^{law.exponent:.2f}, from the {law.n_points} that did not meet their limit "
         "(warm starts included)."
     ]

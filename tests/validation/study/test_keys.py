@@ -153,6 +153,12 @@ BROKEN = {
         'warm = ["none", "lam"]',
         r"\[learned\] warm is \['none', 'lam'\]; it must be 'none' alone",
     ),
+    "a file name without end": (
+        'data = ["toy"]',
+        f'data = ["{"x" * 300}.npy"]',
+        r"\[grid\] data is the file '.*x\.npy', which cannot be read \(File name too long\)",
+    ),
+    "nested without end": ("lam = [0.2]", "lam = " + "[" * 5000 + "]" * 5000, "STUDY .* is not TOML .*; correct it"),
     "check of nothing": (
         '"learned"]',
         '"check"]',
@@ -218,6 +224,26 @@ def test_the_same_study_from_toml_and_from_python(tmp_path):
     with pytest.raises(dataclasses.FrozenInstanceError):
         in_python.lam = (1.0,)  # type: ignore[misc]
     assert [cell.id for cell in in_python.plan()] == [cell.id for cell in from_file.plan()]
+
+
+def test_what_is_checked_has_to_be_learned(tmp_path):
+    text = GOOD.replace('"learned"]', '"learned", "check"]').replace(
+        "tol = 1e-3", "n_atoms = [2]\n[check]\nn_atoms = [4]"
+    )
+    with rejects(r"\[check\] n_atoms is 4; it must be among the widths that are learned, 2"):
+        study(tmp_path, text)
+
+
+def test_numbers_a_generator_refuses_are_named_with_their_table_and_leave_no_folder(tmp_path):
+    for wrong, message in (
+        ("probability = 7.0", "probability is 7; it must be at most 1"),
+        ("orthogonal = true", "7 orth"),
+    ):
+        with rejects(rf"\[data\.toy\] {message}"):
+            study(tmp_path, GOOD.replace("dim = 5", f"dim = 5\n{wrong}")).run()
+    with rejects(r"\[grid\] n_points is 1000000000000000: data 'toy' do not fit in memory"):
+        study(tmp_path, GOOD.replace("n_points = [40]", "n_points = [1000000000000000]")).run()
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_number_is_the_same_however_it_is_written(tmp_path):

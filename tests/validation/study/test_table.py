@@ -203,8 +203,9 @@ def test_records_that_cannot_be_read_count_as_missing(finished):
     study, table = finished
     file = study.folder / "cells" / f"{table['cell'].iloc[0]}.json"
     kept = file.read_text()
+    bare = json.dumps({"id": file.stem, "status": "done"})
     try:
-        for broken in (kept[:40], "[]", json.dumps({"id": "other", "status": "done"})):
+        for broken in (kept[:40], "[]", json.dumps({"id": "other", "status": "done"}), bare):
             file.write_text(broken)
             assert Store(study.folder).record(table["cell"].iloc[0]) is None
             assert study.status().total("missing") == 1
