@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -111,7 +113,10 @@ def _spectral_floor(s: Setting) -> Outcome:
 
 def _width_floor(s: Setting) -> Outcome:
     given = {key: s.options[key] for key in ("kernels", "max_points", "tol", "max_seconds") if key in s.options}
-    return Outcome(_floor_numbers(width_floors(s.X, s.lam, (s.width,), bias=s.bias, **given)[0]))
+    started = time.monotonic()
+    floor = width_floors(s.X, s.lam, (s.width,), bias=s.bias, **given)[0]
+    limited = time.monotonic() - started >= given.get("max_seconds", math.inf)
+    return Outcome({**_floor_numbers(floor), "outcome": "TIME_LIMIT" if limited else None})
 
 
 def _floor_numbers(floor: Floor) -> dict[str, Any]:
@@ -196,7 +201,9 @@ def _check(s: Setting) -> Outcome:
         "least_curvature": None if second is None else second.least.eigenvalue,
         "outcome": "STATIONARY" if report.is_stationary else "NOT_STATIONARY",
     }  # fmt: skip
-    return Outcome(numbers)
+    gap = report.statistics.codes.gap
+    objections = () if gap <= CODES_TOL else (f"The codes are exact to {gap:.1e} only, not to {CODES_TOL:.0e}.",)
+    return Outcome(numbers, objections)
 
 
 def _calibrate(s: Setting) -> Outcome:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from cvxsae import ScaleStudy
-from cvxsae.validation.study import keys
+from cvxsae.validation.study import keys, methods
 from cvxsae.validation.study.store import Store
 from cvxsae.validation.study.summary import MOST_LINES
 from cvxsae.validation.study.table import COLUMNS
@@ -197,6 +197,22 @@ def test_figures_without_data_are_left_out(tmp_path):
     gone.figures()["live_atoms"].canvas.draw()
     assert len(study.figures()["live_atoms"].axes[0].get_lines()) == 2  # one for each λ
     assert "large dictionary" in study.summary()
+
+
+def test_codes_that_are_not_exact_and_a_time_limit_are_told(tmp_path, monkeypatch):
+    study = ScaleStudy(
+        folder=tmp_path / "out", data=["toy"], n_points=[40], n_atoms=[3], lam=[0.1], bias=["none"],
+        methods=["learned", "check", "width_floor"],
+        sources={"toy": {"source": "sparse_features", "dim": 4, "n_features": 6}},
+        options={"learned": {"max_steps": 20}, "check": {"new_atoms": 1}, "width_floor": {"max_seconds": 1e-9}},
+    )  # fmt: skip
+    table = study.run()
+    assert rows(table, "width_floor")["outcome"].tolist() == ["TIME_LIMIT"]
+    assert rows(table, "check")["certified"].tolist() == [True]
+    (study.folder / "cells" / f"{rows(table, 'check')['cell'].item()}.json").unlink()
+    monkeypatch.setattr(methods, "CODES_TOL", -1.0)  # which no gap is within
+    spoilt = rows(study.run(), "check")
+    assert spoilt["certified"].tolist() == [False] and "The codes are exact to" in spoilt["violation"].item()
 
 
 def test_records_that_cannot_be_read_count_as_missing(finished):
