@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from cvxsae.validation.study.scale_study import ScaleStudy
 
 
+_UNMET = "the cell it needs failed"
+
+
 @dataclass(frozen=True)
 class Task:
     """A cell with all it needs: what it starts from travels along, data are made from their recipe."""
@@ -117,7 +120,8 @@ class _Journey:
         for needed in cell.needs:
             record = self.records[needed]
             if record["status"] == "failed":
-                failure = f"the cell it needs failed ({record['reason']})"
+                reason = record["reason"]
+                failure = reason if reason.startswith(_UNMET) else f"{_UNMET} ({reason})"
             elif record["method"] == "calibrate":
                 lam = record["numbers"]["lam"]
             else:
@@ -129,6 +133,8 @@ class _Journey:
             warm_from = cell.warm if warm else None
             why = "has lost its arrays" if done else "failed"
             note = None if warm else f"cold start, as cell {cell.warm}, which it would start from, {why}"
+        if failure is not None:  # it starts from nothing, as it does not start
+            warm = warm_from = note = None
         return Task(
             cell, str(self.store.folder.absolute()), self.token, self.threads, lam, warm, warm_from, note, failure
         )

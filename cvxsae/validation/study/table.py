@@ -72,7 +72,7 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "live_atoms": ("Int64", "atoms that some datapoint uses"),
     "lambda_max": ("Float64", "smallest λ at which all codes are zero; large_dictionary: at its τ"),
     "outcome": ("string", "how the computation ended"),
-    "warm_from": ("string", "cell whose dictionary it started from"),
+    "warm_from": ("string", "cell whose dictionary it started from, or checks"),
     "note": ("string", "why a start is cold that was to be warm"),
     "seconds": ("Float64", "wall-clock time of the cell"),
     "cpu_seconds": ("Float64", "processor time of its process meanwhile"),

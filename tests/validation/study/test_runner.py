@@ -127,7 +127,7 @@ def test_a_failed_cell_is_recorded_stops_nothing_and_is_tried_again_on_request(t
 
 def test_a_target_l0_is_met_at_the_width_of_calibration_and_what_cannot_be_met_fails_alone(tmp_path):
     study = toy(
-        tmp_path / "out", lam=(), target_l0=[1.0, 50.0], n_atoms=[8], methods=["wide_limit", "learned"],
+        tmp_path / "out", lam=(), target_l0=[1.0, 50.0], n_atoms=[8], methods=["wide_limit", "learned", "check"],
         options={"learned": {"max_steps": 40}, "calibrate": {"max_steps": 40}},
         sources={"toy": {"source": "sparse_features", "dim": 5, "n_features": 7, "probability": 0.4}},
     )  # fmt: skip
@@ -140,7 +140,8 @@ def test_a_target_l0_is_met_at_the_width_of_calibration_and_what_cannot_be_met_f
     unmet = table[table["target_l0"] == 50.0].set_index("method")
     assert (unmet["status"] == "failed").all()
     assert unmet.loc["calibrate", "reason"].startswith("InputError: target is 50 active atoms")
-    assert "the cell it needs failed" in unmet.loc["learned", "reason"]
+    assert "the cell it needs failed" in unmet.loc["learned", "reason"] and unmet["warm_from"].isna().all()
+    assert unmet.loc["check", "reason"] == unmet.loc["learned", "reason"]  # said once, not once for each step
 
 
 def test_a_worker_that_dies_takes_nobody_along(tmp_path, monkeypatch):

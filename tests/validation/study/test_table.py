@@ -209,7 +209,7 @@ def test_codes_that_are_not_exact_and_a_time_limit_are_told(tmp_path, monkeypatc
     table = study.run()
     assert rows(table, "width_floor")["outcome"].tolist() == ["TIME_LIMIT"]
     assert rows(table, "check")["certified"].tolist() == [True]
-    (study.folder / "cells" / f"{rows(table, 'check')['cell'].item()}.json").unlink()
+    (Path(study.folder) / "cells" / f"{rows(table, 'check')['cell'].item()}.json").unlink()
     monkeypatch.setattr(methods, "CODES_TOL", -1.0)  # which no gap is within
     spoilt = rows(study.run(), "check")
     assert spoilt["certified"].tolist() == [False] and "The codes are exact to" in spoilt["violation"].item()
