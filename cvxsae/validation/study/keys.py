@@ -189,7 +189,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "search_seconds": 60.0,
     },
     "check": {"tol": 1e-4, "splits": True, "new_atoms": 32, "second_order": False, "noiseless": False},
-    "calibrate": {"rtol": 0.05, "rounds": 6},
+    "calibrate": {"rtol": 0.05, "rounds": 8},
 }  # fmt: skip
 
 DATA: dict[str, Key] = {

@@ -207,14 +207,25 @@ def _check(s: Setting) -> Outcome:
 
 
 def _calibrate(s: Setting) -> Outcome:
-    """λ at which the learned dictionary of this width has the target L0: learn, solve for λ, learn again."""
+    """λ at which the learned dictionary of this width has the target L0: learn, solve for λ, learn again.
+
+    The λ that this dictionary needs is left for the middle (in log λ) of one known to be too small and one known to
+    be too large wherever it is not between them, and in every other round.
+    """
     target, rtol = s.cell.target_l0 or 0.0, s.options["rtol"]
     penalty = 0.1 * WideLimit(s.X, 1.0, s.bias).lambda_max()
     if not penalty > 0:
         raise InputError("every datapoint equals the bias, so no λ has any active atoms; check data and bias.")
     fit = _learn(s, penalty, None, tol=1e-1)
+    small, large = 0.0, math.inf
     for turn in range(s.options["rounds"]):
+        if fit.codes.l0 > target:
+            small = max(small, penalty)
+        else:
+            large = min(large, penalty)
         penalty = lambda_for_l0(s.X, fit.dictionary, target, bias=fit.bias, seed=s.seed)
+        if 0 < small < large < math.inf and (turn % 2 or not small < penalty < large):
+            penalty = math.sqrt(small * large)
         fit = _learn(s, penalty, (fit.dictionary, fit.bias), tol=1e-2)
         if abs(fit.codes.l0 - target) <= rtol * target:
             numbers = {

@@ -125,6 +125,18 @@ def test_a_failed_cell_is_recorded_stops_nothing_and_is_tried_again_on_request(t
     assert [(cell.method, cell.n_atoms) for cell in solves] == [("learned", 4), ("check", 4)]
 
 
+def test_a_target_l0_is_met_where_learning_and_solving_in_turns_runs_away(tmp_path):
+    """On these digits each λ solved for overshot the one before (L0 of 1 and less), six times over."""
+    study = toy(
+        tmp_path / "out", lam=(), target_l0=[2.0], n_atoms=[4], n_points=[150], methods=["wide_limit"],
+        options={"calibrate": {"max_steps": 60}},
+        sources={"toy": {"source": "digits", "center": True, "scale": "mean_norm"}},
+    )  # fmt: skip
+    found = study.run().set_index("method").loc["calibrate"]
+    assert found["status"] == "done"
+    assert found["l0"] == pytest.approx(2.0, rel=0.05)
+
+
 def test_a_target_l0_is_met_at_the_width_of_calibration_and_what_cannot_be_met_fails_alone(tmp_path):
     study = toy(
         tmp_path / "out", lam=(), target_l0=[1.0, 50.0], n_atoms=[8], methods=["wide_limit", "learned", "check"],
