@@ -73,6 +73,8 @@ def unit_length(mean_square: float) -> float:
     return 2.0 ** round(math.log2(mean_square) / 2) if mean_square > 0 else 1.0
 
 
+# Of short float32 rows BLAS now and then flags a product of finite numbers as invalid; what is not finite never pays.
+@np.errstate(invalid="ignore")
 def renew(
     residuals: Float[np.ndarray, "n d"],
     codes: sp.csr_array,
@@ -283,6 +285,8 @@ class _Split:
         over = np.clip(targets @ halves.T - table.lam, 0, None)
         best = over.max(axis=1).astype(np.float64)
         gain = float((best**2 / 2 - z * (along + z / 2 - table.lam)).sum()) / table.n
+        if not math.isfinite(gain):
+            return 0.0, []
         return gain, [(halves[half], rows[side == bool(half)], over[side == bool(half), half]) for half in range(2)]
 
 
