@@ -24,8 +24,8 @@ import scipy.sparse as sp
 import torch
 
 from cvxsae.data.embedded import embedded
-from cvxsae.solvers.code_paths import lambda_for_l0
-from cvxsae.solvers.encode import encode
+from cvxsae.solvers.codes.encode import encode
+from cvxsae.solvers.codes.paths import lambda_for_l0
 
 RESULTS = Path(__file__).parent / "results"
 

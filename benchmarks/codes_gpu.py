@@ -29,11 +29,11 @@ import numpy as np
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from cvxsae.solvers.code_paths import lambda_for_l0
-from cvxsae.solvers.encode import encode
-from cvxsae.solvers.engines import engine_name, make_engine
-from cvxsae.solvers.engines.screening import PreparedDictionary
-from cvxsae.solvers.engines.state import Tuning
+from cvxsae.solvers.codes.encode import encode
+from cvxsae.solvers.codes.engines import engine_name, make_engine
+from cvxsae.solvers.codes.engines.screening import PreparedDictionary
+from cvxsae.solvers.codes.engines.state import Tuning
+from cvxsae.solvers.codes.paths import lambda_for_l0
 
 RESULT = Path(__file__).parent / "results" / "codes_gpu.json"
 PROBLEMS = ((768, 16384), (768, 65536), (2304, 65536))

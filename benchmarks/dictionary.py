@@ -33,8 +33,8 @@ from threadpoolctl import threadpool_limits
 
 from cvxsae import encode, learn_dictionary
 from cvxsae.data.embedded import embedded
-from cvxsae.solvers.learning.learn import EPOCHS
-from cvxsae.solvers.path import write_text
+from cvxsae.solvers.convex.large.path import write_text
+from cvxsae.solvers.dictionary.learn import EPOCHS
 
 RESULTS = Path(__file__).parent / "results"
 LAM, POINTS, JUDGED, BATCH = 0.08, 16_000, 1_500, 512
@@ -143,7 +143,7 @@ def run_ours(X: np.ndarray, D: np.ndarray, seed: int, budget: float) -> list[Sna
 
 def run_adam(X: np.ndarray, D: np.ndarray, seed: int, budget: float) -> list[Snapshot]:
     """``train_sae`` (ReLU encoder, L1, Adam) for as many steps as fit; only its decoder is judged."""
-    from cvxsae.solvers.train_sae import train_sae
+    from cvxsae.sae.train import train_sae
 
     options: dict[str, Any] = {"bias": None, "batch_size": 512, "lr": 1e-2, "seed": seed, "init": D}
     train_sae(X, len(D), LAM, steps=20, **options)  # first touches

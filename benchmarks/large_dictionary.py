@@ -25,8 +25,8 @@ import torch
 
 from cvxsae import CandidateDictionary, LargeDictionary, solve
 from cvxsae.data import wordllama
-from cvxsae.relaxations.fixed_atoms import datapoint_atoms
-from cvxsae.solvers.factorised import _value_and_gradient
+from cvxsae.relaxations.convex.fixed_atoms import datapoint_atoms
+from cvxsae.solvers.convex.large.factorised import _value_and_gradient
 
 LAM, ATOM_COST = 0.1, 10.0
 RESULTS = Path(__file__).parent / "results" / "large_dictionary.json"

@@ -36,7 +36,7 @@ from scipy.optimize import linear_sum_assignment
 from threadpoolctl import threadpool_limits
 
 from cvxsae import DictionaryFit, encode, learn_dictionary, penalty_path, width_floor
-from cvxsae.solvers.path import write_text
+from cvxsae.solvers.convex.large.path import write_text
 
 RESULTS = Path(__file__).parent / "results"
 POINTS, ACTIVE = 2_500, 10

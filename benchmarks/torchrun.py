@@ -79,7 +79,7 @@ def calls(quick: bool, file: Path) -> dict[str, Any]:
 
 def work(name: str, quick: bool, out: Path, alone: bool, file: Path) -> None:
     """One process of a launch: warm up on the call's own kind of work, meet, and time one call."""
-    from cvxsae.solvers.distributed import ProcessGroup
+    from cvxsae.parallel.group import ProcessGroup
 
     small = np.random.default_rng(0).standard_normal((200, 8))
     with process_group() as group:

@@ -1,6 +1,6 @@
 """``python -m cvxsae``."""
 
-from cvxsae.cli import main
+from cvxsae.cli.main import main
 
 if __name__ == "__main__":
     main()

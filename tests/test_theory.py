@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 import cvxsae
 from cvxsae import check_optimality, encode, feature_statistics
 from cvxsae.data import sparse_features
-from tests import problems
+from tests.helpers import problems
 
 ROOT = Path(__file__).parent.parent
 SEEDS = st.integers(0, 10_000)

@@ -30,7 +30,7 @@ class Candidate:
         Q, (N, N), where the solver has one.
     multipliers
         The copositivity proof of T11, where one is needed: P ≥ 0, (N, N), or slices, (N, N, N)
-        (:func:`~cvxsae.relaxations.copositive.triple_bound`).
+        (:func:`~cvxsae.relaxations.convex.polar_proofs.triple_bound`).
     """
 
     bias: np.ndarray

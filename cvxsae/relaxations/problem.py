@@ -25,7 +25,7 @@ import torch
 
 from cvxsae.data import arguments
 from cvxsae.data.activations import Activations, ActivationsLike
-from cvxsae.relaxations.penalty import AtomPenalty
+from cvxsae.relaxations.convex.penalty import AtomPenalty
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

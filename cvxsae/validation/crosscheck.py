@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from cvxsae.data import arguments
-from cvxsae.relaxations import CandidateDictionary, LargeDictionary, Problem
-from cvxsae.solvers import Solution, solve
-from cvxsae.validation.certificate import Certificate, certify
+from cvxsae.relaxations.convex.fixed_atoms import CandidateDictionary
+from cvxsae.relaxations.convex.large_dictionary import LargeDictionary
+from cvxsae.relaxations.problem import Problem
+from cvxsae.relaxations.solution import Solution
+from cvxsae.solvers.convex.solve import solve
+from cvxsae.validation.certify import Certificate, certify
 
 if TYPE_CHECKING:
     import torch

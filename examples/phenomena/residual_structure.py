@@ -24,7 +24,7 @@ from reporting import Claims, parser, save, table
 
 from cvxsae import FeatureStatistics, feature_statistics, learn_dictionary
 from cvxsae.data.synthetic import sparse_features
-from cvxsae.validation.phenomena import residual_structure
+from cvxsae.diagnostics.phenomena import residual_structure
 
 LAM = 0.1
 

@@ -33,7 +33,7 @@ from scipy.stats import spearmanr
 
 from cvxsae import DictionaryFit, check_optimality, encode, grow, learn_dictionary
 from cvxsae.data import wordllama
-from cvxsae.relaxations.refinement import split_atom
+from cvxsae.relaxations.joint.refinement import split_atom
 
 LAM = 0.08
 STEP = 1e-3

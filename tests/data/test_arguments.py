@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from cvxsae.data import Activations, InputError, arguments
-from tests.data.sentences import rejects
+from tests.helpers.sentences import rejects
 
 BAD_DATA = {
     "nan": (np.array([[0.0, 1.0], [np.nan, 2.0]]), r"X holds 1 NaN or infinite value\(s\), the first in row 1"),

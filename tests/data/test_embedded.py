@@ -6,7 +6,7 @@ import sys
 import numpy as np
 
 from cvxsae.data import EMBEDDED_NAMES, Activations, digits, embedded, wordllama
-from tests.data.sentences import rejects
+from tests.helpers.sentences import rejects
 
 
 def test_wordllama():

@@ -15,7 +15,7 @@ import torch
 from scipy import sparse
 
 from cvxsae.data import Activations, gather_batches, read_array, read_arrays, write_arrays
-from tests.data.sentences import rejects
+from tests.helpers.sentences import rejects
 
 FLOATS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 

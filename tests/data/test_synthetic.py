@@ -17,7 +17,7 @@ from cvxsae.data import (
     hierarchy,
     sparse_features,
 )
-from tests.data.sentences import rejects
+from tests.helpers.sentences import rejects
 
 MADE = {
     "sparse_features": partial(sparse_features, 300, 20, 50, noise=0.1, bias_norm=2.0),

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from cvxsae.data import Activations, Affine, center, center_and_scale, files, scale_to_unit_mean_square
-from tests.data.sentences import rejects
+from tests.helpers.sentences import rejects
 
 DIM = 3
 numbers = st.floats(-100, 100, allow_nan=False, width=32)

@@ -11,7 +11,7 @@ import scipy.sparse
 import torch
 
 from cvxsae import Candidate, CandidateDictionary, InputError, LargeDictionary, SparseCodes, WideLimit
-from tests import problems
+from tests.helpers import problems
 
 N, D, K = 9, 4, 5
 LAM = 0.35

@@ -11,7 +11,7 @@ import pytest
 
 from cvxsae import CandidateDictionary, InputError, LargeDictionary, SparseCodes, WideLimit, crosscheck
 from cvxsae.validation.crosscheck import default_tolerance
-from tests import problems
+from tests.helpers import problems
 
 module = importlib.import_module("cvxsae.validation.crosscheck")  # the function has the same name
 LAM = 0.3

@@ -1,0 +1,1 @@
+"""The `cvxsae` command."""

@@ -1,0 +1,137 @@
+"""Which pairs of features stand out: the cosine–co-firing identity (T4) and its relatives, never K × K at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import pandas as pd
+
+from cvxsae.diagnostics.sums import FeatureStatistics, PairBlock, pair_blocks
+
+if TYPE_CHECKING:
+    from jaxtyping import Float64
+
+_PARALLEL = 1e-12
+
+Score: TypeAlias = Callable[[FeatureStatistics, PairBlock], np.ndarray]
+"""What to rank the ordered pairs of a block by, (m, K); pairs with a NaN or −inf score are left out."""
+
+
+@dataclass(frozen=True, eq=False)
+class PairScan:
+    """The best pairs by every score, and the largest deficit of all pairs and of each feature.
+
+    Attributes
+    ----------
+    tables
+        By name of the score, best first; the columns of :func:`scan_pairs`.
+    largest_deficit
+        ``max |cos(d_j, d_k) − E_k[ρ_j]|`` over live j, k: zero iff the dictionary is stationary in the span of its
+        atoms.
+    deficits
+        The same for every feature k, its largest over j, (K,); NaN for dead features.
+    """
+
+    tables: dict[str, pd.DataFrame]
+    largest_deficit: float
+    deficits: Float64[np.ndarray, " K"]
+
+
+def scan_pairs(statistics: FeatureStatistics, scores: Mapping[str, Score], count: int) -> PairScan:
+    """Rank all ordered pairs (k, j) of live features, j ≠ k, by several scores in one sweep.
+
+    Columns of the tables: ``feature`` k, ``other`` j, ``score``, ``cosine`` d_j·d_k, ``expected`` E_k[ρ_j],
+    ``deficit`` (cosine − expected, zero at a stationary dictionary), ``cofiring`` P_k(j), ``reverse_cofiring`` P_j(k),
+    ``silent`` E_k[ρ_j 1{z_j = 0}] (what j would explain on k's datapoints if it were not silent, at most 1 − P_k(j)),
+    ``carried`` (:class:`~cvxsae.diagnostics.sums.PairBlock`), ``mixing_rate``: how fast F falls, per unit angle,
+    when ``d_k`` turns towards ``d_j`` (negative: when it turns away), ``−(λ S_k/N) · deficit / √(1 − cos²)``.
+    """
+    live = statistics.live
+    deficits = np.full(statistics.n_atoms, np.nan)
+    best = {name: _Best(count) for name in scores}
+    for block in pair_blocks(statistics):
+        rows = block.first + np.arange(len(block.cosine))
+        both = live[rows][:, None] & live
+        errors = np.abs(block.cosine - block.expected)
+        errors[~both] = -1.0
+        deficits[rows] = np.where(live[rows], errors.max(axis=1), np.nan)
+        both[np.arange(len(rows)), rows] = False
+        for name, score in scores.items():
+            best[name].add(statistics, block, score(statistics, block), both)
+    tables = {name: found.table for name, found in best.items()}
+    for table in tables.values():
+        table["reverse_cofiring"] = _reverse_cofiring(statistics, table)
+    largest = float(np.nanmax(deficits)) if live.any() else float("nan")
+    return PairScan(tables, largest, deficits)
+
+
+def identity_score(statistics: FeatureStatistics, block: PairBlock) -> np.ndarray:
+    """|cos(d_j, d_k) − E_k[ρ_j]|: by how much (2) fails."""
+    del statistics
+    return np.abs(block.cosine - block.expected)
+
+
+class _Best:
+    """The first ``count`` pairs so far; a block adds only those that beat the last of them."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.table = pd.DataFrame({name: np.zeros(0, dtype=kind) for name, kind in _COLUMNS.items()})
+        self.least = -np.inf
+
+    def add(self, statistics: FeatureStatistics, block: PairBlock, values: np.ndarray, allowed: np.ndarray) -> None:
+        places = np.flatnonzero((values > self.least) & allowed)
+        scores = values.ravel()[places]
+        if len(places) > self.count:
+            places = places[np.argpartition(-scores, self.count - 1)[: self.count]]
+        if not len(places):
+            return
+        table = pd.concat([self.table, _rows(statistics, block, values, places)], ignore_index=True)
+        table = table.sort_values(["score", "feature", "other"], ascending=[False, True, True], kind="stable")
+        self.table = table.head(self.count).reset_index(drop=True)
+        if len(self.table) == self.count:
+            self.least = float(self.table["score"].iloc[-1])
+
+
+_COLUMNS = {
+    "feature": np.int64,
+    "other": np.int64,
+    **dict.fromkeys(
+        ("score", "cosine", "expected", "deficit", "cofiring", "silent", "carried", "mixing_rate"), np.float64
+    ),
+}
+
+
+def _rows(statistics: FeatureStatistics, block: PairBlock, values: np.ndarray, places: np.ndarray) -> pd.DataFrame:
+    m, j = np.unravel_index(places, values.shape)
+    cosine, expected, cofiring = block.cosine[m, j], block.expected[m, j], block.cofiring[m, j]
+    k = block.first + m
+    slope = statistics.lam * statistics.mass[k] * (expected - cosine)
+    sine = np.sqrt(np.clip(1 - cosine**2, 0, None))
+    columns = {
+        "feature": k,
+        "other": j,
+        "score": values[m, j],
+        "cosine": cosine,
+        "expected": expected,
+        "deficit": cosine - expected,
+        "cofiring": cofiring,
+        "silent": expected - cofiring,
+        "carried": block.carried[m, j],
+        "mixing_rate": np.divide(slope, sine, out=np.zeros_like(slope), where=sine > _PARALLEL),
+    }
+    return pd.DataFrame({name: columns[name].astype(kind) for name, kind in _COLUMNS.items()})
+
+
+def _reverse_cofiring(statistics: FeatureStatistics, table: pd.DataFrame) -> np.ndarray:
+    """P_j(k) of the pairs (k, j) of a table."""
+    wanted = np.unique(table[["feature", "other"]].to_numpy(dtype=np.int64))
+    columns: Any = statistics.codes.codes[:, wanted].tocsc()
+    firing = columns.astype(bool).astype(np.float64)
+    together: Any = columns.T @ firing  # S_j P_j(k)
+    k, j = (np.searchsorted(wanted, table[name].to_numpy(dtype=np.int64)) for name in ("feature", "other"))
+    mass = statistics.mass[table["other"].to_numpy(dtype=np.int64)] * statistics.n_points
+    return np.asarray(together.tocsr()[j, k]).ravel() / mass if len(table) else np.zeros(0)

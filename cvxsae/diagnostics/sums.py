@@ -1,0 +1,346 @@
+"""What one pass over data, dictionary and exact codes leaves behind: all that the optimality conditions speak of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from cvxsae.data import arguments
+from cvxsae.data.activations import Activations
+from cvxsae.data.arguments import InputError
+from cvxsae.relaxations.joint.active_gram import ActiveSolver, CodePattern
+from cvxsae.relaxations.solution import Status
+from cvxsae.solvers.codes.encode import encode
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import scipy.sparse as sp
+    from jaxtyping import Float, Float64, Int64
+
+    from cvxsae.data.activations import ActivationsLike
+    from cvxsae.data.arguments import BiasLike
+    from cvxsae.solvers.codes.result import Codes
+
+CODE_TOL = 1e-12
+"""Relative gap to which codes are computed before conditions are checked to 1e-6."""
+
+_ROWS = 4096
+_PRODUCT_ENTRIES = 2**23
+_PAIR_ENTRIES = 2**20
+_DOUBLE_ENTRIES = 2**26
+"""Residuals with more entries are kept in single precision (statistics are summed in double all the same)."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Moments:
+    """Sums over half of the datapoints, for regressions of the residual on the data.
+
+    Attributes
+    ----------
+    count
+        Datapoints in this half.
+    x, r, e
+        Sums of ``x − b`` (d,), of the residual r (d,) and of ``e = ‖r‖``.
+    xx, xr, xe
+        Sums of ``(x − b)(x − b)ᵀ`` and ``(x − b)rᵀ``, (d, d), and of ``e(x − b)``, (d,).
+    rr, ee
+        Sums of ``‖r‖²`` and of e².
+    """
+
+    count: int
+    x: Float64[np.ndarray, " d"]
+    r: Float64[np.ndarray, " d"]
+    e: float
+    xx: Float64[np.ndarray, "d d"]
+    xr: Float64[np.ndarray, "d d"]
+    xe: Float64[np.ndarray, " d"]
+    rr: float
+    ee: float
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FeatureStatistics:
+    """Exact codes of a dictionary on data, and their sums. ``E_k[f] = Σ_n z_nk f_n / S_k``; NaN for dead features.
+
+    Attributes
+    ----------
+    codes
+        The codes with their certificates.
+    dictionary
+        Unit-norm atoms, (K, d) float64 on the CPU.
+    bias
+        (d,) float64; zeros if none was given.
+    lam
+        Penalty λ.
+    residuals
+        ``r_n = x_n − b − z_n D``, (N, d) on the compute device; float32 beyond 2²⁶ entries.
+    residual_norms
+        ``‖r_n‖``, (N,).
+    shrinkage
+        ``‖λ D_Aᵀ G_A⁻¹ 1‖²`` of every datapoint, (N,): the part of ``‖r_n‖²`` that which atoms are active determines
+        (T2).
+    counts
+        On how many datapoints each feature is active, (K,).
+    mass
+        ``S_k/N``, (K,).
+    mean_residual, mean_data
+        ``E_k[r]`` and ``E_k[x − b]``, (K, d).
+    mean_bias_residual
+        ``mean_n r_n``, (d,).
+    largest_ratio
+        ``max_n d_k·r_n/λ``, (K,): at most 1 at exact codes; how close a dead feature is to firing.
+    energies
+        Means over datapoints of ``‖x − b‖²``, ``‖x̂‖²`` and ``x̂·(x − b)``.
+    second_moment
+        ``mean_n r_n r_nᵀ``, (d, d).
+    halves
+        Moments of the even and of the odd datapoints.
+    dependent
+        Datapoints whose active atoms are linearly dependent: their codes need not be unique.
+    """
+
+    codes: Codes
+    dictionary: Float64[torch.Tensor, "K d"]
+    bias: Float64[np.ndarray, " d"]
+    lam: float
+    residuals: Float[torch.Tensor, "N d"]
+    residual_norms: Float64[np.ndarray, " N"]
+    shrinkage: Float64[np.ndarray, " N"]
+    counts: Int64[np.ndarray, " K"]
+    mass: Float64[np.ndarray, " K"]
+    mean_residual: Float64[np.ndarray, "K d"]
+    mean_data: Float64[np.ndarray, "K d"]
+    mean_bias_residual: Float64[np.ndarray, " d"]
+    largest_ratio: Float64[np.ndarray, " K"]
+    energies: tuple[float, float, float]
+    second_moment: Float64[np.ndarray, "d d"]
+    halves: tuple[Moments, Moments]
+    dependent: int
+
+    @property
+    def n_points(self) -> int:
+        """Number of datapoints N."""
+        return len(self.residual_norms)
+
+    @property
+    def n_atoms(self) -> int:
+        """Width K."""
+        return len(self.counts)
+
+    @property
+    def live(self) -> np.ndarray:
+        """Whether each feature fires anywhere, (K,)."""
+        return self.counts > 0
+
+    @property
+    def density(self) -> Float64[np.ndarray, " K"]:
+        """Share of the datapoints on which each feature is active, (K,)."""
+        return self.counts / self.n_points
+
+    def activations(self, feature: int) -> tuple[Int64[np.ndarray, " m"], Float64[np.ndarray, " m"]]:
+        """Datapoints on which a feature is active, and its codes there."""
+        column: Any = self.codes.codes[:, [feature]].tocoo()
+        return column.row.astype(np.int64), column.data
+
+
+def feature_statistics(
+    X: ActivationsLike,
+    dictionary: Any,
+    lam: float,
+    *,
+    bias: BiasLike = None,
+    codes: Any = None,
+    code_tol: float = CODE_TOL,
+    device: str | torch.device | None = None,
+    progress: bool = False,
+) -> FeatureStatistics:
+    """Encode and sum up: two passes over the data, one of them :func:`~cvxsae.encode`.
+
+    Parameters
+    ----------
+    X
+        Datapoints, (N, d): anything :class:`~cvxsae.data.Activations` accepts.
+    dictionary
+        Atoms as rows, (K, d), any norm but zero.
+    lam
+        Penalty λ > 0 of (P).
+    bias
+        None (zero) or an array (d,).
+    codes
+        Codes to start from, not to be believed: :class:`~cvxsae.Codes` or sparse (N, K) for atoms of norm 1.
+    code_tol
+        Relative gap of every datapoint's codes.
+    device, progress
+        As in :func:`~cvxsae.encode`.
+
+    Returns
+    -------
+    FeatureStatistics
+        Memory: the residuals (as large as the data), codes, and a few arrays (K, d) and (d, d).
+
+    Raises
+    ------
+    InputError
+        For arguments that cannot be used.
+    KeyboardInterrupt
+        If the codes were interrupted: conditions mean nothing where codes are not exact.
+    """
+    data = Activations(X)
+    if isinstance(bias, str):
+        raise InputError(f"bias is {bias!r}; conditions are checked at one bias, so pass None or an array.")
+    exact = encode(data, dictionary, lam, bias=bias, tol=code_tol, warm_start=codes, device=device, progress=progress)
+    if exact.status is Status.INTERRUPTED:
+        raise KeyboardInterrupt
+    rows = arguments.unit_rows(dictionary, "dictionary", data.shape[1])[0].cpu()
+    fixed = arguments.bias_vector(bias, data.shape[1])
+    offset = fixed if isinstance(fixed, torch.Tensor) else torch.zeros(data.shape[1], dtype=torch.float64)
+    return _Pass(data, rows, offset, exact, arguments.compute_device(device)).run(progress=progress)
+
+
+class _Pass:
+    """The sums, while they grow."""
+
+    def __init__(
+        self, data: Activations, rows: torch.Tensor, offset: torch.Tensor, codes: Codes, device: torch.device
+    ) -> None:
+        self.data, self.codes, self.device, self.offset = data, codes, device, offset.to(device)
+        self.rows, self.dictionary = rows, rows.to(device)
+        n, d = data.shape
+        precision = torch.float64 if n * d <= _DOUBLE_ENTRIES else torch.float32
+        self.residuals = torch.empty((n, d), dtype=precision, device=device)
+        self.norms, self.shrinkage = np.zeros(n), np.zeros(n)
+        K = len(rows)
+
+        def zeros(*shape: int) -> torch.Tensor:
+            return torch.zeros(shape, dtype=torch.float64, device=device)
+
+        self.weighted_residual, self.weighted_data, self.residual_sum = zeros(K, d), zeros(K, d), zeros(d)
+        self.second, self.largest = zeros(d, d), zeros(K) - float("inf")
+        self.energies = np.zeros(3)
+        self.halves = [[0, zeros(d), zeros(d), 0.0, zeros(d, d), zeros(d, d), zeros(d), 0.0, 0.0] for _ in range(2)]
+        self.dependent = 0
+
+    def run(self, *, progress: bool) -> FeatureStatistics:
+        start = 0
+        with tqdm(total=len(self.data), unit="points", disable=not progress, desc="statistics") as bar:
+            for batch in self.data.batches(rows=_ROWS, device=self.device):
+                self._add(start, batch - self.offset)
+                start += len(batch)
+                bar.update(len(batch))
+        n = len(self.data)
+        mass = np.asarray(self.codes.codes.sum(axis=0)).ravel()
+        divisor = np.where(mass > 0, mass, np.nan)[:, None]
+        return FeatureStatistics(
+            codes=self.codes,
+            dictionary=self.rows,
+            bias=self.offset.cpu().numpy(),
+            lam=self.codes.lam,
+            residuals=self.residuals,
+            residual_norms=self.norms,
+            shrinkage=self.shrinkage,
+            counts=np.bincount(self.codes.codes.indices, minlength=len(self.rows)).astype(np.int64),
+            mass=mass / n,
+            mean_residual=self.weighted_residual.cpu().numpy() / divisor,
+            mean_data=self.weighted_data.cpu().numpy() / divisor,
+            mean_bias_residual=(self.residual_sum / n).cpu().numpy(),
+            largest_ratio=self.largest.cpu().numpy() / self.codes.lam,
+            energies=(float(self.energies[0]) / n, float(self.energies[1]) / n, float(self.energies[2]) / n),
+            second_moment=(self.second / n).cpu().numpy(),
+            halves=(self._half(0), self._half(1)),
+            dependent=self.dependent,
+        )
+
+    def _add(self, start: int, x: Float64[torch.Tensor, "n d"]) -> None:
+        part = slice(start, start + len(x))
+        block: sp.csr_array = self.codes.codes[part]
+        pattern = CodePattern(block, self.device)
+        values = torch.from_numpy(block.data).to(self.device)
+        reconstruction = pattern.times(values, self.dictionary)
+        r = x - reconstruction
+        norms = torch.linalg.vector_norm(r, dim=1)
+        self.residuals[part] = r.to(self.residuals.dtype)
+        self.norms[part] = norms.cpu().numpy()
+        solver = ActiveSolver(pattern, self.dictionary)
+        shrunk = solver.solve(torch.full_like(values, self.codes.lam**2))
+        owner = pattern.indices[0]
+        self.shrinkage[part] = norms.new_zeros(len(x)).index_add_(0, owner, shrunk).cpu().numpy()
+        self.dependent += solver.singular
+        self.weighted_residual += pattern.transposed_times(values, r)
+        self.weighted_data += pattern.transposed_times(values, x)
+        self.residual_sum += r.sum(dim=0)
+        self.second += r.T @ r
+        self.energies += [
+            float((a * b).sum()) for a, b in ((x, x), (reconstruction, reconstruction), (reconstruction, x))
+        ]
+        for rows in torch.split(r, max(1, _PRODUCT_ENTRIES // len(self.dictionary))):
+            self.largest = torch.maximum(self.largest, (rows @ self.dictionary.T).amax(dim=0))
+        for half, sums in enumerate(self.halves):
+            first = (half - start) % 2
+            self._add_moments(sums, x[first::2], r[first::2], norms[first::2])
+
+    @staticmethod
+    def _add_moments(sums: list[Any], x: torch.Tensor, r: torch.Tensor, e: torch.Tensor) -> None:
+        news = (len(x), x.sum(dim=0), r.sum(dim=0), float(e.sum()), x.T @ x, x.T @ r, x.T @ e,
+                float(r.square().sum()), float(e.square().sum()))  # fmt: skip
+        for place, new in enumerate(news):
+            sums[place] += new
+
+    def _half(self, half: int) -> Moments:
+        names = ("count", "x", "r", "e", "xx", "xr", "xe", "rr", "ee")
+        values: list[Any] = [v.cpu().numpy() if isinstance(v, torch.Tensor) else v for v in self.halves[half]]
+        return Moments(**dict(zip(names, values, strict=True)))
+
+
+@dataclass(frozen=True, eq=False)
+class PairBlock:
+    """The pair statistics of a few features k with every other j, (m, K) each: T4's two sides and what fires together.
+
+    Attributes
+    ----------
+    first
+        Index of the first feature k of the block.
+    cosine
+        ``d_j·d_k``.
+    expected
+        ``E_k[ρ_j]``, ``ρ_nj = d_j·r_n/λ``: what the cosine is at a stationary dictionary (2). NaN where k is dead.
+    cofiring
+        ``P_k(j) = E_k[1{z_j > 0}]``.
+    carried
+        ``E_k[d_j·(x − b)] / E_j[d_j·(x − b)]``: how much of j's direction is in k's datapoints, relative to its own.
+        NaN where the latter is not positive: j fires only to correct others.
+    """
+
+    first: int
+    cosine: Float64[np.ndarray, "m K"]
+    expected: Float64[np.ndarray, "m K"]
+    cofiring: Float64[np.ndarray, "m K"]
+    carried: Float64[np.ndarray, "m K"]
+
+
+def pair_blocks(statistics: FeatureStatistics) -> Iterator[PairBlock]:
+    """All ordered pairs of features, block by block: three products (K, d)·(d, K) in all, nothing K × K at once."""
+    D = statistics.dictionary.numpy()
+    K = len(D)
+    Z = statistics.codes.codes
+    firing = Z.astype(bool).astype(np.float64)
+    transposed: Any = Z.T.tocsr()
+    own = np.einsum("kd,kd->k", D, statistics.mean_data)
+    own = np.where(own > 0, own, np.nan)
+    mass = statistics.mass * statistics.n_points
+    step = max(1, _PAIR_ENTRIES // K)
+    for first in range(0, K, step):
+        part = slice(first, first + step)
+        together: Any = transposed[part] @ firing
+        live = np.where(mass[part] > 0, mass[part], np.nan)[:, None]
+        yield PairBlock(
+            first=first,
+            cosine=D[part] @ D.T,
+            expected=statistics.mean_residual[part] @ D.T / statistics.lam,
+            cofiring=together.toarray() / live,
+            carried=statistics.mean_data[part] @ D.T / own,
+        )

@@ -1,0 +1,1 @@
+"""The four convex problems, their atom penalty and its polar."""

@@ -1,0 +1,230 @@
+"""Convex in the codes alone: problems whose atoms are given.
+
+:class:`SparseCodes` is the inner problem of a sparse autoencoder (equation 1, T1);
+:class:`CandidateDictionary` is the large-dictionary problem restricted to given candidates, each
+paying the surcharge τ for existing (theory.md §5). At τ = 0 they are the same problem.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar
+
+import cvxpy as cp
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from cvxsae.data import arguments
+from cvxsae.data.activations import Activations, ActivationsLike
+from cvxsae.relaxations.candidate import Candidate, Codes
+from cvxsae.relaxations.convex.penalty import AtomPenalty
+from cvxsae.relaxations.problem import ConicForm, Problem
+
+if TYPE_CHECKING:
+    from cvxsae.data.arguments import BiasLike
+
+_BLOCK_ENTRIES = 2**23
+_DICTIONARY_TOLERANCE = 1e-15
+
+
+@dataclass(frozen=True, init=False, eq=False)
+class FixedAtoms(Problem):
+    """``min_{Z ≥ 0, b} (1/N) [ ½‖X − 1bᵀ − Z A‖² + λ Σ_k θ_τ(z_k) ]`` for given unit-norm atoms A (K, d).
+
+    Attributes
+    ----------
+    atoms
+        Unit-norm atoms as rows, (K, d) float64.
+    row_norms
+        The norms the caller's rows had, (K,): codes for those rows are ``z_k / row_norms[k]``.
+    """
+
+    atoms: torch.Tensor = field(repr=False)
+    row_norms: torch.Tensor = field(repr=False)
+
+    def _set_atoms(self, atoms: object, name: str) -> None:
+        rows, norms = arguments.unit_rows(atoms, name, self.dim)
+        object.__setattr__(self, "atoms", rows.cpu())
+        object.__setattr__(self, "row_norms", norms.cpu())
+
+    @property
+    def n_atoms(self) -> int:
+        """Number of atoms K."""
+        return self.atoms.shape[0]
+
+    @property
+    def evaluation_cost(self) -> float:
+        """Two products with the dictionary."""
+        return 2.0 * self.n_points * self.n_atoms * self.dim
+
+    def allows(self, candidate: Candidate) -> list[str]:
+        """The dictionary must be the given one, row by row."""
+        if candidate.dictionary is None:
+            return ["The candidate has no dictionary; this problem's atoms are given."]
+        if candidate.dictionary.shape != tuple(self.atoms.shape):
+            return [f"The dictionary has shape {candidate.dictionary.shape}, the problem's {tuple(self.atoms.shape)}."]
+        off = float(np.abs(candidate.dictionary - self.atoms.numpy()).max())
+        if off > _DICTIONARY_TOLERANCE:
+            return [f"The dictionary differs from the problem's atoms by up to {off:.1e}."]
+        return []
+
+    def row_polars(self, Y: Float[torch.Tensor, "n d"]) -> Float[torch.Tensor, " n"] | None:
+        """``max_k (d_k·y_n)_+`` for every n at τ = 0; None otherwise: θ_τ couples the datapoints of an atom."""
+        if self.penalty.atom_cost > 0:
+            return None
+        step = max(1, _BLOCK_ENTRIES // self.n_atoms)
+        blocks = [(Y[i : i + step] @ self.atoms.to(Y).T).amax(dim=1) for i in range(0, len(Y), step)]
+        return torch.cat(blocks).clamp(min=0)
+
+    def polar(self, Y: Float[torch.Tensor, "N d"], multipliers: np.ndarray | None = None) -> float:
+        """``max_k θ°_τ(Y a_k)``, exact (T13): the gauge that a dual point must keep below λ."""
+        if self.penalty.atom_cost == 0:
+            return super().polar(Y, multipliers)
+        return float(self.atom_polars(Y).max())
+
+    def atom_polars(self, Y: Float[torch.Tensor, "N d"]) -> Float[torch.Tensor, " K"]:
+        """``θ°_τ(Y a_k)`` for every atom, exact (T13): an atom is worth its price where this exceeds λ."""
+        step = max(1, _BLOCK_ENTRIES // len(Y))
+        atoms = self.atoms.to(Y)
+        blocks = [self.penalty.polar(Y @ atoms[i : i + step].T) for i in range(0, self.n_atoms, step)]
+        return torch.cat(blocks)
+
+    def candidate(self, codes: Codes, bias: np.ndarray, dual: np.ndarray | None = None) -> Candidate:
+        """Bundle codes (N, K) and a bias with this problem's dictionary."""
+        dictionary = self.atoms.numpy()
+        dictionary.flags.writeable = False  # shared with the problem, which must not change under its referee
+        return Candidate(bias=bias, dictionary=dictionary, codes=codes, dual=dual)
+
+    def zero_candidate(self) -> Candidate:
+        """All codes zero, the bias that is best for them: optimal iff ``λ ≥ lambda_max``."""
+        return self.candidate(np.zeros((self.n_points, self.n_atoms)), self.starting_bias().numpy())
+
+    def conic_size(self) -> tuple[int, str]:
+        """N·K codes and N·d residuals."""
+        size = self.n_points * (self.n_atoms + self.dim)
+        return size, f"{self.n_points} x {self.n_atoms} codes and {self.n_points} x {self.dim} residuals"
+
+    def conic_form(self) -> ConicForm:
+        """A quadratic program at τ = 0; one second-order cone an atom otherwise."""
+        X = self.X.to_numpy() - self.starting_bias().numpy()
+        scale = float(np.linalg.norm(X, axis=1).max()) or 1.0
+        Z = cp.Variable((self.n_points, self.n_atoms), nonneg=True)
+        R = cp.Variable((self.n_points, self.dim))
+        shift = cp.Variable((1, self.dim)) if self.bias_is_free else cp.Constant(np.zeros((1, self.dim)))
+        ones = np.ones((self.n_points, 1))
+        if self.penalty.atom_cost == 0:
+            charge = cp.sum(Z)
+        else:
+            root = math.sqrt(self.penalty.atom_cost)
+            charge = cp.sum(cp.norm(cp.vstack([cp.sum(Z, axis=0, keepdims=True), root * Z]), 2, axis=0))
+        problem = cp.Problem(
+            cp.Minimize(cp.sum_squares(R) / 2 + self.lam / scale * charge),
+            [X / scale - ones @ shift - Z @ self.atoms.numpy() == R],
+        )
+
+        def read() -> Candidate:
+            bias = self.starting_bias().numpy() + scale * np.asarray(shift.value).ravel()
+            return self.candidate(scale * np.clip(Z.value, 0, None), bias)
+
+        return ConicForm(problem, scale**2 / self.n_points, read)
+
+
+@dataclass(frozen=True, init=False, eq=False)
+class SparseCodes(FixedAtoms):
+    """Codes for a fixed dictionary: the nonnegative lasso, one datapoint at a time unless the bias is free.
+
+    ``F(D, b) = min_{Z ≥ 0} (1/N) Σ_n [ ½‖x_n − b − z_n D‖² + λ Σ_k z_nk ]``          (P), (1), T1
+
+    Dual: ``max (1/N) Σ_n [ y_n·(x_n − b) − ½‖y_n‖² ]`` with ``D y_n ≤ λ`` for every n, and ``Σ_n y_n = 0`` when b
+    is free. A duality gap certifies the answer; the optimal residual is unique, the codes need not be.
+
+    Parameters
+    ----------
+    X
+        Datapoints, (N, d): anything :class:`~cvxsae.data.Activations` accepts.
+    dictionary
+        Atoms as rows, (K, d), as in an SAE's ``W_dec``. Rows of any norm but zero: they are scaled to norm 1 and
+        the codes refer to the unit-norm atoms (``row_norms`` converts).
+    lam
+        Penalty λ > 0.
+    bias
+        None (zero), an array (d,) (fixed, an SAE's ``b_dec``) or ``"free"`` (optimised with the codes).
+
+    Raises
+    ------
+    InputError
+        For data, dictionary, λ or bias that cannot be used.
+    """
+
+    name: ClassVar[str] = "codes"
+
+    def __init__(self, X: ActivationsLike, dictionary: object, lam: float, bias: BiasLike = None) -> None:
+        super().__init__(X, lam, bias)
+        self._set_atoms(dictionary, "dictionary")
+
+    @property
+    def dictionary(self) -> Float[torch.Tensor, "K d"]:
+        """The unit-norm dictionary."""
+        return self.atoms
+
+
+@dataclass(frozen=True, init=False, eq=False)
+class CandidateDictionary(FixedAtoms):
+    """The large-dictionary problem over given candidate atoms, to find those that are worth their surcharge.
+
+    ``min_{Z ≥ 0, b} (1/N) [ ½‖X − 1bᵀ − Z A‖² + λ Σ_k θ_τ(z_k) ]``,
+    ``θ_τ(z)² = (Σ_n z_n)² + τ Σ_n z_n²``                                     (theory.md §5, fixed candidates)
+
+    Dual: ``max (1/N) [ ⟨X − 1bᵀ, Y⟩ − ½‖Y‖² ]`` with ``θ°_τ(Y a_k) ≤ λ`` for every k (exact polar, equation 9),
+    and ``Σ_n y_n = 0`` when b is free. With the normalised datapoints as candidates and τ = 0 the value is the
+    wide limit (5).
+
+    Parameters
+    ----------
+    X
+        Datapoints, (N, d): anything :class:`~cvxsae.data.Activations` accepts.
+    atoms
+        Candidates as rows, (M, d), any norm but zero; see :func:`datapoint_atoms`.
+    lam
+        Penalty λ > 0.
+    atom_cost
+        Surcharge τ ≥ 0, in datapoints: the support below which an atom is not worth having.
+    bias
+        None (zero), an array (d,) (fixed) or ``"free"`` (optimised).
+
+    Raises
+    ------
+    InputError
+        For data, atoms, λ, τ or bias that cannot be used.
+    """
+
+    name: ClassVar[str] = "candidates"
+    atom_cost: float
+
+    def __init__(
+        self, X: ActivationsLike, atoms: object, lam: float, atom_cost: float = 0.0, bias: BiasLike = None
+    ) -> None:
+        super().__init__(X, lam, bias)
+        self._set_atoms(atoms, "atoms")
+        object.__setattr__(self, "atom_cost", arguments.nonnegative(atom_cost, "atom_cost"))
+
+    @property
+    def penalty(self) -> AtomPenalty:
+        """θ_τ."""
+        return AtomPenalty(self.atom_cost)
+
+
+def datapoint_atoms(X: ActivationsLike, bias: BiasLike = None) -> Float[torch.Tensor, "M d"]:
+    """Unit vectors from the bias to every datapoint that is not on it, (M, d): the wide limit's dictionary."""
+    activations = Activations(X)
+    shift = arguments.bias_vector(bias, activations.shape[1])
+    if isinstance(shift, str):
+        raise arguments.InputError("bias is 'free' but atoms need a point to start from; pass None or an array.")
+    rows = activations.to_tensor(device=torch.device("cpu"))
+    rows = rows if shift is None else rows - shift
+    norms = torch.linalg.vector_norm(rows, dim=1)
+    if not bool((norms > 0).any()):
+        raise arguments.InputError("X has only rows equal to the bias; they give no directions.")
+    return rows[norms > 0] / norms[norms > 0, None]

@@ -1,0 +1,1 @@
+"""Lower bounds that hold for every dictionary of a given width."""

@@ -1,0 +1,242 @@
+"""What a solve returns: the candidate, the two numbers that enclose the optimum, and the verdict."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from enum import Enum
+from typing import Any
+
+import numpy as np
+import torch
+
+from cvxsae.relaxations.candidate import Candidate
+from cvxsae.relaxations.convex.large_dictionary import LargeDictionary
+from cvxsae.relaxations.convex.tidy import live_atoms
+from cvxsae.relaxations.problem import Problem
+
+
+class Status(Enum):
+    """How a solve ended. Each member carries a message and a remedy."""
+
+    CERTIFIED = ("the relative gap is within tol", "")
+    STATIONARY = (
+        "every stationarity residual is within tol: a first-order point, below which descent cannot go",
+        "compare with the floor, try other seeds, or ask for the curvature (second_order=True)",
+    )
+    RELAXED = (
+        "the solver's gap closed to tol: value and bound enclose what the relaxation leaves open",
+        "accept it (raise_on_failure=False; info says how much is the solver's and how much the relaxation's)",
+    )
+    STALLED = (
+        "the gap stopped shrinking before it reached tol",
+        "accept the gap reached (raise_on_failure=False, or a larger tol); in the large-dictionary problem the "
+        "relaxation itself can be loose by a percent",
+    )
+    MAX_ITER = ("the iteration limit was reached before tol", "raise max_iterations or tol")
+    TIME_LIMIT = ("max_seconds was reached before tol", "raise max_seconds or tol")
+    INTERRUPTED = ("the solve was interrupted before tol", "run it again; the point reached is in the solution")
+    NONFINITE = (
+        "the iterates stopped being finite",
+        "rescale the data (unit mean-square norm) and check λ against lambda_max",
+    )
+    REFERENCE_FAILED = (
+        "the conic solver did not report an optimum",
+        "rescale the data or use the torch solver",
+    )
+
+    def __init__(self, message: str, remedy: str) -> None:
+        self.message = message
+        self.remedy = remedy
+
+
+@dataclass(frozen=True)
+class Record:
+    """One line of a solve's history; values per datapoint."""
+
+    iteration: int
+    seconds: float
+    value: float
+    lower_bound: float
+
+    @property
+    def gap(self) -> float:
+        """Relative gap at this moment."""
+        return relative_gap(self.value, self.lower_bound)
+
+
+def relative_gap(value: float, lower_bound: float) -> float:
+    """``(value − lower_bound)/value``; the difference itself where the value is zero."""
+    return (value - lower_bound) / value if value > 0 else value - lower_bound
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Solution(Candidate):
+    """A candidate with its value, lower bound and status. All values are in units of (P): mean per datapoint.
+
+    Attributes
+    ----------
+    problem
+        The problem it answers.
+    value
+        Objective attained by ``dictionary``, ``codes`` and ``bias``, evaluated in float64 at exactly these arrays.
+    lower_bound
+        A number no feasible point can go below, proved by ``dual`` (and ``multipliers``).
+    status
+        How the solve ended; ``status.message`` and ``status.remedy`` are sentences.
+    tol
+        The relative gap that was asked for.
+    history
+        Value and lower bound over time.
+    seconds
+        Wall-clock time.
+    solver
+        The algorithm's name.
+    info
+        What else the algorithm reports: iterations, passes over the data, atoms, device.
+    """
+
+    problem: Problem
+    value: float
+    lower_bound: float
+    status: Status
+    tol: float
+    history: tuple[Record, ...] = ()
+    seconds: float = 0.0
+    solver: str = ""
+    info: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def gap(self) -> float:
+        """Relative gap, (value − lower_bound)/value."""
+        return relative_gap(self.value, self.lower_bound)
+
+    @property
+    def is_certified(self) -> bool:
+        """Whether the gap is within ``tol``."""
+        return self.status is Status.CERTIFIED
+
+    def arrays(self) -> dict[str, Any]:
+        """The candidate's arrays by name, without those it lacks."""
+        named = {f.name: getattr(self, f.name) for f in fields(Candidate)}
+        return {name: array for name, array in named.items() if array is not None}
+
+    def summary(self) -> dict[str, Any]:
+        """The numbers, ready for JSON."""
+        lambda_max = self.problem.lambda_max()
+        return {
+            "problem": self.problem.name,
+            "solver": self.solver,
+            "n_points": self.problem.n_points,
+            "dim": self.problem.dim,
+            "lam": self.problem.lam,
+            "lam_over_lambda_max": self.problem.lam / lambda_max if lambda_max > 0 else None,
+            "value": self.value,
+            "lower_bound": self.lower_bound,
+            "gap": self.gap,
+            "tol": self.tol,
+            "status": self.status.name,
+            "certified": self.is_certified,
+            "message": self.status.message,
+            "seconds": self.seconds,
+            **self.info,
+        }
+
+    def __repr__(self) -> str:
+        return (
+            f"Solution({self.problem.name}, value={self.value:.9g}, lower_bound={self.lower_bound:.9g}, "
+            f"gap={self.gap:.2e}, status={self.status.name}, solver={self.solver!r}, seconds={self.seconds:.2f})"
+        )
+
+
+class CertificateError(ArithmeticError):
+    """A lower bound above a value: something is wrong with the mathematics, the data or the code, never with luck."""
+
+
+class NotCertifiedError(RuntimeError):
+    """A solve that ended without closing the gap to ``tol``. The solution reached is in ``solution``."""
+
+    def __init__(self, solution: Solution) -> None:
+        status = solution.status
+        super().__init__(
+            f"{solution.problem.name} is not certified: {status.message} "
+            f"(relative gap {solution.gap:.2e}, tol {solution.tol:.2e}); {status.remedy}."
+        )
+        self.solution = solution
+
+
+GAP_SLACK = 1e-12
+"""A relative gap below minus this is an error; above it, it is rounding of two float64 sums."""
+
+
+def judge(
+    problem: Problem,
+    candidate: Candidate,
+    status: Status,
+    *,
+    tol: float,
+    history: tuple[Record, ...] = (),
+    seconds: float = 0.0,
+    solver: str = "",
+    info: dict[str, Any] | None = None,
+) -> Solution:
+    """Turn a candidate into a solution: evaluate it in float64 and let the gap decide between certified and not.
+
+    Raises
+    ------
+    CertificateError
+        If the lower bound is above the value by more than rounding.
+    """
+    finite = all(np.isfinite(a).all() for a in (candidate.bias, candidate.dual) if a is not None)
+    value, bound = problem.bounds(candidate) if finite else (float("nan"), float("nan"))
+    gap = relative_gap(value, bound)
+    if gap < -GAP_SLACK:
+        raise CertificateError(
+            f"the lower bound {bound!r} of {problem.name} lies above its value {value!r}; please report this."
+        )
+    if gap <= tol:
+        status = Status.CERTIFIED
+    elif status is Status.CERTIFIED:
+        status = Status.STALLED
+    if not np.isfinite(gap):
+        status = Status.NONFINITE
+    gaps = gap_parts(problem, candidate, value, bound) if finite else {}
+    return Solution(
+        **{f.name: getattr(candidate, f.name) for f in fields(Candidate)},
+        problem=problem,
+        value=value,
+        lower_bound=bound,
+        status=status,
+        tol=tol,
+        history=history,
+        seconds=seconds,
+        solver=solver,
+        info={**(info or {}), **gaps},
+    )
+
+
+def gap_parts(problem: Problem, candidate: Candidate, value: float, lower_bound: float) -> dict[str, Any]:
+    """The two gaps of a large dictionary, kept apart; nothing for the other problems.
+
+    ``relaxed_value`` is attained by a doubly nonnegative Q, made feasible exactly; ``solver_gap`` is between it and the
+    lower bound, ours to close; ``relaxation_gap`` is what is left up to the value of dictionary and codes. A bound
+    proved by slices (cuts) can lie above that value: then ``closed_by_cuts`` says which share of the relaxation's gap
+    it closes, and there is no ``solver_gap``.
+    """
+    if not isinstance(problem, LargeDictionary):
+        return {}
+    parts: dict[str, Any] = {"live_atoms": live_atoms(candidate)}
+    relaxed = problem.relaxed_bound(candidate)
+    if relaxed is not None:
+        relaxed = min(relaxed, value)
+        parts["relaxed_value"] = relaxed
+        if lower_bound > relaxed and candidate.multipliers is not None and candidate.multipliers.ndim == 3:
+            parts["closed_by_cuts"] = (lower_bound - relaxed) / (value - relaxed) if value > relaxed else 1.0
+        else:
+            parts["solver_gap"] = relative_gap(relaxed, lower_bound)
+        parts["relaxation_gap"] = (value - relaxed) / value if value > 0 else value - relaxed
+    return parts
+
+
+def as_numpy(tensor: torch.Tensor) -> np.ndarray:
+    """A float64 numpy copy on the CPU."""
+    return tensor.detach().to(device="cpu", dtype=torch.float64).numpy()

@@ -1,0 +1,5 @@
+"""Sparse autoencoders as they are trained: loaded, trained, and their loss taken apart."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,247 @@
+"""A vanilla sparse autoencoder: ReLU encoder, linear decoder, as it is trained and stored in the field."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+
+from cvxsae.data import arguments
+from cvxsae.data.activations import Activations
+from cvxsae.data.arguments import InputError
+from cvxsae.data.files import read_arrays, write_arrays
+from cvxsae.solvers.convex.large.path import write_text
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+    from cvxsae.data.activations import ActivationsLike
+
+ARRAYS = ("W_enc", "b_enc", "W_dec", "b_dec")
+CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
+
+
+@dataclass(frozen=True)
+class TrainingRecord:
+    """The state of training after ``step`` steps.
+
+    Attributes
+    ----------
+    step
+        Optimiser steps done.
+    seconds
+        Wall-clock time so far.
+    loss
+        Mean of the training batches' losses since the last record, in units of (P), with the full λ.
+    l0
+        Mean active features per datapoint, over the same batches.
+    dead
+        Features that fired on none of them.
+    """
+
+    step: int
+    seconds: float
+    loss: float
+    l0: float
+    dead: int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SparseAutoencoder:
+    """``z = ReLU((x − b_dec) W_enc + b_enc)``, ``x̂ = z W_dec + b_dec``: rows of ``W_dec`` are the atoms, of any norm.
+
+    Its loss in units of (P) is ``(1/N) Σ_n [ ½‖x_n − x̂_n‖² + λ Σ_k z_nk ‖W_dec,k‖ ]``: that of the unit-norm
+    dictionary with codes ``z_k ‖W_dec,k‖`` (theory.md §0).
+
+    Attributes
+    ----------
+    W_enc, b_enc
+        Encoder, (d, K) and (K,).
+    W_dec, b_dec
+        Decoder, (K, d) and (d,).
+    subtract_bias
+        Whether ``b_dec`` is subtracted at the input (``apply_b_dec_to_input`` in SAELens).
+    lam
+        The penalty λ it was trained with, in the units of its data; None if that is not known.
+    history
+        Records of training; empty for one that was loaded.
+    seconds
+        Wall-clock time of training.
+    trainer
+        What trained it.
+    metadata
+        What else its file said; kept when it is saved again.
+    """
+
+    W_enc: Float[np.ndarray, "d K"]
+    b_enc: Float[np.ndarray, " K"]
+    W_dec: Float[np.ndarray, "K d"]
+    b_dec: Float[np.ndarray, " d"]
+    subtract_bias: bool = True
+    lam: float | None = None
+    history: tuple[TrainingRecord, ...] = ()
+    seconds: float = 0.0
+    trainer: str = ""
+    metadata: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def n_atoms(self) -> int:
+        """Width K."""
+        return self.W_dec.shape[0]
+
+    @property
+    def dim(self) -> int:
+        """Dimension d of the data."""
+        return self.W_dec.shape[1]
+
+    @property
+    def dictionary(self) -> Float[np.ndarray, "K d"]:
+        """The atoms scaled to norm 1, float64; an atom of norm zero stays zero."""
+        rows = self.W_dec.astype(np.float64)
+        norms = self.atom_norms[:, None]
+        return np.divide(rows, norms, out=np.zeros_like(rows), where=norms > 0)
+
+    @property
+    def atom_norms(self) -> Float[np.ndarray, " K"]:
+        """Norms of the rows of ``W_dec``, float64."""
+        return np.linalg.norm(self.W_dec.astype(np.float64), axis=1)
+
+    def encode(self, X: ActivationsLike, *, unit_norm: bool = True) -> sp.csr_array:
+        """Activations of every datapoint by the encoder, one pass over the data in float64.
+
+        Parameters
+        ----------
+        X
+            Datapoints (N, d).
+        unit_norm
+            Give the codes of the unit-norm :attr:`dictionary` (``z_k ‖W_dec,k‖``); otherwise those of ``W_dec``.
+
+        Returns
+        -------
+        scipy.sparse.csr_array
+            (N, K), float64, positive where stored. They are what the encoder says, and no optimum of anything.
+
+        Raises
+        ------
+        InputError
+            For data that cannot be used or of another dimension.
+        """
+        data = Activations(X)
+        if data.shape[1] != self.dim:
+            raise InputError(f"X has shape {data.shape} but the autoencoder is for dimension {self.dim}.")
+        W, c = torch.from_numpy(self.W_enc.astype(np.float64)), torch.from_numpy(self.b_enc.astype(np.float64))
+        if self.subtract_bias:
+            c = c - torch.from_numpy(self.b_dec.astype(np.float64)) @ W
+        scale = torch.from_numpy(self.atom_norms if unit_norm else np.ones(self.n_atoms))
+        rows = max(1, 2**22 // self.n_atoms)
+        blocks = [sp.csr_array((torch.relu(x.cpu() @ W + c) * scale).numpy()) for x in data.batches(rows=rows)]
+        return sp.csr_array(sp.vstack(blocks, format="csr"))
+
+    @classmethod
+    def from_arrays(
+        cls, arrays: Mapping[str, Any], *, lam: float | None = None, subtract_bias: bool = True
+    ) -> SparseAutoencoder:
+        """Wrap the four arrays of a trained SAE: ``W_enc (d, K)``, ``b_enc (K,)``, ``W_dec (K, d)``, ``b_dec (d,)``.
+
+        Parameters
+        ----------
+        arrays
+            numpy arrays or tensors by name; atoms may have any norm.
+        lam
+            The penalty λ of (P) it was trained with, if known: half of SAELens's ``l1_coefficient``.
+        subtract_bias
+            Whether the encoder subtracts ``b_dec`` first.
+
+        Raises
+        ------
+        InputError
+            If an array is missing, is of the wrong shape or is not finite, or if there are others: with thresholds or
+            gates it is not a ReLU SAE.
+        """
+        if not isinstance(arrays, Mapping) or set(arrays) != set(ARRAYS):
+            found = ", ".join(map(str, arrays)) if isinstance(arrays, Mapping) else f"a {type(arrays).__name__}"
+            raise InputError(f"sae holds {found}; a ReLU SAE has exactly {', '.join(ARRAYS)}.")
+        decoder = arguments.matrix(arrays["W_dec"], "W_dec", rows="atom")
+        K, d = decoder.shape
+        shapes = {"W_enc": (d, K), "b_enc": (K,), "W_dec": (K, d), "b_dec": (d,)}
+        parts: dict[str, Any] = {}
+        for name, shape in shapes.items():
+            tensor = arguments.float_tensor(arrays[name], name)
+            if tuple(tensor.shape) != shape:
+                raise InputError(
+                    f"{name} has shape {tuple(tensor.shape)}; with W_dec of shape {(K, d)}, "
+                    f"atoms as rows, it must be {shape}."
+                )
+            arguments.require_finite(tensor.reshape(-1, 1), name)
+            kept = torch.promote_types(tensor.dtype, torch.float32)
+            parts[name] = tensor.to(device="cpu", dtype=kept, copy=True).numpy()
+        penalty = None if lam is None else arguments.penalty(lam, "lam")
+        return cls(**parts, lam=penalty, subtract_bias=subtract_bias)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write ``cfg.json`` and ``sae_weights.safetensors``, which SAELens and :meth:`load` read (float32).
+
+        Raises
+        ------
+        InputError
+            If the folder cannot be made.
+        """
+        folder = Path(folder)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"folder {str(folder)!r} cannot be made ({error.strerror}); pass another.") from None
+        weights = {name: np.ascontiguousarray(getattr(self, name), dtype=np.float32) for name in ARRAYS}
+        config = {
+            "architecture": "standard",
+            "d_in": self.dim,
+            "d_sae": self.n_atoms,
+            "dtype": "float32",
+            "device": "cpu",
+            "apply_b_dec_to_input": self.subtract_bias,
+            "normalize_activations": "none",
+            "reshape_activations": "none",
+            "metadata": {**self.metadata, "cvxsae_lam": self.lam, "cvxsae_trainer": self.trainer},
+        }
+        write_arrays(folder / WEIGHTS, weights, "folder")
+        write_text(folder / CONFIG, json.dumps(config, indent=1))
+        return folder
+
+    @classmethod
+    def load(cls, folder: str | Path) -> SparseAutoencoder:
+        """Read a vanilla SAE from a folder in the layout of SAELens (``cfg.json``, ``sae_weights.safetensors``).
+
+        Raises
+        ------
+        InputError
+            If a file is missing or is not what it should be, or if the SAE is not a plain ReLU one on the data as it
+            is (another architecture, or activations that are normalised first).
+        """
+        folder = Path(folder)
+        file = arguments.existing_file(folder / CONFIG, "folder")
+        try:
+            config = json.loads(file.read_text(encoding="utf-8"))
+            architecture = config.get("architecture", "standard")
+        except (ValueError, AttributeError):
+            raise InputError(f"{str(file)!r} is not a JSON object; pass the folder of an SAE.") from None
+        if architecture != "standard":
+            raise InputError(f"{str(folder)!r} holds a {architecture!r} SAE; only ReLU ones ('standard') can be read.")
+        if config.get("normalize_activations", "none") not in ("none", None):
+            how = config["normalize_activations"]
+            raise InputError(f"the SAE in {str(folder)!r} normalises activations ({how!r}); fold that in first.")
+        metadata = dict(config.get("metadata") or {})
+        lam, trainer = metadata.pop("cvxsae_lam", None), metadata.pop("cvxsae_trainer", "")
+        subtract = bool(config.get("apply_b_dec_to_input", True))
+        found = cls.from_arrays(read_arrays(folder / WEIGHTS, "folder"), lam=lam, subtract_bias=subtract)
+        arrays: dict[str, Any] = {name: getattr(found, name) for name in ARRAYS}
+        return cls(**arrays, lam=found.lam, subtract_bias=subtract, trainer=str(trainer), metadata=metadata)
+
+    def __repr__(self) -> str:
+        trained = f", λ {self.lam:.4g}" if self.lam is not None else ""
+        return f"SparseAutoencoder({self.dim} -> {self.n_atoms}{trained})"

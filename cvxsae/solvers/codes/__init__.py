@@ -1,0 +1,1 @@
+"""Exact codes for a fixed dictionary, datapoint by datapoint."""

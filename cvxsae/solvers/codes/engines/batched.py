@@ -1,0 +1,401 @@
+"""The engine in plain torch: many datapoints at once, on any device, nothing to compile.
+
+The rounds are those of the fused engine. The small problems of a batch are solved together by block principal
+pivoting: every iteration factors all working-set systems at once and exchanges every atom that is on the wrong side.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from cvxsae.solvers.codes.engines.screening import fast_half_products
+from cvxsae.solvers.codes.engines.state import Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from jaxtyping import Bool, Float, Int, Int64
+
+    from cvxsae.solvers.codes.engines.screening import PreparedDictionary
+    from cvxsae.solvers.codes.engines.state import Tuning, Warm
+
+if TYPE_CHECKING:
+    PerRow = Float[torch.Tensor, " b"]
+
+GATHER_BYTES = 256 * 2**20
+"""Largest gathered copy of working-set atoms."""
+
+NONE = -1
+"""Marks an unused place in a working set."""
+
+
+class BatchedState:
+    """Working sets (padded with ``NONE``), codes, exact correlations and residuals of a block, on the device."""
+
+    def __init__(self, data: Float[torch.Tensor, "n d"], capacity: int) -> None:
+        n = data.shape[0]
+        self.data = data
+        self.residual = data.clone()
+        self.chosen = torch.full((n, capacity), NONE, dtype=torch.int64, device=data.device)
+        self.codes = torch.zeros(n, capacity, dtype=torch.float64, device=data.device)
+        self.correlations = torch.zeros_like(self.codes)
+
+
+class BatchedEngine:
+    """A block of datapoints as one batch. See :class:`cvxsae.solvers.codes.engines.state.Engine`."""
+
+    name = "torch"
+
+    def __init__(self, dictionary: PreparedDictionary, tuning: Tuning) -> None:
+        self.dictionary = dictionary
+        self.tuning = tuning
+        self.device = dictionary.device
+        self.dot_error = (dictionary.dim + 2) * 2.0**-53  # any order of summation
+        self.half = fast_half_products(self.device) if tuning.half_precision is None else tuning.half_precision
+
+    def warm_up(self) -> None:
+        """Nothing to compile."""
+
+    def begin(self, data: Float[torch.Tensor, "n d"], warm: Warm | None) -> BatchedState:
+        """Start from zero codes, or from the working sets of a warm start, solved."""
+        state = BatchedState(data.to(self.device), self.dictionary.capacity)
+        if warm is not None:
+            n, capacity = state.codes.shape
+            chosen, codes = np.full((n, capacity), NONE, np.int64), np.zeros((n, capacity))
+            warm.fill(chosen, codes, np.zeros(n, np.int32))
+            state.chosen, state.codes = (
+                torch.from_numpy(chosen).to(self.device),
+                torch.from_numpy(codes).to(self.device),
+            )
+            everyone = torch.arange(n, device=self.device)
+            nothing = torch.full((n, 1), NONE, dtype=torch.int64, device=self.device)
+            unknown = torch.zeros(n, 1, dtype=torch.float64, device=self.device)
+            with _one_thread():
+                self._solve(state, everyone, nothing, unknown, restore=True)
+        return state
+
+    def advance(self, state: BatchedState, active: Int64[np.ndarray, " a"], *, first: bool, double: bool) -> Outcome:
+        """One round for the active datapoints: one correlation pass, then certify or improve."""
+        return self._run(state, active, first=first, double=double, improve=True)
+
+    def certify(self, state: BatchedState, active: Int64[np.ndarray, " a"]) -> Outcome:
+        """Certify the codes as they are, changing nothing."""
+        return self._run(state, active, first=False, double=False, improve=False)
+
+    def export(self, state: BatchedState) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Counts, atom indices and codes."""
+        count = (state.chosen != NONE).sum(dim=1)
+        return count.cpu().numpy(), state.chosen.cpu().numpy(), state.codes.cpu().numpy()
+
+    def _run(
+        self, state: BatchedState, active: Int64[np.ndarray, " a"], *, first: bool, double: bool, improve: bool
+    ) -> Outcome:
+        outcome = Outcome.empty(len(active))
+        for start in range(0, len(active), self.tuning.rows):
+            part = slice(start, start + self.tuning.rows)
+            rows = torch.from_numpy(active[part]).to(self.device)
+            room = self._room(state, rows, first=first) if improve else torch.zeros_like(rows)
+            screened = self._screen(state, rows, room)
+            outcome.values[part], outcome.gaps[part] = screened.values.cpu().numpy(), screened.gaps.cpu().numpy()
+            outcome.done[part], outcome.rechecks[part] = screened.done.cpu().numpy(), screened.rechecks.cpu().numpy()
+            outcome.added[part] = (screened.selected != NONE).sum(dim=1).cpu().numpy()
+            if improve:
+                left = ~screened.done
+                with _one_thread():
+                    self._solve(state, rows[left], screened.selected[left], screened.correlations[left], double=double)
+        return outcome
+
+    def _room(self, state: BatchedState, rows: Int[torch.Tensor, " b"], *, first: bool) -> Int[torch.Tensor, " b"]:
+        count = (state.chosen[rows] != NONE).sum(dim=1)
+        wanted = (count // 2).clamp(self.tuning.later, self.tuning.most)
+        if first:
+            wanted = torch.where(count == 0, max(self.tuning.first, self.tuning.later), wanted)
+        return torch.minimum(wanted, state.chosen.shape[1] - count)
+
+    def correlate(
+        self, r: Float[torch.Tensor, "b d"]
+    ) -> tuple[Float[torch.Tensor, "b K"], Float[torch.Tensor, " b"], Float[torch.Tensor, " b"], float]:
+        """Low-precision correlations, the margin of their error, the safe threshold and the least share."""
+        norm = torch.linalg.vector_norm(r, dim=1)
+        single = r.to(torch.float32)
+        if self.half:
+            short = single.to(torch.bfloat16)
+            precision = self.dictionary.half_precision
+            margin, threshold = precision.margins(norm, torch.linalg.vector_norm(r - short.to(torch.float64), dim=1))
+            if float(margin.median()) < self.tuning.widest_margin:
+                with _full_accumulation():
+                    return self.half_product(short), margin, threshold, precision.least_share
+        precision = self.dictionary.single_precision
+        margin, threshold = precision.margins(norm, torch.linalg.vector_norm(r - single.to(torch.float64), dim=1))
+        return single @ self.dictionary.single.T, margin, threshold, 1.0
+
+    def half_product(self, short: Float[torch.Tensor, "b d"]) -> Float[torch.Tensor, "b K"]:
+        """Product of bfloat16 rows with the atoms, accumulated in float32, stored as bfloat16, read as float32."""
+        return (short @ self.dictionary.half.T).to(torch.float32)
+
+    def _screen(self, state: BatchedState, rows: Int[torch.Tensor, " b"], room: Int[torch.Tensor, " b"]) -> _Screened:
+        r, chosen = state.residual[rows], state.chosen[rows]
+        codes, correlations = state.codes[rows], state.correlations[rows]
+        computed, margin, threshold, least_share = self.correlate(r)
+        place = torch.nonzero(chosen != NONE, as_tuple=True)
+        computed[place[0], chosen[place]] = -torch.inf  # a padding index must never be written through
+        square = (r * r).sum(dim=1)
+        largest = torch.where(codes > 0, correlations, 0.0).amax(dim=1).clamp(min=1.0)
+        certain = computed.amax(dim=1).to(torch.float64) * least_share - margin
+        primal, gap, mass, scale = best_gaps(square, codes, correlations, torch.maximum(largest, certain))
+        hopeless = (certain > 1) & (gap > self.tuning.tol * primal) & (room > 0)
+
+        pairs = torch.nonzero((computed > threshold[:, None]) & ~hopeless[:, None], as_tuple=True)
+        exact = self._exact_products(r, *pairs)
+        outside = torch.full_like(largest, -torch.inf).scatter_reduce(0, pairs[0], exact, "amax")
+        largest = torch.maximum(largest, outside) + self.dot_error * square.sqrt()
+        _, gap, mass, scale = best_gaps(square, codes, correlations, largest)
+        gap = gap + rounding(square, mass, (codes > 0).sum(dim=1), scale, self.dot_error)
+        gap = torch.where(hopeless, torch.inf, gap)
+        done = gap <= self.tuning.tol * primal
+
+        ranked = torch.where(hopeless[:, None], computed, -torch.inf)
+        ranked[pairs] = exact.to(ranked.dtype)
+        most = max(1, min(int(room.max()) if len(room) else 1, ranked.shape[1]))
+        values, selected = ranked.topk(most, dim=1)
+        taken = (values > 1) & (torch.arange(most, device=self.device) < room[:, None]) & ~done[:, None]
+        taken &= values > -torch.inf
+        return _Screened(
+            values=primal, gaps=gap, done=done, rechecks=torch.bincount(pairs[0], minlength=len(rows)),
+            selected=torch.where(taken, selected, NONE),
+            correlations=torch.where(hopeless[:, None], torch.nan, values.to(torch.float64)),
+        )  # fmt: skip
+
+    def _exact_products(
+        self, r: Float[torch.Tensor, "b d"], row: Int[torch.Tensor, " p"], atom: Int[torch.Tensor, " p"]
+    ) -> Float[torch.Tensor, " p"]:
+        """Float64 correlations of the listed pairs."""
+        step = max(1, GATHER_BYTES // (16 * r.shape[1]))
+        parts = [
+            (r[row[start : start + step]] * self.dictionary.exact[atom[start : start + step]]).sum(dim=1)
+            for start in range(0, len(row), step)
+        ]
+        return torch.cat(parts) if parts else r.new_zeros(0)
+
+    def _solve(
+        self, state: BatchedState, rows: Int[torch.Tensor, " b"], selected: Int[torch.Tensor, "b p"],
+        correlations: Float[torch.Tensor, "b p"], *, double: bool = False, restore: bool = False,
+    ) -> None:  # fmt: skip
+        """Solve the working sets of these rows, few enough at a time for their atoms to fit."""
+        dim = state.data.shape[1]
+        size = (state.chosen[rows] != NONE).sum(dim=1) + (selected != NONE).sum(dim=1)
+        order = size.argsort()
+        while len(order):
+            width = max(8, int(size[order[-1]]))
+            step = max(1, GATHER_BYTES // (12 * width * (dim + 2 * width)))
+            part, order = order[-step:], order[:-step]
+            _solve_part(self, state, rows[part], selected[part], correlations[part], double=double, restore=restore)
+
+
+class _Screened:
+    """What screening found for a batch, on the device."""
+
+    def __init__(self, **found: Any) -> None:
+        self.values: torch.Tensor = found["values"]
+        self.gaps: torch.Tensor = found["gaps"]
+        self.done: torch.Tensor = found["done"]
+        self.rechecks: torch.Tensor = found["rechecks"]
+        self.selected: torch.Tensor = found["selected"]
+        self.correlations: torch.Tensor = found["correlations"]
+
+
+def best_gaps(
+    square: Float[torch.Tensor, " b"], codes: Float[torch.Tensor, "b m"], correlations: Float[torch.Tensor, "b m"],
+    largest: Float[torch.Tensor, " b"],
+) -> tuple[PerRow, PerRow, PerRow, PerRow]:  # fmt: skip
+    """Primal value, smallest gap over feasible scales, Σz and the scale; derived in ``cpu_rounds.best_gap``."""
+    mass = codes.sum(dim=1)
+    wanted = torch.where(square > 0, 1 + (codes * correlations).sum(dim=1) / square, torch.inf)
+    scale = torch.minimum(1 / largest, wanted).clamp(min=0)
+    gap = 0.5 * (1 - scale) ** 2 * square + (codes * (1 - scale[:, None] * correlations).clamp(min=0)).sum(dim=1)
+    return 0.5 * square + mass, gap, mass, scale
+
+
+def rounding(
+    square: Float[torch.Tensor, " b"], mass: Float[torch.Tensor, " b"], count: Int[torch.Tensor, " b"],
+    scale: Float[torch.Tensor, " b"], dot_error: float,
+) -> Float[torch.Tensor, " b"]:  # fmt: skip
+    """What rounding in float64 can add to the gap, as in ``cpu_rounds._rounding``."""
+    norm = square.sqrt()
+    drift = (count + 8) * 1.2e-16 * (norm + 2 * mass)
+    return (1 + scale) * norm * drift + 0.5 * drift**2 + mass * (dot_error * norm + 5e-16)
+
+
+def _solve_part(
+    engine: BatchedEngine, state: BatchedState, rows: Int[torch.Tensor, " b"], selected: Int[torch.Tensor, "b p"],
+    correlations: Float[torch.Tensor, "b p"], *, double: bool, restore: bool,
+) -> None:  # fmt: skip
+    members = torch.cat([state.chosen[rows], selected], dim=1)
+    codes = torch.cat([state.codes[rows], torch.zeros_like(correlations)], dim=1)
+    known = torch.cat([state.correlations[rows], correlations], dim=1)
+    order = (members == NONE).to(torch.int8).argsort(dim=1, stable=True)
+    order = order[:, : max(1, int((members != NONE).sum(dim=1).max()))]
+    members, codes, known = members.gather(1, order), codes.gather(1, order), known.gather(1, order)
+    valid = members != NONE
+    exact = engine.dictionary.exact[members.clamp(min=0)] * valid[:, :, None]  # a padded place is a zero row
+    data, r = state.data[rows], state.residual[rows]
+    if restore:
+        r, known = _residual(data, exact, codes)
+    atoms = exact if double else exact.to(torch.float32)
+    known = torch.where(
+        known.isnan(), torch.bmm(atoms, r.to(atoms.dtype)[:, :, None])[:, :, 0].to(torch.float64), known
+    )
+    gram = torch.bmm(atoms, atoms.transpose(1, 2))
+    codes, support = pivot(gram, (known - 1).to(gram.dtype), codes.to(gram.dtype), valid, engine.tuning.tol)
+    codes = codes.to(torch.float64)
+    r, known = _residual(data, exact, codes)
+    factor = masked_factor(gram, support)
+    for _ in range(3 if engine.tuning.tol >= 1e-7 else 8):
+        wrong = torch.where(support, known - 1, 0.0)
+        if float(wrong.abs().amax()) <= 0.05 * engine.tuning.tol:
+            break
+        step = torch.cholesky_solve(wrong.to(gram.dtype)[:, :, None], factor)[:, :, 0].to(torch.float64)
+        trial = (codes + torch.where(support, step, 0.0)).clamp(min=0)
+        new_r, new_known = _residual(data, exact, trial)
+        better = _objective(new_r, trial) <= _objective(r, codes)
+        codes = torch.where(better[:, None], trial, codes)
+        r, known = torch.where(better[:, None], new_r, r), torch.where(better[:, None], new_known, known)
+        if not bool(better.any()):
+            break
+    keep = codes > 0
+    order = (~keep).to(torch.int8).argsort(dim=1, stable=True)[:, : state.chosen.shape[1]]
+    keep = keep.gather(1, order)
+    width = order.shape[1]
+    for held, values, empty in (
+        (state.chosen, members, NONE),
+        (state.codes, codes, 0.0),
+        (state.correlations, known, 0.0),
+    ):
+        fresh = torch.full((len(rows), held.shape[1]), empty, dtype=held.dtype, device=held.device)
+        fresh[:, :width] = torch.where(keep, values.gather(1, order), empty)
+        held[rows] = fresh
+    state.residual[rows] = r
+
+
+def _residual(
+    data: Float[torch.Tensor, "b d"], exact: Float[torch.Tensor, "b m d"], codes: Float[torch.Tensor, "b m"]
+) -> tuple[Float[torch.Tensor, "b d"], Float[torch.Tensor, "b m"]]:
+    """Residual of the codes from scratch, and its float64 correlations with the working set."""
+    r = data - torch.bmm(codes[:, None, :], exact)[:, 0]
+    return r, torch.bmm(exact, r[:, :, None])[:, :, 0]
+
+
+def _objective(r: Float[torch.Tensor, "b d"], codes: Float[torch.Tensor, "b m"]) -> Float[torch.Tensor, " b"]:
+    return 0.5 * (r * r).sum(dim=1) + codes.sum(dim=1)
+
+
+def masked_factor(gram: Float[torch.Tensor, "b m m"], free: Bool[torch.Tensor, "b m"]) -> Float[torch.Tensor, "b m m"]:
+    """Cholesky factors of the Gram matrices of the free atoms, the identity elsewhere; a ridge where singular."""
+    both = free[:, :, None] & free[:, None, :]
+    system = torch.where(both, gram, 0.0)
+    diagonal = torch.diagonal(system, dim1=1, dim2=2)
+    diagonal.masked_fill_(~free, 1.0)
+    ridge = 8 * torch.finfo(gram.dtype).eps
+    for _ in range(6):
+        factor, info = torch.linalg.cholesky_ex(system)
+        bad = (info > 0) | ~factor.diagonal(dim1=1, dim2=2).isfinite().all(dim=1)
+        if not bool(bad.any()):
+            return factor
+        diagonal[bad] += ridge
+        ridge *= 10
+    factor[bad] = torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
+    return factor
+
+
+def pivot(
+    gram: Float[torch.Tensor, "b m m"], gradient: Float[torch.Tensor, "b m"], codes: Float[torch.Tensor, "b m"],
+    valid: Bool[torch.Tensor, "b m"], tol: float,
+) -> tuple[Float[torch.Tensor, "b m"], Bool[torch.Tensor, "b m"]]:  # fmt: skip
+    """Block principal pivoting on ``max gradient·δ − ½ δ G δ, codes + δ ≥ 0``; the new codes and their support.
+
+    All infeasible atoms change sides at once; a problem whose count of them has not fallen for three iterations
+    exchanges only its last one (Júdice & Pires), which cannot cycle. What is returned is never worse than the start.
+    """
+    eps = torch.finfo(gram.dtype).eps
+    linear = gradient + torch.bmm(gram, codes[:, :, None])[:, :, 0]
+    scale = linear.abs().amax(dim=1, keepdim=True).clamp(min=1.0)
+    floor = torch.maximum(32 * eps * scale, torch.full_like(scale, 0.1 * tol))
+    free = valid & ((codes > 0) | (gradient > 0))
+    fewest = torch.full((len(codes),), codes.shape[1] + 1, device=codes.device)
+    patience = torch.full_like(fewest, 3)
+    result, support = codes.clone(), valid & (codes > 0)
+    open_rows = torch.arange(len(codes), device=codes.device)
+    for _ in range(50 + 4 * codes.shape[1]):
+        G, h, mask, ok = gram[open_rows], linear[open_rows], free[open_rows], valid[open_rows]
+        z = torch.cholesky_solve(torch.where(mask, h, 0.0)[:, :, None], masked_factor(G, mask))[:, :, 0]
+        z = torch.where(mask, z, 0.0)
+        slack = h - torch.bmm(G, z[:, :, None])[:, :, 0]
+        wrong = (mask & (z < 0)) | (~mask & ok & (slack > floor[open_rows]))
+        count = wrong.sum(dim=1)
+        solved = count == 0
+        result[open_rows[solved]], support[open_rows[solved]] = z[solved], mask[solved] & (z[solved] > 0)
+        open_rows, wrong, count, mask = open_rows[~solved], wrong[~solved], count[~solved], mask[~solved]
+        if not len(open_rows):
+            break
+        fell = count < fewest[open_rows]
+        patience[open_rows] = torch.where(fell, 3, patience[open_rows] - 1)
+        fewest[open_rows] = torch.minimum(fewest[open_rows], count)
+        last = wrong.shape[1] - 1 - wrong.flip(1).to(torch.int8).argmax(dim=1)
+        single = torch.zeros_like(wrong).scatter_(1, last[:, None], True)
+        free[open_rows] = mask ^ torch.where((patience[open_rows] >= 0)[:, None], wrong, single)
+    if len(open_rows):
+        result[open_rows], support[open_rows] = descend(
+            gram[open_rows], linear[open_rows], codes[open_rows], valid[open_rows], floor[open_rows]
+        )
+    return result, support
+
+
+def descend(
+    gram: Float[torch.Tensor, "b m m"], linear: Float[torch.Tensor, "b m"], codes: Float[torch.Tensor, "b m"],
+    valid: Bool[torch.Tensor, "b m"], floor: Float[torch.Tensor, "b one"],
+) -> tuple[Float[torch.Tensor, "b m"], Bool[torch.Tensor, "b m"]]:  # fmt: skip
+    """Cyclic coordinate descent for the few systems too close to singular for pivoting."""
+    z = codes.clone()
+    slack = linear - torch.bmm(gram, z[:, :, None])[:, :, 0]
+    for _ in range(300):
+        largest = torch.zeros_like(floor)
+        for k in range(z.shape[1]):
+            step = torch.where(valid[:, k], torch.maximum(slack[:, k], -z[:, k]), 0.0)
+            z[:, k] += step
+            slack -= step[:, None] * gram[:, k]
+            largest = torch.maximum(largest, step.abs()[:, None])
+        if bool((largest <= floor).all()):
+            break
+    return z, valid & (z > 0)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Run small batched operations on one CPU thread: on several they spend their time at barriers."""
+    threads = torch.get_num_threads()
+    if threads > 1:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        if threads > 1:
+            torch.set_num_threads(threads)
+
+
+@contextmanager
+def _full_accumulation() -> Iterator[None]:
+    """Keep CUDA from reducing bfloat16 products in bfloat16: the error bound assumes float32 accumulators."""
+    if not torch.cuda.is_available():
+        yield
+        return
+    settings = torch.backends.cuda.matmul
+    before = settings.allow_bf16_reduced_precision_reduction
+    settings.allow_bf16_reduced_precision_reduction = False
+    try:
+        yield
+    finally:
+        settings.allow_bf16_reduced_precision_reduction = before

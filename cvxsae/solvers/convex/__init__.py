@@ -1,0 +1,1 @@
+"""The convex problems through one loop, and the conic reference."""

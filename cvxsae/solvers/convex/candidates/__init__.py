@@ -1,0 +1,1 @@
+"""Algorithms for a fixed set of candidate atoms."""

@@ -1,0 +1,1 @@
+"""Algorithms for the large dictionary: its relaxation, its dual and its dictionaries."""

@@ -1,0 +1,239 @@
+"""The large dictionary in up to three dimensions: candidate directions, and a certificate without a relaxation."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from cvxsae.relaxations.candidate import Candidate
+from cvxsae.relaxations.convex.fixed_atoms import CandidateDictionary
+from cvxsae.relaxations.convex.large_dictionary import LargeDictionary
+from cvxsae.relaxations.convex.polar_search import sphere_polar
+from cvxsae.relaxations.convex.tidy import factor_of, tidy
+from cvxsae.relaxations.solution import Status, relative_gap
+from cvxsae.solvers.convex.candidates.block_descent import BlockDescent
+from cvxsae.solvers.convex.large.factorised import Factorised, FactorState
+from cvxsae.solvers.convex.large.relaxation import Proof, WarmStart, best_multiple
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+_COARSE = {1: 2, 2: 24, 3: 100}
+_FINE = {1: 2, 2: 360, 3: 1500}
+_NEIGHBOURS = {1: 0, 2: 2, 3: 6}
+_ALL_DATAPOINTS = 300
+_BLOCK_STEPS, _ASCENTS = 15, 20
+_DESCENT = 150
+_MOST_WORK = 2e9
+_PARALLEL = 1 - 1e-7
+_PATIENCE, _PROGRESS = 5, 0.9
+
+
+@dataclass(frozen=True)
+class DirectionsState:
+    """Where the next round begins, and the best so far.
+
+    Attributes
+    ----------
+    atoms, codes
+        Directions (K, d) and codes (K, N) to begin with; new directions have zero codes.
+    best
+        The best dictionary and codes so far, with their value per datapoint.
+    proof
+        The best dual point so far, by its exact polar.
+    rounds, idle, mark
+        Rounds done; rounds since the gap last shrank by a tenth, and the gap then.
+    cells
+        Cells of the sphere examined by the last branch and bound.
+    """
+
+    atoms: np.ndarray
+    codes: np.ndarray
+    best: tuple[float, Candidate]
+    proof: Proof
+    rounds: int = 0
+    idle: int = 0
+    mark: float = math.inf
+    cells: int = 0
+
+    @property
+    def gap(self) -> float:
+        """From the best value down to the best bound."""
+        return relative_gap(self.best[0], self.proof.bound)
+
+
+class Directions:
+    """Column generation over the circle or the sphere; in d ≤ 3 both halves of the problem are within reach.
+
+    A round: (1) the problem over the directions at hand, which is convex (:class:`BlockDescent`); (2) descent from
+    its answer with the atoms free to move, parallel ones merged; (3) new directions, the local maxima of ``θ°(Ru)``
+    on a grid of the sphere, each improved by the monotone iteration of T13; (4) once these say that the gap is
+    within reach, the polar itself by branch and bound (:func:`sphere_polar`), hence a bound of the completely
+    positive problem (8). Begins with an even spread of directions (and those of the datapoints, if they are few).
+
+    Ends CERTIFIED at a total gap of ``tol``, else STALLED. On the CPU; memory N × K, with K the atoms in use.
+
+    Parameters
+    ----------
+    tol
+        Relative gap at which it ends.
+    warm
+        Where to begin: the atoms of a factor.
+    """
+
+    name = "directions"
+    default_iterations = 40
+    first_check = 1
+    patience = 10**9
+
+    def __init__(self, tol: float = 1e-6, warm: WarmStart | None = None) -> None:
+        self.tol, self.warm = tol, warm
+        self.descent = Factorised(_DESCENT)
+
+    def init(self, problem: LargeDictionary, device: torch.device) -> DirectionsState:
+        """Directions without codes."""
+        del device
+        atoms = even_directions(problem.dim, _COARSE[problem.dim])
+        offsets = _offsets(problem)
+        if self.warm is not None:
+            point = problem.from_factor(self.warm.factor.numpy())
+            assert point.dictionary is not None
+            atoms = _with_new(np.asarray(point.dictionary), atoms)
+        if problem.n_points <= _ALL_DATAPOINTS:
+            norms = torch.linalg.vector_norm(offsets, dim=1)
+            atoms = _with_new(atoms, (offsets / norms[:, None])[norms > 0].numpy())
+        nothing = problem.zero_candidate()
+        start = problem.primal_value(nothing), nothing
+        proof = Proof(torch.zeros_like(offsets), None, 0.0)
+        state = DirectionsState(atoms, np.zeros((len(atoms), problem.n_points)), start, proof)
+        return _proved(problem, state, offsets, self.tol)
+
+    def step(self, problem: LargeDictionary, state: DirectionsState) -> DirectionsState:
+        """One round."""
+        fixed, residual = self._fixed(problem, state)
+        moved = self._moved(problem, fixed)
+        best = min(
+            state.best, *((problem.primal_value(point), point) for point in (fixed, moved)), key=lambda pair: pair[0]
+        )
+        state = replace(state, best=best, rounds=state.rounds + 1)
+        atoms = np.asarray(moved.dictionary)
+        codes = np.asarray(moved.codes).T
+        for Y in (_centred(problem, problem.residual(moved)), residual):
+            polar, new = _peaks(problem, Y, 1 + 0.01 * self.tol)
+            within_reach = relative_gap(best[0], best_multiple(problem, _data(problem), Y, None, polar).bound)
+            if within_reach <= max(self.tol, 0.5 * state.gap):
+                state = _proved(problem, state, Y, self.tol)
+            atoms = _with_new(atoms, new)
+        codes = np.concatenate([codes, np.zeros((len(atoms) - len(codes), problem.n_points))])
+        moving = state.gap < _PROGRESS * state.mark
+        return replace(
+            state,
+            atoms=atoms,
+            codes=codes,
+            idle=0 if moving else state.idle + 1,
+            mark=state.gap if moving else state.mark,
+        )
+
+    def _fixed(self, problem: LargeDictionary, state: DirectionsState) -> tuple[Candidate, torch.Tensor]:
+        """The answer over the directions at hand, without those it does not use, and its residual."""
+        bias: Any = problem.bias
+        given = CandidateDictionary(problem.X, state.atoms, problem.lam, problem.atom_cost, bias)
+        descent = BlockDescent()
+        block = descent.begin(given, state.codes)
+        for _ in range(_BLOCK_STEPS):
+            block = descent.step(given, block)
+            if relative_gap(block.value, block.bound) <= 0.1 * self.tol:
+                break
+        point = descent.finish(given, block)
+        live = block.codes.any(axis=1)
+        codes = np.ascontiguousarray(block.codes[live].T)
+        found = Candidate(bias=point.bias, dictionary=given.atoms.numpy()[live], codes=codes)
+        return found, torch.from_numpy(block.residual)
+
+    def _moved(self, problem: LargeDictionary, point: Candidate) -> Candidate:
+        """With the atoms free to move, and tidied; as it was if there are too many of them for that."""
+        atoms = np.asarray(point.dictionary)
+        if not len(atoms) or problem.n_points * len(atoms) ** 2 > _MOST_WORK:
+            return point
+        start = FactorState(torch.from_numpy(factor_of(problem, point)), _data(problem))
+        factor = self.descent.descended(problem, start).factor
+        return tidy(problem, problem.from_factor(factor.numpy()))
+
+    def bounds(self, problem: LargeDictionary, state: DirectionsState) -> tuple[float, float]:
+        """The best value and the best bound so far."""
+        del problem
+        return state.best[0], state.proof.bound
+
+    def verdict(self, problem: LargeDictionary, state: DirectionsState) -> Status | None:
+        """STALLED after five rounds without progress."""
+        del problem
+        return Status.STALLED if state.idle >= _PATIENCE else None
+
+    def finish(self, problem: LargeDictionary, state: DirectionsState) -> Candidate:
+        """The best dictionary and codes with the best dual point; the similarity of the former."""
+        point = tidy(problem, state.best[1])
+        return replace(point, dual=state.proof.dual.numpy(), similarity=problem.similarity(point))
+
+    def info(self, state: DirectionsState) -> dict[str, Any]:
+        """Directions at hand, and cells of the last branch and bound."""
+        return {"directions": len(state.atoms), "cells": state.cells}
+
+
+def even_directions(d: int, count: int) -> Float[np.ndarray, "K d"]:
+    """Unit vectors (K, d) spread evenly: both signs, a regular polygon, or a spiral on the sphere."""
+    if d == 1:
+        return np.array([[1.0], [-1.0]])
+    steps = np.arange(count) + 0.5
+    if d == 2:
+        angle = 2 * np.pi * steps / count
+        return np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    polar, turn = np.arccos(1 - 2 * steps / count), np.pi * (1 + math.sqrt(5)) * steps
+    return np.stack([np.cos(turn) * np.sin(polar), np.sin(turn) * np.sin(polar), np.cos(polar)], axis=1)
+
+
+def _peaks(problem: LargeDictionary, Y: torch.Tensor, excess: float) -> tuple[float, np.ndarray]:
+    """The highest ``θ°(Yu)`` found, and the directions (K, d) of the local maxima that exceed ``excess · λ``."""
+    grid = torch.from_numpy(even_directions(problem.dim, _FINE[problem.dim]))
+    values = problem.penalty.polar(Y @ grid.T)
+    near = (grid @ grid.T).fill_diagonal_(-2).topk(_NEIGHBOURS[problem.dim], dim=1).indices
+    U = grid[(values[:, None] >= values[near]).all(dim=1)].T
+    for _ in range(_ASCENTS):
+        step = Y.T @ problem.penalty.polar_maximiser(Y @ U)
+        length = torch.linalg.vector_norm(step, dim=0)
+        U = torch.where(length > 0, step / length.clamp(min=torch.finfo(Y.dtype).tiny), U)
+    values = problem.penalty.polar(Y @ U)
+    return float(values.max()), U[:, values > excess * problem.lam].T.numpy()
+
+
+def _with_new(atoms: np.ndarray, new: np.ndarray) -> np.ndarray:
+    """Atoms with those new directions appended that are parallel to none of them."""
+    for direction in new:
+        if not len(atoms) or float((atoms @ direction).max()) < _PARALLEL:
+            atoms = np.concatenate([atoms, direction[None]])
+    return atoms
+
+
+def _proved(problem: LargeDictionary, state: DirectionsState, Y: torch.Tensor, tol: float) -> DirectionsState:
+    """With the better of the proof so far and that of Y, by branch and bound."""
+    width = min(max(0.02 * tol, 1e-6), 1e-3)
+    nothing = torch.zeros(problem.dim, dtype=torch.float64)
+    exact = sphere_polar(problem.penalty.polar, Y, (0.0, nothing), tol=width)
+    polar = min(exact.upper, float(torch.linalg.vector_norm(Y, dim=1).max()))
+    proof = best_multiple(problem, _data(problem), Y, None, polar)
+    return replace(state, proof=max((state.proof, proof), key=lambda proof: proof.bound), cells=exact.cells)
+
+
+def _data(problem: LargeDictionary) -> torch.Tensor:
+    return problem.X.to_tensor(device=torch.device("cpu"))
+
+
+def _offsets(problem: LargeDictionary) -> torch.Tensor:
+    return _data(problem) - problem.starting_bias()
+
+
+def _centred(problem: LargeDictionary, residual: torch.Tensor) -> torch.Tensor:
+    return residual - residual.mean(dim=0) if problem.bias_is_free else residual

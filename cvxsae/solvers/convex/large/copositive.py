@@ -1,0 +1,149 @@
+"""The large dictionary of few datapoints with a bound above the doubly nonnegative one: copositive cuts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from cvxsae.relaxations.convex.polar_proofs import triple_bound
+from cvxsae.relaxations.solution import Status, as_numpy, relative_gap
+from cvxsae.solvers.convex.large import copositive_admm as triples
+from cvxsae.solvers.convex.large.factorised import jolted
+from cvxsae.solvers.convex.large.relaxation import DoublyNonnegative, PairState, Proof, attained, best_multiple
+
+if TYPE_CHECKING:
+    from cvxsae.relaxations.candidate import Candidate
+    from cvxsae.relaxations.convex.large_dictionary import LargeDictionary
+
+_BLOCK = 50
+_PATIENCE, _PROGRESS = 4, 0.97
+_MOST_BLOCKS = 40
+_HOPS, _FIRST_SEED = 8, 100
+
+
+@dataclass(frozen=True)
+class CutState:
+    """The doubly nonnegative pair, then its tightening.
+
+    Attributes
+    ----------
+    pair
+        State of :class:`~cvxsae.solvers.convex.large.relaxation.DoublyNonnegative`; its best dictionary is kept up to
+        date.
+    tight
+        The splitting over the tighter cone; None before it begins.
+    proof
+        The best dual point so far, of either.
+    mark, idle, blocks, hops
+        The gap when it last shrank, blocks of steps since, blocks done, restarts of the descent done.
+    phase
+        ``"relax"``, ``"tighten"``, ``"search"`` or ``"done"``.
+    """
+
+    pair: PairState
+    tight: triples.TripleState | None
+    proof: Proof
+    mark: float
+    idle: int = 0
+    blocks: int = 0
+    hops: int = 0
+    phase: str = "relax"
+
+    @property
+    def gap(self) -> float:
+        """From the best dictionary and codes down to the best bound."""
+        return relative_gap(self.pair.best[0], self.proof.bound)
+
+
+class CuttingPlanes:
+    """Solve the doubly nonnegative relaxation, tighten it by copositive cuts, then look for a better dictionary.
+
+    1. :class:`DoublyNonnegative` to its end. What is left, if more than ``tol``, is the relaxation's.
+    2. :mod:`~cvxsae.solvers.convex.large.copositive_admm`: the dual may use any copositive matrix E that has a proof of
+       first order (:mod:`cvxsae.relaxations.convex.polar_proofs`) where before it could use P ≥ 0 alone.
+       ``⟨E, Q⟩ ≥ 0`` is a cut that every completely positive Q obeys; E is chosen with Y to prove the most, not
+       separated from one Q after another.
+    3. Descent again from the best factor with its entries jolted and a few sparks added, eight times.
+
+    The slices that prove the bound are the solution's ``multipliers``, (N, N, N); the referee checks them in N
+    eigenvalue computations. Tensors have N³ entries: for up to ``LARGEST_TRIPLES`` datapoints. Ends CERTIFIED or
+    STALLED.
+
+    Parameters
+    ----------
+    tol
+        Relative gap between value and bound at which it ends.
+    """
+
+    name = "cuts"
+    default_iterations = 5_000
+    first_check = 1
+    patience = 10**9
+
+    def __init__(self, tol: float = 1e-6) -> None:
+        self.tol, self.pair = tol, DoublyNonnegative(tol)
+
+    def init(self, problem: LargeDictionary, device: torch.device) -> CutState:
+        """The pair's start."""
+        pair = self.pair.init(problem, device)
+        return CutState(pair, None, pair.proof, float("inf"))
+
+    def step(self, problem: LargeDictionary, state: CutState) -> CutState:
+        """One step of the pair, fifty steps of the tighter splitting, or one restart of the descent."""
+        if state.phase == "relax":
+            pair = self.pair.step(problem, state.pair)
+            state = replace(state, pair=pair, proof=max((state.proof, pair.proof), key=lambda proof: proof.bound))
+            if pair.phase != "done":
+                return state
+            assert pair.cone is not None
+            assert pair.data is not None
+            data, cone = pair.data.to(torch.float64), pair.cone.to(torch.float64)
+            return replace(state, tight=triples.start(data, cone, pair.best[1].factor), phase="tighten")
+        return self._tighten(problem, state) if state.phase == "tighten" else self._search(problem, state)
+
+    def _tighten(self, problem: LargeDictionary, state: CutState) -> CutState:
+        assert state.tight is not None and state.pair.data is not None
+        data, tight = state.pair.data.to(torch.float64), state.tight
+        for _ in range(_BLOCK):
+            tight = triples.advance(data, tight)
+        Y, slices = triples.dual_point(data, tight, problem.atom_cost)
+        polar = triple_bound(Y @ Y.T, slices, problem.atom_cost, problem.dim)
+        proof = best_multiple(problem, state.pair.factors.data, Y, slices, polar)
+        proof = max((state.proof, proof), key=lambda proof: proof.bound)
+        state = replace(state, tight=tight, proof=proof, blocks=state.blocks + 1)
+        moved = state.gap < _PROGRESS * state.mark
+        state = replace(state, idle=0 if moved else state.idle + 1, mark=state.gap if moved else state.mark)
+        ended = state.idle >= _PATIENCE or state.blocks >= _MOST_BLOCKS or state.gap <= self.tol
+        return replace(state, phase="search") if ended else state
+
+    def _search(self, problem: LargeDictionary, state: CutState) -> CutState:
+        """Descend from a perturbation of the best factor."""
+        found = jolted(problem, state.pair.best[1], _FIRST_SEED + state.hops)
+        value = attained(problem, found)
+        pair = replace(state.pair, best=(value, found)) if value < state.pair.best[0] else state.pair
+        state = replace(state, pair=pair, hops=state.hops + 1)
+        return replace(state, phase="done") if state.hops >= _HOPS or state.gap <= self.tol else state
+
+    def bounds(self, problem: LargeDictionary, state: CutState) -> tuple[float, float]:
+        """The best value and the best bound so far."""
+        del problem
+        return state.pair.best[0], state.proof.bound
+
+    def verdict(self, problem: LargeDictionary, state: CutState) -> Status | None:
+        """When it is done: STALLED, unless the gap says otherwise."""
+        del problem
+        return Status.STALLED if state.phase == "done" else None
+
+    def finish(self, problem: LargeDictionary, state: CutState) -> Candidate:
+        """The pair's answer, with the best proof of either."""
+        point = self.pair.finish(problem, state.pair)
+        proof = state.proof
+        multipliers = None if proof.multipliers is None else as_numpy(proof.multipliers)
+        return replace(point, dual=as_numpy(proof.dual), multipliers=multipliers)
+
+    def info(self, state: CutState) -> dict[str, Any]:
+        """The pair's steps and bound before the cuts, and the steps of the tighter splitting."""
+        steps = 0 if state.tight is None else state.tight.iteration
+        return {**self.pair.info(state.pair), "uncut_bound": state.pair.proof.bound, "cut_steps": steps}

@@ -1,0 +1,147 @@
+"""A first solver for the large dictionary: descent on a factor of Q, and new atoms from the polar's direction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from cvxsae.relaxations.convex.large_dictionary import LargeDictionary, fit_factor
+from cvxsae.relaxations.convex.polar_search import LARGEST_DIM
+from cvxsae.relaxations.solution import as_numpy
+from cvxsae.solvers.convex.nonnegative_lbfgs import descend
+
+if TYPE_CHECKING:
+    from cvxsae.relaxations.candidate import Candidate
+
+_ROUND_ITERATIONS = 60
+_ALL_DATAPOINTS = 1024
+_SPREAD_DATAPOINTS = 512
+_JOLT, _SPARK, _SPARKS, _JOLTED_ITERATIONS = 0.5, 0.05, 0.2, 400
+
+
+@dataclass(frozen=True)
+class FactorState:
+    """The factor B (N, K) of Q = B Bᵀ, and the data on the device."""
+
+    factor: torch.Tensor
+    data: torch.Tensor
+
+
+class Factorised:
+    """Minimise (7) over ``Q = B Bᵀ``, ``B ≥ 0``, by projected quasi-Newton, adding atoms as the dual asks.
+
+    One step is a round of descent on B with dictionary and bias eliminated (ridge regression), then the removal of
+    dead columns, then one new atom ``z ∝ (Ru − a)_+`` along the direction u in which the residual violates
+    ``θ°(R) ≤ λ`` most (T13). Starts from the atom-per-datapoint solution (T9, T12), or from a spread of datapoints
+    when there are more than 1,024. The problem in B is not convex, but its value is an upper bound of (L) at every
+    step; the certificate is T11 with an improved P. Where the doubly nonnegative relaxation is loose (up to about a
+    percent) the gap cannot close and the solve ends as STALLED.
+    """
+
+    name = "factorised"
+    default_iterations = 100
+    first_check = 1
+    patience = 3
+
+    def __init__(self, round_iterations: int = _ROUND_ITERATIONS) -> None:
+        self.round_iterations = round_iterations
+
+    def init(self, problem: LargeDictionary, device: torch.device) -> FactorState:
+        """One column per datapoint (or per chosen datapoint): the optimum already for τ ≤ τ* (T12)."""
+        data = problem.X.to_tensor(device=device)
+        offsets = data - problem.starting_bias().to(device)
+        norms = torch.linalg.vector_norm(offsets, dim=1)
+        n = len(data)
+        most = most_columns(n)
+        chosen = torch.arange(n, device=device) if n <= most else _spread(offsets, norms, most)
+        diagonal = (norms / (1 + problem.atom_cost) ** 0.5 - problem.lam).clamp(min=0)[chosen]
+        factor = torch.zeros((n, len(chosen)), dtype=torch.float64, device=device)
+        factor[chosen, torch.arange(len(chosen), device=device)] = diagonal.sqrt()
+        return FactorState(factor, data)
+
+    def step(self, problem: LargeDictionary, state: FactorState) -> FactorState:
+        """One round of descent, and at most one new atom."""
+        state = self.descended(problem, state) if 0 not in state.factor.shape else state
+        return replace(state, factor=_with_new_atom(problem, state.factor, state.data))
+
+    def descended(self, problem: LargeDictionary, state: FactorState) -> FactorState:
+        """A round of descent, and no more: dead columns removed."""
+        factor = descend(lambda B: _value_and_gradient(problem, B, state.data), state.factor, self.round_iterations)
+        mass = factor.square().sum(dim=0)
+        return replace(state, factor=factor[:, mass > 1e-14 * mass.max()])
+
+    def bounds(self, problem: LargeDictionary, state: FactorState) -> tuple[float, float]:
+        """At the unit-norm dictionary and codes the factor stands for."""
+        return problem.bounds(self.finish(problem, state))
+
+    def finish(self, problem: LargeDictionary, state: FactorState) -> Candidate:
+        """Dictionary, codes and similarity of the factor; dual point and P from its residual."""
+        point = problem.from_factor(as_numpy(state.factor))
+        residual = fit_factor(problem, state.factor, state.data).residual.cpu()
+        dual, multipliers = problem.dual_candidate(residual)
+        return replace(point, dual=dual, multipliers=multipliers, similarity=problem.similarity(point))
+
+    def info(self, state: FactorState) -> dict[str, Any]:
+        """Number of columns of the factor."""
+        return {"atoms": state.factor.shape[1]}
+
+
+def jolted(problem: LargeDictionary, state: FactorState, seed: int) -> FactorState:
+    """Descent from a factor with its entries jolted and a few sparks added: its minima are many and close together.
+
+    Every entry is multiplied by a log-normal number, N sparse columns of small entries are appended, and one long round
+    of :class:`Factorised` follows. Often better than the factor itself, and better than as many random starts.
+    """
+    generator, factor = torch.Generator().manual_seed(seed), state.factor.cpu()
+    n = len(factor)
+    jolt = torch.exp(_JOLT * torch.randn(factor.shape, generator=generator, dtype=factor.dtype))
+    sparks = torch.rand((n, n), generator=generator, dtype=factor.dtype)
+    largest = float(factor.max()) if factor.numel() else 1.0
+    sparks = _SPARK / _SPARKS * largest * torch.where(sparks < _SPARKS, sparks, 0)
+    start = torch.cat([factor * jolt, sparks], dim=1).to(state.factor)
+    return Factorised(_JOLTED_ITERATIONS).step(problem, replace(state, factor=start))
+
+
+def most_columns(n_points: int) -> int:
+    """How many columns a factor starts with: one a datapoint, but for large data no more than descent can carry."""
+    return n_points if n_points <= _ALL_DATAPOINTS else _SPREAD_DATAPOINTS
+
+
+def _value_and_gradient(
+    problem: LargeDictionary, factor: torch.Tensor, data: torch.Tensor
+) -> tuple[float, torch.Tensor]:
+    """(7) at ``Q = B Bᵀ`` with D and b eliminated, sum units, and its gradient ``−R Dᵀ + λ(11ᵀB + τB)``."""
+    fit = fit_factor(problem, factor, data)
+    mass, tau = factor.sum(dim=0), problem.atom_cost
+    charge = mass.square().sum() + tau * factor.square().sum()
+    value = float(fit.residual.square().sum() + problem.lam * (fit.atoms.square().sum() + charge)) / 2
+    gradient = problem.lam * (mass + tau * factor) - fit.residual @ fit.atoms.T
+    return value, gradient
+
+
+def _with_new_atom(problem: LargeDictionary, factor: torch.Tensor, data: torch.Tensor) -> torch.Tensor:
+    """Append a small column along the best new atom, if the residual's polar exceeds λ there."""
+    residual = fit_factor(problem, factor, data).residual
+    if problem.dim <= LARGEST_DIM:  # local searches can miss the best direction; this one cannot
+        bounds = problem.penalty.matrix_polar(residual)
+        polar, direction = bounds.lower, bounds.direction
+    else:
+        polar, direction = problem.penalty.best_direction(residual)
+    if polar <= problem.lam * (1 + 1e-9):
+        return factor
+    column = problem.penalty.polar_maximiser((residual @ direction)[:, None])
+    size = 1e-2 * float(factor.square().sum(dim=0).max().sqrt() if factor.numel() else residual.abs().max().sqrt())
+    return torch.cat([factor, size * column / torch.linalg.vector_norm(column)], dim=1)
+
+
+def _spread(offsets: torch.Tensor, norms: torch.Tensor, count: int) -> torch.Tensor:
+    """Indices of datapoints in spread-out directions: the longest first, then each the farthest in angle."""
+    unit = offsets / norms.clamp(min=torch.finfo(offsets.dtype).tiny)[:, None]
+    chosen = [int(norms.argmax())]
+    closest = unit @ unit[chosen[0]]
+    for _ in range(count - 1):
+        chosen.append(int(closest.argmin()))
+        closest = torch.maximum(closest, unit @ unit[chosen[-1]])
+    return torch.tensor(sorted(set(chosen)), device=offsets.device)

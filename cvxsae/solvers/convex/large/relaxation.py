@@ -1,0 +1,331 @@
+"""The large dictionary with both of its gaps: descent on dictionary and codes, and the relaxation with its dual."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from cvxsae.relaxations.convex.large_dictionary import LargeDictionary, fit_factor, similarity_value
+from cvxsae.relaxations.convex.penalty import pencil_bound
+from cvxsae.relaxations.convex.tidy import tidy
+from cvxsae.relaxations.problem import EPS
+from cvxsae.relaxations.solution import Status, as_numpy, relative_gap
+from cvxsae.solvers.convex.large import admm as splitting
+from cvxsae.solvers.convex.large.factorised import Factorised, FactorState, jolted, most_columns
+
+if TYPE_CHECKING:
+    from cvxsae.relaxations.candidate import Candidate
+
+_DESCENTS = 4
+_ROUNDINGS = 20
+_ROUNDING_ITERATIONS = 200
+_SMALL = 300
+_SETTLED = 1e-3
+_ROUNDED = 1e-7
+_BLOCK = 10
+_SINGLE_PRECISION_ORDER = 1500
+_PATIENCE = 20
+_PROGRESS = 0.9
+_SEARCHES, _SEARCHED_TOL = 2, 1e-4
+
+
+@dataclass(frozen=True)
+class Proof:
+    """The best dual point so far, feasible: Y (N, d), P (N, N) or slices, and the bound they prove, per datapoint."""
+
+    dual: torch.Tensor
+    multipliers: torch.Tensor | None
+    bound: float
+
+
+@dataclass(frozen=True)
+class Relaxed:
+    """The best doubly nonnegative Q so far, feasible, and its value in (7), per datapoint."""
+
+    similarity: torch.Tensor
+    value: float
+
+
+@dataclass(frozen=True)
+class PairState:
+    """Both halves of the solve, and the best of each so far.
+
+    Attributes
+    ----------
+    factors
+        What is being descended on: B of ``Q = BBᵀ``, B ≥ 0.
+    value, best
+        The value attained at ``factors``, and the best factors so far with theirs.
+    cone, data
+        The splitting's iterate and its data; None before it begins.
+    proof, relaxed
+        The best dual point and the best relaxed Q so far.
+    rounds, idle, mark
+        Rounds in this phase; splitting rounds since the solver's gap last shrank by a tenth, and the gap then.
+    phase
+        ``"descend"``, ``"split"``, ``"round"``, ``"search"`` or ``"done"``.
+    closed
+        Whether the solver's gap is within tol.
+    """
+
+    factors: FactorState
+    value: float
+    best: tuple[float, FactorState]
+    proof: Proof
+    cone: splitting.ConeState | None = None
+    data: splitting.ConeData | None = None
+    relaxed: Relaxed | None = None
+    rounds: int = 0
+    idle: int = 0
+    mark: float = math.inf
+    phase: str = "descend"
+    closed: bool = False
+
+    @property
+    def relaxed_value(self) -> float:
+        """The lowest value known of a doubly nonnegative Q; a dictionary and codes have one too."""
+        return self.best[0] if self.relaxed is None else min(self.relaxed.value, self.best[0])
+
+    @property
+    def solver_gap(self) -> float:
+        """Between that value and the dual bound."""
+        return relative_gap(self.relaxed_value, self.proof.bound)
+
+
+@dataclass(frozen=True)
+class WarmStart:
+    """Where to begin: a factor B (N, K), and the multipliers P (N, N) of a dual point if there are any."""
+
+    factor: torch.Tensor
+    multipliers: torch.Tensor | None = None
+
+
+class DoublyNonnegative:
+    """Close the solver's gap of the large dictionary, and say what the relaxation's own gap is.
+
+    Three phases. *Descend*: a few rounds of :class:`Factorised` give a dictionary and codes, hence an upper bound and
+    a starting point. *Split*: :mod:`~cvxsae.solvers.convex.large.admm` solves the doubly nonnegative relaxation from
+    there;
+    every ten steps its dual point is made feasible (T11, :func:`pencil_bound`) and its Q too, until the two values are
+    within ``tol`` of each other. *Round*: a dictionary and codes are read off Q (nonnegative pivoted
+    Cholesky), descended on, and the better of both answers is kept; for a tol of 1e-4 or less and up to 300 datapoints
+    two perturbations of it are descended on too.
+
+    In up to three dimensions :class:`~cvxsae.solvers.convex.large.column_generation.Directions` does better.
+
+    The answer is CERTIFIED when the value attained by dictionary and codes is within ``tol`` of the bound; RELAXED when
+    only the solver's gap closed, so that the rest is the relaxation's, or a dictionary's that was not found.
+    Failures: STALLED when the splitting stops making progress above ``tol``; the time limit is checked between
+    rounds of ten steps.
+
+    Parameters
+    ----------
+    tol
+        Relative gap at which the splitting ends.
+    warm
+        Where to begin; default: one atom per datapoint (T12), then the polar's directions.
+    """
+
+    name = "splitting"
+    default_iterations = 2_000
+    first_check = 1
+    patience = 10**9
+
+    def __init__(self, tol: float = 1e-6, warm: WarmStart | None = None) -> None:
+        self.tol, self.warm = tol, warm
+        self.descent, self.rounding = Factorised(), Factorised(_ROUNDING_ITERATIONS)
+
+    def init(self, problem: LargeDictionary, device: torch.device) -> PairState:
+        """The factorised solver's start, or the warm one."""
+        factors = self.descent.init(problem, device)
+        if self.warm is not None:
+            factors = replace(factors, factor=self.warm.factor.to(factors.factor))
+        nothing = replace(factors, factor=factors.factor[:, :0])
+        worth = [(attained(problem, point), point) for point in (factors, nothing)]
+        best = min(worth, key=lambda pair: pair[0])
+        return PairState(factors, worth[0][0], best, _row_proof(problem, best[1]))
+
+    def step(self, problem: LargeDictionary, state: PairState) -> PairState:
+        """One round of descent, ten steps of splitting, or one round of rounding."""
+        if state.phase == "split":
+            return self._split(problem, state)
+        if state.phase == "search":
+            return self._search(problem, state)
+        before = state.value
+        state = self._descend(problem, state)
+        enough = _SETTLED if state.phase == "descend" else max(_ROUNDED, 0.1 * self.tol)
+        settled = state.value >= before * (1 - enough)
+        most = _DESCENTS if state.phase == "descend" else _ROUNDINGS
+        most = most if problem.n_points <= _SMALL else most // 4
+        if not settled and state.rounds < most:
+            return state
+        if state.phase == "descend":
+            return self._begin_split(problem, state)
+        left = relative_gap(state.best[0], state.proof.bound) > self.tol
+        searching = left and problem.n_points <= _SMALL and self.tol <= _SEARCHED_TOL
+        return replace(state, phase="search" if searching else "done", rounds=0)
+
+    def _search(self, problem: LargeDictionary, state: PairState) -> PairState:
+        """One more descent from a perturbation of the best factor, worth 1e-6 to 1e-4 of the value."""
+        factors = jolted(problem, state.best[1], state.rounds)
+        value = attained(problem, factors)
+        best = (value, factors) if value < state.best[0] else state.best
+        rounds = state.rounds + 1
+        return replace(state, best=best, rounds=rounds, phase="done" if rounds >= _SEARCHES else state.phase)
+
+    def _descend(self, problem: LargeDictionary, state: PairState) -> PairState:
+        quick = problem.n_points > _SMALL or state.phase == "descend"
+        descent = self.descent if quick else self.rounding
+        factors = descent.step(problem, state.factors)
+        value = attained(problem, factors)
+        best = (value, factors) if value < state.best[0] else state.best
+        proof = max((state.proof, _row_proof(problem, factors)), key=lambda proof: proof.bound)
+        return replace(state, factors=factors, value=value, best=best, proof=proof, rounds=state.rounds + 1)
+
+    def _begin_split(self, problem: LargeDictionary, state: PairState) -> PairState:
+        factors = state.best[1]
+        data = _cone_data(problem, state)
+        order = sum(data.data.shape)
+        data = data.to(torch.float32) if order >= _SINGLE_PRECISION_ORDER else data
+        fit = fit_factor(problem, factors.factor, factors.data)
+        multipliers = None if self.warm is None or self.warm.multipliers is None else self.warm.multipliers
+        cone = splitting.start(
+            data,
+            factors.factor,
+            factors.factor @ fit.atoms,
+            fit.atoms,
+            None if multipliers is None else multipliers.to(factors.data),
+        )
+        state = replace(state, cone=cone, data=data, phase="split", rounds=0)
+        return _evaluate(problem, state)
+
+    def _split(self, problem: LargeDictionary, state: PairState) -> PairState:
+        assert state.cone is not None and state.data is not None
+        cone = state.cone
+        for _ in range(_BLOCK):
+            cone = splitting.advance(state.data, cone)
+        state = _evaluate(problem, replace(state, cone=cone, rounds=state.rounds + 1))
+        idle, mark = state.idle + 1, state.mark
+        if state.solver_gap < _PROGRESS * mark:
+            idle, mark = 0, state.solver_gap
+        state = replace(state, idle=idle, mark=mark)
+        if idle >= 3 and cone.cone.dtype == torch.float32:
+            return replace(state, cone=cone.to(torch.float64), data=_cone_data(problem, state), idle=0)
+        closed = state.solver_gap <= self.tol
+        if not closed and idle < _PATIENCE:
+            return state
+        most = most_columns(problem.n_points)
+        factors = replace(state.factors, factor=_rounded(_best_similarity(state), most))
+        state = replace(state, closed=closed, factors=factors, phase="round", rounds=0)
+        return replace(state, value=attained(problem, factors))
+
+    def bounds(self, problem: LargeDictionary, state: PairState) -> tuple[float, float]:
+        """The best value and the best bound so far."""
+        del problem
+        return state.best[0], state.proof.bound
+
+    def verdict(self, problem: LargeDictionary, state: PairState) -> Status | None:
+        """When it is done: RELAXED if the solver's gap is within tol, STALLED if not."""
+        del problem
+        if state.phase != "done":
+            return None
+        return Status.RELAXED if state.closed else Status.STALLED
+
+    def finish(self, problem: LargeDictionary, state: PairState) -> Candidate:
+        """The best dictionary and codes, tidied; the best dual point with its proof; the best relaxed Q."""
+        point = tidy(problem, problem.from_factor(as_numpy(state.best[1].factor)))
+        proof, relaxed = state.proof, state.relaxed
+        lowest = relaxed is not None and relaxed.value < state.best[0]
+        return replace(
+            point,
+            dual=as_numpy(proof.dual),
+            multipliers=None if proof.multipliers is None else as_numpy(proof.multipliers),
+            similarity=as_numpy(relaxed.similarity) if relaxed is not None and lowest else problem.similarity(point),
+        )
+
+    def info(self, state: PairState) -> dict[str, Any]:
+        """Steps of the splitting, rank of its Q, and the precision it ended in."""
+        if state.cone is None:
+            return {"splitting_steps": 0}
+        return {
+            "splitting_steps": state.cone.iteration,
+            "rank": state.cone.rank,
+            "precision": str(state.cone.cone.dtype).removeprefix("torch."),
+        }
+
+
+def _best_similarity(state: PairState) -> torch.Tensor:
+    assert state.relaxed is not None
+    return state.relaxed.similarity
+
+
+def _cone_data(problem: LargeDictionary, state: PairState) -> splitting.ConeData:
+    offsets = state.factors.data - problem.starting_bias().to(state.factors.data)
+    return splitting.cone_data(offsets, problem.lam, problem.atom_cost, centred=problem.bias_is_free)
+
+
+def attained(problem: LargeDictionary, factors: FactorState) -> float:
+    """(7) at ``Q = BBᵀ`` per datapoint, with the best dictionary and bias: what they attain in (L) is no more."""
+    fit = fit_factor(problem, factors.factor, factors.data)
+    mass = factors.factor.sum(dim=0)
+    charge = mass.square().sum() + problem.atom_cost * factors.factor.square().sum()
+    total = fit.residual.square().sum() + problem.lam * (fit.atoms.square().sum() + charge)
+    return float(total) / (2 * problem.n_points)
+
+
+def _row_proof(problem: LargeDictionary, factors: FactorState) -> Proof:
+    """The residual as a dual point that needs no P: by ``θ°_τ ≤ max_n ‖y_n‖``."""
+    Y = fit_factor(problem, factors.factor, factors.data).residual
+    if problem.bias_is_free:
+        Y = Y - Y.mean(dim=0)
+    polar = float(torch.linalg.vector_norm(Y, dim=1).max())
+    return best_multiple(problem, factors.data, Y, None, polar)
+
+
+def best_multiple(
+    problem: LargeDictionary, data: torch.Tensor, Y: torch.Tensor, P: torch.Tensor | None, polar: float
+) -> Proof:
+    """The multiple of Y with the highest bound among those that ``polar ≥ θ°(Y)`` allows; P scales with its square."""
+    offsets = data - problem.starting_bias().to(data)
+    along, square = float((offsets * Y).sum()), float(Y.square().sum())
+    if square == 0 or polar == 0:
+        return Proof(torch.zeros_like(Y), None, 0.0)
+    limit = problem.lam * (1 - 4 * problem.dim * EPS) / polar
+    scale = min(max(along / square, 0.0), limit)
+    bound = (scale * along - scale**2 * square / 2) / problem.n_points
+    return Proof(scale * Y, None if P is None else scale**2 * P, bound)
+
+
+def _evaluate(problem: LargeDictionary, state: PairState) -> PairState:
+    """Make the splitting's dual point and its Q feasible, and keep what is better than before."""
+    assert state.cone is not None and state.data is not None
+    data = state.factors.data
+    Y, P = splitting.dual_point(state.data, state.cone)
+    polar = pencil_bound(Y @ Y.T, P, problem.atom_cost, Y.shape[1])
+    proof = max((state.proof, best_multiple(problem, data, Y, P, polar)), key=lambda proof: proof.bound)
+    Q = splitting.feasible_similarity(state.data, state.cone)
+    offsets = data - problem.starting_bias().to(data)
+    value = similarity_value(problem, Q, offsets, best_bias=problem.bias_is_free)
+    relaxed = state.relaxed
+    if relaxed is None or value < relaxed.value:
+        relaxed = Relaxed(Q, value)
+    return replace(state, proof=proof, relaxed=relaxed)
+
+
+def _rounded(similarity: torch.Tensor, most: int) -> torch.Tensor:
+    """``B ≥ 0`` (N, K) with ``BBᵀ`` near Q: pivoted Cholesky with its columns clipped, exact for disjoint supports."""
+    rest = similarity.clone()
+    diagonal = rest.diagonal()
+    floor = 1e-8 * float(diagonal.max())
+    columns = []
+    for _ in range(most):
+        pivot = int(diagonal.argmax())
+        if not float(diagonal[pivot]) > floor:
+            break
+        column = rest[:, pivot].clamp(min=0) / diagonal[pivot].sqrt()
+        rest.sub_(torch.outer(column, column))
+        columns.append(column)
+    return torch.stack(columns, dim=1) if columns else similarity[:, :0]

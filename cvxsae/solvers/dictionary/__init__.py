@@ -1,0 +1,1 @@
+"""The search for the joint optimum of dictionary, bias and codes."""

@@ -1,0 +1,1 @@
+"""The stages of the search: stochastic steps, exact passes, polishing."""

@@ -1,0 +1,206 @@
+"""The figures of a study: each is drawn if its data exist."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from cvxsae.data.arguments import InputError
+from cvxsae.sae.figures import stack_ledgers
+from cvxsae.study.laws import by_width, ended_by_themselves, numbers, places, power_law, resolved
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+MOST_PANELS = 6
+_LEARNED, _SAE, _EXACT, _FLOOR, _SPECTRAL, _WIDE = "#2c7a3f", "#c0504d", "#e8a33d", "#4f81bd", "#8fb4d8", "#1f4e79"
+
+
+def figures(table: pd.DataFrame, name: str) -> dict[str, Figure]:
+    """By name: objective, approach, ledger, sparsity, live_atoms and time, those whose data exist."""
+    by_problem: dict[str, tuple[Callable[[pd.DataFrame], bool], Callable[[Axes, pd.DataFrame], None]]] = {
+        "objective": (_has_widths, _objective),
+        "approach": (_has_excess, _approach),
+        "ledger": (lambda rows: bool(rows["width_gap"].notna().any()), _ledger),
+        "sparsity": (lambda rows: bool((rows["method"] == "learned").any()), _sparsity),
+    }
+    problems = list(places(table))
+    drawn: dict[str, Figure] = {}
+    for kind, (has, draw_one) in by_problem.items():
+        panels = [(label, rows) for label, rows in problems if has(rows)][:MOST_PANELS]
+        if panels:
+            drawn[kind], axes = _panels(len(panels))
+            for axis, (label, rows) in zip(axes, panels, strict=True):
+                draw_one(axis, rows)
+                axis.set_title(label or name, fontsize="medium")
+    large = [(label, rows) for label, rows in problems if (rows["method"] == "large_dictionary").any()]
+    if large:
+        drawn["live_atoms"], (axis,) = _panels(1)
+        for label, rows in large:
+            _live_atoms(axis, rows, label)
+        axis.set_title(name, fontsize="medium")
+    sized = _sizes(table)
+    if sized:
+        drawn["time"], (axis,) = _panels(1)
+        _time(axis, sized, "N K" if table["n_points"].nunique() > 1 else "width K")
+        axis.set_title(name, fontsize="medium")
+    return drawn
+
+
+def draw(table: pd.DataFrame, name: str, folder: Path) -> list[Path]:
+    """Write the figures as PNG files, each as a whole.
+
+    Raises
+    ------
+    InputError
+        If the folder cannot be made or written to.
+    """
+    written = []
+    for kind, figure in figures(table, name).items():
+        file = folder / f"{kind}.png"
+        part = folder / f".{kind}.{secrets.token_hex(4)}.partial"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            figure.savefig(part, dpi=100, format="png")
+            part.replace(file)
+        except OSError as error:
+            raise InputError(f"--out {str(folder)!r} cannot be written to ({error.strerror}); pass another.") from None
+        written.append(file)
+    return written
+
+
+def _panels(count: int) -> tuple[Figure, list[Axes]]:
+    columns = min(count, 3)
+    lines = -(-count // columns)
+    figure = Figure(figsize=(6.4 if count == 1 else 4.6 * columns, 4.4 * lines), layout="constrained")
+    axes = np.ravel(figure.subplots(lines, columns))
+    for unused in axes[count:]:
+        unused.set_visible(False)
+    return figure, list(axes[:count])
+
+
+def _has_widths(rows: pd.DataFrame) -> bool:
+    return bool(rows["method"].isin(("learned", "trained_sae")).any())
+
+
+def _has_excess(rows: pd.DataFrame) -> bool:
+    widths, excess = by_width(rows, "excess", ("learned",))
+    return len(widths) > 1 and int(resolved(excess, float(rows["wide"].max())).sum()) > 1
+
+
+def _curve(axis: Axes, rows: pd.DataFrame, method: str, column: str, label: str, **style: Any) -> None:
+    widths, values = by_width(rows, column, (method,))
+    if len(widths):
+        axis.plot(widths, values, label=label, **{"markersize": 4, **style})
+
+
+def _objective(axis: Axes, rows: pd.DataFrame) -> None:
+    """What is attained, and what cannot be, against width."""
+    _curve(axis, rows, "trained_sae", "value", "trained SAE", color=_SAE, marker="o")
+    _curve(axis, rows, "trained_sae", "exact", "its dictionary, exact codes", color=_EXACT, marker="s")
+    _curve(axis, rows, "learned", "value", "learned dictionary, grown", color=_LEARNED, marker="D")
+    _curve(axis, rows, "width_floor", "lower_bound", "width floor", color=_FLOOR, marker="^")
+    _curve(
+        axis, rows, "spectral_floor", "lower_bound", "spectral floor (T10)", color=_SPECTRAL, marker="v", linestyle=":"
+    )
+    if rows["wide"].notna().any():
+        axis.axhline(float(rows["wide"].max()), color=_WIDE, linestyle="--", label="wide limit (T9)")
+    axis.set_xscale("log", base=2)
+    axis.set_ylim(bottom=0)
+    axis.set(xlabel="width K", ylabel="F per datapoint")
+    axis.legend(frameon=False, fontsize="small")
+
+
+def _approach(axis: Axes, rows: pd.DataFrame) -> None:
+    """What is left above F_wide, where it is more than the tolerance, and the power law fitted to it."""
+    wide = float(rows["wide"].max())
+    rows = rows[resolved(numbers(rows["excess"]), wide)]
+    for method, label, style in (
+        ("learned", "learned: upper bound of F*_K", {"color": _LEARNED, "marker": "D"}),
+        ("trained_sae", "trained SAE", {"color": _SAE, "marker": "o"}),
+    ):
+        _curve(axis, rows, method, "excess", label, **style)
+    widths, floors = by_width(rows, "floor", ("learned", "trained_sae"))
+    left = floors - wide
+    above = resolved(left, wide)
+    if above.any():
+        axis.plot(widths[above], left[above], color=_FLOOR, marker="^", markersize=4, label="highest floor")
+    widths, excess = by_width(rows, "excess", ("learned",))
+    law = power_law(widths, excess)
+    if law is not None:
+        axis.plot(widths, law(widths), color="grey", linewidth=0.9, label=f"fit ∝ K^{law.exponent:.2f}")
+    axis.set_xscale("log", base=2)
+    axis.set_yscale("log")
+    axis.set(xlabel="width K", ylabel="F − F_wide")
+    axis.legend(frameon=False, fontsize="small")
+
+
+def _ledger(axis: Axes, rows: pd.DataFrame) -> None:
+    """Where the loss of the trained SAEs goes."""
+    trained = rows[(rows["method"] == "trained_sae") & rows["width_gap"].notna()]
+    stack_ledgers(axis, trained.sort_values("n_atoms").drop_duplicates("n_atoms"))
+
+
+def _sparsity(axis: Axes, rows: pd.DataFrame) -> None:
+    """L0 on the left axis, FVU on the right."""
+    _curve(axis, rows, "learned", "l0", "L0, learned", color=_LEARNED, marker="D")
+    _curve(axis, rows, "trained_sae", "l0", "L0, trained SAE", color=_SAE, marker="o")
+    axis.set_xscale("log", base=2)
+    axis.set_ylim(bottom=0)
+    axis.set(xlabel="width K", ylabel="active atoms per datapoint")
+    other = axis.twinx()
+    _curve(other, rows, "learned", "fvu", "FVU, learned", color=_LEARNED, linestyle=":")
+    _curve(other, rows, "trained_sae", "fvu", "FVU, trained SAE", color=_SAE, linestyle=":")
+    other.set_ylim(bottom=0)
+    other.set_ylabel("fraction of variance unexplained (dotted)")
+    axis.legend(frameon=False, fontsize="small", loc="best")
+
+
+def _live_atoms(axis: Axes, rows: pd.DataFrame, label: str) -> None:
+    """Width as an outcome: live atoms of the large dictionary against τ."""
+    large = rows[rows["method"] == "large_dictionary"].sort_values("atom_cost")
+    axis.plot(numbers(large["atom_cost"]), numbers(large["live_atoms"]), marker="o", markersize=4, label=label or None)
+    axis.set_xscale("symlog" if (large["atom_cost"] == 0).any() else "log")
+    axis.set_yscale("symlog", linthresh=1)  # all of them can be gone
+    axis.set(xlabel="atom cost τ", ylabel="live atoms")
+    if label:
+        axis.legend(frameon=False, fontsize="small")
+
+
+def _sizes(table: pd.DataFrame) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Sizes and seconds of the cells of each method that has cells of several sizes.
+
+    The size is K where all have one N, else N K (N where there is no K); NaN stands for the seconds of cells that ended
+    at their time limit, which say nothing.
+    """
+    done = table[table["status"] == "done"]
+    points = done["n_points"] if done["n_points"].nunique() > 1 else 1
+    sizes = numbers(points * done["n_atoms"].fillna(1))
+    seconds = ended_by_themselves(done)
+    found = {}
+    for method in dict.fromkeys(done["method"]):
+        chosen = (done["method"] == method).to_numpy(dtype=bool) & np.isfinite(seconds)
+        if len(np.unique(sizes[chosen])) > 1:
+            found[method] = sizes[chosen], seconds[chosen]
+    return found
+
+
+def _time(axis: Axes, sized: Mapping[str, tuple[np.ndarray, np.ndarray]], size: str) -> None:
+    """Seconds of a cell against its size, with the exponent."""
+    for index, (method, (sizes, seconds)) in enumerate(sized.items()):
+        law = power_law(sizes, seconds)
+        label = method if law is None else f"{method}, exponent {law.exponent:.2f}"
+        axis.plot(sizes, seconds, "o", color=f"C{index}", markersize=4, label=label)
+        if law is not None:
+            ends = np.array([sizes.min(), sizes.max()])
+            axis.plot(ends, law(ends), color=f"C{index}", linewidth=0.9)
+    axis.set_xscale("log", base=2)
+    axis.set_yscale("log")
+    axis.set(xlabel=size, ylabel="seconds of a cell (not of those that met their limit)")
+    axis.legend(frameon=False, fontsize="small")

@@ -1,0 +1,158 @@
+"""What a study found, in words."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cvxsae.study.laws import (
+    RESOLVED,
+    by_width,
+    closed_by_doubling,
+    ended_by_themselves,
+    numbers,
+    places,
+    power_law,
+    resolved,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MOST_LINES = 12
+
+
+def summary(name: str, table: pd.DataFrame, *, n_planned: int | None = None) -> str:
+    """At most twelve lines; what is not proved is called what it is: an upper bound, a fit, a floor."""
+    head = _cells(name, table, n_planned)
+    problems = list(places(table))
+    body: list[str] = []
+    for label, rows in problems:
+        body += [f"{label}: {line}" if label else line for line in _problem(rows)]
+    room = MOST_LINES - len(head)
+    if len(body) > room:
+        body = [*body[: room - 1], f"... and {len(body) - room + 1} more lines; the table has it all."]
+    return "\n".join([*head, *body])
+
+
+def _cells(name: str, table: pd.DataFrame, n_planned: int | None) -> list[str]:
+    """Done, failed, missing, and what theory objects to."""
+    failed = table[table["status"] == "failed"]
+    missing = 0 if n_planned is None else n_planned - len(table)
+    lines = [f"study {name}: {len(table) - len(failed)} cells done, {len(failed)} failed, {missing} missing."]
+    if len(failed):
+        first = failed.iloc[0]
+        lines.append(f"First failure: {first['method']}: {first['reason']}")
+    violated = table[table["violation"].notna()]
+    if len(violated):
+        first = violated.iloc[0]
+        lines.append(
+            f"VIOLATION of theory in {len(violated)} rows: something is wrong with data, code or mathematics; "
+            f"the first: {first['method']} {first['cell']}: {first['violation']}"
+        )
+    elif len(table) > len(failed):
+        lines.append("In every row that is done floor ≤ value, and all certificates hold.")
+    return lines
+
+
+def _problem(rows: pd.DataFrame) -> list[str]:
+    return [*_widths(rows), *_sparsity(rows), *_sae(rows), *_floors(rows), *_large(rows), *_time(rows)]
+
+
+def _widths(rows: pd.DataFrame) -> list[str]:
+    """How what is left above F_wide falls with the width."""
+    widths, best = by_width(rows, "best", ("learned", "trained_sae"))
+    wide = rows["wide"].dropna()
+    if wide.empty:
+        return []
+    limit = float(wide.max())
+    lam, most = float(rows["lam"].iloc[0]), rows["lambda_max"].dropna()
+    ratio = "" if most.empty or not most.iloc[0] > 0 else f" = {lam / float(most.iloc[0]):.3g} λ_max"
+    known = f"F_wide = {limit:.4g} is certified (λ = {lam:.4g}{ratio})."
+    if len(widths) == 0:
+        return [known]
+    fall = f"is {best[0]:.4g} at K = {widths[0]:.0f}"
+    if len(widths) > 1:
+        fall = f"goes from {best[0]:.4g} at K = {widths[0]:.0f} to {best[-1]:.4g} at K = {widths[-1]:.0f}"
+    lines = [f"The best found, an upper bound of F*_K (nonconvex), {fall}; {known}"]
+    excess = best - limit
+    above = resolved(excess, limit)
+    if not above.all():
+        lines.append(f"From K = {widths[~above][0]:.0f} on the best found is F_wide to within {RESOLVED:.0e} of it.")
+    widths, excess = widths[above], excess[above]
+    if len(widths) > 1:
+        closed = closed_by_doubling(widths, excess)
+        ends = f"; {closed[0]:.0%} at the narrow end, {closed[-1]:.0%} at the wide end" if len(closed) > 1 else ""
+        lines.append(f"Doubling K closes {np.median(closed):.0%} of what is left above F_wide (median{ends}).")
+    law = power_law(widths, excess)
+    if law is not None:
+        lines.append(
+            f"Fit to these upper bounds: F_K − F_wide ∝ K^{law.exponent:.2f} over {law.n_points} widths, off by at "
+            f"most a factor of {2**law.spread:.2f}."
+        )
+    return lines
+
+
+def _sparsity(rows: pd.DataFrame) -> list[str]:
+    learned = rows[rows["method"] == "learned"].sort_values("n_atoms")
+    if learned.empty:
+        return []
+    first, last = learned.iloc[0], learned.iloc[-1]
+    ended = int(learned["outcome"].isin(("STATIONARY", "CERTIFIED")).sum())
+    left = f" and leave {first['fvu']:.1%} to {last['fvu']:.1%} of the variance" if learned["fvu"].notna().all() else ""
+    rest = ", the others ended before" if ended < len(learned) else ""
+    return [
+        f"Learned dictionaries use {first['l0']:.3g} to {last['l0']:.3g} atoms a datapoint{left}; {ended} of "
+        f"{len(learned)} reached stationarity or their lower bound{rest}."
+    ]
+
+
+def _sae(rows: pd.DataFrame) -> list[str]:
+    trained = rows[(rows["method"] == "trained_sae") & (rows["best"] > 0).fillna(False)]
+    if trained.empty:
+        return []
+    above = numbers(trained["value"]) / numbers(trained["best"]) - 1
+    encoder = numbers(trained["amortisation_gap"]) / numbers(trained["value"])
+    return [
+        f"Trained SAEs lie {above.min():.1%} to {above.max():.1%} above the best found; their encoders' share of the "
+        f"loss is {encoder.min():.1%} to {encoder.max():.1%}."
+    ]
+
+
+def _floors(rows: pd.DataFrame) -> list[str]:
+    """How much of the distance to F_wide is proved to be the width's."""
+    best = rows[rows["method"].isin(("learned", "trained_sae")) & rows["floor"].notna()].sort_values("best")
+    best = best.drop_duplicates("n_atoms")
+    wide, excess = numbers(best["wide"]), numbers(best["best"]) - numbers(best["wide"])
+    above = excess > RESOLVED * wide
+    share = (numbers(best["floor"]) - wide)[above] / excess[above]
+    if not (share > 0).any():
+        return []
+    return [
+        f"Of that distance {share.min():.0%} to {share.max():.0%} is proved to be the width's, by floors no dictionary "
+        "of it is below; the rest may be the search's or the floors'."
+    ]
+
+
+def _large(rows: pd.DataFrame) -> list[str]:
+    large = rows[rows["method"] == "large_dictionary"].sort_values("atom_cost")
+    if large.empty:
+        return []
+    first, last, worst = large.iloc[0], large.iloc[-1], float(large["gap"].max())
+    end = f" and {last['live_atoms']} at τ = {last['atom_cost']:g}" if len(large) > 1 else ""
+    return [
+        f"The large dictionary found has {first['live_atoms']} live atoms at τ = {first['atom_cost']:g}{end}; value "
+        f"and bound are within {worst:.1%}."
+    ]
+
+
+def _time(rows: pd.DataFrame) -> list[str]:
+    learned = rows[rows["method"] == "learned"]
+    law = power_law(numbers(learned["n_atoms"]), ended_by_themselves(learned))
+    if law is None:
+        return []
+    return [
+        f"Time of a learned cell goes as K^{law.exponent:.2f}, from the {law.n_points} that did not meet their limit "
+        "(warm starts included)."
+    ]

@@ -1,0 +1,129 @@
+"""The verbs about the nonconvex optimum: same numbers as the API, every exit code, bad input in one sentence."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from cvxsae import Status, audit, encode, learn_dictionary, train_sae, width_floor
+from cvxsae.cli.main import app
+from cvxsae.data.files import read_arrays
+from cvxsae.data.synthetic import sparse_features
+
+runner = CliRunner()
+LAM = 0.2
+
+
+def run(*arguments):
+    return runner.invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module", name="folder")
+def made(tmp_path_factory):
+    """Activations, a dictionary and an SAE on disk."""
+    folder = tmp_path_factory.mktemp("learning")
+    X = sparse_features(80, 5, 6, seed=5, probability=0.3, bias_norm=0.5, noise=0.02).X
+    np.save(folder / "X.npy", X)
+    np.save(folder / "D.npy", X[:4])
+    train_sae(X, 4, LAM, steps=50, batch_size=32).save(folder / "sae")
+    return folder
+
+
+def test_learn_gives_what_the_api_gives(folder):
+    out = folder / "fit.npz"
+    result = run("learn", folder / "X.npy", "--n-atoms", 4, "--lam", LAM, "--out", out, "--json")
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    expected = learn_dictionary(np.load(folder / "X.npy"), 4, LAM)
+    assert report["value"] == pytest.approx(expected.value, rel=1e-6)
+    assert report["floor"] <= report["value"]
+    arrays: dict[str, Any] = dict(read_arrays(out))
+    again = encode(np.load(folder / "X.npy"), arrays["dictionary"], LAM, bias=arrays["bias"], tol=1e-9)
+    assert again.value == pytest.approx(report["value"], rel=1e-8)
+    text = run("learn", folder / "X.npy", "--n-atoms", 4, "--lam", LAM, "--init", folder / "D.npy").stdout
+    assert "no dictionary of any width is below" in text
+
+
+def test_learn_that_ran_out_of_time_is_exit_code_1(folder):
+    result = run("learn", folder / "X.npy", "--n-atoms", 6, "--lam-ratio", 0.05, "--max-seconds", 1e-3)
+    assert result.exit_code == 1
+    assert "TIME_LIMIT" in result.stdout
+
+
+def test_an_interrupted_learn_is_exit_code_130(folder, monkeypatch):
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cvxsae.solvers.dictionary.learner.Learner.step", interrupted)
+    assert run("learn", folder / "X.npy", "--n-atoms", 4, "--lam", LAM).exit_code == 130
+    assert Status.INTERRUPTED.remedy
+
+
+def test_floor_gives_what_the_api_gives(folder):
+    result = run("floor", folder / "X.npy", "--widths", "2,4", "--lam", LAM, "--json")
+    assert result.exit_code == 0, result.output
+    floors = json.loads(result.stdout)["floors"]
+    assert [floor["n_atoms"] for floor in floors] == [2, 4]
+    assert floors[0]["value"] >= floors[1]["value"]
+    expected = width_floor(np.load(folder / "X.npy"), LAM, 4).value
+    assert floors[1]["value"] == pytest.approx(expected, rel=1e-2)
+    assert "no dictionary is below" in run("floor", folder / "X.npy", "--widths", "2", "--lam-ratio", 0.1).stdout
+
+
+def test_audit_gives_what_the_api_gives(folder):
+    result = run("audit", folder / "X.npy", "--sae", folder / "sae", "--json")
+    assert result.exit_code == 0, result.output
+    expected = audit(folder / "sae", np.load(folder / "X.npy"))
+    assert json.loads(result.stdout)["loss"] == pytest.approx(expected.loss, rel=1e-12)
+    text = run("audit", folder / "X.npy", "--sae", folder / "sae", "--lam", LAM, "--rows", 40).stdout
+    assert "loss ledger" in text
+    assert "40 rows drawn" in text
+
+
+def test_compare_writes_table_figure_and_json(folder, tmp_path):
+    options = ["--widths", "4,2", "--lam", LAM, "--steps", 30, "--tol", 1e-3, "--out", tmp_path / "out"]
+    result = run("compare", folder / "X.npy", *options)
+    assert result.exit_code == 0, result.output
+    assert "n_atoms" in result.stdout
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"compare.json", "compare.csv", "compare.png", "dictionary_2.npz", "dictionary_4.npz"}
+    again = run("compare", folder / "X.npy", *options, "--json")  # resumed: nothing is left to compute
+    assert [r["ledger"]["n_atoms"] for r in json.loads(again.stdout)["results"]] == [2, 4]
+    other = run("compare", folder / "X.npy", *options[:3], 0.3, *options[4:])
+    assert other.exit_code == 2
+    assert "another comparison" in other.stderr
+
+
+BAD: dict[str, tuple[list, str]] = {
+    "no penalty": (["learn", "X.npy", "--n-atoms", 3], "exactly one"),
+    "no atoms": (["learn", "X.npy", "--n-atoms", 0, "--lam", 1], "n_atoms is 0"),
+    "negative penalty": (["learn", "X.npy", "--n-atoms", 3, "--lam", -1], "--lam is -1"),
+    "missing data": (["learn", "nothing.npy", "--n-atoms", 3, "--lam", 1], "does not exist"),
+    "bad init": (["learn", "X.npy", "--n-atoms", 3, "--lam", 1, "--init", "nothing.npy"], "--init"),
+    "bad out": (["learn", "X.npy", "--n-atoms", 3, "--lam", 1, "--out", "fit.txt"], "--out"),
+    "bad seed": (["learn", "X.npy", "--n-atoms", 3, "--lam", 1, "--seed", -1], "--seed is -1"),
+    "widths in words": (["floor", "X.npy", "--widths", "two", "--lam", 1], "--widths is 'two'"),
+    "width of nothing": (["floor", "X.npy", "--widths", "0", "--lam", 1], "--widths is 0"),
+    "half a width": (["compare", "X.npy", "--widths", "2.5", "--lam", 1, "--out", "out"], "--widths is 2.5"),
+    "no sae": (["audit", "X.npy", "--sae", "nowhere", "--lam", 1], "does not exist"),
+    "another bias": (["audit", "X.npy", "--sae", "sae", "--bias", "none"], "b_dec"),
+    "unknown trainer": (["compare", "X.npy", "--widths", 2, "--lam", 1, "--trainer", "x", "--out", "out"], "trainer"),
+    "file for a folder": (["compare", "X.npy", "--widths", 2, "--lam", 1, "--out", "D.npy"], "pass a folder"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_sentence_exit_code_2_and_nothing_written(folder, monkeypatch, case):
+    options, sentence = BAD[case]
+    monkeypatch.chdir(folder)
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    result = run(*options)
+    assert result.exit_code == 2, result.output
+    assert sentence in result.stderr
+    assert result.stdout == ""
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before

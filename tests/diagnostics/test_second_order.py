@@ -1,0 +1,46 @@
+"""The second-order test through the public function (T5); tests/relaxations/joint/test_curvature.py has the derivatives."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+import cvxsae
+from cvxsae import InputError, encode
+from cvxsae.data import sparse_features
+
+
+def test_a_saddle_is_left_and_a_learned_dictionary_is_a_minimum(device):
+    X = np.vstack([np.eye(3)[:2], 0.5 * np.eye(3)[:2]])
+    saddle = np.array([[1.0, 1.0, 0.0]])  # between two directions: a maximum along the turn
+    found = cvxsae.second_order(X, saddle, 0.1, device=device)
+    assert found.is_regular
+    assert found.gradient_norm < 1e-12
+    assert not found.is_positive
+    assert found.least.eigenvalue < -found.least.residual
+    move = found.least.direction.cpu().numpy()
+    unit = saddle / np.linalg.norm(saddle)
+    assert encode(X, unit + 0.1 * move, 0.1).value < found.value - 1e-4
+    assert encode(X, unit - 0.1 * move, 0.1).value < found.value - 1e-4
+
+    synthetic = sparse_features(200, 6, 8, seed=1)
+    fit = cvxsae.learn_dictionary(synthetic.X, 6, 0.2, bias=None, tol=1e-7)
+    minimum = cvxsae.second_order(synthetic.X, fit.dictionary, 0.2, device=device)
+    assert minimum.gradient_norm < 1e-6
+    assert minimum.is_positive
+    assert json.dumps(minimum.to_dict())
+    assert minimum.value == pytest.approx(fit.value)
+
+
+def test_rows_of_any_norm_and_a_bias(rng):
+    X, D, b = rng.normal(size=(40, 5)), rng.normal(size=(6, 5)), rng.normal(size=5)
+    free = cvxsae.second_order(X, D, 0.2, bias=b, bias_is_free=True, tol=1e-6)
+    fixed = cvxsae.second_order(X - b, 3 * D, 0.2, tol=1e-6)
+    assert fixed.value == pytest.approx(free.value)
+    assert free.least.eigenvalue <= fixed.least.eigenvalue + 1e-6  # one more variable
+    assert free.least.bias_direction is not None
+    assert fixed.least.bias_direction is None
+    with pytest.raises(InputError, match="bias_is_free"):
+        cvxsae.second_order(X, D, 0.2, bias="free")

@@ -1,0 +1,170 @@
+"""Refit, λ paths, warm starts along them, resuming and interruption."""
+
+import sys
+import threading
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import torch
+from scipy.optimize import nnls
+
+from cvxsae.data.activations import Activations
+from cvxsae.data.arguments import InputError
+from cvxsae.relaxations.solution import Status
+from cvxsae.solvers.codes.encode import encode, encode_rows
+from cvxsae.solvers.codes.paths import code_path, lambda_for_l0, lambda_max
+from cvxsae.solvers.codes.refit import nonnegative_least_squares
+from cvxsae.solvers.codes.rounds import solve_block
+from tests.solvers.codes.test_encode import check, unit
+
+
+def problem(seed=0, n=60, d=16, K=60):
+    rng = np.random.default_rng(seed)
+    return rng.standard_normal((n, d)), unit(rng, K, d)
+
+
+def test_refit_is_nonnegative_least_squares_on_the_support():
+    X, D = problem()
+    codes = encode(X, D, 0.5, tol=1e-8)
+    refit = codes.refit()
+    for row, x in enumerate(X):
+        support = codes.codes.indices[codes.codes.indptr[row] : codes.codes.indptr[row + 1]]
+        if len(support):
+            _, expected = nnls(D[support].T, x)
+            reached = np.linalg.norm(x - refit.codes[[row]].toarray()[0] @ D)
+            assert reached == pytest.approx(expected, rel=1e-10)
+    assert refit.stationarity.max() < 1e-10
+    assert refit.fvu_after < refit.fvu_before
+    assert refit.shrinkage_before < 1
+    assert refit.shrinkage_after == pytest.approx(1, abs=1e-10)
+    residual = X - codes.codes.toarray() @ D
+    assert refit.fvu_before == pytest.approx((residual**2).sum() / ((X - X.mean(0)) ** 2).sum(), rel=1e-12)
+
+
+def test_refit_notices_codes_that_are_wrong():
+    """Negative control: the check is made from the returned codes, whatever made them."""
+    X, D = problem(1)
+    codes = encode(X, D, 0.5)
+    refit = codes.refit()
+    worse = refit.codes.copy()
+    worse.data *= 1.01
+    gradient = (X - worse.toarray() @ D) @ D.T
+    assert np.abs(gradient[worse.toarray() > 0]).max() > 1e-3
+
+
+def test_refit_with_a_bias_and_dependent_atoms():
+    rng = np.random.default_rng(2)
+    z = nonnegative_least_squares(np.eye(3)[[0, 0, 1]], np.array([2.0, -1.0, 0.0]), np.array([1.0, 0.0, 1.0]))
+    np.testing.assert_allclose([z[0] + z[1], z[2]], [2.0, 0.0], atol=1e-12)
+    X, D = problem(3)
+    b = rng.standard_normal(16)
+    assert encode(X, D, 0.5, bias=b, tol=1e-6).refit().stationarity.max() < 1e-10
+
+
+def test_refit_of_nothing():
+    X, D = problem(4)
+    refit = encode(X, D, 100.0).refit()
+    assert refit.codes.nnz == 0
+    assert refit.stationarity.max() == 0
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-30, 1e30])
+def test_lambda_max_is_the_largest_correlation(scale):
+    X, D = problem(5)
+    b = np.ones(16) * 0.1
+    assert lambda_max(X * scale, D, bias=b * scale) == pytest.approx(((X - b) @ D.T).max() * scale, rel=1e-13)
+    assert lambda_max(-np.abs(X), np.eye(16)) == 0.0
+
+
+def test_path_is_warm_and_right():
+    X, D = problem(6)
+    path = list(code_path(X, D, 6, tol=1e-8))
+    assert [codes.lam for codes in path] == sorted((codes.lam for codes in path), reverse=True)
+    assert path[0].codes.nnz <= 1
+    for codes in path:
+        cold = encode(X, D, codes.lam, tol=1e-8)
+        np.testing.assert_allclose(codes.values, cold.values, rtol=2e-8)
+        check(X, D, codes.lam, codes, 1e-8)
+    assert len(list(code_path(X, D, [0.3, 0.5]))) == 2
+    with pytest.raises(InputError, match="positive correlation"):
+        list(code_path(-np.ones((2, 3)), np.eye(3), 4))
+
+
+@pytest.mark.parametrize("target", [1.0, 3.0, 6.0])
+def test_lambda_for_l0_hits_its_target(target):
+    X, D = problem(7, n=200)
+    lam = lambda_for_l0(X, D, target)
+    assert encode(X, D, lam, tol=1e-6).l0 == pytest.approx(target, rel=0.03)
+
+
+def test_lambda_for_l0_says_when_it_cannot():
+    X, D = problem(8)
+    with pytest.raises(InputError, match="lower target"):
+        lambda_for_l0(X, D, 40.0)
+    with pytest.raises(InputError, match="positive correlation"):
+        lambda_for_l0(-np.ones((2, 3)), np.eye(3), 1.0)
+
+
+def test_shards_are_written_resumed_and_guarded(tmp_path):
+    X, D = problem(9, n=300)
+    first = encode(X, D, 0.4, tol=1e-8, out=tmp_path, memory_limit=2**20)
+    shards = sorted(tmp_path.glob("codes-*.npz"))
+    assert len(shards) > 1
+    assert not list(tmp_path.glob("*.tmp"))
+    shards[1].unlink()
+    stamps = {path: path.stat().st_mtime_ns for path in shards if path.exists()}
+    again = encode(X, D, 0.4, tol=1e-8, out=tmp_path, memory_limit=2**20)
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
+    np.testing.assert_allclose(again.codes.toarray(), first.codes.toarray(), atol=1e-10)
+    with pytest.raises(InputError, match="other data"):
+        encode(X + 1, D, 0.4, tol=1e-8, out=tmp_path, memory_limit=2**20)
+    with pytest.raises(InputError, match="not a directory"):
+        encode(X, D, 0.4, out=shards[0])
+
+
+def test_an_interrupt_keeps_what_is_finished(monkeypatch):
+    X, D = problem(10, n=400)
+    solved = []
+    lock = threading.Lock()
+    real = solve_block
+
+    def interrupting(*args, **kwargs):
+        with lock:
+            solved.append(1)
+            if len(solved) == 3:
+                raise KeyboardInterrupt
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(sys.modules[encode.__module__], "solve_block", interrupting)
+    part = encode(X, D, 0.4, tol=1e-8, memory_limit=2**20)
+    assert part.status is Status.INTERRUPTED
+    assert 0 < part.done.sum() < 400
+    assert (part.gaps[~part.done] == 1).all()
+    np.testing.assert_allclose(part.values[~part.done], 0.5 * (X[~part.done] ** 2).sum(1))
+    monkeypatch.undo()
+    full = encode(X, D, 0.4, tol=1e-8)
+    assert part.lower_bound <= full.value
+    np.testing.assert_allclose(part.values[part.done], full.values[part.done], rtol=1e-7)
+
+
+def test_entry_without_validation():
+    X, D = problem(11)
+    bias = torch.full((16,), 0.1, dtype=torch.float64)
+    codes = encode_rows(Activations(X), torch.from_numpy(D), 0.4, bias=bias, tol=1e-8)
+    check(X, D, 0.4, codes, 1e-8, np.full(16, 0.1))
+    assert isinstance(codes.codes, sp.csr_array)
+
+
+def test_memory_stays_within_the_limit():
+    tracemalloc = pytest.importorskip("tracemalloc")
+    rng = np.random.default_rng(12)
+    X, D = rng.standard_normal((4000, 16)), unit(rng, 4000, 16)
+    encode(X[:64], D, 0.5)
+    tracemalloc.start()
+    encode(X, D, 0.5, memory_limit=8 * 2**20)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (
+        peak < 24 * 2**20
+    )  # an N × K matrix of bytes alone would be 16 MB; codes and results come on top of the limit

@@ -1,0 +1,95 @@
+"""Paths: planted width found, resumed where they stopped, files whole, bad input refused."""
+
+import dataclasses
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cvxsae import InputError, LargeDictionary
+from cvxsae.relaxations.convex.tidy import factor_of, live_atoms, tidy
+from cvxsae.solvers.convex.large.path import atom_cost_path, default_values
+from tests.helpers import problems
+
+
+def planted(rng, n=80, d=12, features=4):
+    truth = problems.unit(rng.normal(size=(features, d)))
+    X = truth[rng.integers(features, size=n)] * rng.uniform(0.5, 1.5, (n, 1))
+    return X + 0.2 / np.sqrt(d) * rng.normal(size=(n, d)), truth
+
+
+def test_a_planted_width_is_found_without_being_told(rng):
+    X, truth = planted(rng)
+    path: Any = atom_cost_path(LargeDictionary(X, 0.1, 1.0), [15, 30, 60], tol=5e-3)
+    chosen = path.widest_plateau()
+    assert path.points[chosen].live_atoms == len(truth)
+    assert (truth @ path.candidates[chosen].dictionary.T).max(axis=1).min() >= 0.98
+    table = path.table()
+    assert (table["lower_bound"] <= table["value"]).all()
+    assert table["value"].is_monotonic_increasing
+    assert len(path.figure().axes) == 4
+
+
+def test_a_path_along_lambda_and_default_values(rng):
+    X = problems.clustered(rng, 12, 4)
+    problem = LargeDictionary(X, 0.3, 1.0)
+    path = atom_cost_path(problem, [0.2, 0.4], along="lam", tol=1e-3)
+    assert [point.lam for point in path.points] == [0.2, 0.4]
+    assert path.points[0].fvu < path.points[1].fvu
+    for along in ("atom_cost", "lam"):
+        values = default_values(problem, along)
+        assert values == sorted(values)
+        assert len(values) == 16
+
+
+def test_an_interrupted_path_goes_on_and_other_paths_are_refused(rng, tmp_path):
+    problem = LargeDictionary(problems.clustered(rng, 12, 4), 0.3, 1.0)
+
+    def stop(point):
+        if point.atom_cost == 1.0:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        atom_cost_path(problem, [0.5, 1.0, 2.0], folder=tmp_path, callback=stop)
+    assert len(json.loads((tmp_path / "path.json").read_text())["points"]) == 2
+    seen: list[Any] = []
+    path = atom_cost_path(problem, [0.5, 1.0, 2.0], folder=tmp_path, callback=seen.append)
+    assert [point.atom_cost for point in seen] == [2.0]
+    assert len(path.points) == len(path.candidates) == 3
+    assert not list(tmp_path.glob(".*"))
+    with pytest.raises(InputError, match="another path"):
+        atom_cost_path(problem, [0.5, 1.0], folder=tmp_path)
+    with pytest.raises(InputError, match="another path"):
+        atom_cost_path(LargeDictionary(problem.X, 0.4, 1.0), [0.5, 1.0, 2.0], folder=tmp_path)
+    (tmp_path / "path.json").write_text("no")
+    with pytest.raises(InputError, match="not a path's file"):
+        atom_cost_path(problem, [0.5, 1.0, 2.0], folder=tmp_path)
+
+
+@pytest.mark.parametrize("values", [[], [1.0, 1.0], [2.0, 1.0], [0.0, 1.0], [1.0, float("nan")]])
+def test_values_that_are_no_path(values, rng):
+    with pytest.raises(InputError):
+        atom_cost_path(LargeDictionary(np.eye(3), 0.3, 1.0), values)
+
+
+def test_parallel_atoms_are_merged_and_dead_ones_dropped(rng):
+    problem = LargeDictionary(problems.clustered(rng, 12, 4), 0.3, 1.0)
+    B = rng.uniform(size=(12, 3))
+    point: Any = problem.from_factor(B)
+    codes = np.hstack([point.codes / 2, point.codes / 2, np.zeros((12, 1))])
+    doubled: Any = dataclasses.replace(
+        point, codes=codes, dictionary=np.vstack([point.dictionary, point.dictionary, np.eye(4)[:1]])
+    )
+    assert live_atoms(doubled) == 6
+    tidied: Any = tidy(problem, doubled)
+    assert live_atoms(tidied) == tidied.dictionary.shape[0] <= 3
+    assert problem.primal_value(tidied) <= problem.primal_value(doubled) * (1 + 1e-9)
+    Q = factor_of(problem, doubled) @ factor_of(problem, doubled).T
+    np.testing.assert_allclose(Q, problem.similarity(doubled))
+
+
+def test_merging_stops_where_it_costs(rng):
+    problem = LargeDictionary(2 * np.eye(4), 0.3, 1.0)
+    best = problem.atom_per_datapoint()
+    assert live_atoms(tidy(problem, best, slack=1e-3)) == 4

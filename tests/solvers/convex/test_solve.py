@@ -1,0 +1,171 @@
+"""``solve``: dispatch, arguments, and what it must not do to what it is given."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.sparse
+import torch
+
+from cvxsae import (
+    CandidateDictionary,
+    InputError,
+    LargeDictionary,
+    NotCertifiedError,
+    SparseCodes,
+    Status,
+    WideLimit,
+)
+from tests.helpers import problems
+from tests.helpers.problems import certify, solve
+
+LAM = 0.3
+NAMES = ("wide", "codes", "candidates", "large", "large without surcharge")
+
+
+def build(name, rng, bias=None):
+    X, atoms = problems.gaussian(rng, 12, 3), rng.normal(size=(5, 3))
+    return {
+        "wide": lambda: WideLimit(X, LAM, bias),
+        "codes": lambda: SparseCodes(X, atoms, LAM, bias),
+        "candidates": lambda: CandidateDictionary(X, atoms, LAM, 2.0, bias),
+        "large": lambda: LargeDictionary(X, LAM, 2.0, bias),
+        "large without surcharge": lambda: LargeDictionary(X, LAM, 0.0, bias),
+    }[name]()
+
+
+@pytest.fixture(params=NAMES)
+def name(request):
+    return request.param
+
+
+@pytest.mark.parametrize("bias", [None, "fixed", "free"])
+@pytest.mark.parametrize("solver", ["auto", "torch", "reference"])
+def test_every_problem_with_every_bias(name, solver, bias, rng):
+    problem = build(name, rng, np.ones(3) if bias == "fixed" else bias)
+    tol = 3e-2 if name == "large" else 1e-5
+    solution = solve(problem, solver=solver, tol=tol)
+    assert solution.status is Status.CERTIFIED
+    assert solution.problem is problem
+    assert solution.tol == tol
+    assert solution.seconds > 0
+    assert certify(problem, solution).is_certified
+    assert isinstance(solution.codes, np.ndarray | scipy.sparse.csr_array)
+    assert solution.dictionary.shape == (solution.codes.shape[1], 3)
+    assert solution.summary()["problem"] == problem.name
+    own = solve(problem, solver=solution.solver, tol=tol) if solver == "auto" else solution
+    assert own.value == solution.value
+
+
+@pytest.mark.parametrize("solver", ["newton", "proximal-gradient", "factorised"])
+def test_a_solver_that_does_not_fit_is_refused(name, solver, rng):
+    problem = build(name, rng)
+    fits = {"newton": ("wide", "large without"), "proximal-gradient": ("codes", "cand"), "factorised": ("large",)}[
+        solver
+    ]
+    if name == solver or (name.startswith(fits) and not (name.startswith("large without") and solver == "factorised")):
+        assert solve(problem, solver=solver, tol=3e-2).is_certified
+    else:
+        with pytest.raises(InputError, match=f"solver is '{solver}' but .* is solved by"):
+            solve(problem, solver=solver)
+
+
+def test_bad_arguments_are_named(rng):
+    problem = build("wide", rng)
+    for keywords, message in (
+        ({"solver": "magic"}, "solver is 'magic'; choose one of auto"),
+        ({"tol": -1.0}, "tol is -1"),
+        ({"tol": float("nan")}, "tol is nan"),
+        ({"max_seconds": 0}, "max_seconds is 0"),
+        ({"max_iterations": -3}, "max_iterations is -3"),
+        ({"device": "abacus"}, "device is 'abacus'"),
+    ):
+        with pytest.raises(InputError, match=message):
+            solve(problem, **keywords)
+
+
+def test_uncertified_raises_with_the_solution_unless_told_not_to(rng):
+    problem = build("candidates", rng)
+    with pytest.raises(NotCertifiedError, match="the iteration limit was reached") as caught:
+        solve(problem, tol=1e-12, max_iterations=2)
+    solution = caught.value.solution
+    assert solution.status is Status.MAX_ITER
+    assert not certify(problem, solution).is_certified
+    quiet = solve(problem, tol=1e-12, max_iterations=2, raise_on_failure=False)
+    assert quiet.value == solution.value
+
+
+def test_interruption_returns_the_point_reached(name, rng):
+    def stop(record):
+        raise KeyboardInterrupt
+
+    problem = build(name, rng, "free")
+    solution = solve(problem, tol=0.0, callback=stop, raise_on_failure=False)
+    assert solution.status in (Status.INTERRUPTED, Status.CERTIFIED)
+    assert solution.lower_bound <= solution.value * (1 + 1e-12)
+    assert len(solution.history) == 1
+
+
+def test_nothing_passed_is_modified(name, rng):
+    X, atoms, bias = problems.gaussian(rng, 12, 3), 3 * rng.normal(size=(5, 3)), rng.normal(size=3)
+    originals = X.copy(), atoms.copy(), bias.copy()
+    for b in (bias, "free"):
+        problem = {
+            "wide": WideLimit(X, LAM, b),
+            "codes": SparseCodes(X, atoms, LAM, b),
+            "candidates": CandidateDictionary(X, atoms, LAM, 2.0, b),
+            "large": LargeDictionary(X, LAM, 2.0, b),
+            "large without surcharge": LargeDictionary(X, LAM, 0.0, b),
+        }[name]
+        for solver in ("torch", "reference"):
+            solution = solve(problem, solver=solver, tol=3e-2)
+            certify(problem, solution)
+            solution.bias[:] = 7  # the answer's memory is its own
+            for now, then in zip((X, atoms, bias), originals, strict=True):
+                np.testing.assert_array_equal(now, then)
+    bias[:] = 9  # and the problem has its own copy of the bias
+    if not problem.bias_is_free:
+        np.testing.assert_array_equal(problem.fixed_bias(), originals[2])
+
+
+def test_solves_are_reproducible(name, rng):
+    problem = build(name, rng, "free")
+    one, two = (solve(problem, tol=3e-2) for _ in range(2))
+    assert (one.value, one.lower_bound) == (two.value, two.lower_bound)
+    np.testing.assert_array_equal(one.bias, two.bias)
+
+
+def test_torch_threads_are_given_back(name, rng):
+    before = torch.get_num_threads()
+    solve(build(name, rng), tol=3e-2)
+    assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize("lam", [1e-12, 1e-6, 1e6, 1e12])
+@pytest.mark.parametrize("bias", [None, "free"])
+def test_extreme_penalties_end_with_valid_bounds(name, lam, bias, rng):
+    problem = build(name, rng, bias).with_penalty(lam)
+    solution = solve(problem, tol=1e-4, max_iterations=20, raise_on_failure=False)
+    reference = 0.5 * np.mean(np.sum((problem.X.to_numpy() - solution.bias) ** 2, axis=1))
+    assert 0 <= solution.value <= reference * (1 + 1e-12)
+    assert solution.lower_bound <= solution.value * (1 + 1e-12)
+    if lam > 1:
+        assert solution.is_certified
+        assert solution.codes.sum() == 0
+
+
+def test_codes_at_a_fixed_bias_come_from_working_sets_and_are_sparse(rng):
+    problem = SparseCodes(rng.normal(size=(50, 6)), rng.normal(size=(20, 6)), 0.5, bias=rng.normal(size=6))
+    fast, slow = solve(problem, tol=1e-9), solve(problem, tol=1e-9, solver="proximal-gradient")
+    assert fast.solver == "working-set"
+    assert scipy.sparse.issparse(fast.codes)
+    assert fast.value == pytest.approx(slow.value, rel=1e-8)
+    assert certify(problem, fast).is_certified
+    assert fast.info["largest_datapoint_gap"] <= 1e-9
+
+
+def test_working_sets_keep_to_a_time_limit(rng):
+    problem = SparseCodes(rng.normal(size=(50, 6)), rng.normal(size=(20, 6)), 0.5)
+    solution = solve(problem, max_seconds=1e-9, raise_on_failure=False)
+    assert solution.status is Status.TIME_LIMIT
+    assert solution.lower_bound <= solve(problem).value <= solution.value

@@ -1,0 +1,329 @@
+"""The width floor: below every dictionary, and what breaks it is noticed."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+
+from cvxsae import InputError, WideLimit, spectral_floor, width_floor
+from cvxsae.relaxations.floors import kernels as bound
+from cvxsae.relaxations.floors.floor import Floor, FloorPart
+from cvxsae.solvers.floors.search import width_floors
+from cvxsae.validation.floors import check_floor
+from tests.helpers import problems
+from tests.helpers.problems import huber, primal, solve, unit
+
+
+def codes(X, D, lam, Z, sweeps=30):
+    """Coordinate descent on nonnegative codes; any codes give an upper bound of F(D)."""
+    gram, b = D @ D.T, X @ D.T - lam
+    for _ in range(sweeps):
+        for k in range(len(D)):
+            Z[:, k] = np.maximum(0, Z[:, k] + b[:, k] - Z @ gram[:, k])
+    return Z
+
+
+def improved(X, D, lam, rounds=10, free=False):
+    """The value that alternating over codes, atoms and bias gets to: above F*_K, whatever it does."""
+    D, b, Z = D.copy(), np.zeros(X.shape[1]), np.zeros((len(X), len(D)))
+    values = []
+    for _ in range(rounds):
+        Z = codes(X - b, D, lam, Z)
+        values.append(primal(X, b, D, Z, lam))
+        for k in range(len(D)):
+            moved = Z[:, k] @ (X - b - Z @ D) + (Z[:, k] @ Z[:, k]) * D[k]
+            if np.linalg.norm(moved) > 0:
+                D[k] = moved / np.linalg.norm(moved)
+        if free:
+            b = (X - Z @ D).mean(axis=0)
+    return min(values)
+
+
+def data(kind, rng, n, d):
+    """Small data sets of every sort."""
+    if kind == "gaussian":
+        return problems.gaussian(rng, n, d)
+    if kind == "clustered":
+        return problems.clustered(rng, n, d)
+    if kind == "duplicates":
+        return rng.normal(size=(max(1, n // 3), d))[np.arange(n) % max(1, n // 3)]
+    if kind == "zero rows":
+        return rng.normal(size=(n, d)) * (rng.random((n, 1)) < 0.6)
+    return rng.normal(size=(n, d)) * np.exp(2 * rng.normal(size=(n, 1)))  # long and short
+
+
+KINDS = ("gaussian", "clustered", "duplicates", "zero rows", "heavy tails")
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    st.sampled_from(KINDS),
+    st.integers(0, 2**31),
+    st.integers(2, 14),
+    st.integers(1, 4),
+    st.integers(1, 6),
+    st.sampled_from([0.02, 0.2, 1.0]),
+    st.sampled_from(["zero", "vector", "free"]),
+)
+def test_never_above_a_dictionary_that_was_found(kind, seed, n, d, width, lam, bias):
+    rng = np.random.default_rng(seed)
+    X = data(kind, rng, n, d)
+    b = {"zero": None, "free": "free", "vector": rng.normal(size=d)}[bias]
+    floor = width_floor(X, lam, width, bias=b, kernels=(1, 2, 3) if bias == "free" else (1, 2, {2: 1.0, 3: 1.0}))
+    assert check_floor(X, floor, samples=300) == ()
+    points = X - b if bias == "vector" else X
+    rows = points[np.arange(width) % n] + 1e-3 * rng.normal(size=(width, d))
+    starts = [rng.normal(size=(width, d)), rows]
+    for atoms in starts:
+        assert floor.value <= improved(points, unit(atoms), lam, free=bias == "free") * (1 + 1e-12)
+
+
+@pytest.mark.parametrize("width", [1, 2, 3])
+@pytest.mark.parametrize("lam", [0.05, 0.5])
+def test_below_the_global_optimum_in_the_plane(width, lam, rng):
+    X = rng.normal(size=(7, 2))
+    angles = np.linspace(0, 2 * np.pi, 24, endpoint=False)
+    grid = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    chosen = np.array(np.meshgrid(*[np.arange(24)] * width)).reshape(width, -1).T
+    chosen = np.unique(np.sort(chosen, axis=1), axis=0)
+    starts = sorted(
+        chosen, key=lambda ids: primal(X, 0, grid[ids], codes(X, grid[ids], lam, np.zeros((7, width)), 8), lam)
+    )
+    best = min(improved(X, grid[ids], lam, rounds=40) for ids in starts[:5])
+    floor = width_floor(X, lam, width).value
+    assert 0.4 * best < floor <= best
+    assert floor >= max(spectral_floor(X, lam, width).value, solve(WideLimit(X, lam, None)).value) * (1 - 1e-12)
+
+
+def test_enough_atoms_reach_the_wide_limit(rng):
+    X = rng.normal(size=(12, 3))
+    for bias in (None, rng.normal(size=3), "free"):
+        wide = solve(WideLimit(X, 0.3, bias), tol=1e-9).value
+        for width in (12, 40):
+            floor = width_floor(X, 0.3, width, bias=bias)
+            assert wide * (1 - 1e-8) <= floor.value <= wide
+            assert floor.theorem == "T9"
+
+
+def test_wider_dictionaries_have_lower_floors(rng):
+    X = problems.clustered(rng, 40, 5)
+    floors = width_floors(X, 0.1, (1, 2, 4, 8, 16, 32, 64))
+    values = np.array([floor.value for floor in floors])
+    assert (np.diff(values) <= 0).all()
+    assert values[0] > 1.5 * values[-1]
+    assert [floor.n_atoms for floor in floors] == [1, 2, 4, 8, 16, 32, 64]
+    back = width_floors(X, 0.1, (64, 4))
+    assert [floor.n_atoms for floor in back] == [64, 4]
+
+
+def test_kernels_beat_the_other_bounds_beyond_the_dimension(rng):
+    X = unit(rng.normal(size=(60, 6)))
+    floor = width_floor(X, 0.05, 8)
+    assert floor.theorem == "T15"
+    assert floor.value > 1.15 * solve(WideLimit(X, 0.05, None)).value
+    assert check_floor(X, floor) == ()
+
+
+def test_the_weights_are_the_best_there_are(rng):
+    X = rng.normal(size=(40, 4))
+    floor = width_floor(X, 0.05, 6, kernels=(2,), tol=1e-4)
+    part: Any = floor.parts[0]
+    k, lengths = part.kernel, torch.linalg.vector_norm(torch.from_numpy(X), dim=1)
+    costs, ends = bound.least_costs(lengths, 0.05, k), bound.shares(k)
+    V = torch.from_numpy(unit(X))
+    for _ in range(30):  # concave: no weights nearby are better by more than what the search allows
+        w = torch.from_numpy(part.weights * np.exp(rng.choice([0.02, 0.2]) * rng.normal(size=40)))
+        value = float(bound.inner_minimum(costs, ends, w).values.sum()) - bound.share_limit(V, w, k, 6)
+        assert value / 40 <= floor.value * (1 + 2e-3)
+    plain = [
+        float(bound.inner_minimum(costs, ends, torch.full((40,), m, dtype=torch.float64)).values.sum())
+        - bound.share_limit(V, torch.full((40,), m, dtype=torch.float64), k, 6)
+        for m in np.geomspace(1e-3, 10, 80)
+    ]
+    assert floor.value > max(plain) / 40
+
+
+def test_scale_and_order_do_not_matter(rng):
+    X = problems.clustered(rng, 30, 4)
+    value = width_floor(X, 0.1, 6).value
+    for scale in (4.0, 3.7, 1e-9, 1e9):
+        assert width_floor(scale * X, scale * 0.1, 6).value == pytest.approx(scale**2 * value, rel=3e-3)
+    assert width_floor(X[rng.permutation(30)], 0.1, 6).value == pytest.approx(value, rel=3e-3)
+
+
+def test_parts_bound_the_whole(rng):
+    X = problems.gaussian(rng, 60, 5)
+    whole = width_floor(X, 0.05, 8)
+    parted = width_floor(X, 0.05, 8, max_points=25, seed=3)
+    assert len(parted.parts) == 3
+    assert sorted(np.concatenate([part.rows for part in parted.parts])) == list(range(60))
+    assert parted.value <= whole.value
+    assert parted.value == pytest.approx(sum(len(p.rows) * p.value for p in parted.parts) / 60)
+    assert check_floor(X, parted) == ()
+
+
+def test_a_free_bias_is_a_harder_question(rng):
+    X = problems.gaussian(rng, 41, 4) + 5
+    free = width_floor(X, 0.1, 3, bias="free")
+    assert free.value <= width_floor(X, 0.1, 3, bias=X.mean(axis=0)).value
+    assert check_floor(X, free) == ()
+    part: Any = free.parts[0]
+    assert len(part.rows) == len(part.partners) == 20
+
+
+@pytest.mark.parametrize("X", [np.zeros((5, 3)), np.ones((1, 2)), 1e-3 * np.ones((6, 2))])
+@pytest.mark.parametrize("bias", [None, "free"])
+def test_data_with_nothing_to_say(X, bias):
+    floor = width_floor(X, 0.5, 2, bias=bias)
+    assert floor.value == pytest.approx(solve(WideLimit(X, 0.5, bias)).value, rel=1e-9, abs=1e-12)
+
+
+def test_no_time_still_gives_a_floor(rng):
+    X = problems.gaussian(rng, 40, 4)
+    floor = width_floor(X, 0.1, 6, max_seconds=1e-6)
+    assert floor.value >= solve(WideLimit(X, 0.1, None)).value * (1 - 1e-12)
+    assert check_floor(X, floor) == ()
+
+
+def test_many_points_take_the_subspace_iteration(rng, monkeypatch):
+    X = unit(rng.normal(size=(200, 6)))
+    dense = width_floor(X, 0.05, 20)
+    monkeypatch.setattr(sys.modules["cvxsae.solvers.floors.search"], "_DENSE", 10)
+    assert width_floor(X, 0.05, 20).value == pytest.approx(dense.value, rel=5e-3)
+
+
+@pytest.mark.cuda
+def test_devices_agree(device, rng):
+    X = unit(rng.normal(size=(100, 6)))
+    assert width_floor(X, 0.05, 9, device=device).value == pytest.approx(width_floor(X, 0.05, 9).value, rel=1e-3)
+
+
+# ---------------------------------------------------------------------- what is broken on purpose
+
+
+@pytest.fixture
+def points(rng):
+    """Data for which the kernel bound is the best one."""
+    return unit(rng.normal(size=(60, 6)))
+
+
+def test_eigenvalues_left_out_are_noticed(points, monkeypatch):
+    honest = bound.share_limit
+    monkeypatch.setattr(bound, "share_limit", lambda V, w, k, width: honest(V, w, k, max(1, width - 1)))
+    floor = width_floor(points, 0.05, 8)
+    assert any("largest eigenvalues sum to" in said for said in check_floor(points, floor))
+    assert any("prove at most" in said for said in check_floor(points, floor))
+
+
+@pytest.mark.parametrize(("kernel", "cells"), [(3, 1), (2, 12)])
+def test_an_interval_end_swapped_is_noticed(kernel, cells, points, monkeypatch):
+    """T15 is bounded on cells of three quantities at once, so one end counts for less: there the interval is wider."""
+    honest = bound.shares
+    assert check_floor(points, width_floor(points, 0.05, 8, kernels=(kernel,))) == ()
+    monkeypatch.setattr(bound, "shares", lambda k: torch.cat([honest(k)[cells:], torch.ones(cells).double()]))
+    floor = width_floor(points, 0.05, 8, kernels=(kernel,))
+    assert any("prove at most" in said for said in check_floor(points, floor))
+
+
+def test_claims_without_proof_are_noticed(points):
+    floor = width_floor(points, 0.05, 8)
+    part: Any = floor.parts[0]
+
+    def objections(**changes):
+        return " ".join(check_floor(points, replace(floor, parts=(replace(part, **changes),))))
+
+    assert "prove at most" in objections(value=part.value * 1.02)
+    assert "zero or more" in objections(weights=-part.weights)
+    assert "largest eigenvalues" in objections(share_limit=part.share_limit * 0.99)
+    assert "twice" in objections(rows=np.zeros(60, dtype=int))
+    assert "needs a kernel" in objections(kernel=None)
+    assert "its parts give" in " ".join(check_floor(points, replace(floor, value=floor.value * 1.02)))
+    assert "no pairs" in " ".join(check_floor(points, replace(floor, bias="free")))
+
+
+def test_floors_without_parts_are_computed_again(points):
+    wide, spectral = width_floor(points, 0.05, 99), spectral_floor(points, 0.05, 2, bias=np.ones(6))
+    free = width_floor(points + 3, 0.05, 99, bias="free")
+    assert (wide.theorem, spectral.theorem, free.theorem) == ("T9", "T10", "T9")
+    for X, found in ((points, wide), (points, spectral), (points + 3, free)):
+        floor = replace(found, parts=())
+        assert check_floor(X, floor) == ()
+        assert len(check_floor(X, replace(floor, value=floor.value * (1 + 1e-6)))) == 1
+    assert "needs parts" in " ".join(check_floor(points, replace(free, theorem="T10", parts=())))
+    assert check_floor(np.eye(3)[[0, 0]], spectral_floor(np.eye(3)[[0, 0]], 1e-9, 1)) == ()  # zero but for rounding
+
+
+def test_a_floor_for_something_else_is_noticed(points):
+    floor = width_floor(points, 0.05, 8)
+    for bias in (np.zeros(1), np.full(6, np.nan)):
+        assert "neither None nor" in " ".join(check_floor(points, replace(floor, bias=bias)))
+    for changes in ({"lam": -1.0}, {"lam": np.nan}, {"n_atoms": 0}, {"n_atoms": -52}):
+        assert "above zero" in " ".join(check_floor(points, replace(floor, **changes)))
+
+
+def test_one_partner_for_all_is_noticed():
+    """One far point paired with twenty would charge its distance twenty times; the best bias charges it once."""
+    X = np.zeros((21, 6))
+    X[0] = 10
+    value = float(huber(np.linalg.norm(X[:1] / 2, axis=1), 0.05)[0])
+    part = FloorPart(np.arange(1, 21), np.array([0]), value, "T9")
+    floor = Floor(value * 40 / 21, 8, 0.05, "T9", "free", (part,))
+    assert floor.value > 1.5 * solve(WideLimit(X, 0.05, "free")).value
+    assert "as many partners" in " ".join(check_floor(X, floor))
+    honest = replace(part, rows=np.array([1]))
+    assert check_floor(X, replace(floor, value=value * 2 / 21, parts=(honest,))) == ()
+
+
+def test_rows_and_kernels_that_prove_nothing(points):
+    floor = width_floor(points, 0.05, 8)
+    part: Any = floor.parts[0]
+
+    def objections(**changes):
+        return " ".join(check_floor(points, replace(floor, parts=(replace(part, **changes),))))
+
+    for rows in (np.arange(60.0), np.arange(60)[:, None], np.ones(60, dtype=bool)):
+        assert "whole numbers" in objections(rows=rows)
+    assert "no datapoints" in objections(rows=np.zeros(0, dtype=int))
+    assert "one a point" in objections(weights=part.weights[:, None])
+    assert "is claimed to be nan" in objections(share_limit=np.nan)
+    assert "T15 holds for the kernel t²" in objections(kernel=bound.kernel(3))
+    for terms in (((2,), (0.01,)), ((2, 4), (2.0, -1.0)), ((0,), (1.0,)), ((2.5,), (1.0,))):
+        kernel = SimpleNamespace(powers=terms[0], coefficients=terms[1])
+        assert "sum to 1" in " ".join(check_floor(points, replace(floor, parts=(replace(part, kernel=kernel),))))
+    points[3] = 0  # a weight where there is no direction is ignored, not an error
+    assert "Λ_K" not in " ".join(check_floor(points, floor))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"lam": 0}, "lam is 0"),
+        ({"n_atoms": 0}, "n_atoms is 0"),
+        ({"bias": np.zeros(3)}, "bias has shape"),
+        ({"kernels": ()}, "kernels is empty"),
+        ({"kernels": 2}, "kernels is 2"),
+        ({"kernels": (0,)}, "is 0"),
+        ({"kernels": ({1: 1.0, 2: 1.0},), "bias": "free"}, "all even or all odd"),
+        ({"max_points": 0}, "max_points is 0"),
+        ({"max_seconds": 0}, "max_seconds is 0"),
+        ({"tol": 0}, "tol is 0"),
+        ({"device": "abacus"}, "device"),
+    ],
+)
+def test_bad_arguments_are_named(arguments, message):
+    with pytest.raises(InputError, match=message):
+        width_floor(**{"X": np.ones((4, 2)), "lam": 0.5, "n_atoms": 1, **arguments})
+
+
+@pytest.mark.parametrize("widths", [(), (2, 0)])
+def test_bad_widths_are_named(widths):
+    with pytest.raises(InputError, match=r"widths|n_atoms"):
+        width_floors(np.ones((4, 2)), 0.5, widths)
