@@ -64,7 +64,7 @@ def calls(quick: bool, file: Path) -> dict[str, Any]:
         return encode(group.shard(X[:rows]), D, LAM, tol=1e-6, group=group).value
 
     def wide(group):
-        return solve(WideLimit(group.shard(file), LAM), tol=1e-9, group=group).value
+        return solve(WideLimit(group.shard(file), LAM), tol=1e-9).value
 
     def learned(group):
         share = group.shard(X[:few])
@@ -85,7 +85,7 @@ def work(name: str, quick: bool, out: Path, alone: bool, file: Path) -> None:
     with process_group() as group:
         mine = ProcessGroup() if alone else group
         learn_dictionary(mine.shard(small), 8, 0.5, max_steps=12, group=mine)  # kernels are compiled or read here
-        solve(WideLimit(mine.shard(small), 0.5), group=mine)
+        solve(WideLimit(mine.shard(small), 0.5))
         call = calls(quick, file)[name]
         group.total(0.0)
         start = time.perf_counter()

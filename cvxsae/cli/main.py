@@ -180,7 +180,7 @@ def solve_command(
             write_arrays(out, {**solution.arrays(), "lam": problem.lam, "value": solution.value,
                                "lower_bound": solution.lower_bound}, "--out")  # fmt: skip
             notes.append(f"arrays written to {out}")
-        report = {**solution.summary(), "certificate": certificate.to_dict(), "notes": notes}
+        report = {**solution.to_dict(), "certificate": certificate.to_dict(), "notes": notes}
         lines = [str(certificate), f"  solver       {solution.solver}, {solution.seconds:.2f} s"]
         if not solution.is_certified:
             lines.append(f"  status       {solution.status.name}: {solution.status.message}; {solution.status.remedy}")

@@ -14,7 +14,7 @@ import mmap
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
@@ -23,6 +23,9 @@ from jaxtyping import Float
 from cvxsae.data import arguments
 from cvxsae.data.arguments import InputError
 from cvxsae.data.files import gather, read_array
+
+if TYPE_CHECKING:
+    from cvxsae.parallel.group import ProcessGroup
 
 BATCH_BYTES = 32 * 2**20
 """Size of one batch in the precision it is computed in."""
@@ -37,11 +40,16 @@ class Activations:
         Anything this module accepts. See the module's first lines.
     name
         What messages call the argument.
+    group
+        The processes that hold the other rows, if these are one process's share
+        (:meth:`cvxsae.parallel.ProcessGroup.shard`); None if they are all there are.
 
     Attributes
     ----------
     tensor
         The data where it was, in the precision it had: shape (N, d).
+    group
+        The processes that hold the other rows, or None. Rows chosen from the data belong to this process alone.
 
     Raises
     ------
@@ -49,10 +57,12 @@ class Activations:
         If the data is not a non-empty matrix of finite real numbers.
     """
 
-    def __init__(self, X: ActivationsLike, *, name: str = "X") -> None:
+    def __init__(self, X: ActivationsLike, *, name: str = "X", group: ProcessGroup | None = None) -> None:
+        self.group = group
         if isinstance(X, Activations):
             self.tensor: torch.Tensor = X.tensor
             self._mapping: mmap.mmap | None = X._mapping
+            self.group = X.group if group is None else group
             return
         self.tensor, self._mapping = _open(X, name)
         row = 0
@@ -64,7 +74,7 @@ class Activations:
     def _trusted(cls, tensor: torch.Tensor, mapping: mmap.mmap | None) -> Activations:
         """Wrap rows of data that has been checked before."""
         view = cls.__new__(cls)
-        view.tensor, view._mapping = tensor, mapping
+        view.tensor, view._mapping, view.group = tensor, mapping, None
         return view
 
     @property

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -15,12 +16,10 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
+from cvxsae.errors import InputError as InputError
+
 BiasLike: TypeAlias = ArrayLike | torch.Tensor | None
 """A decoder bias: ``None`` (zero), ``"free"`` (optimised) or a vector (fixed)."""
-
-
-class InputError(ValueError):
-    """An argument that cannot be used; its message is one sentence for the person who passed it."""
 
 
 def float_tensor(value: Any, name: str) -> torch.Tensor:
@@ -194,21 +193,63 @@ def count(value: Any, name: str, *, least: int = 1) -> int:
     return int(number)
 
 
+@dataclass(frozen=True, eq=False)
+class Bias:
+    """A decoder bias as it was asked for: zero, fixed or free. Made once, by :meth:`of`.
+
+    Attributes
+    ----------
+    vector
+        The fixed bias, (d,) float64; None for a bias of zero and for a free one.
+    is_free
+        Whether the bias is optimized.
+    """
+
+    vector: torch.Tensor | None = None
+    is_free: bool = False
+
+    @classmethod
+    def of(cls, value: BiasLike | Bias, dim: int) -> Bias:
+        """Check ``None`` (zero), ``"free"`` (optimized) or a vector of length ``dim`` (fixed)."""
+        if isinstance(value, Bias):
+            return value
+        if value is None:
+            return cls()
+        if isinstance(value, str):
+            if value == "free":
+                return cls(is_free=True)
+            raise InputError(
+                f"bias is {value!r}; pass None (zero), 'free' (optimized) or an array of length {dim} (fixed)."
+            )
+        vector = float_tensor(value, "bias")
+        if tuple(vector.shape) != (dim,):
+            raise InputError(
+                f"bias has shape {tuple(vector.shape)} but the data has dimension {dim}; pass shape ({dim},)."
+            )
+        require_finite(vector, "bias")
+        return cls(vector.to(device="cpu", dtype=torch.float64, copy=True))
+
+    @classmethod
+    def fixed(cls, value: BiasLike | Bias, dim: int, remedy: str) -> Bias:
+        """Check a bias that cannot be free; ``remedy`` says what to do about a free one."""
+        bias = cls.of(value, dim)
+        if bias.is_free:
+            raise InputError(f"bias is 'free' but here it must be fixed; {remedy}.")
+        return bias
+
+    @property
+    def public(self) -> torch.Tensor | Literal["free"] | None:
+        """As the caller wrote it: None, a vector or ``"free"``."""
+        return "free" if self.is_free else self.vector
+
+    def vector_or_zeros(self, dim: int) -> torch.Tensor:
+        """The fixed bias, (d,) float64, zeros where none was given; a copy."""
+        return torch.zeros(dim, dtype=torch.float64) if self.vector is None else self.vector.clone()
+
+
 def bias_vector(value: BiasLike, dim: int) -> torch.Tensor | Literal["free"] | None:
-    """Return a bias as ``None`` (zero), ``"free"`` (optimised) or a float64 vector of length ``dim`` (fixed)."""
-    if value is None:
-        return None
-    if isinstance(value, str):
-        if value == "free":
-            return "free"
-        raise InputError(
-            f"bias is {value!r}; pass None (zero), 'free' (optimised) or an array of length {dim} (fixed)."
-        )
-    vector = float_tensor(value, "bias")
-    if tuple(vector.shape) != (dim,):
-        raise InputError(f"bias has shape {tuple(vector.shape)} but the data has dimension {dim}; pass shape ({dim},).")
-    require_finite(vector, "bias")
-    return vector.to(device="cpu", dtype=torch.float64, copy=True)
+    """Return a bias as ``None`` (zero), ``"free"`` (optimized) or a float64 vector of length ``dim`` (fixed)."""
+    return Bias.of(value, dim).public
 
 
 def choice(value: str, name: str, options: Sequence[str]) -> str:

@@ -25,6 +25,7 @@ from cvxsae.data import arguments
 from cvxsae.data.activations import Activations
 from cvxsae.data.arguments import InputError
 from cvxsae.data.files import read_array
+from cvxsae.errors import GroupError as GroupError
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -37,10 +38,6 @@ TIMEOUT = 1800.0
 """Seconds that a process waits for the others before it gives up."""
 
 _TOLD = "_cvxsae_told"
-
-
-class GroupError(RuntimeError):
-    """Another process failed, or can no longer be reached. The message says which and why."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +92,7 @@ class ProcessGroup:
         if n_points < self.size:
             raise InputError(f"X has {n_points} row(s) for {self.size} processes; start at most as many as rows.")
         first, last = (n_points * number // self.size for number in (self.rank, self.rank + 1))
-        return Activations(X[first:last])
+        return Activations(X[first:last], group=None if self.is_alone else self)
 
     def places(self, count: int) -> tuple[int, int]:
         """Where this process's things begin, if all are numbered by rank, and how many there are in all."""
@@ -330,6 +327,11 @@ def _fresh_store(timeout: timedelta) -> dict[str, Any]:
     store, rank, size = next(rendezvous("env://", timeout=timeout))
     turn = store.add(f"cvxsae/{rank}", 1)
     return {"store": distributed_c10d.PrefixStore(f"cvxsae/{turn}", store), "rank": rank, "world_size": size}
+
+
+def group_of(X: Activations) -> ProcessGroup:
+    """The processes that share these data; :data:`ALONE` if they are all here."""
+    return ALONE if X.group is None else X.group
 
 
 def chosen_device(device: str | torch.device | None, group: ProcessGroup) -> torch.device:

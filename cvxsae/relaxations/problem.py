@@ -25,6 +25,7 @@ import torch
 
 from cvxsae.data import arguments
 from cvxsae.data.activations import Activations, ActivationsLike
+from cvxsae.parallel.group import group_of
 from cvxsae.relaxations.convex.penalty import AtomPenalty
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
     from cvxsae.data.arguments import BiasLike
+    from cvxsae.parallel.group import ProcessGroup
     from cvxsae.relaxations.candidate import Candidate, Codes
 
 EPS = float(np.finfo(np.float64).eps)
@@ -85,6 +87,11 @@ class Problem(ABC):
         return self.X.shape[0]
 
     @property
+    def group(self) -> ProcessGroup:
+        """The processes that share the data."""
+        return group_of(self.X)
+
+    @property
     def dim(self) -> int:
         """Dimension d."""
         return self.X.shape[1]
@@ -134,7 +141,7 @@ class Problem(ABC):
     # ------------------------------------------------------------------ primal
 
     @abstractmethod
-    def allows(self, candidate: Candidate) -> list[str]:
+    def objections(self, candidate: Candidate) -> list[str]:
         """Say, one sentence each, how the candidate's dictionary breaks the rules of this problem."""
 
     def residual_batches(self, candidate: Candidate) -> Iterator[tuple[slice, Float[torch.Tensor, "n d"]]]:

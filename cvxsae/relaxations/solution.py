@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from cvxsae.data.files import read_arrays, write_arrays
+from cvxsae.errors import CertificateError as CertificateError
+from cvxsae.errors import InputError
+from cvxsae.errors import NotCertifiedError as NotCertifiedError
 from cvxsae.relaxations.candidate import Candidate
 from cvxsae.relaxations.convex.large_dictionary import LargeDictionary
 from cvxsae.relaxations.convex.tidy import live_atoms
@@ -32,7 +37,7 @@ class Status(Enum):
         "accept the gap reached (raise_on_failure=False, or a larger tol); in the large-dictionary problem the "
         "relaxation itself can be loose by a percent",
     )
-    MAX_ITER = ("the iteration limit was reached before tol", "raise max_iterations or tol")
+    MAX_ITER = ("the iteration limit was reached before tol", "raise max_steps or tol")
     TIME_LIMIT = ("max_seconds was reached before tol", "raise max_seconds or tol")
     INTERRUPTED = ("the solve was interrupted before tol", "run it again; the point reached is in the solution")
     NONFINITE = (
@@ -120,7 +125,24 @@ class Solution(Candidate):
         named = {f.name: getattr(self, f.name) for f in fields(Candidate)}
         return {name: array for name, array in named.items() if array is not None}
 
-    def summary(self) -> dict[str, Any]:
+    @property
+    def objections(self) -> tuple[str, ...]:
+        """What contradicts a proven inequality, one sentence each; empty unless something is wrong."""
+        if self.gap < -GAP_SLACK:
+            return (f"The lower bound {self.lower_bound!r} lies above the value {self.value!r}.",)
+        return ()
+
+    @property
+    def message(self) -> str:
+        """How the solve ended, in words."""
+        return self.status.message
+
+    @property
+    def remedy(self) -> str:
+        """What to do about it, in words; empty if there is nothing to do."""
+        return self.status.remedy
+
+    def to_dict(self) -> dict[str, Any]:
         """The numbers, ready for JSON."""
         lambda_max = self.problem.lambda_max()
         return {
@@ -136,32 +158,61 @@ class Solution(Candidate):
             "tol": self.tol,
             "status": self.status.name,
             "certified": self.is_certified,
-            "message": self.status.message,
+            "message": self.message,
             "seconds": self.seconds,
             **self.info,
         }
 
-    def __repr__(self) -> str:
+    def save(self, path: str | Path) -> Path:
+        """Write the arrays, with λ, value and lower bound beside them, to a ``.npz`` or ``.safetensors`` file.
+
+        The numbers are what was claimed when the file was written: :meth:`load` and ``cvxsae certify`` compute them
+        again from the arrays.
+        """
+        claims = {"lam": self.problem.lam, "value": self.value, "lower_bound": self.lower_bound, "tol": self.tol}
+        return write_arrays(path, {**self.arrays(), **claims})
+
+    @classmethod
+    def load(cls, path: str | Path, problem: Problem) -> Solution:
+        """Read what :meth:`save` wrote and judge it again against the problem; no number in the file is believed.
+
+        Raises
+        ------
+        InputError
+            For a file that cannot be read, or arrays that do not fit the problem.
+        """
+        held = read_arrays(path)
+        arrays = {f.name: held[f.name] for f in fields(Candidate) if f.name in held}
+        if "bias" not in arrays:
+            raise InputError(f"path {str(path)!r} holds no bias; pass a file that Solution.save wrote.")
+        candidate = Candidate(**arrays)
+        objections = problem.objections(candidate)
+        if objections:
+            raise InputError(f"path {str(path)!r} does not fit the problem: {objections[0]}")
+        return judge(problem, candidate, Status.STALLED, tol=float(held.get("tol", 0.0)), solver="file")
+
+    def _line(self) -> str:
+        """What the one-line representation says between its brackets."""
         return (
-            f"Solution({self.problem.name}, value={self.value:.9g}, lower_bound={self.lower_bound:.9g}, "
-            f"gap={self.gap:.2e}, status={self.status.name}, solver={self.solver!r}, seconds={self.seconds:.2f})"
+            f"{self.problem.name}, value={self.value:.9g}, lower_bound={self.lower_bound:.9g}, gap={self.gap:.2e}, "
+            f"status={self.status.name}, solver={self.solver!r}, seconds={self.seconds:.2f}"
         )
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._line()})"
 
-class CertificateError(ArithmeticError):
-    """A lower bound above a value: something is wrong with the mathematics, the data or the code, never with luck."""
-
-
-class NotCertifiedError(RuntimeError):
-    """A solve that ended without closing the gap to ``tol``. The solution reached is in ``solution``."""
-
-    def __init__(self, solution: Solution) -> None:
-        status = solution.status
-        super().__init__(
-            f"{solution.problem.name} is not certified: {status.message} "
-            f"(relative gap {solution.gap:.2e}, tol {solution.tol:.2e}); {status.remedy}."
-        )
-        self.solution = solution
+    def __str__(self) -> str:
+        verdict = f"{self.status.name.lower()}: {self.message}"
+        lines = [
+            f"{self.problem.name}: {verdict}",
+            f"  value        {self.value:.12g}   (mean per datapoint)",
+            f"  lower bound  {self.lower_bound:.12g}   (of the optimum)",
+            f"  gap          {self.gap:.3g}   (tol {self.tol:g})",
+            f"  solver       {self.solver or 'none'}, {self.seconds:.2f} s",
+        ]
+        if not self.is_certified and self.remedy:
+            lines.append(f"  remedy       {self.remedy}")
+        return "\n".join([*lines, *(f"  objection    {sentence}" for sentence in self.objections)])
 
 
 GAP_SLACK = 1e-12

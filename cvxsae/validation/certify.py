@@ -157,7 +157,7 @@ def _certify(problem: Problem, solution: Candidate, tol: float, group: ProcessGr
             problem.name, np.nan, np.nan, np.nan, tol, bound, None, None, None, None, problem.lam, lambda_max,
             tuple(shape_objections),
         )  # fmt: skip
-    objections = problem.allows(solution)
+    objections = problem.objections(solution)
     smallest, norm_error = _primal_facts(solution)
     if smallest is not None and smallest < 0:
         objections.append(f"A code is negative ({smallest:.2e}); codes must be zero or more.")

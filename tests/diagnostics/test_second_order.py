@@ -1,4 +1,4 @@
-"""The second-order test through the public function (T5); tests/relaxations/joint/test_curvature.py has the derivatives."""
+"""The second-order test through the public function (T5); test_curvature.py has the derivatives."""
 
 from __future__ import annotations
 

@@ -274,7 +274,7 @@ def test_without_torchrun_a_group_is_one_process_and_changes_nothing():
     with process_group() as group:
         assert (group.size, group.is_alone, group.is_first) == (1, True, True)
         shared = encode(group.shard(X), ATOMS, LAM, group=group)
-        wide = solve_typed(WideLimit(group.shard(X), PENALTY), group=group)
+        wide = solve_typed(WideLimit(group.shard(X), PENALTY))
     np.testing.assert_array_equal(shared.codes.toarray(), encode(X, ATOMS, LAM).codes.toarray())
     assert wide.value == solve_typed(WideLimit(X, PENALTY)).value
 
@@ -299,7 +299,7 @@ def test_gpus_share_a_solve_through_nccl(tmp_path):
         "X, _ = data()\n"
         "with process_group('cuda') as group:\n"
         "    fit = learn_dictionary(group.shard(X), 24, 0.1, seed=3, group=group)\n"
-        "    wide = solve(WideLimit(group.shard(X), 0.3), group=group)\n"
+        "    wide = solve(WideLimit(group.shard(X), 0.3))\n"
         "    total = float(group.sum(torch.ones(3, device=group.device))[0].sum())\n"
         "    if group.is_first:\n"
         "        print(json.dumps([group.device.type, fit.value, fit.status.name, wide.value, total]))\n"

@@ -23,6 +23,7 @@ import torch
 
 import cvxsae
 from cvxsae import SparseCodes, WideLimit, certify, encode, learn_dictionary, process_group, solve
+from cvxsae.data import Activations
 from cvxsae.parallel.group import ProcessGroup
 from cvxsae.solvers.dictionary import checkpoint, moves
 
@@ -136,7 +137,7 @@ def codes(group: ProcessGroup, report: Report, folder: Path) -> None:
 def wide(group: ProcessGroup, report: Report) -> None:
     X, _ = data()
     for name, bias in (("free", "free"), ("zero", None)):
-        solution = solve(WideLimit(group.shard(X), PENALTY, bias), tol=1e-9, group=group)
+        solution = solve(WideLimit(group.shard(X), PENALTY, bias), tol=1e-9)
         report.numbers(f"wide_{name}", solution, "value", "lower_bound")
         assert solution.codes is not None
         arrays = {"dictionary": solution.dictionary, "codes": solution.codes.diagonal(), "dual": solution.dual}
@@ -192,14 +193,15 @@ def refused(group: ProcessGroup, report: Report, folder: Path) -> None:
     mine = group.shard(X)
     report.refusal("lam", lambda: encode(mine, atoms, LAM + group.rank, group=group))
     report.refusal("dictionary", lambda: encode(mine, atoms[group.rank :], LAM, group=group))
-    report.refusal("d", lambda: solve(WideLimit(mine.to_numpy()[:, group.rank :], LAM), group=group))
-    report.refusal("dtype", lambda: solve(WideLimit(mine.tensor.float() if group.rank else mine, LAM), group=group))
+    report.refusal("d", lambda: solve(WideLimit(Activations(mine.to_numpy()[:, group.rank :], group=group), LAM)))
+    mixed = Activations(mine.tensor.float() if group.rank else mine, group=group)
+    report.refusal("dtype", lambda: solve(WideLimit(mixed, LAM)))
     report.refusal("seed", lambda: learn_dictionary(mine, 4, LAM, seed=group.rank, group=group))
     report.refusal("init", lambda: learn_dictionary(mine, 2, LAM, init=atoms[:2] * (1 - 2 * group.rank), group=group))
     some = atoms[:2] if group.rank else None
     report.refusal("init_or_none", lambda: learn_dictionary(mine, 2, LAM, init=some, group=group))
     report.refusal("function", lambda: (encode if group.rank else _learn)(mine, atoms, LAM, group=group))
-    report.refusal("problem", lambda: solve(SparseCodes(mine, atoms, LAM), group=group))
+    report.refusal("problem", lambda: solve(SparseCodes(mine, atoms, LAM)))
     report.refusal("curvature", lambda: learn_dictionary(mine, 2, LAM, second_order=True, group=group))
     holed = mine.to_numpy().copy()
     holed[0, 0] = np.nan if group.rank else 0

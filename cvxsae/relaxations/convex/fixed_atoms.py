@@ -59,7 +59,7 @@ class FixedAtoms(Problem):
         """Two products with the dictionary."""
         return 2.0 * self.n_points * self.n_atoms * self.dim
 
-    def allows(self, candidate: Candidate) -> list[str]:
+    def objections(self, candidate: Candidate) -> list[str]:
         """The dictionary must be the given one, row by row."""
         if candidate.dictionary is None:
             return ["The candidate has no dictionary; this problem's atoms are given."]

@@ -83,7 +83,7 @@ class LargeDictionary(Problem):
         """Whether the polar has a formula (τ = 0) or is searched exhaustively (d ≤ 3), so that the bound can close."""
         return self.atom_cost == 0 or self.dim <= LARGEST_DIM
 
-    def allows(self, candidate: Candidate) -> list[str]:
+    def objections(self, candidate: Candidate) -> list[str]:
         """Any unit-norm dictionary of any width will do, but there must be one."""
         return [] if candidate.dictionary is not None else ["The candidate has no dictionary."]
 

@@ -180,7 +180,7 @@ class WideLimit(Problem):
 
     # ------------------------------------------------------------------ the common vocabulary
 
-    def allows(self, candidate: Candidate) -> list[str]:
+    def objections(self, candidate: Candidate) -> list[str]:
         """Any unit-norm dictionary will do: the wide limit has no width."""
         del candidate
         return []

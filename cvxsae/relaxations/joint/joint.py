@@ -63,7 +63,7 @@ class JointProblem(Problem):
         """False: the lower bound is the wide limit's, below the optimum of a width K < N."""
         return False
 
-    def allows(self, candidate: Candidate) -> list[str]:
+    def objections(self, candidate: Candidate) -> list[str]:
         """Exactly K atoms of norm 1."""
         if candidate.dictionary is None:
             return ["The candidate has no dictionary; the joint problem asks for one."]

@@ -12,14 +12,11 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, runtime_check
 
 from tqdm.auto import tqdm
 
-from cvxsae.data import arguments
-from cvxsae.parallel.group import ALONE, ProcessGroup
+from cvxsae.parallel.context import Run
 from cvxsae.relaxations.problem import Problem
 from cvxsae.relaxations.solution import Record, Solution, Status, judge, relative_gap
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import torch
 
     from cvxsae.relaxations.candidate import Candidate
@@ -28,31 +25,11 @@ P = TypeVar("P", bound=Problem, contravariant=True)
 S = TypeVar("S")
 S_in = TypeVar("S_in", contravariant=True)
 
+_PROGRESS = 1e-3
+"""A gap that shrank by less than this share has not moved: it counts against the algorithm's patience."""
 
-@dataclass(frozen=True)
-class Limits:
-    """When a solve must end.
-
-    Attributes
-    ----------
-    tol
-        Relative gap to reach, at the point that is returned.
-    max_seconds
-        Wall-clock limit, or None.
-    max_iterations
-        Iteration limit, or None for the algorithm's own.
-    """
-
-    tol: float = 1e-6
-    max_seconds: float | None = None
-    max_iterations: int | None = None
-
-    def __post_init__(self) -> None:
-        arguments.nonnegative(self.tol, "tol")
-        if self.max_seconds is not None:
-            arguments.positive(self.max_seconds, "max_seconds")
-        if self.max_iterations is not None:
-            arguments.count(self.max_iterations, "max_iterations", least=0)
+_STRIDE = 4
+"""Evaluations are spaced by one part in this many of the iterations done: their cost stays a fraction of the steps'."""
 
 
 @runtime_checkable
@@ -89,7 +66,7 @@ class Decides(Protocol[P, S_in]):
 
 
 @dataclass(frozen=True)
-class Run(Generic[S]):
+class Outcome(Generic[S]):
     """What the loop leaves behind.
 
     Attributes
@@ -114,67 +91,49 @@ class Run(Generic[S]):
     seconds: float
 
 
-def iterate(
-    algorithm: Algorithm[P, S],
-    problem: P,
-    limits: Limits,
-    *,
-    device: torch.device,
-    progress: bool = False,
-    callback: Callable[[Record], None] | None = None,
-    group: ProcessGroup = ALONE,
-) -> Solution:
+def iterate(algorithm: Algorithm[P, S], problem: P, tol: float, run: Run) -> Solution:
     """Run an algorithm until its certified relative gap is within ``tol`` or a limit is met, and judge where it ends.
 
     The lowest value and the highest bound seen are kept, each with its point: any dual point certifies any primal one.
     """
-    run = run_loop(algorithm, problem, limits, device=device, progress=progress, callback=callback, group=group)
-    candidate = algorithm.finish(problem, run.primal)
-    if run.dual is not run.primal and candidate.dual is not None:
-        proof = algorithm.finish(problem, run.dual)
+    outcome = run_loop(algorithm, problem, tol, run)
+    candidate = algorithm.finish(problem, outcome.primal)
+    if outcome.dual is not outcome.primal and candidate.dual is not None:
+        proof = algorithm.finish(problem, outcome.dual)
         candidate = replace(candidate, dual=proof.dual, multipliers=proof.multipliers)
     return judge(
         problem,
         candidate,
-        run.status,
-        tol=limits.tol,
-        history=run.history,
-        seconds=run.seconds,
+        outcome.status,
+        tol=tol,
+        history=outcome.history,
+        seconds=outcome.seconds,
         solver=algorithm.name,
-        info={"iterations": run.iterations, "device": str(device), **algorithm.info(run.primal)},
+        info={"iterations": outcome.iterations, "device": str(run.device), **algorithm.info(outcome.primal)},
     )
 
 
-def run_loop(
-    algorithm: Algorithm[P, S],
-    problem: P,
-    limits: Limits,
-    *,
-    device: torch.device,
-    progress: bool = False,
-    callback: Callable[[Record], None] | None = None,
-    every_step: bool = False,
-    group: ProcessGroup = ALONE,
-) -> Run[S]:
+def run_loop(algorithm: Algorithm[P, S], problem: P, tol: float, run: Run, *, every_step: bool = False) -> Outcome[S]:
     """The loop itself.
 
     Value and bound are evaluated at iterations spaced by a growing stride (a quarter of the iterations done), or at
     ``every_step`` where they cost nothing, always at the point that would be returned. ``patience`` evaluations in a
     row without a better gap mean STALLED. Processes of a group take each step together, so their clocks are asked
-    together and an interrupt ends them all.
+    together and an interrupt ends them all. An interrupt becomes a status in the outermost call only.
     """
-    start = time.perf_counter()
-    most = algorithm.default_iterations if limits.max_iterations is None else limits.max_iterations
+    start, group = time.perf_counter(), problem.group
+    most = algorithm.default_iterations if run.max_steps is None else run.max_steps
     history: list[Record] = []
-    bar = tqdm(total=None, disable=not progress, desc=f"{problem.name} ({algorithm.name})", unit="it")
-    state = primal = dual = algorithm.init(problem, device)
+    bar = tqdm(total=None, disable=not run.progress, desc=f"{problem.name} ({algorithm.name})", unit="it")
+    state = primal = dual = algorithm.init(problem, run.device)
     lowest, highest, best_gap = math.inf, -math.inf, math.inf
     idle, iteration, next_check = 0, 0, 0
     status = Status.MAX_ITER
     try:
         while True:
-            elapsed = time.perf_counter() - start
-            late = limits.max_seconds is not None and group.any(elapsed >= limits.max_seconds)
+            now = time.perf_counter()
+            elapsed = now - start
+            late = math.isfinite(run.deadline) and group.any(now >= run.deadline)
             if iteration >= next_check or late or iteration >= most:
                 record = Record(iteration, elapsed, *algorithm.bounds(problem, state))
                 history.append(record)
@@ -183,16 +142,16 @@ def run_loop(
                         lowest, primal = record.value, state
                     if record.lower_bound >= highest:
                         highest, dual = record.lower_bound, state
-                if callback is not None:  # after the state is kept: it may interrupt
-                    callback(record)
+                if run.callback is not None:  # after the state is kept: it may interrupt
+                    run.callback(record)
                 if not math.isfinite(record.gap):
                     status = Status.NONFINITE
                     break
                 gap = relative_gap(lowest, highest)
-                idle = 0 if gap < best_gap * (1 - 1e-3) else idle + 1
+                idle = 0 if gap < best_gap * (1 - _PROGRESS) else idle + 1
                 best_gap = min(best_gap, gap)
                 bar.set_postfix_str(f"value {lowest:.6g}, gap {gap:.1e}", refresh=False)
-                if best_gap <= limits.tol:
+                if best_gap <= tol:
                     status = Status.CERTIFIED
                     break
                 if idle >= algorithm.patience:
@@ -202,7 +161,7 @@ def run_loop(
                 if verdict is not None:
                     status = verdict
                     break
-                next_check = iteration + (1 if every_step else max(algorithm.first_check, iteration // 4))
+                next_check = iteration + (1 if every_step else max(algorithm.first_check, iteration // _STRIDE))
             if late:
                 status = Status.TIME_LIMIT
                 break
@@ -212,9 +171,9 @@ def run_loop(
             iteration += 1
             bar.update()
     except KeyboardInterrupt:
-        if not group.is_alone:
+        if not (run.is_outermost and group.is_alone):
             raise
         status = Status.INTERRUPTED
     finally:
         bar.close()
-    return Run(primal, dual, status, tuple(history), iteration, time.perf_counter() - start)
+    return Outcome(primal, dual, status, tuple(history), iteration, time.perf_counter() - start)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 import warnings
 from dataclasses import replace
@@ -12,12 +13,13 @@ import cvxpy as cp
 from tqdm.auto import tqdm
 
 from cvxsae.data.arguments import InputError
+from cvxsae.parallel.context import SHORTEST
 from cvxsae.relaxations.convex.large_dictionary import LargeDictionary
 from cvxsae.relaxations.problem import Problem
 from cvxsae.relaxations.solution import Solution, Status, judge
 
 if TYPE_CHECKING:
-    from cvxsae.solvers.convex.driver import Limits
+    from cvxsae.parallel.context import Run
 
 NAME = "clarabel"
 LARGEST_SIZE = 200_000
@@ -48,7 +50,7 @@ def size_objection(problem: Problem) -> str | None:
     return None
 
 
-def solve_reference(problem: Problem, limits: Limits, *, progress: bool = False) -> Solution:
+def solve_reference(problem: Problem, tol: float, run: Run) -> Solution:
     """Solve the conic form with Clarabel to its full accuracy and evaluate the answer as every other.
 
     For :class:`LargeDictionary` it solves the doubly nonnegative relaxation: its optimal value is in
@@ -65,9 +67,9 @@ def solve_reference(problem: Problem, limits: Limits, *, progress: bool = False)
     start = time.perf_counter()
     form = problem.conic_form()
     options: dict[str, float] = {"tol_gap_rel": 1e-11, "tol_gap_abs": 1e-11, "tol_feas": 1e-10}
-    if limits.max_seconds is not None:
-        options["time_limit"] = limits.max_seconds
-    bar = tqdm(total=None, disable=not progress, desc=f"{problem.name} ({NAME})")
+    if math.isfinite(run.deadline):
+        options["time_limit"] = max(run.left, SHORTEST)
+    bar = tqdm(total=None, disable=not run.progress, desc=f"{problem.name} ({NAME})")
     with warnings.catch_warnings():
         # An inaccurate answer is judged by its certificate, like any other.
         warnings.filterwarnings("ignore", message="Solution may be inaccurate")
@@ -76,12 +78,12 @@ def solve_reference(problem: Problem, limits: Limits, *, progress: bool = False)
     bar.close()
     seconds = time.perf_counter() - start
     if form.problem.status not in (cp.OPTIMAL, cp.OPTIMAL_INACCURATE):
-        timed_out = limits.max_seconds is not None and seconds >= limits.max_seconds
+        timed_out = run.is_late
         return judge(
             problem,
             problem.zero_candidate(),
             Status.TIME_LIMIT if timed_out else Status.REFERENCE_FAILED,
-            tol=limits.tol,
+            tol=tol,
             seconds=seconds,
             solver=NAME,
             info={"conic_status": str(form.problem.status)},
@@ -98,7 +100,7 @@ def solve_reference(problem: Problem, limits: Limits, *, progress: bool = False)
         problem,
         candidate,
         Status.STALLED,
-        tol=limits.tol,
+        tol=tol,
         seconds=time.perf_counter() - start,
         solver=NAME,
         info=info,

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
-from typing import TYPE_CHECKING
-
-import torch
+from typing import Unpack
 
 from cvxsae.data import arguments
 from cvxsae.data.arguments import InputError
-from cvxsae.parallel.group import ALONE, ProcessGroup, chosen_device
+from cvxsae.parallel.context import Run, Steps, keywords
 from cvxsae.parallel.threads import threads_for
 from cvxsae.relaxations.convex.fixed_atoms import CandidateDictionary, FixedAtoms, SparseCodes
 from cvxsae.relaxations.convex.large_dictionary import LargeDictionary
@@ -18,20 +17,17 @@ from cvxsae.relaxations.convex.polar_search import LARGEST_DIM
 from cvxsae.relaxations.convex.wide_limit import WideLimit
 from cvxsae.relaxations.problem import Problem
 from cvxsae.relaxations.shared import share_wide_limit
-from cvxsae.relaxations.solution import NotCertifiedError, Record, Solution, judge
+from cvxsae.relaxations.solution import NotCertifiedError, Solution, judge
 from cvxsae.solvers.convex import working_set as active_set
 from cvxsae.solvers.convex.candidates.block_descent import BlockDescent
 from cvxsae.solvers.convex.candidates.proximal_gradient import ProximalGradient
-from cvxsae.solvers.convex.driver import Limits, iterate
+from cvxsae.solvers.convex.driver import iterate
 from cvxsae.solvers.convex.large.column_generation import Directions
 from cvxsae.solvers.convex.large.copositive import CuttingPlanes
 from cvxsae.solvers.convex.large.factorised import Factorised
 from cvxsae.solvers.convex.large.relaxation import DoublyNonnegative
 from cvxsae.solvers.convex.reference import solve_reference
 from cvxsae.solvers.convex.wide_newton import WideLimitNewton
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 _WORTH_COMPILING = 1e6
 """Multiplications in a pass from which the compiled block descent pays for the seconds its first call may compile."""
@@ -51,20 +47,23 @@ SOLVERS = (
 )
 
 
+class SolveOptions(Steps, total=False):
+    """How :func:`solve` runs."""
+
+
+@keywords(SolveOptions)
 def solve(
     problem: Problem,
     *,
     solver: str = "auto",
     tol: float = 1e-6,
-    max_seconds: float | None = None,
-    max_iterations: int | None = None,
-    device: str | torch.device | None = None,
     raise_on_failure: bool = True,
-    progress: bool = False,
-    callback: Callable[[Record], None] | None = None,
-    group: ProcessGroup | None = None,
+    **options: Unpack[SolveOptions],
 ) -> Solution:
     """Solve a convex problem to a certified relative gap.
+
+    Datapoints shared by several processes (:meth:`cvxsae.parallel.ProcessGroup.shard`) make a :class:`WideLimit` of all
+    of them: value, bound and bias are those of all rows, atoms, codes and dual those of the rows here.
 
     Parameters
     ----------
@@ -77,20 +76,16 @@ def solve(
         100 datapoints; ``"reference"`` is cvxpy with Clarabel.
     tol
         Relative gap ``(value − lower_bound)/value`` to reach, evaluated in float64 at the returned point.
-    max_seconds, max_iterations
+    raise_on_failure
+        Whether a solve that is not certified raises.
+    max_seconds, max_steps
         Limits; None for no limit, and for the algorithm's own.
     device
         Where torch computes: ``"cpu"`` (default) or ``"cuda"``.
-    raise_on_failure
-        Whether a solve that is not certified raises.
     progress
         Whether to show a progress bar.
     callback
         Called with a :class:`Record` at every evaluation of the gap.
-    group
-        The processes that share a :class:`WideLimit`, from :func:`cvxsae.process_group`: each passes the problem of its
-        own rows; value, bound and bias are those of all rows, atoms, codes and dual those of the rows here. (Codes
-        for a dictionary: :func:`cvxsae.encode`.)
 
     Returns
     -------
@@ -109,129 +104,113 @@ def solve(
     GroupError
         If another process failed.
     """
-    group = group or ALONE
-    with group.guard():
-        solution = _checked_solve(
-            problem, solver, Limits(tol, max_seconds, max_iterations), chosen_device(device, group), progress, callback,
-            group,
-        )  # fmt: skip
-    if raise_on_failure and not solution.is_certified:
-        raise NotCertifiedError(solution)
-    return solution
-
-
-def _checked_solve(
-    problem: Problem, solver: str, limits: Limits, chosen: torch.device, progress: bool,
-    callback: Callable[[Record], None] | None, group: ProcessGroup,
-) -> Solution:  # fmt: skip
-    """Check what is asked for, and solve it."""
     if not isinstance(problem, Problem):
         raise InputError(
             f"problem is a {type(problem).__name__}; "
             "pass a WideLimit, SparseCodes, CandidateDictionary or LargeDictionary."
         )
-    if isinstance(problem, LargeDictionary):
-        problem.require_resolvable()
-    arguments.choice(solver, "solver", SOLVERS)
-    with threads_for(problem):
-        if not group.is_alone:
-            return _shared_solve(problem, solver, limits, chosen, progress, callback, group)
-        if solver == "reference":
-            return solve_reference(problem, limits, progress=progress)
-        return _torch_solve(problem, solver, limits, chosen, progress, callback)
+    with problem.group.guard():
+        run = Run.start(options, SolveOptions, group=problem.group)
+        arguments.nonnegative(tol, "tol")
+        arguments.choice(solver, "solver", SOLVERS)
+        if isinstance(problem, LargeDictionary):
+            problem.require_resolvable()
+        with threads_for(problem):
+            solution = _solve(problem, solver, tol, run)
+    if raise_on_failure and not solution.is_certified:
+        raise NotCertifiedError(solution)
+    return solution
 
 
-def _shared_solve(
-    problem: Problem, solver: str, limits: Limits, device: torch.device, progress: bool,
-    callback: Callable[[Record], None] | None, group: ProcessGroup,
-) -> Solution:  # fmt: skip
+def _solve(problem: Problem, solver: str, tol: float, run: Run) -> Solution:
+    """Solve with arguments that have been checked."""
+    if not problem.group.is_alone:
+        return _shared_solve(problem, solver, tol, run)
+    if solver == "reference":
+        return solve_reference(problem, tol, run)
+    return _torch_solve(problem, solver, tol, run)
+
+
+def _shared_solve(problem: Problem, solver: str, tol: float, run: Run) -> Solution:
     """Newton for the wide limit of the rows of all processes."""
+    group = problem.group
     if not isinstance(problem, WideLimit) or solver not in ("auto", "torch", WideLimitNewton.name):
         raise InputError(
-            f"group has {group.size} processes but problem is {problem.name!r} with solver {solver!r}; several "
-            "processes share WideLimit with solver='auto' (encode and learn_dictionary take a group as well)."
+            f"X is shared by {group.size} processes but problem is {problem.name!r} with solver {solver!r}; several "
+            "processes share WideLimit with solver='auto' (encode and learn_dictionary take shared data as well)."
         )
     group.agree(
-        call="solve", d=problem.dim, dtype=problem.X.tensor.dtype, lam=problem.lam, bias=problem.bias, tol=limits.tol,
-        max_seconds=limits.max_seconds, max_iterations=limits.max_iterations,
-    )  # fmt: skip
-    shared = share_wide_limit(problem, group)
-    solution = iterate(
-        WideLimitNewton(group), shared, limits, device=device, progress=progress, callback=callback, group=group
+        call="solve",
+        d=problem.dim,
+        dtype=problem.X.tensor.dtype,
+        lam=problem.lam,
+        bias=problem.bias,
+        tol=tol,
+        limited=math.isfinite(run.deadline),
+        max_steps=run.max_steps,
     )
+    shared = share_wide_limit(problem, group)
+    solution = iterate(WideLimitNewton(group), shared, tol, run)
     return replace(
         solution, info={**solution.info, "n_points": int(group.total(problem.n_points)), "processes": group.size}
     )
 
 
-def _torch_solve(
-    problem: Problem,
-    solver: str,
-    limits: Limits,
-    device: torch.device,
-    progress: bool,
-    callback: Callable[[Record], None] | None,
-) -> Solution:
+def _torch_solve(problem: Problem, solver: str, tol: float, run: Run) -> Solution:
     """Dispatch to the algorithm that fits; the one place where problems meet algorithms."""
     expected: str
     if isinstance(problem, WideLimit):
         expected = WideLimitNewton.name
         if solver in ("auto", "torch", expected):
-            return iterate(WideLimitNewton(), problem, limits, device=device, progress=progress, callback=callback)
+            return iterate(WideLimitNewton(), problem, tol, run)
     elif isinstance(problem, SparseCodes) and not problem.bias_is_free:
         expected = active_set.NAME
         if solver in ("auto", "torch", expected):
-            return active_set.solve_active_set(problem, limits, device=device, progress=progress)
+            return active_set.solve_active_set(problem, tol, run)
         if solver == ProximalGradient.name:
-            return iterate(ProximalGradient(), problem, limits, device=device, progress=progress, callback=callback)
+            return iterate(ProximalGradient(), problem, tol, run)
     elif isinstance(problem, FixedAtoms):
-        blocks = isinstance(problem, CandidateDictionary) and device.type == "cpu"
+        blocks = isinstance(problem, CandidateDictionary) and run.device.type == "cpu"
         if blocks and problem.evaluation_cost >= _WORTH_COMPILING and solver in ("auto", "torch"):
             solver = BlockDescent.name
         if blocks and solver == BlockDescent.name:
-            return iterate(BlockDescent(), problem, limits, device=device, progress=progress, callback=callback)
+            return iterate(BlockDescent(), problem, tol, run)
         expected = ProximalGradient.name
         if solver in ("auto", "torch", expected):
-            return iterate(ProximalGradient(), problem, limits, device=device, progress=progress, callback=callback)
+            return iterate(ProximalGradient(), problem, tol, run)
     elif isinstance(problem, LargeDictionary) and problem.atom_cost == 0:
         expected = WideLimitNewton.name
         if solver in ("auto", "torch", expected):
-            return _without_surcharge(problem, limits, device, progress, callback)
+            return _without_surcharge(problem, tol, run)
     elif isinstance(problem, LargeDictionary):
         few = problem.dim <= LARGEST_DIM
         expected = Directions.name if few else DoublyNonnegative.name
         # In few dimensions the polar is exact: there is no relaxation, and nothing to cut.
         if few and solver in ("auto", "torch", expected, CuttingPlanes.name):
-            directions = Directions(limits.tol)
-            return iterate(directions, problem, limits, device=device, progress=progress, callback=callback)
+            directions = Directions(tol)
+            return iterate(directions, problem, tol, run)
         if solver in ("auto", "torch", expected):
-            pair = DoublyNonnegative(limits.tol)
-            return iterate(pair, problem, limits, device=device, progress=progress, callback=callback)
+            pair = DoublyNonnegative(tol)
+            return iterate(pair, problem, tol, run)
         if solver == CuttingPlanes.name:
             if problem.n_points > LARGEST_TRIPLES:
                 raise InputError(
                     f"solver is 'cuts' but X has {problem.n_points:,} rows, and cuts work on tensors of N³ entries; "
                     f"pass at most {LARGEST_TRIPLES} rows or use solver='splitting'."
                 )
-            cuts = CuttingPlanes(limits.tol)
-            return iterate(cuts, problem, limits, device=device, progress=progress, callback=callback)
+            cuts = CuttingPlanes(tol)
+            return iterate(cuts, problem, tol, run)
         if solver == Factorised.name:
-            return iterate(Factorised(), problem, limits, device=device, progress=progress, callback=callback)
+            return iterate(Factorised(), problem, tol, run)
     else:
         raise InputError(f"problem is a {type(problem).__name__}, which no solver here knows.")
     raise InputError(f"solver is {solver!r} but {problem.name!r} is solved by {expected!r} (or 'reference').")
 
 
-def _without_surcharge(
-    problem: LargeDictionary,
-    limits: Limits,
-    device: torch.device,
-    progress: bool,
-    callback: Callable[[Record], None] | None,
-) -> Solution:
+def _without_surcharge(problem: LargeDictionary, tol: float, run: Run) -> Solution:
     """At τ = 0 atoms are free and the large dictionary is the wide limit, one atom a datapoint (T9)."""
     wide = WideLimit(problem.X, problem.lam, problem.bias)
-    solution = iterate(WideLimitNewton(), wide, limits, device=device, progress=progress, callback=callback)
+    solution = iterate(WideLimitNewton(), wide, tol, run)
     if solution.dictionary is None:
         raise InputError(
             f"atom_cost is 0 and X has {problem.n_points:,} rows, so the dictionary would be as large as the data; "
@@ -242,7 +221,7 @@ def _without_surcharge(
         problem,
         replace(atoms, dual=solution.dual),
         solution.status,
-        tol=limits.tol,
+        tol=tol,
         history=solution.history,
         seconds=solution.seconds,
         solver=solution.solver,

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
-import torch
-
+from cvxsae.parallel.context import SHORTEST
 from cvxsae.relaxations.convex.fixed_atoms import SparseCodes
 from cvxsae.relaxations.convex.wide_limit import RECOVERY_BYTES
 from cvxsae.relaxations.solution import Record, Solution, judge
 from cvxsae.solvers.codes.encode import SMALLEST_TOL, encode_rows
 
 if TYPE_CHECKING:
-    from cvxsae.solvers.convex.driver import Limits
+    from cvxsae.parallel.context import Run
 
 NAME = "working-set"
 
@@ -20,14 +20,14 @@ _WORTH_COMPILING = 1e8
 """Multiplications in a pass from which the compiled engine pays for the seconds its first call may compile."""
 
 
-def solve_active_set(problem: SparseCodes, limits: Limits, *, device: torch.device, progress: bool = False) -> Solution:
+def solve_active_set(problem: SparseCodes, asked: float, run: Run) -> Solution:
     """Solve every datapoint to a relative gap of ``tol`` by working sets; the solution's codes are sparse.
 
     The gap of the whole is then at most that of its worst datapoint. The dual point is the residual, each row shrunk
     into ``{y : D y ≤ λ}`` (T1); it is written out unless it would be larger than half a gigabyte. The bias must not
     be free.
     """
-    tol = min(max(limits.tol, SMALLEST_TOL), 1.0)
+    tol = min(max(asked, SMALLEST_TOL), 1.0)
     bias = problem.fixed_bias()
     codes = encode_rows(
         problem.X,
@@ -36,10 +36,10 @@ def solve_active_set(problem: SparseCodes, limits: Limits, *, device: torch.devi
         bias=bias,
         tol=tol,
         engine="torch" if problem.evaluation_cost < _WORTH_COMPILING else "auto",
-        device=device,
-        progress=progress,
-        max_seconds=limits.max_seconds,
-        partial=True,
+        device=run.device,
+        progress=run.progress,
+        max_seconds=max(run.left, SHORTEST) if math.isfinite(run.deadline) else None,
+        partial=run.is_outermost,
     )
     candidate = problem.candidate(codes.codes, bias.numpy())
     if problem.n_points * problem.dim * 8 <= RECOVERY_BYTES:
@@ -49,7 +49,7 @@ def solve_active_set(problem: SparseCodes, limits: Limits, *, device: torch.devi
         problem,
         candidate,
         codes.status,
-        tol=limits.tol,
+        tol=asked,
         history=(Record(codes.rounds, codes.seconds, codes.value, codes.lower_bound),),
         seconds=codes.seconds,
         solver=NAME,
@@ -59,6 +59,6 @@ def solve_active_set(problem: SparseCodes, limits: Limits, *, device: torch.devi
             "l0": codes.l0,
             "engine": codes.engine,
             "largest_datapoint_gap": float(codes.gaps.max()),
-            "device": str(device),
+            "device": str(run.device),
         },
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -14,14 +15,15 @@ import torch
 
 from cvxsae.data import arguments
 from cvxsae.data.arguments import InputError
-from cvxsae.parallel.group import ALONE, ProcessGroup, chosen_device
+from cvxsae.parallel.context import Run, Steps
+from cvxsae.parallel.group import ALONE, ProcessGroup
 from cvxsae.parallel.threads import threads_for
 from cvxsae.relaxations.convex.wide_limit import WideLimit
 from cvxsae.relaxations.joint.joint import JointProblem
 from cvxsae.relaxations.shared import share_joint_problem, share_wide_limit
 from cvxsae.relaxations.solution import Record, Status, relative_gap
 from cvxsae.solvers.codes.encode import encode_rows
-from cvxsae.solvers.convex.driver import Limits, Run, run_loop
+from cvxsae.solvers.convex.driver import Outcome, run_loop
 from cvxsae.solvers.convex.wide_newton import WideLimitNewton
 from cvxsae.solvers.dictionary import checkpoint as checkpoints
 from cvxsae.solvers.dictionary.learner import MINIBATCH_TOL, Ground, Learner, State
@@ -155,8 +157,8 @@ def learn_dictionary(
     with group.guard():
         problem = JointProblem(X, n_atoms, lam, bias)
         tol, seed = arguments.positive(tol, "tol"), arguments.count(seed, "seed", least=0)
-        limits = Limits(GLOBAL_TOL, max_seconds, max_steps)
-        where = chosen_device(device, group)
+        given = {"device": device, "max_seconds": max_seconds, "max_steps": max_steps, "progress": progress}
+        run = Run.start({**given, "callback": callback}, Steps, group=group)
         epochs = None if epochs is None else arguments.count(epochs, "epochs", least=0)
         if second_order and not group.is_alone:
             raise InputError(
@@ -171,18 +173,17 @@ def learn_dictionary(
         problem = share_joint_problem(problem, group)
         with threads_for(problem):
             return _learn(
-                problem, limits, tol, seed, epochs, init, where, group, checkpoint, second_order=second_order,
-                moves=moves, progress=progress, callback=callback,
+                problem, run, tol, seed, epochs, init, group, checkpoint, second_order=second_order, moves=moves,
             )  # fmt: skip
 
 
 def _learn(
-    problem: JointProblem, limits: Limits, tol: float, seed: int, epochs: int | None, init: Init, where: torch.device,
-    group: ProcessGroup, checkpoint: str | Path | None, *, second_order: bool, moves: bool, progress: bool,
-    callback: Callable[[Record], None] | None,
+    problem: JointProblem, run: Run, tol: float, seed: int, epochs: int | None, init: Init,
+    group: ProcessGroup, checkpoint: str | Path | None, *, second_order: bool, moves: bool,
 ) -> DictionaryFit:  # fmt: skip
     """Start, search and certify, with arguments that have been checked."""
-    ground, start_bias = _ground(problem, where, group)
+    where = run.device
+    ground, start_bias = _ground(problem, run, group)
     dictionary, start_bias, complete = _start(problem, start_bias, init, seed, where, group)
     if epochs is None:
         rounds = () if complete else rounds_of(EPOCHS) if init is None else GROWTH_ROUNDS
@@ -197,13 +198,12 @@ def _learn(
     if checkpoint is not None:
         options = {"seed": seed, "tol": tol, "second_order": second_order, "moves": moves, "rounds": rounds}
         learner, kept = _with_checkpoint(problem, learner, Path(checkpoint), options)
-    run: Run[State] = run_loop(
-        learner, problem, limits, device=where, progress=progress, callback=callback, every_step=True, group=group
-    )
+    outcome: Outcome[State] = run_loop(learner, problem, GLOBAL_TOL, run, every_step=True)
     if kept is not None:
         group.any(False)  # a state goes when all have written the two after it
-        kept.write(run.primal, keep_last=not group.is_alone)
-    return _fit(problem, learner, run.primal, run.status, run.history, kept.seconds if kept else run.seconds)
+        kept.write(outcome.primal, keep_last=not group.is_alone)
+    seconds = kept.seconds if kept else outcome.seconds
+    return _fit(problem, learner, outcome.primal, outcome.status, outcome.history, seconds)
 
 
 def grow(
@@ -251,14 +251,11 @@ def grow(
     )  # fmt: skip
 
 
-def _ground(
-    problem: JointProblem, device: torch.device, group: ProcessGroup
-) -> tuple[Ground, Float64[np.ndarray, " d"]]:
+def _ground(problem: JointProblem, run: Run, group: ProcessGroup) -> tuple[Ground, Float64[np.ndarray, " d"]]:
     """The floor and its bias, and the sums of the data measured from there."""
     wide = share_wide_limit(WideLimit(problem.X, problem.lam, problem.bias), group)
-    scan = run_loop(WideLimitNewton(group), wide, Limits(1e-9), device=device, group=group)
-    if scan.status is Status.INTERRUPTED:  # the loop took it for its own; there is no fit to return yet
-        raise KeyboardInterrupt
+    device = run.device
+    scan = run_loop(WideLimitNewton(group), wide, 1e-9, replace(run.inner(), deadline=math.inf))
     bias = problem.fixed_bias() if not problem.bias_is_free else scan.primal.bias.cpu()
     total, energy = torch.zeros(problem.dim, dtype=torch.float64), 0.0
     for batch in problem.X.batches():

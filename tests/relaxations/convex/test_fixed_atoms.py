@@ -237,10 +237,10 @@ def test_lambda_max_is_sharp(tau, bias, rng):
 def test_a_dictionary_of_another_problem_is_refused(rng):
     problem = SparseCodes(rng.normal(size=(5, 3)), rng.normal(size=(4, 3)), LAM)
     point: Any = problem.zero_candidate()
-    assert problem.allows(point) == []
+    assert problem.objections(point) == []
     rotated = np.roll(point.dictionary, 1, axis=0)
     for other, message in ((rotated, "differs"), (rotated[:2], "shape"), (None, "no dictionary")):
-        (sentence,) = problem.allows(type(point)(bias=point.bias, dictionary=other, codes=point.codes))
+        (sentence,) = problem.objections(type(point)(bias=point.bias, dictionary=other, codes=point.codes))
         assert message in sentence
 
 

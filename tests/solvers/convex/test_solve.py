@@ -52,7 +52,7 @@ def test_every_problem_with_every_bias(name, solver, bias, rng):
     assert certify(problem, solution).is_certified
     assert isinstance(solution.codes, np.ndarray | scipy.sparse.csr_array)
     assert solution.dictionary.shape == (solution.codes.shape[1], 3)
-    assert solution.summary()["problem"] == problem.name
+    assert solution.to_dict()["problem"] == problem.name
     own = solve(problem, solver=solution.solver, tol=tol) if solver == "auto" else solution
     assert own.value == solution.value
 
@@ -77,7 +77,7 @@ def test_bad_arguments_are_named(rng):
         ({"tol": -1.0}, "tol is -1"),
         ({"tol": float("nan")}, "tol is nan"),
         ({"max_seconds": 0}, "max_seconds is 0"),
-        ({"max_iterations": -3}, "max_iterations is -3"),
+        ({"max_steps": -3}, "max_steps is -3"),
         ({"device": "abacus"}, "device is 'abacus'"),
     ):
         with pytest.raises(InputError, match=message):
@@ -87,11 +87,11 @@ def test_bad_arguments_are_named(rng):
 def test_uncertified_raises_with_the_solution_unless_told_not_to(rng):
     problem = build("candidates", rng)
     with pytest.raises(NotCertifiedError, match="the iteration limit was reached") as caught:
-        solve(problem, tol=1e-12, max_iterations=2)
+        solve(problem, tol=1e-12, max_steps=2)
     solution = caught.value.solution
     assert solution.status is Status.MAX_ITER
     assert not certify(problem, solution).is_certified
-    quiet = solve(problem, tol=1e-12, max_iterations=2, raise_on_failure=False)
+    quiet = solve(problem, tol=1e-12, max_steps=2, raise_on_failure=False)
     assert quiet.value == solution.value
 
 
@@ -145,7 +145,7 @@ def test_torch_threads_are_given_back(name, rng):
 @pytest.mark.parametrize("bias", [None, "free"])
 def test_extreme_penalties_end_with_valid_bounds(name, lam, bias, rng):
     problem = build(name, rng, bias).with_penalty(lam)
-    solution = solve(problem, tol=1e-4, max_iterations=20, raise_on_failure=False)
+    solution = solve(problem, tol=1e-4, max_steps=20, raise_on_failure=False)
     reference = 0.5 * np.mean(np.sum((problem.X.to_numpy() - solution.bias) ** 2, axis=1))
     assert 0 <= solution.value <= reference * (1 + 1e-12)
     assert solution.lower_bound <= solution.value * (1 + 1e-12)

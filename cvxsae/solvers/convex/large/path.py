@@ -20,13 +20,14 @@ import torch
 from cvxsae.data import arguments
 from cvxsae.data.arguments import InputError
 from cvxsae.data.files import read_arrays, write_arrays
+from cvxsae.parallel.context import Compute, Run
 from cvxsae.parallel.threads import threads_for
 from cvxsae.relaxations.candidate import Candidate
 from cvxsae.relaxations.convex.large_dictionary import LargeDictionary
 from cvxsae.relaxations.convex.polar_search import LARGEST_DIM
 from cvxsae.relaxations.convex.tidy import factor_of, live_atoms, tidy
 from cvxsae.relaxations.solution import Solution, relative_gap
-from cvxsae.solvers.convex.driver import Limits, iterate
+from cvxsae.solvers.convex.driver import iterate
 from cvxsae.solvers.convex.large.column_generation import Directions
 from cvxsae.solvers.convex.large.relaxation import DoublyNonnegative, WarmStart
 
@@ -183,17 +184,19 @@ def atom_cost_path(
     """
     arguments.choice(along, "along", ("atom_cost", "lam"))
     path = _checked(default_values(problem, along) if values is None else values)
-    limits, chosen = Limits(tol, max_seconds), arguments.compute_device(device)
+    options = {"max_seconds": max_seconds, "device": device}
+    arguments.nonnegative(tol, "tol")
     store = None if folder is None else _Store(Path(folder), problem, path, along, tol)
     points, candidates = ([], []) if store is None else store.read()
     for number in range(len(points), len(path)):
         here = _at(problem, along, path[number])
         warm = _warm(here, candidates[-1]) if candidates else None
+        run = Run.start(options, Compute).inner()
         with threads_for(here):
             if here.dim <= LARGEST_DIM:
-                solution = iterate(Directions(tol, warm), here, limits, device=chosen)
+                solution = iterate(Directions(tol, warm), here, tol, run)
             else:
-                solution = iterate(DoublyNonnegative(tol, warm), here, limits, device=chosen)
+                solution = iterate(DoublyNonnegative(tol, warm), here, tol, run)
         candidate = tidy(here, solution, slack=tol)
         points.append(_point(here, solution, candidate))
         candidates.append(_bare(candidate))

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from cvxsae import CandidateDictionary
+from cvxsae.parallel.context import Run
 from cvxsae.relaxations.convex.fixed_atoms import datapoint_atoms
 from cvxsae.solvers.convex.candidates.block_descent import BlockDescent
 from cvxsae.solvers.convex.candidates.kernels import support_gradient, sweep
-from cvxsae.solvers.convex.driver import Limits, iterate
+from cvxsae.solvers.convex.driver import iterate
 from tests.helpers import problems
 from tests.helpers.problems import certify, solve
 
@@ -105,6 +106,6 @@ def test_screened_atoms_are_unused_at_the_optimum(rng):
 def test_nothing_is_worth_its_price(rng):
     problem = build(rng, 3.0)
     dear = problem.with_penalty(1.01 * problem.lambda_max())
-    solution = iterate(BlockDescent(), dear, Limits(1e-9), device=CPU)
+    solution = iterate(BlockDescent(), dear, 1e-9, Run())
     assert solution.is_certified
     assert not np.asarray(solution.codes).any()

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from cvxsae import LargeDictionary
+from cvxsae.parallel.context import Run
 from cvxsae.relaxations.convex.tidy import factor_of
-from cvxsae.solvers.convex.driver import Limits, iterate
+from cvxsae.solvers.convex.driver import iterate
 from cvxsae.solvers.convex.large.column_generation import Directions, _with_new, even_directions
 from cvxsae.solvers.convex.large.factorised import Factorised
 from cvxsae.solvers.convex.large.relaxation import WarmStart
@@ -48,7 +49,7 @@ def test_the_total_gap_closes(d, tau, bias, rng):
 def test_it_is_no_worse_than_descent_from_many_atoms(rng):
     problem = LargeDictionary(problems.gaussian(rng, 16, 2), LAM, 5.0)
     solution = solve(problem, tol=1e-5)
-    descended = iterate(Factorised(), problem, Limits(1e-5, max_iterations=3), device=CPU)
+    descended = iterate(Factorised(), problem, 1e-5, Run(max_steps=3))
     assert solution.value <= descended.value * (1 + 1e-5)
     assert solution.lower_bound <= descended.value
 
@@ -62,7 +63,7 @@ def test_a_warm_start_from_the_answer_is_no_worse(rng):
     problem = LargeDictionary(problems.gaussian(rng, 30, 2), LAM, 5.0)
     cold = solve(problem, tol=1e-4)
     warm = WarmStart(torch.from_numpy(factor_of(problem, cold)))
-    again = iterate(Directions(1e-4, warm), problem, Limits(1e-4), device=CPU)
+    again = iterate(Directions(1e-4, warm), problem, 1e-4, Run())
     assert again.is_certified
     assert again.value <= cold.value * (1 + 1e-4)
     assert again.info["iterations"] <= cold.info["iterations"] + 1

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from cvxsae import InputError, LargeDictionary, Status, certify, solve
+from cvxsae.parallel.context import Run
 from cvxsae.relaxations import CandidateDictionary, WideLimit
 from cvxsae.relaxations.convex.penalty import pencil_bound
-from cvxsae.solvers.convex.driver import Limits, iterate
+from cvxsae.solvers.convex.driver import iterate
 from cvxsae.solvers.convex.large import admm as splitting
 from cvxsae.solvers.convex.large.relaxation import DoublyNonnegative, WarmStart
 from cvxsae.solvers.convex.nonnegative_lbfgs import descend
@@ -104,7 +105,7 @@ def test_the_candidate_problem_with_the_returned_atoms_has_the_same_value(rng):
     problem = LargeDictionary(problems.clustered(rng, 20, 5), LAM, 1.0)
     solution = solved(problem, tol=1e-6)
     candidates = CandidateDictionary(problem.X, solution.dictionary, LAM, 1.0)
-    value = solve(candidates, tol=1e-6, max_iterations=3000, raise_on_failure=False).value
+    value = solve(candidates, tol=1e-6, max_steps=3000, raise_on_failure=False).value
     assert value == pytest.approx(solution.value, rel=1e-5)
 
 
@@ -142,7 +143,7 @@ def test_a_warm_start_from_the_answer_ends_at_once(rng):
     from cvxsae.relaxations.convex.tidy import factor_of
 
     warm = WarmStart(torch.from_numpy(factor_of(problem, cold)), torch.from_numpy(cold.multipliers))
-    again = iterate(DoublyNonnegative(1e-4, warm), problem, Limits(1e-4), device=CPU)
+    again = iterate(DoublyNonnegative(1e-4, warm), problem, 1e-4, Run())
     assert again.value <= cold.value * (1 + 1e-6)
     assert again.info["splitting_steps"] <= cold.info["splitting_steps"]
 

@@ -1,0 +1,39 @@
+"""Every exception that is raised on purpose; each message is a sentence for the person who made the call."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cvxsae.relaxations.solution import Solution
+
+
+class Error(Exception):
+    """Anything this package raises on purpose."""
+
+
+class InputError(Error, ValueError):
+    """An argument that cannot be used; its message is one sentence that names it, what was found, and what to do."""
+
+
+class CertificateError(Error, ArithmeticError):
+    """A lower bound above a value: something is wrong with the mathematics, the data or the code, never with luck."""
+
+
+class GroupError(Error, RuntimeError):
+    """Another process failed, or can no longer be reached. The message says which and why."""
+
+
+class NotCertifiedError(Error, RuntimeError):
+    """A solve that ended without closing the gap to ``tol``. The solution reached is in ``solution``."""
+
+    def __init__(self, solution: Solution) -> None:
+        status = solution.status
+        super().__init__(
+            f"{solution.problem.name} is not certified: {status.message} "
+            f"(relative gap {solution.gap:.2e}, tol {solution.tol:.2e}); {status.remedy}."
+        )
+        self.solution = solution
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.solution,)
