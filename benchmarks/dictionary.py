@@ -33,7 +33,7 @@ from threadpoolctl import threadpool_limits
 
 from cvxsae import encode, learn_dictionary
 from cvxsae.data.embedded import embedded
-from cvxsae.solvers.convex.large.path import write_text
+from cvxsae.data.storage import write_atomically
 from cvxsae.solvers.dictionary.learn import EPOCHS
 
 RESULTS = Path(__file__).parent / "results"
@@ -258,10 +258,10 @@ def main() -> None:
                     runs = json.loads(file.read_text())["runs"] if file.exists() else []
                     runs = [run for run in runs if (run["method"], run["n_atoms"], run["seed"]) != key] + [new]
                     RESULTS.mkdir(exist_ok=True)
-                    write_text(file, json.dumps({"lam": LAM, "points": POINTS, "runs": runs}, indent=1) + "\n")
+                    write_atomically(file, json.dumps({"lam": LAM, "points": POINTS, "runs": runs}, indent=1) + "\n")
     if file.exists():
         text = report(json.loads(file.read_text())["runs"])
-        write_text(RESULTS / "dictionary.md", text)
+        write_atomically(RESULTS / "dictionary.md", text)
         print(text)
 
 

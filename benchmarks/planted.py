@@ -36,7 +36,7 @@ from scipy.optimize import linear_sum_assignment
 from threadpoolctl import threadpool_limits
 
 from cvxsae import DictionaryFit, encode, learn_dictionary, penalty_path, width_floor
-from cvxsae.solvers.convex.large.path import write_text
+from cvxsae.data.storage import write_atomically
 
 RESULTS = Path(__file__).parent / "results"
 POINTS, ACTIVE = 2_500, 10
@@ -179,9 +179,9 @@ def main() -> None:
                 new = record(n_atoms, seed)
             print({name: value for name, value in new.items() if name != "stages"}, flush=True)
             runs = json.loads(file.read_text()) if file.exists() else []  # another process may have written meanwhile
-            write_text(file, json.dumps([*runs, new], indent=1) + "\n")
+            write_atomically(file, json.dumps([*runs, new], indent=1) + "\n")
     text = report(json.loads(file.read_text()))
-    write_text(RESULTS / "planted.md", text)
+    write_atomically(RESULTS / "planted.md", text)
     print(text)
 
 

@@ -36,10 +36,10 @@ from cvxsae.cli.options import (
 )
 from cvxsae.data import Activations, arguments
 from cvxsae.data.files import read_array, write_arrays
+from cvxsae.data.storage import write_atomically
 from cvxsae.relaxations.convex.wide_limit import WideLimit
 from cvxsae.relaxations.solution import Status
 from cvxsae.sae.ledger import audit
-from cvxsae.solvers.convex.large.path import write_text
 from cvxsae.solvers.dictionary.learn import learn_dictionary
 from cvxsae.solvers.floors.search import width_floors
 from cvxsae.study.compare import compare
@@ -212,7 +212,7 @@ def compare_command(
             device=device, progress=wants_progress(progress), out=out,
         )  # fmt: skip
         table = comparison.table()
-        write_text(out / "compare.csv", table.to_csv(index=False))
+        write_atomically(out / "compare.csv", table.to_csv(index=False))
         comparison.figure().savefig(out / "compare.png", dpi=120)
         notes.append(f"table, figure and dictionaries written to {out}")
         shown = table[["n_atoms", "loss", "exact", "local", "best", "floor", "wide"]]

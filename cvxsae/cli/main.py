@@ -46,14 +46,15 @@ from cvxsae.cli.options import (
     wants_progress,
 )
 from cvxsae.data import InputError
-from cvxsae.data.files import read_array, read_arrays, strict_json, write_arrays
+from cvxsae.data.files import read_array, read_arrays, write_arrays
+from cvxsae.data.storage import strict_json, write_atomically
 from cvxsae.diagnostics.check import check_optimality
 from cvxsae.relaxations.candidate import Candidate
 from cvxsae.relaxations.convex.fixed_atoms import CandidateDictionary, SparseCodes, datapoint_atoms
 from cvxsae.relaxations.convex.large_dictionary import LargeDictionary
 from cvxsae.relaxations.convex.wide_limit import WideLimit
 from cvxsae.relaxations.problem import Problem
-from cvxsae.solvers.convex.large.path import Along, atom_cost_path, write_text
+from cvxsae.solvers.convex.large.path import Along, atom_cost_path
 from cvxsae.solvers.convex.solve import SOLVERS, solve
 from cvxsae.validation.certify import certify
 from cvxsae.validation.crosscheck import crosscheck
@@ -309,7 +310,7 @@ def path_command(
             folder=out,
         )
         table = path.table()
-        write_text(out / "path.csv", table.to_csv(index=False))
+        write_atomically(out / "path.csv", table.to_csv(index=False))
         path.figure().savefig(out / "path.png", dpi=120)
         chosen = path.widest_plateau()
         report = {"points": table.to_dict("records"), "plateau": chosen, "notes": notes}
@@ -361,8 +362,8 @@ def check_command(
         if out is not None:
             out.mkdir(parents=True, exist_ok=True)
             for name in ("features", "pairs", "absorbed", "antipodes", "duplicates"):
-                write_text(out / f"{name}.csv", getattr(found, name).to_csv(index=name == "features"))
-            write_text(out / "report.json", json.dumps(strict_json(found.to_dict()), indent=2, allow_nan=False))
+                write_atomically(out / f"{name}.csv", getattr(found, name).to_csv(index=name == "features"))
+            write_atomically(out / "report.json", json.dumps(strict_json(found.to_dict()), indent=2, allow_nan=False))
             found.figure().savefig(out / "report.png", dpi=120)
             notes.append(f"tables, report and figure written to {out}")
         show(

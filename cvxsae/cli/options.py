@@ -23,7 +23,8 @@ from cvxsae.data import (
     scale_to_unit_mean_square,
 )
 from cvxsae.data.activations import ActivationsLike
-from cvxsae.data.files import read_array, strict_json
+from cvxsae.data.files import read_array
+from cvxsae.data.storage import strict_json
 from cvxsae.relaxations.solution import CertificateError, NotCertifiedError, Solution, Status
 
 if TYPE_CHECKING:

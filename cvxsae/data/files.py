@@ -3,36 +3,29 @@
 from __future__ import annotations
 
 import io
-import math
 import mmap
 import os
-import secrets
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import IO, Any, TypeAlias
+from typing import IO, Any
 
 import numpy as np
 import safetensors
 import safetensors.torch
 import torch
 from jaxtyping import Float
-from scipy import sparse
 
 from cvxsae.data import arguments
+from cvxsae.data.archive import Array, StoredArray, flatten, rebuild, write_npz
 from cvxsae.data.arguments import InputError
-
-Array: TypeAlias = np.ndarray | torch.Tensor
-StoredArray: TypeAlias = np.ndarray | torch.Tensor | sparse.csr_array
+from cvxsae.data.storage import write_atomically
 
 MEMORY_LIMIT = 2**30
 """Bytes that :func:`gather_batches` keeps in memory; what is longer goes to an unlinked temporary file."""
-
-CSR_PARTS = ("data", "indices", "indptr", "shape")
-"""What a sparse array ``codes`` is stored as: ``codes.data``, ``codes.indices``, ..."""
 
 
 def read_array(path: str | os.PathLike[str], name: str, key: str | None = None) -> Array:
@@ -91,15 +84,7 @@ def read_arrays(path: str | os.PathLike[str], name: str = "path") -> dict[str, S
     file = arguments.existing_file(os.fspath(path), name)
     _writer(file, name)
     with _reading(file, name):
-        arrays: dict[str, Any] = {entry: _as_numpy(load()) for entry, load in _open_entries(file).items()}
-        for prefix in [entry.removesuffix(".indptr") for entry in arrays if entry.endswith(".indptr")]:
-            if all(f"{prefix}.{part}" in arrays for part in CSR_PARTS):
-                data, indices, indptr, shape = (arrays.pop(f"{prefix}.{part}") for part in CSR_PARTS)
-                n_rows, n_columns = (int(size) for size in shape)
-                codes: Any = sparse.csr_array((data, indices, indptr), shape=(n_rows, n_columns))
-                codes.check_format(full_check=True)
-                arrays[prefix] = codes
-    return arrays
+        return rebuild({entry: _as_numpy(load()) for entry, load in _open_entries(file).items()})
 
 
 def write_arrays(path: str | os.PathLike[str], mapping: Mapping[str, Any], name: str = "path") -> Path:
@@ -126,21 +111,8 @@ def write_arrays(path: str | os.PathLike[str], mapping: Mapping[str, Any], name:
         If the suffix is another one, the folder does not exist, or a value is not an array of real numbers.
     """
     file = Path(path)
-    write = _writer(file, name)
-    if not file.parent.is_dir():
-        raise InputError(f"{name} {str(file)!r} is in a folder that does not exist; create {str(file.parent)!r} first.")
-    if file.is_dir():
-        raise InputError(f"{name} {str(file)!r} is a directory; pass the path of a file.")
-    arrays = _flatten(mapping)
-    unfinished = file.with_name(f".{file.name}.{secrets.token_hex(4)}.partial")
-    try:
-        write(unfinished, arrays)
-        unfinished.replace(file)
-    except OSError as error:
-        raise InputError(f"{name} {str(file)!r} cannot be written ({error.strerror or error}).") from None
-    finally:
-        unfinished.unlink(missing_ok=True)
-    return file
+    write, arrays = _writer(file, name), flatten(mapping)
+    return write_atomically(path, lambda stream: write(stream, arrays), name)
 
 
 def gather_batches(
@@ -223,16 +195,6 @@ def _batch(value: Any, name: str, first: torch.Tensor | None) -> torch.Tensor:
         found, wanted = (str(dtype).removeprefix("torch.") for dtype in (batch.dtype, first.dtype))
         raise InputError(f"{name} is {found} but batch 0 is {wanted}, which would lose digits; yield one dtype.")
     return batch
-
-
-def strict_json(value: Any) -> Any:
-    """What JSON can hold: no numpy numbers, and null for what is not finite."""
-    if isinstance(value, dict):
-        return {key: strict_json(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [strict_json(entry) for entry in value]
-    number = value.item() if isinstance(value, np.generic) else value
-    return None if isinstance(number, float) and not math.isfinite(number) else number
 
 
 def _locate(path: str | os.PathLike[str], name: str, key: str | None) -> tuple[Path, str | None]:
@@ -321,45 +283,16 @@ def _as_numpy(array: Array) -> Array:
     return array.numpy() if isinstance(array, torch.Tensor) and array.dtype != torch.bfloat16 else array
 
 
-def _writer(file: Path, name: str) -> Callable[[Path, dict[str, Array]], None]:
+def _writer(file: Path, name: str) -> Callable[[IO[bytes], dict[str, Array]], None]:
     """Return what writes the format that the suffix names."""
     if file.suffix == ".npz":
-        return _write_npz
+        return write_npz
     if file.suffix == ".safetensors":
         return _write_safetensors
     raise InputError(f"{name} {str(file)!r} has the file type {file.suffix or 'none'!r}; use .npz or .safetensors.")
 
 
-def _flatten(mapping: Mapping[str, Any]) -> dict[str, Array]:
-    """Spread sparse arrays into their parts and check that everything is numeric and no name is taken twice."""
-    arrays: dict[str, Array] = {}
-    for entry, value in mapping.items():
-        parts = {entry: value}
-        if sparse.issparse(value):
-            codes: sparse.csr_array = sparse.csr_array(value)  # type: ignore[call-overload]
-            stored = (codes.data, codes.indices, codes.indptr, np.array(codes.shape, dtype=np.int64))
-            parts = {f"{entry}.{part}": array for part, array in zip(CSR_PARTS, stored, strict=True)}
-        for key, part in parts.items():
-            array = part.detach().cpu() if isinstance(part, torch.Tensor) else np.asarray(part)
-            if isinstance(array, np.ndarray) and array.dtype.kind not in "fiub":
-                raise InputError(f"{key!r} has dtype {array.dtype}; only arrays of real numbers can be saved.")
-            if key in arrays:
-                raise InputError(f"two arrays would be saved as {key!r}; rename one.")
-            arrays[key] = array
-    return arrays
-
-
-def _write_npz(file: Path, arrays: dict[str, Array]) -> None:
-    # Not numpy.savez: its own arguments forbid arrays named "file", and it would pickle objects.
-    with zipfile.ZipFile(file, mode="x", compression=zipfile.ZIP_STORED, allowZip64=True) as archive:
-        for key, value in arrays.items():
-            if isinstance(value, torch.Tensor) and value.dtype == torch.bfloat16:
-                raise InputError(f"{key!r} is bfloat16, which .npz cannot hold; save to .safetensors.")
-            with archive.open(f"{key}.npy", mode="w", force_zip64=True) as member:
-                np.lib.format.write_array(member, np.asanyarray(value), allow_pickle=False)
-
-
-def _write_safetensors(file: Path, arrays: dict[str, Array]) -> None:
+def _write_safetensors(stream: IO[bytes], arrays: dict[str, Array]) -> None:
     tensors: dict[str, torch.Tensor] = {}
     seen: set[int] = set()
     for key, value in arrays.items():
@@ -367,4 +300,7 @@ def _write_safetensors(file: Path, arrays: dict[str, Array]) -> None:
         start = tensor.untyped_storage().data_ptr()
         tensors[key] = tensor.clone() if start in seen else tensor  # the format refuses shared memory
         seen.add(start)
-    safetensors.torch.save_file(tensors, file)
+    try:
+        safetensors.torch.save_file(tensors, stream.name)
+    except safetensors.SafetensorError as error:  # no room, among others
+        raise OSError(arguments.reason(error)) from None

@@ -16,7 +16,7 @@ from cvxsae.data import arguments
 from cvxsae.data.activations import Activations
 from cvxsae.data.arguments import InputError
 from cvxsae.data.files import read_arrays, write_arrays
-from cvxsae.solvers.convex.large.path import write_text
+from cvxsae.data.storage import write_atomically
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -210,7 +210,7 @@ class SparseAutoencoder:
             "metadata": {**self.metadata, "cvxsae_lam": self.lam, "cvxsae_trainer": self.trainer},
         }
         write_arrays(folder / WEIGHTS, weights, "folder")
-        write_text(folder / CONFIG, json.dumps(config, indent=1))
+        write_atomically(folder / CONFIG, json.dumps(config, indent=1))
         return folder
 
     @classmethod

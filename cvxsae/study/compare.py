@@ -19,6 +19,7 @@ from cvxsae.data import arguments
 from cvxsae.data.activations import Activations
 from cvxsae.data.arguments import InputError
 from cvxsae.data.files import read_arrays, write_arrays
+from cvxsae.data.storage import write_atomically
 from cvxsae.relaxations.convex.wide_limit import WideLimit
 from cvxsae.relaxations.floors.floor import Floor
 from cvxsae.relaxations.solution import GAP_SLACK, CertificateError, Solution
@@ -26,7 +27,6 @@ from cvxsae.sae.autoencoder import SparseAutoencoder
 from cvxsae.sae.figures import stack_ledgers
 from cvxsae.sae.ledger import GAPS, WIDE_TOL, LossLedger, Search, ledger
 from cvxsae.sae.train import train_sae
-from cvxsae.solvers.convex.large.path import write_text
 from cvxsae.solvers.convex.solve import solve
 from cvxsae.solvers.dictionary.learn import learn_dictionary
 from cvxsae.solvers.dictionary.result import DictionaryFit
@@ -401,4 +401,4 @@ class _Store:
         self.folder.mkdir(parents=True, exist_ok=True)
         write_arrays(self._path(self.widths[len(results) - 1]), {"dictionary": dictionary, "bias": bias}, "out")
         report = {"settings": self.asked, "floors": floors, "results": [result.to_dict() for result in results]}
-        write_text(self.file, json.dumps(report, indent=1))
+        write_atomically(self.file, json.dumps(report, indent=1))

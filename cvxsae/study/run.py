@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 
 from cvxsae.data import arguments
 from cvxsae.data.arguments import InputError
-from cvxsae.data.files import strict_json
+from cvxsae.data.storage import strict_json
 from cvxsae.relaxations.solution import CertificateError
 from cvxsae.study.datapoints import datapoints
 from cvxsae.study.methods import Outcome, Setting, Warm, compute

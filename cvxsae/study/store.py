@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 
 from cvxsae.data.arguments import InputError
 from cvxsae.data.files import read_arrays, write_arrays
-from cvxsae.solvers.convex.large.path import write_text
+from cvxsae.data.storage import write_atomically
 from cvxsae.study.plan import SCHEMA, Cell
 
 if TYPE_CHECKING:
@@ -179,7 +179,7 @@ class Store:
 
 def _write(file: Path, content: Any) -> None:
     with _writing(file):
-        write_text(file, json.dumps(content, indent=1, allow_nan=False))
+        write_atomically(file, json.dumps(content, indent=1, allow_nan=False))
 
 
 @contextmanager

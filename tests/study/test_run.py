@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 
 from cvxsae import ScaleStudy
-from cvxsae.solvers.convex.large.path import write_text
+from cvxsae.data.storage import write_atomically
 from cvxsae.study import methods, store
 from cvxsae.study import run as runner
 from cvxsae.study.store import Store
@@ -251,10 +251,10 @@ def test_a_full_disk_is_one_sentence_and_what_had_ended_is_kept(tmp_path, monkey
     def full(file, text):
         if file.parent.name == "cells" and len(list(file.parent.glob("*.json"))) >= 2:
             raise OSError(28, "No space left on device")
-        write_text(file, text)
+        write_atomically(file, text)
 
     with monkeypatch.context() as patch:
-        patch.setattr(store, "write_text", full)
+        patch.setattr(store, "write_atomically", full)
         patch.setattr(runner, "_parallel", lambda tasks, _: (runner.run_cell(task) for task in tasks))
         with rejects(r"folder: '.*\.json' cannot be written \(No space left on device\); make room"):
             study.run()

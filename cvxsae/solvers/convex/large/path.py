@@ -6,7 +6,6 @@ import hashlib
 import itertools
 import json
 import math
-import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from cvxsae.data import arguments
 from cvxsae.data.arguments import InputError
 from cvxsae.data.files import read_arrays, write_arrays
 from cvxsae.parallel.context import Compute, Run
+from cvxsae.data.storage import write_atomically
 from cvxsae.parallel.threads import threads_for
 from cvxsae.relaxations.candidate import Candidate
 from cvxsae.relaxations.convex.large_dictionary import LargeDictionary
@@ -300,17 +300,7 @@ class _Store:
     def write(self, points: list[PathPoint], candidate: Candidate) -> None:
         """The newest point's arrays, then the list that names it."""
         write_arrays(self._point(len(points) - 1), {f: getattr(candidate, f) for f in ("bias", "dictionary", "codes")})
-        write_text(self.file, json.dumps({"asked": self.asked, "points": [asdict(p) for p in points]}, indent=1))
+        write_atomically(self.file, json.dumps({"asked": self.asked, "points": [asdict(p) for p in points]}, indent=1))
 
     def _point(self, number: int) -> Path:
         return self.folder / f"point_{number:03d}.npz"
-
-
-def write_text(file: Path, text: str) -> None:
-    """Write a file all or nothing: under another name first, which no other process uses."""
-    part = file.with_name(f".{file.name}.{secrets.token_hex(4)}.partial")
-    try:
-        part.write_text(text, encoding="utf-8")
-        part.replace(file)
-    finally:
-        part.unlink(missing_ok=True)
