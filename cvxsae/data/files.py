@@ -22,7 +22,7 @@ from jaxtyping import Float
 from cvxsae.data import arguments
 from cvxsae.data.archive import Array, StoredArray, flatten, rebuild, write_npz
 from cvxsae.data.arguments import InputError
-from cvxsae.data.storage import write_atomically
+from cvxsae.data.atomic import write_atomically
 
 MEMORY_LIMIT = 2**30
 """Bytes that :func:`gather_batches` keeps in memory; what is longer goes to an unlinked temporary file."""

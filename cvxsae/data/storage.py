@@ -17,16 +17,17 @@ import re
 import secrets
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 
 from cvxsae.data.archive import Array, StoredArray, flatten, rebuild, write_npz
 from cvxsae.data.arguments import InputError, float_tensor
+from cvxsae.data.atomic import PARTIAL, one_sentence, shown, write_atomically
 
 if TYPE_CHECKING:
     from cvxsae.data.activations import Activations
@@ -43,100 +44,10 @@ BLOCK_BYTES = 32 * 2**20
 ABANDONED_SECONDS = 3600.0
 """Age from which an unfinished file belongs to a process that was killed; a live one writes to its file all along."""
 
-PARTIAL = ".partial"
-"""Suffix of a file that is being written."""
+__all__ = ["Folder", "Kept", "fingerprint", "json_text", "strict_json", "write_atomically"]
 
 _LOG = logging.getLogger(__name__)
 _KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.=-]*")
-
-
-# ---------------------------------------------------------------------- files
-
-
-def write_atomically(
-    path: str | os.PathLike[str], content: bytes | str | Callable[[IO[bytes]], None], name: str = "path"
-) -> Path:
-    """Write a file whole or not at all: under another name beside it, flushed to the disk, then renamed.
-
-    Parameters
-    ----------
-    path
-        The file; its folder must exist.
-    content
-        Bytes, a text (written as UTF-8), or a function that writes to a binary stream.
-    name
-        What messages call the argument.
-
-    Returns
-    -------
-    Path
-        The file written.
-
-    Raises
-    ------
-    InputError
-        If it cannot be written: no room, read-only, a name that no file can have, a folder that does not exist.
-        The file is then what it was before, and nothing else is left behind.
-    """
-    with _one_sentence(path, name):
-        file = Path(path)
-        if not file.parent.is_dir():
-            problem = "a folder that does not exist; create it first"
-            if any(parent.is_file() for parent in file.parents):
-                problem = "a path that leads through a file; pass another path"
-            raise InputError(f"{name} {_shown(path)} is in {problem}.")
-        if file.exists() and not file.is_file():
-            found = "a directory" if file.is_dir() else "not a regular file"
-            raise InputError(f"{name} {_shown(path)} is {found}; pass the path of a file.")
-        unfinished = file.with_name(f".{secrets.token_hex(8)}{PARTIAL}")
-        try:
-            with unfinished.open("xb") as stream:
-                if callable(content):
-                    content(stream)
-                else:
-                    stream.write(content.encode() if isinstance(content, str) else content)
-                stream.flush()
-                os.fsync(stream.fileno())
-            unfinished.replace(file)
-        finally:
-            with suppress(OSError):
-                unfinished.unlink(missing_ok=True)
-        _flush_folder(file.parent)
-    return file
-
-
-def _flush_folder(folder: Path) -> None:
-    """Let a renaming survive a power cut, where the file system knows how."""
-    with suppress(OSError, AttributeError):
-        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
-@contextmanager
-def _one_sentence(path: Any, name: str) -> Iterator[None]:
-    """Turn what an operating system says of a path into one sentence."""
-    try:
-        yield
-    except InputError:
-        raise
-    except OSError as error:
-        raise InputError(
-            f"{name} {_shown(path)} cannot be written ({error.strerror or error}); make room or pass another path."
-        ) from None
-    except (TypeError, ValueError) as error:  # no path at all, NUL, characters that no file name can have
-        if not isinstance(path, str | os.PathLike):
-            raise InputError(f"{name} is a {type(path).__name__}; pass a path.") from None
-        if isinstance(error, UnicodeError) or "\0" in os.fspath(path):
-            raise InputError(f"{name} {_shown(path)} cannot be the name of a file; pass another path.") from None
-        raise
-
-
-def _shown(path: Any) -> str:
-    text = ascii(os.fspath(path)) if isinstance(path, str | os.PathLike) else repr(path)
-    return text if len(text) <= 160 else f"{text[:100]}...{text[-40:]}"
 
 
 # ---------------------------------------------------------------------- fingerprints and texts
@@ -148,14 +59,11 @@ def fingerprint(X: Activations | np.ndarray | torch.Tensor | Any) -> str:
     It depends on the values alone: not on dtype, container, memory layout, device, threads or block size. It is
     computed from the data as they are now, every time, since data can change.
     """
-    shape = tuple(int(size) for size in X.shape) if hasattr(X, "batches") else None
-    if shape is None:
-        X = float_tensor(X, "X")
-        shape = tuple(X.shape)
-    digest = hashlib.sha256(json.dumps(shape).encode())
-    for block in X.batches() if hasattr(X, "batches") else _row_blocks(X):
+    data: Any = X if hasattr(X, "batches") else float_tensor(X, "X")
+    digest = hashlib.sha256(json.dumps([int(size) for size in data.shape]).encode())
+    for block in data.batches() if hasattr(X, "batches") else _row_blocks(data):
         values = block.detach().to(device="cpu", dtype=torch.float64).contiguous().numpy()
-        digest.update(np.asarray(values, dtype="<f8", order="C"))
+        digest.update(np.asarray(values, dtype="<f8", order="C").data)
     return digest.hexdigest()
 
 
@@ -251,12 +159,12 @@ class Folder:
         self._manifest = {"format": FORMAT, "kind": kind, "asked": self.asked}
         self.digest = hashlib.sha256(_canonical(self._manifest)).hexdigest()
         self._verified: set[str] = set()
-        with _one_sentence(path, name):
+        with one_sentence(path, name):
             self.path = Path(path)
             nearest = next((one for one in (self.path, *self.path.absolute().parents) if one.exists()), self.path)
             if not nearest.is_dir():
-                what = "is a file" if nearest == self.path else f"cannot be made, as {_shown(nearest)} is a file"
-                raise InputError(f"{name} {_shown(path)} {what}; pass a folder.")
+                what = "is a file" if nearest == self.path else f"cannot be made, as {shown(nearest)} is a file"
+                raise InputError(f"{name} {shown(path)} {what}; pass a folder.")
         self._check_manifest()
         if create:
             self._create()
@@ -273,9 +181,9 @@ class Folder:
         except (OSError, ValueError, RecursionError):
             known = None
         if known is None:
-            self._note(f"{_shown(file)} cannot be read; records are used where they verify by themselves")
+            self._note(f"{shown(file)} cannot be read; records are used where they verify by themselves")
             return False
-        here = f"{self.name} {_shown(self.path)}"
+        here = f"{self.name} {shown(self.path)}"
         if not isinstance(known, dict) or set(known) != set(self._manifest) or not isinstance(known["asked"], dict):
             raise InputError(f"{here} holds a {MANIFEST!r} that this package did not write; pass another folder.")
         if known == self._manifest:
@@ -290,7 +198,7 @@ class Folder:
         )
 
     def _create(self) -> None:
-        with _one_sentence(self.path, self.name):
+        with one_sentence(self.path, self.name):
             self.path.mkdir(parents=True, exist_ok=True)
             self._remove_unfinished(ABANDONED_SECONDS)
             if not self._check_manifest():
@@ -342,7 +250,7 @@ class Folder:
             kept = self._verify(file, key)
         except Exception as error:  # a damaged archive can make a parser raise anything
             said = " ".join(str(error).split())[:200] or type(error).__name__
-            self._note(f"{_shown(file)} is not used and what it held is computed again, as {said}")
+            self._note(f"{shown(file)} is not used and what it held is computed again, as {said}")
             return None
         self._verified.add(key)
         return kept
@@ -390,14 +298,14 @@ class Folder:
         if not (self.path / MANIFEST).exists():
             self._create()
         if key not in self._verified and os.path.lexists(file) and self.read(key) is None:
-            with _one_sentence(file, self.name):
+            with one_sentence(file, self.name):
                 self._move_aside(file)
         write_atomically(file, lambda stream: write_npz(stream, flat, {RECORD: json_text(head)}), self.name)
         self._verified.add(key)
 
     def remove(self, key: str) -> None:
         """Forget a record, if there is one."""
-        with _one_sentence(self.path, self.name):
+        with one_sentence(self.path, self.name):
             self.file(key).unlink(missing_ok=True)
 
     # ------------------------------------------------------------------ one process at a time
@@ -417,12 +325,12 @@ class Folder:
 
         self._create()
         lock = FileLock(self.path / LOCK)
-        with _one_sentence(self.path, self.name):
+        with one_sentence(self.path, self.name):
             try:
                 lock.acquire(timeout=0)
             except Timeout:
                 raise InputError(
-                    f"{self.name} {_shown(self.path)} is in use by {self._holder()}; wait for it or stop it."
+                    f"{self.name} {shown(self.path)} is in use by {self._holder()}; wait for it or stop it."
                 ) from None
         try:
             token, started = secrets.token_hex(8), time.strftime("%Y-%m-%d %H:%M:%S")
@@ -454,7 +362,8 @@ def _checksum(head: Mapping[str, Any], arrays: Mapping[str, Any]) -> str:
     for name in sorted(arrays):
         array = np.asarray(arrays[name], order="C")
         digest.update(_canonical([name, array.dtype.str, array.shape]))
-        digest.update(array.reshape(-1).view(np.uint8) if array.size else b"")
+        if array.size:
+            digest.update(array.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
 

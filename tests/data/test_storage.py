@@ -4,12 +4,12 @@ import json
 import multiprocessing
 import os
 import pickle
-import signal
 import subprocess
 import sys
 import textwrap
 import time
 import zipfile
+from typing import Any
 
 import numpy as np
 import pytest
@@ -206,12 +206,12 @@ def test_texts_bring_floats_back_exactly():
 # ---------------------------------------------------------------------- folders
 
 
-def test_a_record_comes_back_exactly(folder, arrays):
+def test_a_record_comes_back_exactly(folder: Any, arrays: Any) -> None:
     for kept in (folder.read("codes-000"), again(folder).read("codes-000")):
         assert kept.record["value"] == 0.1 + 0.2 and np.isnan(kept.record["gap"])
         assert set(kept.arrays) == set(arrays)
         for name, array in arrays.items():
-            found = kept.arrays[name]
+            found: Any = kept.arrays[name]
             assert found.dtype == array.dtype and found.shape == np.shape(array)
             dense = [one.toarray() if sparse.issparse(one) else one for one in (found, array)]
             np.testing.assert_array_equal(*dense)
@@ -424,6 +424,7 @@ def test_kill_9_at_random_moments_leaves_whole_records(tmp_path):
         assert folder.keys() == [f"block-{number}" for number in range(4)]
         for key in folder.keys():  # noqa: SIM118
             kept = folder.read(key)
+            assert kept is not None
             assert (kept.arrays["x"] == kept.record["number"]).all()
         assert folder.notes == []
     with folder.lock():  # alone, whatever is unfinished is of the dead
@@ -445,7 +446,7 @@ def test_one_process_at_a_time_and_a_lock_dies_with_its_process(tmp_path):
     folder = Folder(tmp_path / "kept", "codes", ASKED)
     with rejects(rf"folder .*in use by process {process.pid} on .* since .*; wait for it or stop it"), folder.lock():
         pass
-    os.kill(process.pid, signal.SIGKILL)
+    process.kill()
     process.join()
     with folder.lock() as token:
         assert folder.is_held_with(token) and not folder.is_held_with("other")
