@@ -19,8 +19,8 @@ import torch
 from cvxsae.data import arguments
 from cvxsae.data.arguments import InputError
 from cvxsae.data.files import read_arrays, write_arrays
-from cvxsae.parallel.context import Compute, Run
 from cvxsae.data.storage import write_atomically
+from cvxsae.parallel.context import Compute, Run
 from cvxsae.parallel.threads import threads_for
 from cvxsae.relaxations.candidate import Candidate
 from cvxsae.relaxations.convex.large_dictionary import LargeDictionary
