@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from cvxsae.solvers.codes.engines.cpu_kernels import REORDER, U, jit
+from cvxsae.solvers.codes.engines.compiled import REORDER, U, jit
 
 
 @jit(fastmath=REORDER)

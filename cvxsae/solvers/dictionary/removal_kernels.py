@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from cvxsae.solvers.codes.engines.cpu_kernels import REORDER, jit
+from cvxsae.solvers.codes.engines.compiled import REORDER, jit
 
 
 @jit(fastmath=REORDER)

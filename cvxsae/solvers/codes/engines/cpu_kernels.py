@@ -17,37 +17,44 @@ keeps the compiler from using vector instructions.
 
 from __future__ import annotations
 
-import inspect
-from typing import TYPE_CHECKING, Any
+from typing import NamedTuple
 
-import numba as nb
 import numpy as np
 
+from cvxsae.solvers.codes.engines.compiled import REORDER, U, jit
 from cvxsae.solvers.codes.engines.cpu_vectors import LANES, eliminate, tile, update_and_rank
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+BLOCK = 64
+"""Numbers summed in any order, before their sums are added up in a given one: bounds the error of a product of rows."""
 
-U = np.uint64
-"""Index type of the inner loops."""
+FIRST_DESCENT = 0.03
+"""Share of the largest projected gradient at which coordinate descent hands over to a Newton step: it is to find the
+support, which more precision does not change."""
 
-GROUP = 32
-"""Correlations are screened in groups of this many."""
+PAST_ZERO = 1.000001
+"""A step stopped by a code that reaches zero takes with it every code within this factor of doing so: it would be left
+at the size of rounding."""
 
-REORDER = {"reassoc", "contract", "nsz", "arcp"}  # sums may be vectorised; infinities and NaN keep their meaning
+ROUNDING_FLOOR = 8
+"""Machine epsilons of the largest gradient below which no gradient is known any better."""
 
 
-def jit(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Compile for the CPU, keeping the machine code on disk wherever a directory can be written."""
+class System(NamedTuple):
+    """The small problem ``max q·δ − ½ δᵀGδ, z + δ ≥ 0`` of one datapoint: Gram matrix, gradient and codes."""
 
-    def wrap(function: Callable[..., Any]) -> Callable[..., Any]:
-        function = inspect.unwrap(function)  # run-time type checkers wrap every function of a package
-        try:
-            return nb.njit(nogil=True, cache=True, **options)(function)
-        except RuntimeError:  # numba found no writable place for its cache (a read-only installation)
-            return nb.njit(nogil=True, **options)(function)
+    G: np.ndarray
+    q: np.ndarray
+    z: np.ndarray
 
-    return wrap
+
+class Factor(NamedTuple):
+    """Room for the factor L of a support, its atoms (``held``: in the span of those before) and two directions."""
+
+    support: np.ndarray
+    held: np.ndarray
+    L: np.ndarray
+    y: np.ndarray
+    trial: np.ndarray
 
 
 @jit(fastmath=REORDER)
@@ -67,8 +74,8 @@ def dots_of_four(atoms, k0, k1, k2, k3, r, d):
     """Float64 products of four atoms with r, in blocks of 64: each is off by at most (66 + d/64) 2⁻⁵³ ‖d_k‖‖r‖."""
     a0, a1, a2, a3 = U(k0 * d), U(k1 * d), U(k2 * d), U(k3 * d)
     t0, t1, t2, t3 = 0.0, 0.0, 0.0, 0.0
-    for start in range(0, d, 64):
-        s0, s1, s2, s3 = _block_of_four(atoms, a0, a1, a2, a3, r, start, min(start + 64, d))
+    for start in range(0, d, BLOCK):
+        s0, s1, s2, s3 = _block_of_four(atoms, a0, a1, a2, a3, r, start, min(start + BLOCK, d))
         t0, t1, t2, t3 = t0 + s0, t1 + s1, t2 + s2, t3 + s3
     return t0, t1, t2, t3
 
@@ -85,8 +92,8 @@ def _block_square(r, start, stop):
 def square(r, d):
     """‖r‖², summed in blocks."""
     total = 0.0
-    for start in range(0, d, 64):
-        total += _block_square(r, start, min(start + 64, d))
+    for start in range(0, d, BLOCK):
+        total += _block_square(r, start, min(start + BLOCK, d))
     return total
 
 
@@ -157,12 +164,13 @@ def descend(G, q, z, stride, floor, steps, key, low):
 
 
 @jit()
-def factor(G, stride, m, z, support, held, L, pivot_floor):
+def factor(G, stride, m, z, room, pivot_floor):
     """Cholesky factor Lᵀ, by rows, of the Gram matrix of the support {z > 0}.
 
     An atom in the span of those before it gets the row and column of the identity and is ``held``: it keeps its code.
     Returns the size n, the row length, and the place of the first atom that is held (n if none is).
     """
+    support, held, L, _, _ = room
     n = 0
     for k in range(m):
         if z[k] > 0:
@@ -230,18 +238,20 @@ def _move(G, stride, z, support, n, y, trial, length):
     for i in range(n):
         code = z[support[i]]
         step = length * y[i]
-        if code + step <= 0 or (length < 1 and y[i] < 0 and code <= -1.000001 * step):
+        if code + step <= 0 or (length < 1 and y[i] < 0 and code <= -PAST_ZERO * step):
             step = -code
         y[i] = step
         eliminate(trial, 0, G, support[i] * stride, stride, stride, (y[i],))
 
 
 @jit()
-def _newton(G, stride, q, z, support, held, n, width, L, y, trial):
+def _newton(system, stride, room, n, width):
     """Step to the minimum on the support, projected on z ≥ 0 if that lowers the objective, cut short otherwise.
 
     Returns True if no code had to stop at zero: then the minimum was reached.
     """
+    G, q, z = system
+    support, held, L, y, trial = room
     inside, length = True, 1.0
     for attempt in range(2):
         for i in range(n):
@@ -268,12 +278,14 @@ def _newton(G, stride, q, z, support, held, n, width, L, y, trial):
 
 
 @jit()
-def _exchange(G, stride, q, z, support, held, n, width, L, y, spare):
+def _exchange(system, stride, room, n, width, spare):
     """Trade an atom in the span of others against them, downhill, until the trade or one of the codes runs out.
 
     Along v = (1 on the atom, −its coefficients on the others) the reconstruction hardly moves, so the objective is
     almost linear, and bounded below on z ≥ 0: downhill, some code reaches zero. That keeps supports independent.
     """
+    G, q, z = system
+    support, held, L, y, _ = room
     k = support[spare]
     for i in range(n):
         y[i] = G[U(support[i] * stride + k)] if i < spare else 0.0
@@ -295,36 +307,38 @@ def _exchange(G, stride, q, z, support, held, n, width, L, y, spare):
     for i in range(spare + 1):
         j = support[i]
         step = length * direction * y[i]
-        if z[j] + step <= 0 or (step < 0 and z[j] <= -1.000001 * step):
+        if z[j] + step <= 0 or (step < 0 and z[j] <= -PAST_ZERO * step):
             step = -z[j]
         z[j] += step
         eliminate(q, 0, G, j * stride, stride, stride, (q.dtype.type(step),))
 
 
 @jit()
-def minimise(G, stride, q, z, m, floor, support, held, L, y, trial, pivot_floor):
+def minimize(system, stride, m, floor, room, pivot_floor):
     """Solve the working set from (z, q): coordinate descent to find the support, Newton steps to finish on it.
 
     Returns the size and row length of the factor of the support (0 when none belongs to the returned codes). Every
-    step lowers the objective, so it ends; the cap on cycles only guards against rounding.
+    step lowers the objective, so it ends; the caps on cycles and descent steps (a few per atom) only guard against
+    rounding.
     """
+    G, q, z = system
     still = q.dtype.type(0)
     low = low_bits(stride)
     key = update_and_rank(q, z, G, 0, stride, still, low)
     best = _largest(key, q, low)
-    floor = max(floor, 8 * np.finfo(q.dtype).eps * best)
+    floor = max(floor, ROUNDING_FLOOR * np.finfo(q.dtype).eps * best)
     for cycle in range(2 * m + 20):
-        descend(G, q, z, stride, max(floor, 0.03 * best), 2 * m if cycle == 0 else m // 4 + 8, key, low)
-        n, width, spare = factor(G, stride, m, z, support, held, L, pivot_floor)
+        descend(G, q, z, stride, max(floor, FIRST_DESCENT * best), 2 * m if cycle == 0 else m // 4 + 8, key, low)
+        n, width, spare = factor(G, stride, m, z, room, pivot_floor)
         while spare < n:
-            _exchange(G, stride, q, z, support, held, n, width, L, y, spare)
+            _exchange(system, stride, room, n, width, spare)
             before = n
-            n, width, spare = factor(G, stride, m, z, support, held, L, pivot_floor)
+            n, width, spare = factor(G, stride, m, z, room, pivot_floor)
             if n == before:
                 break
         if n == 0:
             return 0, 0
-        inside = _newton(G, stride, q, z, support, held, n, width, L, y, trial)
+        inside = _newton(system, stride, room, n, width)
         key = update_and_rank(q, z, G, 0, stride, still, low)
         best = _largest(key, q, low)
         if inside and best <= floor:

@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from cvxsae.solvers.codes.engines import cpu_rounds
-from cvxsae.solvers.codes.engines.screening import PreparedDictionary, fast_half_products
+from cvxsae.solvers.codes.engines.cpu_certificate import Block, Rules
+from cvxsae.solvers.codes.engines.cpu_kernels import BLOCK
+from cvxsae.solvers.codes.engines.cpu_screen import Products, Selected, Verdicts, narrow_rows, screen
+from cvxsae.solvers.codes.engines.cpu_solve import Atoms, restore, solve
+from cvxsae.solvers.codes.engines.screening import Precision, PreparedDictionary, fast_half_products
 from cvxsae.solvers.codes.engines.state import Outcome, Tuning
 
 if TYPE_CHECKING:
@@ -21,6 +24,15 @@ HELD_GRAM = 80 * 80
 
 PIVOT_FLOOR = 1e-5
 """Squared distance from the span of others below which a float32 factor takes an atom to lie in it."""
+
+DOUBLE_PIVOT_FLOOR = 1e-11
+"""The same for a float64 factor: the square of the distance that its rounding leaves, with room."""
+
+LEAST_FLOOR = 1e-14
+"""Projected gradient below which float64 has nothing to say."""
+
+FEWEST_ROWS = 16
+"""Fewest datapoints in a product: fewer would read the dictionary for almost nothing."""
 
 ONE_BITS = 0x3F800000
 """The float32 one; its upper half is the bfloat16 one."""
@@ -51,6 +63,10 @@ class FusedState:
             self.grams = np.empty(n * HELD_GRAM, np.float32)
         self.count, self.known = np.zeros(n, np.int32), np.zeros(n, np.int32)
         self.settled = np.ones(n, np.bool_)
+        self.block = Block(
+            data.shape[1], self.data, self.residual, self.settled, self.chosen, self.codes, self.correlations,
+            self.count, self.grams, HELD_GRAM, self.known,
+        )  # fmt: skip
         if warm is not None:
             warm.fill(self.chosen, self.codes, self.count)
 
@@ -68,7 +84,7 @@ class FusedEngine:
         self.exact = dictionary.exact.numpy().reshape(-1)
         self.single = dictionary.single.numpy().reshape(-1)
         self.table = np.empty(0, np.float32) if dictionary.products is None else dictionary.products.numpy().reshape(-1)
-        self.dot_error = (66 + dictionary.dim // 64) * 2.0**-53
+        self.dot_error = (BLOCK + 2 + dictionary.dim // BLOCK) * 2.0**-53
         self.half = tuning.half_precision
         if self.half is None:
             self.half = fast_half_products(dictionary.device)
@@ -90,19 +106,11 @@ class FusedEngine:
             self._held = state
         if warm is not None:
             everyone = np.arange(len(state.count))
-            cpu_rounds.restore(
-                everyone,
-                state.data,
-                state.residual,
-                self.dictionary.dim,
-                self.exact,
-                state.chosen,
-                state.codes,
-                state.correlations,
-                state.count,
+            restore(everyone, state.block, self.exact)
+            nothing = Selected(
+                np.empty((len(everyone), 1), np.int32), np.empty((len(everyone), 1)), np.zeros(len(everyone), np.int64)
             )
-            self._solve(state, everyone, np.empty((len(everyone), 1), np.int32), np.empty((len(everyone), 1)),
-                        np.zeros(len(everyone), np.int64), double=False)  # fmt: skip
+            self._solve(state, everyone, nothing, double=False)
         return state
 
     def advance(self, state: FusedState, active: Int64[np.ndarray, " a"], *, first: bool, double: bool) -> Outcome:
@@ -117,7 +125,7 @@ class FusedEngine:
         self, state: FusedState, active: Int64[np.ndarray, " a"], *, first: bool, double: bool, improve: bool
     ) -> Outcome:
         outcome = Outcome.empty(len(active))
-        step = max(16, min(self.tuning.rows, len(active)))
+        step = max(FEWEST_ROWS, min(self.tuning.rows, len(active)))
         for start in range(0, len(active), step):
             part = slice(start, start + step)
             self._run_part(state, active[part], outcome, part, first=first, double=double, improve=improve)
@@ -127,65 +135,76 @@ class FusedEngine:
         self, state: FusedState, active: Int64[np.ndarray, " b"], outcome: Outcome, part: slice, *,
         first: bool, double: bool, improve: bool,
     ) -> None:  # fmt: skip
-        bits, threshold, margin, half = self._correlate(state, active)
+        products = self._correlate(state, active)
         room = self._room(state, active, first=first) if improve else np.zeros(len(active), np.int64)
         width = max(1, int(room.max()))
-        selected = np.empty((len(active), width), np.int32)
-        values = np.empty((len(active), width))
-        n_selected = np.zeros(len(active), np.int64)
-        precision = self.dictionary.half_precision if half else self.dictionary.single_precision
-        shift = 16 if half else 0
-        done = np.zeros(len(active), np.bool_)
-        cpu_rounds.screen(
-            active, bits, self.dictionary.n_atoms, threshold, margin, precision.least_share, ONE_BITS >> shift, shift,
-            state.data, state.residual, state.settled, self.dictionary.dim, self.exact, state.chosen, state.codes,
-            state.correlations, state.count, state.grams, HELD_GRAM, state.known, self.tuning.tol,
-            self._refinements() if improve else 0, PIVOT_FLOOR, room, self.dot_error, selected, values, n_selected,
-            outcome.values[part], outcome.gaps[part], done, outcome.rechecks[part],
-        )  # fmt: skip
-        outcome.done[part], outcome.added[part] = done, n_selected
-        left = ~done
+        selected = Selected(
+            np.empty((len(active), width), np.int32), np.empty((len(active), width)), np.zeros(len(active), np.int64)
+        )
+        verdicts = Verdicts(
+            outcome.values[part], outcome.gaps[part], np.zeros(len(active), np.bool_), outcome.rechecks[part]
+        )
+        rules = self._rules(double=False, refinements=self.tuning.refinements if improve else 0)
+        screen(active, products, state.block, self.exact, rules, room, selected, verdicts)
+        outcome.done[part], outcome.added[part] = verdicts.done, selected.count
+        left = ~verdicts.done
         if improve and left.any():
-            self._solve(state, active[left], selected[left], values[left], n_selected[left], double=double)
+            self._solve(state, active[left], Selected(*(array[left] for array in selected)), double=double)
 
-    def _refinements(self) -> int:
-        """Corrections in float64 by a float32 factor, at most."""
-        return 3 if self.tuning.tol >= 1e-7 else 6
-
-    def _steps(self) -> tuple[int, int, int]:
-        """Atoms added in the first round, at least later, the divisor of the support: few where passes are cheap."""
-        cheap, dear = (24, 12, 2), (self.tuning.first, self.tuning.later, 2)
-        return cheap if self.half and self.tuning.frugal else dear
+    def _rules(self, *, double: bool, refinements: int) -> Rules:
+        tuning = self.tuning
+        floor = max(tuning.floor_share * tuning.tol, LEAST_FLOOR)
+        pivot_floor = DOUBLE_PIVOT_FLOOR if double else PIVOT_FLOOR
+        return Rules(tuning.tol, floor, pivot_floor, refinements, not double, self.dot_error)
 
     def _room(self, state: FusedState, active: Int64[np.ndarray, " b"], *, first: bool) -> Int64[np.ndarray, " b"]:
         """How many atoms each working set may take in this round."""
         count = state.count[active].astype(np.int64)
-        start, later, share = self._steps()
+        frugal = self.half and self.tuning.frugal
+        start, later = self.tuning.frugal_steps if frugal else (self.tuning.first, self.tuning.later)
         wanted = np.where(count == 0, start, 0) if first else 0
-        wanted = np.maximum(wanted, np.clip(count // share, later, self.tuning.most))
+        wanted = np.maximum(wanted, np.clip(count // self.tuning.divisor, later, self.tuning.most))
         room: Int64[np.ndarray, " b"] = np.minimum(wanted, state.chosen.shape[1] - count)
         return room
 
-    def _correlate(
-        self, state: FusedState, active: Int64[np.ndarray, " b"]
-    ) -> tuple[Int[np.ndarray, " b_times_K"], Float64[np.ndarray, " b"], Float64[np.ndarray, " b"], bool]:
-        """Computed correlations as integer bits, their thresholds and margins, and whether they are bfloat16."""
+    def _correlate(self, state: FusedState, active: Int64[np.ndarray, " b"]) -> Products:
+        """Computed correlations, in bfloat16 or float32, and what they prove."""
         n, d = len(active), self.dictionary.dim
         single = np.empty(n * d, np.float32)
         half_bits = np.empty(n * d, np.int16)
         norms, errors = np.empty(n), np.empty((n, 2))
-        cpu_rounds.narrow_rows(active, state.residual, d, single, single.view(np.int32), half_bits, norms, errors)
+        narrow_rows(active, state.residual, d, single, single.view(np.int32), half_bits, norms, errors)
         if self.half:
-            margin, threshold = self.dictionary.half_precision.margins(*_tensors(norms, errors[:, 1]))
+            precision = self.dictionary.half_precision
+            margin, threshold = precision.margins(*_tensors(norms, errors[:, 1]))
             if float(margin.median()) < self.tuning.widest_margin:
                 inputs = torch.from_numpy(half_bits).view(torch.bfloat16).view(n, d)
                 product = self._buffer(n, torch.bfloat16)
                 torch.mm(inputs, self.dictionary.half.T, out=product)
-                return product.view(torch.int16).numpy().reshape(-1), threshold.numpy(), margin.numpy(), True
-        margin, threshold = self.dictionary.single_precision.margins(*_tensors(norms, errors[:, 0]))
+                return self._products(product.view(torch.int16), threshold, margin, precision)
+        precision = self.dictionary.single_precision
+        margin, threshold = precision.margins(*_tensors(norms, errors[:, 0]))
         product = self._buffer(n, torch.float32)
         torch.mm(torch.from_numpy(single).view(n, d), self.dictionary.single.T, out=product)
-        return product.view(torch.int32).numpy().reshape(-1), threshold.numpy(), margin.numpy(), False
+        return self._products(product.view(torch.int32), threshold, margin, precision)
+
+    def _products(
+        self,
+        bits: Int[torch.Tensor, "b K"],
+        threshold: Float64[torch.Tensor, " b"],
+        margin: Float64[torch.Tensor, " b"],
+        precision: Precision,
+    ) -> Products:
+        shift = 16 if bits.dtype is torch.int16 else 0
+        return Products(
+            bits=bits.numpy().reshape(-1),
+            n_atoms=self.dictionary.n_atoms,
+            threshold=threshold.numpy(),
+            margin=margin.numpy(),
+            least_share=precision.least_share,
+            one=ONE_BITS >> shift,
+            shift=shift,
+        )
 
     def _buffer(self, n: int, dtype: torch.dtype) -> Float[torch.Tensor, "n K"]:
         """Memory for a product, kept between rounds: fresh pages would cost more than the product."""
@@ -194,18 +213,11 @@ class FusedEngine:
             held = self._buffers[dtype] = torch.empty(n, self.dictionary.n_atoms, dtype=dtype)
         return held[:n]
 
-    def _solve(
-        self, state: FusedState, active: Int64[np.ndarray, " b"], selected: Int[np.ndarray, "b p"],
-        values: Float64[np.ndarray, "b p"], n_selected: Int64[np.ndarray, " b"], *, double: bool,
-    ) -> None:  # fmt: skip
-        tol = self.tuning.tol
-        atoms = self.exact if double else self.single
-        cpu_rounds.solve(
-            active, selected, values, n_selected, state.data, state.residual, state.settled, self.dictionary.dim,
-            atoms, self.exact, np.empty(0, atoms.dtype) if double else self.table, state.chosen, state.codes,
-            state.correlations, state.count, state.grams, HELD_GRAM, state.known, tol, max(0.1 * tol, 1e-14),
-            1e-11 if double else PIVOT_FLOOR, self._refinements(), not double,
-        )  # fmt: skip
+    def _solve(self, state: FusedState, active: Int64[np.ndarray, " b"], selected: Selected, *, double: bool) -> None:
+        exact, nothing = self.exact, np.empty(0)
+        atoms = Atoms(exact, exact, nothing) if double else Atoms(self.single, exact, self.table)
+        rules = self._rules(double=double, refinements=self.tuning.refinements)
+        solve(active, selected, state.block, atoms, rules)
 
     def export(self, state: FusedState) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Counts, atom indices and codes."""

@@ -28,8 +28,32 @@ if TYPE_CHECKING:
 HALF_ROUNDING = 2.0**-8
 """Unit roundoff of bfloat16 (eight significant bits, to nearest)."""
 
+FEWEST_PLACES, SPARE_PLACES = 128, 256
+"""Places of a working set in few dimensions, and those for the atoms that enter at once (``Tuning.most``)."""
+
+SHORTENED = 2.01
+"""Roundings to bfloat16 in a product whose two inputs were shortened (2), and their product (0.01)."""
+
 LARGEST_TABLE, TABLE_SHARE = 4096, 400
 """Atoms at most for a table of their inner products, and its entries at most per datapoint that uses it."""
+
+UNIT_ROUNDOFF = 1.2e-16
+"""Unit roundoff of float64, 2⁻⁵³, rounded up."""
+
+SPARE_ROUNDINGS = 8
+"""Roundings of a residual beyond one for each active atom: x − b and x/λ once each, with room."""
+
+SUM_ROUNDING = 5e-16
+"""Relative rounding of a term z_k (1 − s d_k·r) of the gap: four operations."""
+
+NORM_ROUNDING = 1e-12
+"""Relative excess that makes a norm of at most thousands of float64 numbers an upper bound."""
+
+FLOAT32_ROUNDOFF = 2.0**-23
+"""Twice the unit roundoff of float32: holds for every order of summation, and for accumulators that truncate."""
+
+CACHED_ENTRIES, DEVICE_ROWS = 2**17, 4096
+"""Entries of a dictionary rounded at a time on a CPU, that they stay in its cache, and rows on another device."""
 
 TINY = 1e-30
 """Covers results and inputs that a matrix unit flushes to zero."""
@@ -105,7 +129,7 @@ class PreparedDictionary:
     @property
     def capacity(self) -> int:
         """Most atoms that a working set can hold: no optimal code needs more than d, the rest is room to search."""
-        return min(self.n_atoms, max(2 * self.dim, 128) + 256)
+        return min(self.n_atoms, max(2 * self.dim, FEWEST_PLACES) + SPARE_PLACES)
 
     @cached_property
     def half(self) -> Float[torch.Tensor, "K d"]:
@@ -115,21 +139,21 @@ class PreparedDictionary:
     @cached_property
     def single_precision(self) -> Precision:
         """Float32 products; if torch is allowed to shorten their inputs (tf32, bf16), the bound allows for that."""
-        shortened = 2.01 * HALF_ROUNDING if _float32_is_shortened() else 0.0
-        return Precision(self._rounding(self.single), (self.dim + 8) * 2.0**-23 + shortened, 0.0)
+        shortened = SHORTENED * HALF_ROUNDING if _float32_is_shortened() else 0.0
+        return Precision(self._rounding(self.single), (self.dim + SPARE_ROUNDINGS) * FLOAT32_ROUNDOFF + shortened, 0.0)
 
     @cached_property
     def half_precision(self) -> Precision:
         """Products of bfloat16 inputs, accumulated in float32 and stored as bfloat16."""
-        return Precision(self._rounding(self.half), (self.dim + 8) * 2.0**-23, HALF_ROUNDING)
+        return Precision(self._rounding(self.half), (self.dim + SPARE_ROUNDINGS) * FLOAT32_ROUNDOFF, HALF_ROUNDING)
 
     def _rounding(self, copy: Float[torch.Tensor, "K d"]) -> float:
         worst = 0.0
-        step = max(1, 2**17 // self.dim) if self.device.type == "cpu" else 4096  # on a CPU, what stays in cache
+        step = max(1, CACHED_ENTRIES // self.dim) if self.device.type == "cpu" else DEVICE_ROWS
         for start in range(0, self.n_atoms, step):
             lost = self.exact[start : start + step] - copy[start : start + step].to(torch.float64)
             worst = max(worst, float(torch.linalg.vector_norm(lost, dim=1).max()))
-        return worst * (1 + 1e-12)
+        return worst * (1 + NORM_ROUNDING)
 
 
 def _float32_is_shortened() -> bool:

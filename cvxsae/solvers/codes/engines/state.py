@@ -21,7 +21,8 @@ class Tuning:
     tol
         Relative duality gap at which a datapoint is finished.
     first, later, most
-        Atoms added to a working set in the first round, at least later, and at most at once.
+        Atoms added to a working set in the first round, at least later, and at most at once. Measured: twice or half
+        as many changes the time by less than its noise.
     frugal
         Add fewer atoms at a time where correlation passes are cheap (bfloat16 in hardware).
     rows
@@ -30,6 +31,16 @@ class Tuning:
         Screen with bfloat16 products; ``None`` where they are fast.
     widest_margin
         Error margin (in units of λ) above which bfloat16 products would leave too much to recompute.
+    divisor
+        A working set grows by its size divided by this, within ``later`` and ``most``: sizes then double in a few
+        rounds, and few atoms are added that do not stay.
+    frugal_steps
+        What stands for ``first`` and ``later`` where correlation passes are cheap. Measured: twice or half as many
+        changes the time by less than its noise.
+    floor_share
+        Share of ``tol`` at which the projected gradient of a working set counts as zero.
+    fine_tol
+        Below this ``tol`` a float32 factor may need more corrections in float64 than usual.
     """
 
     tol: float
@@ -40,6 +51,20 @@ class Tuning:
     frugal: bool = True
     half_precision: bool | None = None
     widest_margin: float = 0.2
+    divisor: int = 2
+    frugal_steps: tuple[int, int] = (24, 12)
+    floor_share: float = 0.1
+    fine_tol: float = 1e-7
+
+    @property
+    def is_fine(self) -> bool:
+        """Whether ``tol`` is so small that float32 factors need more corrections."""
+        return self.tol < self.fine_tol
+
+    @property
+    def refinements(self) -> int:
+        """Corrections in float64 by a float32 factor, at most: each gains three digits or more, if any."""
+        return 6 if self.is_fine else 3
 
 
 @dataclass

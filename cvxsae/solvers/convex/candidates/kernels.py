@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from cvxsae.solvers.codes.engines.cpu_kernels import REORDER, jit
+from cvxsae.solvers.codes.engines.compiled import REORDER, jit
 
 _ROOT_ITERATIONS = 100
 _ROUNDING = 4 * np.finfo(np.float64).eps

@@ -1,0 +1,175 @@
+"""The kernel that solves the working sets of one datapoint after another, with all of a datapoint's data in cache.
+
+Units and conventions are those of :mod:`cvxsae.solvers.codes.engines.cpu_kernels`: the penalty is 1.
+"""
+
+# numba infers the types of kernels from their arguments; annotations would only repeat "array" and "int".
+# ruff: noqa: ANN001, ANN201, ANN202
+# mypy: disallow-untyped-defs=False, disallow-untyped-calls=False, disallow-untyped-decorators=False
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from cvxsae.solvers.codes.engines.compiled import REORDER, U, jit
+from cvxsae.solvers.codes.engines.cpu_certificate import Member, refine
+from cvxsae.solvers.codes.engines.cpu_kernels import Factor, System, gram, minimize, refresh
+from cvxsae.solvers.codes.engines.cpu_vectors import LANES, eliminate
+
+
+class Atoms(NamedTuple):
+    """The dictionary, flat: in the working precision, in float64, and the inner products of all atoms or nothing."""
+
+    working: np.ndarray
+    exact: np.ndarray
+    table: np.ndarray
+
+
+@jit(fastmath=REORDER)
+def _gather(rows, place, atoms, atom, d, r):
+    """Copy an atom to a row of the working set; its product with r in the working precision."""
+    to, of = U(place), U(atom * d)
+    total = rows.dtype.type(0)
+    for j in range(U(d)):
+        value = atoms[of + j]
+        rows[to + j] = value
+        total += value * r[j]
+    return total
+
+
+@jit()
+def _copy_square(source, start, row, target, first, stride, size):
+    """Copy a square of numbers from rows of one length to rows of another."""
+    for p in range(size):
+        of, to = U(start + p * row), U(first + p * stride)
+        for k in range(U(size)):
+            target[to + k] = source[of + k]
+
+
+@jit()
+def _look_up(table, n_atoms, members, known, m, G, stride):
+    """Inner products of the first m members from a table, zeros after; those of the first ``known`` are there."""
+    for p in range(known, m):
+        row, place = U(members[p] * n_atoms), U(p * stride)
+        for k in range(p + 1):
+            value = table[row + U(members[k])]
+            G[place + U(k)], G[U(k * stride + p)] = value, value
+    for p in range(m):
+        for k in range(m, stride):
+            G[U(p * stride + k)] = 0.0
+
+
+@jit()
+def solve(active, selected, block, atoms, rules):
+    """Solve the working set of each active datapoint, drop its zero codes and recompute its residual from scratch.
+
+    The inner products of the atoms that stay are kept for the next round. If ``hasty``, the residual is computed in
+    float32 from the rows at hand and marked as not ``settled``: that is enough to choose the next atoms, and what is
+    certified is settled first.
+    """
+    d, data, residual, settled, chosen, codes, correlations, count, grams, gram_room, known = block
+    working, exact, table = atoms
+    entering, entering_correlations, n_entering = selected
+    kind = working.dtype
+    capacity = chosen.shape[1] + 16
+    length = (d + LANES - 1) // LANES * LANES  # of a row, zeros after d
+    n_atoms = len(exact) // d
+    rows, work = np.zeros(capacity * length, kind), np.zeros(length, kind)
+    G, L = np.empty(capacity * capacity, kind), np.empty(capacity * capacity, kind)
+    q, z, y, trial = (
+        np.zeros(capacity, kind),
+        np.zeros(capacity, kind),
+        np.zeros(capacity, kind),
+        np.zeros(capacity, kind),
+    )
+    support, held = np.empty(capacity, np.int64), np.empty(capacity, np.bool_)
+    members, r = np.empty(capacity, np.int64), np.empty(d)
+    exact_codes, exact_correlations = np.zeros(capacity), np.zeros(capacity)
+    system, room = System(G, q, z), Factor(support, held, L, y, trial)
+    member = Member(members, exact_codes, exact_correlations, r)
+    for a in range(active.shape[0]):
+        i = active[a]
+        m = count[i]
+        for j in range(U(d)):
+            work[j] = residual[U(i * d) + j]
+        for k in range(m):
+            members[k] = chosen[i, k]
+            product = _gather(rows, k * length, working, members[k], d, work)
+            z[k], q[k] = codes[i, k], (correlations[i, k] if settled[i] else product) - 1.0
+        for t in range(n_entering[a]):
+            members[m], z[m] = entering[a, t], 0.0
+            product = _gather(rows, m * length, working, members[m], d, work)
+            value = entering_correlations[a, t]
+            q[m] = (product if np.isnan(value) else value) - 1.0
+            m += 1
+        if m == 0:
+            continue
+        stride = (m + LANES - 1) // LANES * LANES
+        for k in range(m, stride):
+            z[k], q[k] = 0.0, 0.0
+        if known[i] != count[i]:
+            known[i] = 0
+        _copy_square(grams, i * gram_room, known[i], G, 0, stride, known[i])
+        if len(table) > 0:
+            _look_up(table, n_atoms, members, known[i], m, G, stride)
+        else:
+            gram(rows, known[i], m, length, G, stride)
+        n, width = minimize(system, stride, m, rules.floor, room, rules.pivot_floor)
+        positive = 0
+        for k in range(m):
+            exact_codes[k], exact_correlations[k] = z[k], 1.0 + q[k]
+            positive += z[k] > 0
+        settled[i] = not (rules.hasty and positive * positive <= gram_room)
+        if settled[i]:
+            refine(block, i, exact, member, m, rules, room, n, width)
+        else:
+            _residual_of_rows(data, i * d, d, rows, length, z, m, work, r)
+        for j in range(U(d)):
+            residual[U(i * d) + j] = r[j]
+        kept = 0
+        for k in range(m):
+            if exact_codes[k] > 0:
+                support[kept] = k
+                chosen[i, kept], codes[i, kept], correlations[i, kept] = (
+                    members[k],
+                    exact_codes[k],
+                    exact_correlations[k],
+                )
+                kept += 1
+        count[i] = kept
+        known[i] = kept if kept * kept <= gram_room else 0
+        for p in range(known[i]):
+            to, of = U(i * gram_room + p * kept), U(support[p] * stride)
+            for k in range(U(kept)):
+                grams[to + k] = G[of + U(support[k])]
+
+
+@jit()
+def _residual_of_rows(data, offset, d, rows, length, z, m, work, r):
+    """Residual in the precision of the rows."""
+    for j in range(U(d)):
+        work[j] = data[U(offset) + j]
+    for k in range(m):
+        if z[k] > 0:
+            eliminate(work, 0, rows, k * length, length, length, (z[k],))
+    for j in range(U(d)):
+        r[j] = work[j]
+
+
+@jit()
+def restore(active, block, exact):
+    """Residuals and correlations of codes that came from outside."""
+    d, data, residual, _, chosen, codes, correlations, count, _, _, _ = block
+    capacity = chosen.shape[1] + 4
+    members, z, c, r = np.empty(capacity, np.int64), np.zeros(capacity), np.zeros(capacity), np.empty(d)
+    for a in range(active.shape[0]):
+        i = active[a]
+        for k in range(count[i]):
+            members[k], z[k] = chosen[i, k], codes[i, k]
+        refresh(data, i * d, d, exact, members, z, count[i], r, c)
+        for k in range(count[i]):
+            correlations[i, k] = c[k]
+        for j in range(d):
+            residual[U(i * d + j)] = r[j]
