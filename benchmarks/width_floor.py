@@ -22,7 +22,7 @@ import torch
 
 from cvxsae import WideLimit, check_floor, learn_dictionary, solve, spectral_floor, width_floor
 from cvxsae.data.embedded import embedded
-from cvxsae.relaxations.floors.floor import kernels as bound
+from cvxsae.relaxations.floors import kernels as bound
 
 RESULTS = Path(__file__).parent / "results"
 LAM = 0.08

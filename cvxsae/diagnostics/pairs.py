@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-import pandas as pd
 
 from cvxsae.diagnostics.sums import FeatureStatistics, PairBlock, pair_blocks
 
 if TYPE_CHECKING:
+    import pandas as pd
     from jaxtyping import Float64
 
 _PARALLEL = 1e-12
@@ -78,11 +78,15 @@ class _Best:
     """The first ``count`` pairs so far; a block adds only those that beat the last of them."""
 
     def __init__(self, count: int) -> None:
+        import pandas as pd
+
         self.count = count
         self.table = pd.DataFrame({name: np.zeros(0, dtype=kind) for name, kind in _COLUMNS.items()})
         self.least = -np.inf
 
     def add(self, statistics: FeatureStatistics, block: PairBlock, values: np.ndarray, allowed: np.ndarray) -> None:
+        import pandas as pd
+
         places = np.flatnonzero((values > self.least) & allowed)
         scores = values.ravel()[places]
         if len(places) > self.count:
@@ -106,6 +110,8 @@ _COLUMNS = {
 
 
 def _rows(statistics: FeatureStatistics, block: PairBlock, values: np.ndarray, places: np.ndarray) -> pd.DataFrame:
+    import pandas as pd
+
     m, j = np.unravel_index(places, values.shape)
     cosine, expected, cofiring = block.cosine[m, j], block.expected[m, j], block.cofiring[m, j]
     k = block.first + m

@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import scipy.sparse as sp
 
 from cvxsae.data import arguments
@@ -19,6 +18,7 @@ from cvxsae.diagnostics.pairs import Score, scan_pairs
 from cvxsae.diagnostics.sums import FeatureStatistics, Moments, PairBlock
 
 if TYPE_CHECKING:
+    import pandas as pd
     from jaxtyping import Float64
     from numpy.typing import ArrayLike
 
@@ -241,6 +241,8 @@ def antipodal_score(cosine: float = -0.9, density: float = DENSE) -> Score:
 
 def antipodal_table(statistics: FeatureStatistics, table: pd.DataFrame) -> pd.DataFrame:
     """Densities and antipodal gains of the pairs that a scan found."""
+    import pandas as pd
+
     pairs = table[["feature", "other"]].to_numpy(dtype=np.int64)
     return pd.DataFrame(
         {
@@ -320,6 +322,8 @@ def feature_densities(statistics: FeatureStatistics, *, dense: float = DENSE) ->
         Columns ``density`` (share of the datapoints), ``mean_activation`` (over those; 0 if dead), ``mass`` (S_k/N),
         ``dead``, ``dense`` (density above the argument).
     """
+    import pandas as pd
+
     counts = statistics.counts
     frame = pd.DataFrame(
         {

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import pandas as pd
 import scipy.sparse as sp
 import torch
 
@@ -29,6 +28,7 @@ from cvxsae.solvers.floors.search import width_floor
 from cvxsae.validation.certify import certify
 
 if TYPE_CHECKING:
+    import pandas as pd
     from jaxtyping import Float64
 
     from cvxsae.data.activations import ActivationsLike
@@ -168,6 +168,8 @@ class LossLedger:
 
     def table(self) -> pd.DataFrame:
         """One row a line: amount, share of the loss, meaning, certificate; the last row is the floor of any width."""
+        import pandas as pd
+
         certificates = self.certificates()
         rows = [
             {"line": name.replace("_", " "), "amount": getattr(self, name), "meaning": meaning,

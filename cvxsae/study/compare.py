@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import torch
 
 from cvxsae.data import arguments
@@ -33,6 +32,7 @@ from cvxsae.solvers.dictionary.result import DictionaryFit
 from cvxsae.solvers.floors.search import width_floors
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -137,6 +137,8 @@ class Comparison:
 
     def table(self) -> pd.DataFrame:
         """One row a width."""
+        import pandas as pd
+
         return pd.DataFrame([result.row() for result in self.results])
 
     def to_dict(self) -> dict[str, Any]:

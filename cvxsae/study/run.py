@@ -13,8 +13,6 @@ from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
-import joblib
-import numba
 import numpy as np
 from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
@@ -58,6 +56,8 @@ def run(
     study: ScaleStudy, *, n_jobs: int | None, threads: int | None, retry_failed: bool, progress: bool
 ) -> pd.DataFrame:
     """See :meth:`ScaleStudy.run`."""
+    import joblib
+
     store = Store(study.folder)
     if n_jobs == 0:
         raise InputError("n_jobs is 0; pass a number of cells at a time, or -1 for one a core.")
@@ -101,6 +101,8 @@ class _Journey:
                 self._keep(record, bar)
 
     def _keep(self, record: Record, bar: tqdm) -> None:
+        import joblib
+
         arrays = record.pop("arrays", None)
         if arrays is not None:  # its worker does not see the folder
             self.store.write(record, arrays)
@@ -165,6 +167,8 @@ class _Journey:
 
 
 def _parallel(tasks: list[Task], n_jobs: int | None) -> Iterable[Record]:
+    import joblib
+
     if not tasks:
         return ()
     return joblib.Parallel(n_jobs=n_jobs, return_as="generator_unordered", pre_dispatch="all")(
@@ -247,6 +251,8 @@ def versions() -> dict[str, str]:
 @contextmanager
 def _threads(limit: int) -> Iterator[None]:
     """Threads of BLAS, OpenMP and numba in this process."""
+    import numba
+
     before = numba.get_num_threads()
     with threadpool_limits(limits=limit):
         numba.set_num_threads(min(limit, before))

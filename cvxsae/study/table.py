@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
 from cvxsae.relaxations.solution import relative_gap
 from cvxsae.sae.ledger import GAPS
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from cvxsae.study.plan import Cell
     from cvxsae.study.store import Record, Store
 
@@ -108,6 +108,8 @@ def table(cells: Sequence[Cell], store: Store) -> pd.DataFrame:
 
 def frame(cells: Sequence[Cell], records: Mapping[str, Record]) -> pd.DataFrame:
     """The table of these records; violations are found here, from the numbers as they are."""
+    import pandas as pd
+
     floors, found, scales = _floors(cells, records), _attained(cells, records), _scales(cells, records)
     rows = [
         {"lambda_max": scales.get(cell.place)} | _row(cell, records[cell.id], floors, found)

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
 from cvxsae.data import arguments
 from cvxsae.relaxations.convex.fixed_atoms import CandidateDictionary
 from cvxsae.relaxations.convex.large_dictionary import LargeDictionary
@@ -16,6 +14,7 @@ from cvxsae.solvers.convex.solve import solve
 from cvxsae.validation.certify import Certificate, certify
 
 if TYPE_CHECKING:
+    import pandas as pd
     import torch
 
 REFERENCE_ACCURACY = 1e-6
@@ -57,6 +56,8 @@ class CrossCheck:
 
     def table(self) -> pd.DataFrame:
         """One row a solver: value, lower bound, gap, seconds, the referee's verdict."""
+        import pandas as pd
+
         rows = {}
         for name, solution in (("reference", self.reference), ("torch", self.torch)):
             certificate = self.certificates[name]

@@ -11,7 +11,6 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
-import cvxpy as cp
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -108,6 +107,8 @@ class FixedAtoms(Problem):
 
     def conic_form(self) -> ConicForm:
         """A quadratic program at τ = 0; one second-order cone an atom otherwise."""
+        import cvxpy as cp
+
         X = self.X.to_numpy() - self.starting_bias().numpy()
         scale = float(np.linalg.norm(X, axis=1).max()) or 1.0
         Z = cp.Variable((self.n_points, self.n_atoms), nonneg=True)

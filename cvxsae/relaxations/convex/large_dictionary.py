@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-import cvxpy as cp
 import numpy as np
-import scipy.optimize
 import torch
 from jaxtyping import Float
 
@@ -242,6 +240,8 @@ class LargeDictionary(Problem):
 
         The data is rotated on its range first, so the semidefinite block has order N + rank.
         """
+        import cvxpy as cp
+
         centre = self.starting_bias().numpy()
         X = self.X.to_numpy() - centre
         scale = float(np.linalg.norm(X, axis=1).max()) or 1.0
@@ -328,6 +328,8 @@ def nonnegative_factor(similarity: Float[np.ndarray, "N N"], *, max_iterations: 
     Exact for diagonal Q. A doubly nonnegative Q need not have an exact factor: the value attained by
     :meth:`LargeDictionary.from_factor` says what the one found is worth.
     """
+    import scipy.optimize
+
     values, vectors = np.linalg.eigh(similarity)
     root = (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
     size = float(np.abs(similarity).max()) or 1.0

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-import cvxpy as cp
 import numpy as np
 import scipy.sparse
 import torch
@@ -231,6 +230,8 @@ class WideLimit(Problem):
 
     def conic_form(self) -> ConicForm:
         """``h_λ(‖u‖) = min_v ½‖u − v‖² + λ‖v‖``: one second-order cone a datapoint."""
+        import cvxpy as cp
+
         centre = self.starting_bias().numpy()
         X = self.X.to_numpy() - centre
         scale = float(np.linalg.norm(X, axis=1).max()) or 1.0

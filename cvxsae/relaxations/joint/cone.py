@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import scipy.sparse as sp
 from jaxtyping import Bool, Float64, Int64
-from scipy.optimize import nnls
 
 from cvxsae.data import arguments
 from cvxsae.data.arguments import InputError
@@ -159,6 +158,8 @@ def _nearest(
     Rows come in as they violate ``left · row ≤ 0``, which no row does at the nearest point. What is left vanishes in
     a coordinate that has a datapoint of its own, so those come first.
     """
+    from scipy.optimize import nnls
+
     support = np.diff(rows.indptr)
     lengths = np.sqrt(np.asarray(rows.multiply(rows).sum(axis=1)).ravel())
     scaled = sp.csr_array(sp.diags_array(1 / np.where(lengths > 0, lengths, 1)) @ rows)

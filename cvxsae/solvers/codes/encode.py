@@ -21,10 +21,10 @@ from cvxsae.data.activations import Activations
 from cvxsae.data.arguments import InputError
 from cvxsae.parallel.group import ALONE, ProcessGroup, chosen_device
 from cvxsae.relaxations.solution import Status
+from cvxsae.solvers.codes.correlation import FREE_BIAS
 from cvxsae.solvers.codes.engines import ENGINES, engine_name, make_engine
 from cvxsae.solvers.codes.engines.screening import PreparedDictionary
 from cvxsae.solvers.codes.engines.state import Tuning, Warm
-from cvxsae.solvers.codes.paths import FREE_BIAS
 from cvxsae.solvers.codes.result import Codes
 from cvxsae.solvers.codes.rounds import BlockCodes, solve_block
 from cvxsae.solvers.codes.shards import Shards

@@ -12,7 +12,7 @@ import torch
 
 from cvxsae.data.arguments import InputError
 from cvxsae.relaxations.solution import Status
-from cvxsae.solvers.codes.paths import largest_correlation
+from cvxsae.solvers.codes.correlation import largest_correlation
 from cvxsae.solvers.codes.refit import Refit, refit_codes
 
 if TYPE_CHECKING:

@@ -9,7 +9,6 @@ import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import cvxpy as cp
 from tqdm.auto import tqdm
 
 from cvxsae.data.arguments import InputError
@@ -61,6 +60,8 @@ def solve_reference(problem: Problem, tol: float, run: Run) -> Solution:
     InputError
         If the problem is too large; the message says what would happen.
     """
+    import cvxpy as cp
+
     objection = size_objection(problem)
     if objection is not None:
         raise InputError(objection)

@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cvxsae.solvers.dictionary.removal_kernels import add_prices
-
 if TYPE_CHECKING:
     import scipy.sparse as sp
     from jaxtyping import Float64
@@ -45,6 +43,8 @@ def removal_prices(
     Float64[np.ndarray, " K"]
         Prices in the units of (P). Negative where codes are not exact and the answer is better than they were.
     """
+    from cvxsae.solvers.dictionary.removal_kernels import add_prices
+
     gram = dictionary @ dictionary.T
     prices = np.zeros(len(dictionary))
     indptr = codes.indptr.astype(np.int64)

@@ -17,8 +17,6 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
-from cvxsae.solvers.dictionary import kernels
-
 if TYPE_CHECKING:
     from jaxtyping import Float, Float64, Int64
 
@@ -96,6 +94,8 @@ class Statistics:
 
     def _scatter(self, codes: sp.csr_array, points: Float64[torch.Tensor, "n d"], sign: float) -> None:
         """By the fused kernel: each thread has its own rows."""
+        from cvxsae.solvers.dictionary import kernels
+
         flat = points.contiguous().numpy().reshape(-1)
         indptr, indices = codes.indptr.astype(np.int64), codes.indices.astype(np.int64)
         parts = min(torch.get_num_threads(), 1 + codes.nnz // _WORTH_A_THREAD)
@@ -167,6 +167,8 @@ class Statistics:
 
         One product per block of atoms gives their targets, the sequential updates inside a block keep them exact.
         """
+        from cvxsae.solvers.dictionary import kernels
+
         # A power of two, by which no bit is lost: squares of the data need not fit a narrower dtype.
         shrink = 2.0 ** -math.frexp(float(self.products.diagonal().max()))[1]
         products = (self.products * shrink).to(dtype)

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.optimize import linear_sum_assignment
 from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
 
@@ -190,6 +189,8 @@ def _groups(
     activations: Activations, paired: bool, most: int, seed: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
     """Random parts of at most ``most`` datapoints, or of that many pairs of datapoints that lie far apart."""
+    from scipy.optimize import linear_sum_assignment
+
     order = np.random.default_rng(seed).permutation(len(activations))
     count = len(order) // 2 if paired else len(order)
     for part in np.array_split(np.arange(count), max(1, math.ceil(count / most))):

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from cvxsae.relaxations.convex.fixed_atoms import FixedAtoms
-from cvxsae.solvers.convex.candidates.kernels import support_gradient, sweep
 from cvxsae.solvers.convex.nonnegative_lbfgs import descend
 
 if TYPE_CHECKING:
@@ -92,6 +91,8 @@ class BlockDescent:
 
     def step(self, problem: FixedAtoms, state: BlockState) -> BlockState:
         """Sweeps, descent on the support, dual point, screening."""
+        from cvxsae.solvers.convex.candidates.kernels import sweep  # brings numba
+
         offsets = problem.X.to_tensor(device=torch.device("cpu")) - problem.starting_bias()
         atoms, centred = problem.atoms.numpy(), problem.bias_is_free
         codes, residual, thresholds = state.codes.copy(), state.residual.copy(), state.thresholds.copy()
@@ -134,6 +135,8 @@ class BlockDescent:
 
 def _descended(problem: FixedAtoms, codes: np.ndarray, atoms: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     """Codes (K, N) of the atoms in use after descent on their nonzero entries."""
+    from cvxsae.solvers.convex.candidates.kernels import support_gradient  # brings numba
+
     owners, rows = codes.nonzero()
     if len(rows) == 0:
         return codes

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import pandas as pd
 import scipy.sparse
 import torch
 
@@ -32,6 +31,7 @@ from cvxsae.solvers.convex.large.column_generation import Directions
 from cvxsae.solvers.convex.large.relaxation import DoublyNonnegative, WarmStart
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.figure import Figure
 
 Along = Literal["atom_cost", "lam"]
@@ -92,6 +92,8 @@ class DictionaryPath:
 
     def table(self) -> pd.DataFrame:
         """One row a point."""
+        import pandas as pd
+
         return pd.DataFrame([asdict(point) for point in self.points])
 
     def widest_plateau(self) -> int:
