@@ -37,3 +37,8 @@ class NotCertifiedError(Error, RuntimeError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.solution,)
+
+
+def reason(error: Exception) -> str:
+    """Return the first sentence of what a library says, to quote inside a sentence of ours."""
+    return " ".join(str(error).split(". ")[0].split()).rstrip(".:;")[:200] or type(error).__name__

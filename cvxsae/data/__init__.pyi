@@ -37,14 +37,17 @@ from .files import (
 from .files import (
     write_arrays as write_arrays,
 )
-from .synthetic import (
+from .hierarchies import (
     FOUR_FEATURES as FOUR_FEATURES,
 )
-from .synthetic import (
+from .hierarchies import (
     TWENTY_FEATURES as TWENTY_FEATURES,
 )
-from .synthetic import (
+from .hierarchies import (
     Feature as Feature,
+)
+from .hierarchies import (
+    hierarchy as hierarchy,
 )
 from .synthetic import (
     Synthetic as Synthetic,
@@ -60,9 +63,6 @@ from .synthetic import (
 )
 from .synthetic import (
     duplicated_rows as duplicated_rows,
-)
-from .synthetic import (
-    hierarchy as hierarchy,
 )
 from .synthetic import (
     sparse_features as sparse_features,

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from cvxsae.data import arguments
+from cvxsae.data import tensors
 from cvxsae.data.arguments import InputError
 from cvxsae.data.files import gather, read_array
 
@@ -67,7 +67,7 @@ class Activations:
         self.tensor, self._mapping = _open(X, name)
         row = 0
         for batch in self.batches(dtype=None):
-            arguments.require_finite(batch, name, first_row=row)
+            tensors.require_finite(batch, name, first_row=row)
             row += len(batch)
 
     @classmethod
@@ -147,13 +147,13 @@ def _open(X: Any, name: str) -> tuple[torch.Tensor, mmap.mmap | None]:
     if isinstance(X, str | os.PathLike):
         X = read_array(X, name)
     if isinstance(X, torch.Tensor | np.ndarray):
-        if X.ndim == 2 and 0 not in X.shape and not arguments.shareable(X):
-            arguments.float_tensor(X[:1], name)
+        if X.ndim == 2 and 0 not in X.shape and not tensors.shareable(X):
+            tensors.float_tensor(X[:1], name)
             step = max(1, BATCH_BYTES // (8 * X.shape[1]))
             return gather(_blocks(X, step), name)
-        return arguments.matrix(X, name), _shared_mapping(X)
+        return tensors.matrix(X, name), _shared_mapping(X)
     if hasattr(X, "__array__") or hasattr(X, "toarray") or (isinstance(X, Sequence) and not _is_batch(X)):
-        return arguments.matrix(X, name), None
+        return tensors.matrix(X, name), None
     if isinstance(X, Iterable):
         return gather(X, name)
     raise InputError(f"{name} is a {type(X).__name__}; pass an array, a tensor, a path or an iterable of batches.")

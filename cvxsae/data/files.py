@@ -23,6 +23,8 @@ from cvxsae.data import arguments
 from cvxsae.data.archive import Array, StoredArray, flatten, rebuild, write_npz
 from cvxsae.data.arguments import InputError
 from cvxsae.data.atomic import write_atomically
+from cvxsae.data.tensors import float_tensor, share
+from cvxsae.errors import reason
 
 MEMORY_LIMIT = 2**30
 """Bytes that :func:`gather_batches` keeps in memory; what is longer goes to an unlinked temporary file."""
@@ -182,7 +184,7 @@ def _batch(value: Any, name: str, first: torch.Tensor | None) -> torch.Tensor:
     """Return one batch as a tensor that fits the first."""
     if not isinstance(value, np.ndarray | torch.Tensor):
         raise InputError(f"{name} is a {type(value).__name__}; yield (n, d) arrays or tensors.")
-    batch = arguments.float_tensor(value, name)
+    batch = float_tensor(value, name)
     if batch.ndim != 2 or batch.shape[1] == 0:
         raise InputError(f"{name} has shape {tuple(batch.shape)}; yield (n, d) arrays or tensors.")
     if first is None:
@@ -221,7 +223,7 @@ def _reading(file: Path, name: str) -> Iterator[None]:
         raise
     except Exception as error:  # a broken file can make a parser raise anything
         raise InputError(
-            f"{name} {str(file)!r} cannot be read as {file.suffix} ({arguments.reason(error)}); "
+            f"{name} {str(file)!r} cannot be read as {file.suffix} ({reason(error)}); "
             "check that it is complete and holds plain numeric arrays."
         ) from None
 
@@ -296,11 +298,11 @@ def _write_safetensors(stream: IO[bytes], arrays: dict[str, Array]) -> None:
     tensors: dict[str, torch.Tensor] = {}
     seen: set[int] = set()
     for key, value in arrays.items():
-        tensor = (arguments.share(value) if isinstance(value, np.ndarray) else value).contiguous()
+        tensor = (share(value) if isinstance(value, np.ndarray) else value).contiguous()
         start = tensor.untyped_storage().data_ptr()
         tensors[key] = tensor.clone() if start in seen else tensor  # the format refuses shared memory
         seen.add(start)
     try:
         safetensors.torch.save_file(tensors, stream.name)
     except safetensors.SafetensorError as error:  # no room, among others
-        raise OSError(arguments.reason(error)) from None
+        raise OSError(reason(error)) from None

@@ -26,8 +26,9 @@ import numpy as np
 import torch
 
 from cvxsae.data.archive import Array, StoredArray, flatten, rebuild, write_npz
-from cvxsae.data.arguments import InputError, float_tensor
+from cvxsae.data.arguments import InputError
 from cvxsae.data.atomic import PARTIAL, one_sentence, shown, write_atomically
+from cvxsae.data.tensors import float_tensor
 
 if TYPE_CHECKING:
     from cvxsae.data.activations import Activations

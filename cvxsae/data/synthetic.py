@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypedDict, Unpack
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from cvxsae.data import arguments
-from cvxsae.data.arguments import InputError
+from cvxsae.data.signature import show_flat
+from cvxsae.errors import InputError
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,46 +48,21 @@ class Synthetic:
     parents: Int[np.ndarray, " K"]
 
 
-def _probability(value: float, name: str) -> float:
+class Added(TypedDict, total=False):
+    """What is added to ``codes @ dictionary``."""
+
+    noise: float
+    """Standard deviation of Gaussian noise, per coordinate."""
+    bias_norm: float
+    """Norm of the bias, which points in a random direction."""
+
+
+def require_probability(value: float, name: str) -> float:
+    """A number between 0 and 1."""
     number = arguments.nonnegative(value, name)
     if number > 1:
         raise InputError(f"{name} is {number:g}; it must be at most 1.")
     return number
-
-
-@dataclass(frozen=True)
-class Feature:
-    """A feature of a hierarchy and what hangs below it.
-
-    Attributes
-    ----------
-    probability
-        That it fires, given that its parent does (or of all datapoints, for a root).
-    children
-        Features that fire only where this one does.
-    exclusive
-        Whether at most one of the children fires; their probabilities then add up to at most 1.
-    """
-
-    probability: float
-    children: tuple[Feature, ...] = ()
-    exclusive: bool = False
-
-    def __post_init__(self) -> None:
-        _probability(self.probability, "probability")
-        total = sum(child.probability for child in self.children)
-        if self.exclusive and total > 1 + 1e-12:
-            raise InputError(f"children that exclude each other have probabilities adding up to {total:g}; at most 1.")
-
-
-FOUR_FEATURES: tuple[Feature, ...] = (Feature(0.25, children=(Feature(0.2),)), Feature(0.05), Feature(0.05))
-"""A frequent parent, a child that fires on a fifth of it (so on 5 % of all points), and two loners."""
-
-TWENTY_FEATURES: tuple[Feature, ...] = (
-    *3 * (Feature(0.15, children=3 * (Feature(0.2),), exclusive=True),),
-    *8 * (Feature(0.05),),
-)
-"""Three parents with three mutually exclusive children each, and eight loners."""
 
 
 def sparse_features(
@@ -97,8 +74,7 @@ def sparse_features(
     probability: float = 0.05,
     strength: tuple[float, float] = (1.0, 2.0),
     orthogonal: bool = False,
-    noise: float = 0.0,
-    bias_norm: float = 0.0,
+    **added: Unpack[Added],
 ) -> Synthetic:
     """Features that fire independently of each other.
 
@@ -124,77 +100,13 @@ def sparse_features(
     InputError
         If an argument is out of range.
     """
-    n_points, dim, n_features = _sizes(n_points=n_points, dim=dim, n_features=n_features)
-    probability = _probability(probability, "probability")
+    n_points, dim, n_features = sizes(n_points=n_points, dim=dim, n_features=n_features)
+    probability = require_probability(probability, "probability")
     rng = np.random.default_rng(seed)
-    dictionary = _directions(rng, n_features, dim, orthogonal=orthogonal)
+    dictionary = directions(rng, n_features, dim, orthogonal=orthogonal)
     active = rng.random((n_points, n_features)) < probability
-    codes = active * _strengths(rng, active.shape, strength)
-    return _assemble("sparse_features", seed, rng, codes, dictionary, noise, bias_norm)
-
-
-def hierarchy(
-    n_points: int,
-    dim: int,
-    features: Sequence[Feature] = FOUR_FEATURES,
-    *,
-    seed: int,
-    strength: tuple[float, float] = (1.0, 1.0),
-    orthogonal: bool = True,
-    noise: float = 0.0,
-    bias_norm: float = 0.0,
-) -> Synthetic:
-    """Features arranged in trees: a child fires only where its parent does.
-
-    Parameters
-    ----------
-    n_points, dim
-        N and d.
-    features
-        The roots; atoms are numbered depth first, so a parent comes right before its first child.
-    seed, strength, orthogonal, noise, bias_norm
-        As in :func:`sparse_features`.
-
-    Returns
-    -------
-    Synthetic
-        With ``parents`` telling the trees.
-
-    Raises
-    ------
-    InputError
-        If an argument is out of range.
-
-    Examples
-    --------
-    >>> hierarchy(100, 50, FOUR_FEATURES, seed=0).parents
-    array([-1,  0, -1, -1])
-    """
-    n_points, dim = _sizes(n_points=n_points, dim=dim)
-    if not features:
-        raise InputError("features is empty; pass at least one Feature.")
-    rng = np.random.default_rng(seed)
-    columns: list[np.ndarray] = []
-    parents: list[int] = []
-
-    def grow(siblings: Sequence[Feature], parent: int, exclusive: bool) -> None:
-        draws = rng.random((n_points, 1 if exclusive else len(siblings)))
-        edges = np.cumsum([0.0, *(sibling.probability for sibling in siblings)])
-        for index, sibling in enumerate(siblings):
-            if exclusive:
-                fires = (draws[:, 0] >= edges[index]) & (draws[:, 0] < edges[index + 1])
-            else:
-                fires = draws[:, index] < sibling.probability
-            columns.append(fires & columns[parent] if parent >= 0 else fires)
-            parents.append(parent)
-            if sibling.children:
-                grow(sibling.children, len(columns) - 1, sibling.exclusive)
-
-    grow(features, -1, False)
-    active = np.stack(columns, axis=1)
-    dictionary = _directions(rng, len(columns), dim, orthogonal=orthogonal)
-    codes = active * _strengths(rng, active.shape, strength)
-    return _assemble("hierarchy", seed, rng, codes, dictionary, noise, bias_norm, parents)
+    codes = active * strengths(rng, active.shape, strength)
+    return assemble("sparse_features", seed, rng, codes, dictionary, **added)
 
 
 def dense_signed_feature(
@@ -206,8 +118,7 @@ def dense_signed_feature(
     n_sparse: int = 0,
     probability: float = 0.05,
     strength: tuple[float, float] = (1.0, 2.0),
-    noise: float = 0.0,
-    bias_norm: float = 0.0,
+    **added: Unpack[Added],
 ) -> Synthetic:
     """One direction with a coefficient of either sign on every datapoint, beside sparse features.
 
@@ -231,11 +142,11 @@ def dense_signed_feature(
     InputError
         If an argument is out of range.
     """
-    n_points, dim = _sizes(n_points=n_points, dim=dim)
+    n_points, dim = sizes(n_points=n_points, dim=dim)
     n_sparse = arguments.count(n_sparse, "n_sparse", least=0)
-    probability = _probability(probability, "probability")
+    probability = require_probability(probability, "probability")
     rng = np.random.default_rng(seed)
-    atoms = _directions(rng, 1 + n_sparse, dim, orthogonal=True)
+    atoms = directions(rng, 1 + n_sparse, dim, orthogonal=True)
     if levels is None:
         signed = rng.standard_normal(n_points)
     elif len(levels):
@@ -243,10 +154,10 @@ def dense_signed_feature(
     else:
         raise InputError("levels is empty; pass at least one number, or None for a Gaussian.")
     active = rng.random((n_points, n_sparse)) < probability
-    sparse = active * _strengths(rng, active.shape, strength)
+    sparse = active * strengths(rng, active.shape, strength)
     codes = np.column_stack([np.maximum(signed, 0), np.maximum(-signed, 0), sparse])
     dictionary = np.concatenate([atoms[:1], -atoms[:1], atoms[1:]])
-    return _assemble("dense_signed_feature", seed, rng, codes, dictionary, noise, bias_norm)
+    return assemble("dense_signed_feature", seed, rng, codes, dictionary, **added)
 
 
 def circle_feature(
@@ -283,11 +194,12 @@ def circle_feature(
     n_points, dim = arguments.count(n_points, "n_points"), arguments.count(dim, "dim", least=2)
     radius = arguments.positive(radius, "radius")
     rng = np.random.default_rng(seed)
-    axes = _directions(rng, 2, dim, orthogonal=True)
+    axes = directions(rng, 2, dim, orthogonal=True)
     turns = np.arange(n_points) / n_points + rng.random() if even else rng.random(n_points)
     plane = radius * np.column_stack([np.cos(2 * np.pi * turns), np.sin(2 * np.pi * turns)])
     codes = np.concatenate([np.maximum(plane, 0), np.maximum(-plane, 0)], axis=1)
-    return _assemble("circle_feature", seed, rng, codes, np.concatenate([axes, -axes]), noise, bias_norm)
+    dictionary = np.concatenate([axes, -axes])
+    return assemble("circle_feature", seed, rng, codes, np.concatenate([axes, -axes]), noise=noise, bias_norm=bias_norm)
 
 
 def duplicated_rows(
@@ -317,12 +229,12 @@ def duplicated_rows(
     InputError
         If an argument is out of range.
     """
-    n_unique, dim, copies = _sizes(n_unique=n_unique, dim=dim, copies=copies)
+    n_unique, dim, copies = sizes(n_unique=n_unique, dim=dim, copies=copies)
     rng = np.random.default_rng(seed)
-    dictionary = _directions(rng, n_unique, dim, orthogonal=False)
-    norms = _strengths(rng, (n_unique,), strength)
+    dictionary = directions(rng, n_unique, dim, orthogonal=False)
+    norms = strengths(rng, (n_unique,), strength)
     rows = rng.permutation(np.repeat(np.arange(n_unique), copies))
-    return _assemble("duplicated_rows", seed, rng, np.diag(norms)[rows], dictionary, 0.0, bias_norm)
+    return assemble("duplicated_rows", seed, rng, np.diag(norms)[rows], dictionary, bias_norm=bias_norm)
 
 
 def clustered(
@@ -351,26 +263,30 @@ def clustered(
     InputError
         If an argument is out of range.
     """
-    n_points, dim, n_clusters = _sizes(n_points=n_points, dim=dim, n_clusters=n_clusters)
+    n_points, dim, n_clusters = sizes(n_points=n_points, dim=dim, n_clusters=n_clusters)
     rng = np.random.default_rng(seed)
-    dictionary = _directions(rng, n_clusters, dim, orthogonal=False)
+    dictionary = directions(rng, n_clusters, dim, orthogonal=False)
     labels = rng.permutation(np.arange(n_points) % n_clusters)
-    codes = np.eye(n_clusters)[labels] * _strengths(rng, (n_points, 1), strength)
-    return _assemble("clustered", seed, rng, codes, dictionary, noise, bias_norm)
+    codes = np.eye(n_clusters)[labels] * strengths(rng, (n_points, 1), strength)
+    return assemble("clustered", seed, rng, codes, dictionary, noise=noise, bias_norm=bias_norm)
 
 
-def _assemble(
+def assemble(
     name: str,
     seed: int,
     rng: np.random.Generator,
     codes: np.ndarray,
     dictionary: np.ndarray,
-    noise: float,
-    bias_norm: float,
     parents: Sequence[int] | None = None,
+    **added: Unpack[Added],
 ) -> Synthetic:
+    """Add bias and noise, drawn after everything else; refuse options that are not :class:`Added`."""
     n_points, dim = len(codes), dictionary.shape[1]
-    bias = arguments.nonnegative(bias_norm, "bias_norm") * _directions(rng, 1, dim, orthogonal=False)[0]
+    for option in added:
+        if option not in Added.__annotations__:
+            raise InputError(f"{option!r} is not an argument here; {', '.join(Added.__annotations__)} are.")
+    noise, length = added.get("noise", 0.0), added.get("bias_norm", 0.0)
+    bias = arguments.nonnegative(length, "bias_norm") * directions(rng, 1, dim, orthogonal=False)[0]
     scatter = arguments.nonnegative(noise, "noise") * rng.standard_normal((n_points, dim))
     return Synthetic(
         X=codes @ dictionary + bias + scatter,
@@ -384,7 +300,7 @@ def _assemble(
     )
 
 
-def _directions(rng: np.random.Generator, n_atoms: int, dim: int, *, orthogonal: bool) -> np.ndarray:
+def directions(rng: np.random.Generator, n_atoms: int, dim: int, *, orthogonal: bool) -> np.ndarray:
     """Return unit rows, uniform on the sphere, independent or orthonormal."""
     if orthogonal and n_atoms > dim:
         raise InputError(f"{n_atoms} orthogonal atoms do not fit in dimension {dim}; raise dim or lower their number.")
@@ -395,12 +311,18 @@ def _directions(rng: np.random.Generator, n_atoms: int, dim: int, *, orthogonal:
     return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True))
 
 
-def _strengths(rng: np.random.Generator, shape: tuple[int, ...], strength: tuple[float, float]) -> np.ndarray:
+def strengths(rng: np.random.Generator, shape: tuple[int, ...], strength: tuple[float, float]) -> np.ndarray:
+    """Activations, uniform between the two ends."""
     low, high = (arguments.nonnegative(end, "strength") for end in strength)
     if high < low:
         raise InputError(f"strength is ({low:g}, {high:g}); the first must not exceed the second.")
     return rng.uniform(low, high, shape)
 
 
-def _sizes(**sizes: int) -> tuple[int, ...]:
+def sizes(**sizes: int) -> tuple[int, ...]:
+    """Whole numbers of at least 1, checked."""
     return tuple(arguments.count(size, name) for name, size in sizes.items())
+
+
+for _function in (sparse_features, dense_signed_feature):
+    show_flat(_function, Added, {"noise": 0.0, "bias_norm": 0.0})

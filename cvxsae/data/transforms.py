@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from cvxsae.data import arguments
+from cvxsae.data import arguments, tensors
 from cvxsae.data.activations import Activations, ActivationsLike
 from cvxsae.data.arguments import BiasLike, InputError
 
@@ -41,10 +41,10 @@ class Affine:
     scale: float = 1.0
 
     def __post_init__(self) -> None:
-        shift = arguments.float_tensor(self.shift, "shift")
+        shift = tensors.float_tensor(self.shift, "shift")
         if shift.ndim != 1 or len(shift) == 0:
             raise InputError(f"shift has shape {tuple(shift.shape)}; it must be a vector, one entry a dimension.")
-        arguments.require_finite(shift, "shift")
+        tensors.require_finite(shift, "shift")
         own = shift.to(device="cpu", dtype=torch.float64, copy=True).numpy()
         own.flags.writeable = False
         object.__setattr__(self, "shift", own)

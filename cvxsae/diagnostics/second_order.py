@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from cvxsae.data import arguments
+from cvxsae.data import arguments, tensors
 from cvxsae.data.activations import Activations
 from cvxsae.data.arguments import InputError
 from cvxsae.diagnostics.sums import CODE_TOL
@@ -127,7 +127,7 @@ def second_order(
     data = Activations(X)
     if isinstance(bias, str):
         raise InputError(f"bias is {bias!r}; pass None or an array, and bias_is_free=True if it is a variable.")
-    rows = arguments.unit_rows(dictionary, "dictionary", data.shape[1])[0].cpu()
+    rows = tensors.unit_rows(dictionary, "dictionary", data.shape[1])[0].cpu()
     where = arguments.compute_device(device)
     exact = encode(data, rows, lam, bias=bias, tol=CODE_TOL, warm_start=codes, device=where)
     fixed = arguments.bias_vector(bias, data.shape[1])

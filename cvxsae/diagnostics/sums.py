@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from cvxsae.data import arguments
+from cvxsae.data import arguments, tensors
 from cvxsae.data.activations import Activations
 from cvxsae.data.arguments import InputError
 from cvxsae.relaxations.joint.active_gram import ActiveSolver, CodePattern
@@ -196,7 +196,7 @@ def feature_statistics(
     exact = encode(data, dictionary, lam, bias=bias, tol=code_tol, warm_start=codes, device=device, progress=progress)
     if exact.status is Status.INTERRUPTED:
         raise KeyboardInterrupt
-    rows = arguments.unit_rows(dictionary, "dictionary", data.shape[1])[0].cpu()
+    rows = tensors.unit_rows(dictionary, "dictionary", data.shape[1])[0].cpu()
     fixed = arguments.bias_vector(bias, data.shape[1])
     offset = fixed if isinstance(fixed, torch.Tensor) else torch.zeros(data.shape[1], dtype=torch.float64)
     return _Pass(data, rows, offset, exact, arguments.compute_device(device)).run(progress=progress)

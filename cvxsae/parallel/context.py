@@ -14,7 +14,6 @@ An option that a verb does not declare is refused, so none is ever ignored.
 
 from __future__ import annotations
 
-import inspect
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -25,6 +24,7 @@ from typing import Any, TypedDict, TypeVar
 import torch
 
 from cvxsae.data import arguments
+from cvxsae.data.signature import show_flat
 from cvxsae.errors import InputError
 from cvxsae.parallel.group import ALONE, ProcessGroup, chosen_device
 
@@ -163,13 +163,7 @@ def keywords(kind: type) -> Callable[[F], F]:
     """Show the options that a verb takes as ``**options`` flat, in ``help()`` and in tab completion."""
 
     def decorate(function: F) -> F:
-        signature = inspect.signature(function)
-        named = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-        flat = [
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=_DEFAULTS.get(name), annotation=annotation)
-            for name, annotation in kind.__annotations__.items()
-        ]
-        function.__signature__ = signature.replace(parameters=[*named, *flat])  # type: ignore[attr-defined]
+        show_flat(function, kind, _DEFAULTS)
         return function
 
     return decorate

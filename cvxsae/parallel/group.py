@@ -26,6 +26,7 @@ from cvxsae.data.activations import Activations
 from cvxsae.data.arguments import InputError
 from cvxsae.data.files import read_array
 from cvxsae.errors import GroupError as GroupError
+from cvxsae.errors import reason
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -150,8 +151,7 @@ class ProcessGroup:
             if isinstance(error, GroupError):
                 raise
             raise GroupError(
-                f"process {self.rank} of {self.size} lost the others ({arguments.reason(error)}); "
-                "the first to fail says why."
+                f"process {self.rank} of {self.size} lost the others ({reason(error)}); the first to fail says why."
             ) from error
 
     def agree(self, **settings: Any) -> None:

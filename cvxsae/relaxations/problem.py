@@ -23,7 +23,7 @@ import numpy as np
 import scipy.sparse
 import torch
 
-from cvxsae.data import arguments
+from cvxsae.data import arguments, tensors
 from cvxsae.data.activations import Activations, ActivationsLike
 from cvxsae.parallel.group import group_of
 from cvxsae.relaxations.convex.penalty import AtomPenalty
@@ -291,4 +291,4 @@ def _reconstruct(candidate: Candidate, rows: slice) -> torch.Tensor | float:
 
 def float64_tensor(array: np.ndarray) -> torch.Tensor:
     """A float64 tensor, whatever a candidate holds: certificates are computed in no other precision."""
-    return arguments.share(np.asarray(array, dtype=np.float64))
+    return tensors.share(np.asarray(array, dtype=np.float64))

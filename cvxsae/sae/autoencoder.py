@@ -12,7 +12,7 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
-from cvxsae.data import arguments
+from cvxsae.data import arguments, tensors
 from cvxsae.data.activations import Activations
 from cvxsae.data.arguments import InputError
 from cvxsae.data.files import read_arrays, write_arrays
@@ -167,18 +167,18 @@ class SparseAutoencoder:
         if not isinstance(arrays, Mapping) or set(arrays) != set(ARRAYS):
             found = ", ".join(map(str, arrays)) if isinstance(arrays, Mapping) else f"a {type(arrays).__name__}"
             raise InputError(f"sae holds {found}; a ReLU SAE has exactly {', '.join(ARRAYS)}.")
-        decoder = arguments.matrix(arrays["W_dec"], "W_dec", rows="atom")
+        decoder = tensors.matrix(arrays["W_dec"], "W_dec", rows="atom")
         K, d = decoder.shape
         shapes = {"W_enc": (d, K), "b_enc": (K,), "W_dec": (K, d), "b_dec": (d,)}
         parts: dict[str, Any] = {}
         for name, shape in shapes.items():
-            tensor = arguments.float_tensor(arrays[name], name)
+            tensor = tensors.float_tensor(arrays[name], name)
             if tuple(tensor.shape) != shape:
                 raise InputError(
                     f"{name} has shape {tuple(tensor.shape)}; with W_dec of shape {(K, d)}, "
                     f"atoms as rows, it must be {shape}."
                 )
-            arguments.require_finite(tensor.reshape(-1, 1), name)
+            tensors.require_finite(tensor.reshape(-1, 1), name)
             kept = torch.promote_types(tensor.dtype, torch.float32)
             parts[name] = tensor.to(device="cpu", dtype=kept, copy=True).numpy()
         penalty = None if lam is None else arguments.penalty(lam, "lam")

@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from cvxsae.data import arguments
+from cvxsae.data import arguments, tensors
 from cvxsae.data.activations import Activations
 from cvxsae.data.arguments import InputError
+from cvxsae.errors import reason
 from cvxsae.parallel.threads import threads_for_cost
 from cvxsae.relaxations.convex.wide_limit import WideLimit
 from cvxsae.sae.autoencoder import SparseAutoencoder, TrainingRecord
@@ -160,7 +161,7 @@ def _plan(
         generator = torch.Generator().manual_seed(seed)
         start = torch.nn.functional.normalize(torch.randn(K, data.shape[1], generator=generator), dim=1)
     else:
-        start = arguments.unit_rows(init, "init", data.shape[1])[0].cpu().float()
+        start = tensors.unit_rows(init, "init", data.shape[1])[0].cpu().float()
         if len(start) != K:
             raise InputError(f"init has {len(start)} atoms but n_atoms is {K}; pass as many rows as atoms.")
     free = isinstance(vector, str)
@@ -278,8 +279,9 @@ def _require_saelens() -> None:
     try:
         import sae_lens  # noqa: F401
     except ImportError as error:
-        reason = arguments.reason(error)
-        raise InputError(f"trainer 'saelens' needs sae-lens ({reason}); `pip install cvxsae[saelens]`.") from None
+        raise InputError(
+            f"trainer 'saelens' needs sae-lens ({reason(error)}); `pip install cvxsae[saelens]`."
+        ) from None
 
 
 def _saelens(plan: _Plan) -> tuple[dict[str, torch.Tensor], tuple[TrainingRecord, ...]]:

@@ -23,7 +23,8 @@ from cvxsae.data import (
     hierarchy,
     sparse_features,
 )
-from cvxsae.data.arguments import LARGEST, InputError
+from cvxsae.data.arguments import InputError
+from cvxsae.data.tensors import LARGEST
 
 GENERATORS: dict[str, Callable[..., Any]] = {
     "sparse_features": sparse_features,

@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 from cvxsae.data import arguments
 from cvxsae.data.arguments import InputError
 from cvxsae.data.storage import strict_json
+from cvxsae.errors import reason
 from cvxsae.relaxations.solution import CertificateError
 from cvxsae.study.datapoints import datapoints
 from cvxsae.study.methods import Outcome, Setting, Warm, compute
@@ -150,7 +151,7 @@ class _Journey:
                 ended.add(record["id"])
                 yield record
         except Exception as error:  # cells catch their own: this is the engine's
-            engine_said = f"{type(error).__name__}: {arguments.reason(error)}"
+            engine_said = f"{type(error).__name__}: {reason(error)}"
         for task in tasks:
             known = None if task.cell.id in ended else self.store.record(task.cell.id)
             if task.cell.id in ended:
@@ -232,7 +233,7 @@ def _failed(cell: Cell, reason: str | None) -> Record:
 
 
 def _told(error: Exception) -> str:
-    said = str(error) if isinstance(error, InputError) else arguments.reason(error)
+    said = str(error) if isinstance(error, InputError) else reason(error)
     return f"{type(error).__name__}: {said}" if said != type(error).__name__ else said
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cvxsae.data import EMBEDDED_NAMES
-from cvxsae.data.arguments import InputError, reason
+from cvxsae.data.arguments import InputError
+from cvxsae.errors import reason
 from cvxsae.study import keys
 
 if TYPE_CHECKING:

@@ -243,7 +243,7 @@ def _shape_objections(problem: Problem, candidate: Candidate) -> list[str]:
         elif tuple(array.shape) != shape:
             objections.append(f"{name} has shape {tuple(array.shape)}; it must be {shape}.")
         elif not _moderate(array.data if isinstance(array, scipy.sparse.csr_array) else array):
-            objections.append(f"{name} holds NaN or infinite values, or some beyond {arguments.LARGEST:.0e}.")
+            objections.append(f"{name} holds NaN or infinite values, or some beyond {tensors.LARGEST:.0e}.")
     if (candidate.codes is None) != (candidate.dictionary is None):
         objections.append("Only one of codes and dictionary is there; they come together.")
     return objections
@@ -252,7 +252,7 @@ def _shape_objections(problem: Problem, candidate: Candidate) -> list[str]:
 def _moderate(entries: np.ndarray) -> bool:
     """Whether all entries are finite and their squares are too."""
     extremes = float(entries.min(initial=0)), float(entries.max(initial=0))  # NaN is passed on
-    return all(abs(extreme) <= arguments.LARGEST for extreme in extremes)
+    return all(abs(extreme) <= tensors.LARGEST for extreme in extremes)
 
 
 def _malformed(array: Any, name: str) -> str | None:

@@ -24,7 +24,7 @@ from reporting import Claims, parser, save, table
 from trees import Tree
 
 from cvxsae import check_optimality, encode, learn_dictionary
-from cvxsae.data.synthetic import FOUR_FEATURES, hierarchy
+from cvxsae.data.hierarchies import FOUR_FEATURES, hierarchy
 
 POINTS = 8000
 

@@ -19,7 +19,7 @@ from reporting import Claims, parser, save, table
 from trees import Tree
 
 from cvxsae import encode, learn_dictionary
-from cvxsae.data.synthetic import TWENTY_FEATURES, hierarchy
+from cvxsae.data.hierarchies import TWENTY_FEATURES, hierarchy
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from cvxsae.data import Activations, InputError, arguments
+from cvxsae.data import Activations, InputError, arguments, tensors
 from tests.helpers.sentences import rejects
 
 BAD_DATA = {
@@ -49,7 +49,7 @@ def test_scipy_sparse_is_rejected():
     from scipy import sparse
 
     with rejects("X is a sparse csr_array; pass a dense array"):
-        arguments.matrix(sparse.csr_array(np.eye(2)), "X")
+        tensors.matrix(sparse.csr_array(np.eye(2)), "X")
 
 
 def test_zero_rows_and_duplicates_are_legal():
@@ -97,7 +97,7 @@ def test_numbers_pass():
 def test_atoms_are_scaled_to_norm_one(rng):
     given = rng.standard_normal((5, 3)) * np.array([[1e-200], [1e130], [1.0], [3.0], [1e-3]])
     before = given.copy()
-    unit, norms = arguments.unit_rows(given, "dictionary", 3)
+    unit, norms = tensors.unit_rows(given, "dictionary", 3)
     np.testing.assert_allclose(torch.linalg.vector_norm(unit, dim=1), 1, rtol=1e-14)
     np.testing.assert_allclose(unit * norms[:, None], given, rtol=1e-14)
     np.testing.assert_array_equal(given, before)
@@ -116,12 +116,12 @@ def test_atoms_are_scaled_to_norm_one(rng):
 )
 def test_bad_dictionary_is_rejected(atoms, message):
     with rejects(message):
-        arguments.unit_rows(atoms, "dictionary", 2)
+        tensors.unit_rows(atoms, "dictionary", 2)
 
 
 def test_a_path_is_not_a_matrix():
     with rejects("dictionary is the text 'sae.safetensors::W_dec'; pass numbers .cvxsae.data.read_array opens a file"):
-        arguments.unit_rows("sae.safetensors::W_dec", "dictionary", 3)
+        tensors.unit_rows("sae.safetensors::W_dec", "dictionary", 3)
 
 
 def test_bias():

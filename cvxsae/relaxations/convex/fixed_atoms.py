@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from cvxsae.data import arguments
+from cvxsae.data import arguments, tensors
 from cvxsae.data.activations import Activations, ActivationsLike
 from cvxsae.relaxations.candidate import Candidate, Codes
 from cvxsae.relaxations.convex.penalty import AtomPenalty
@@ -44,7 +44,7 @@ class FixedAtoms(Problem):
     row_norms: torch.Tensor = field(repr=False)
 
     def _set_atoms(self, atoms: object, name: str) -> None:
-        rows, norms = arguments.unit_rows(atoms, name, self.dim)
+        rows, norms = tensors.unit_rows(atoms, name, self.dim)
         object.__setattr__(self, "atoms", rows.cpu())
         object.__setattr__(self, "row_norms", norms.cpu())
 

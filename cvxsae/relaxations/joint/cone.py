@@ -9,7 +9,7 @@ import numpy as np
 import scipy.sparse as sp
 from jaxtyping import Bool, Float64, Int64
 
-from cvxsae.data import arguments
+from cvxsae.data import arguments, tensors
 from cvxsae.data.arguments import InputError
 
 if TYPE_CHECKING:
@@ -128,8 +128,8 @@ def mix(
 
 
 def _independent(dictionary: ArrayLike) -> Float64[np.ndarray, "K d"]:
-    rows = arguments.matrix(dictionary, "dictionary", rows="atom")
-    atoms = arguments.unit_rows(dictionary, "dictionary", rows.shape[1])[0].cpu().numpy()
+    rows = tensors.matrix(dictionary, "dictionary", rows="atom")
+    atoms = tensors.unit_rows(dictionary, "dictionary", rows.shape[1])[0].cpu().numpy()
     smallest = float(np.linalg.svd(atoms, compute_uv=False)[-1]) if len(atoms) <= atoms.shape[1] else 0.0
     if smallest < _RANK:
         raise InputError(
@@ -140,7 +140,7 @@ def _independent(dictionary: ArrayLike) -> Float64[np.ndarray, "K d"]:
 
 
 def _checked_codes(codes: sp.csr_array | ArrayLike, n_atoms: int) -> sp.csr_array:
-    Z = sp.csr_array(codes if sp.issparse(codes) else arguments.matrix(codes, "codes").cpu().numpy()).astype(np.float64)
+    Z = sp.csr_array(codes if sp.issparse(codes) else tensors.matrix(codes, "codes").cpu().numpy()).astype(np.float64)
     Z.sum_duplicates()
     Z.eliminate_zeros()
     if Z.shape[1] != n_atoms:

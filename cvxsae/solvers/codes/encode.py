@@ -16,7 +16,7 @@ import scipy.sparse as sp
 import torch
 from tqdm import tqdm
 
-from cvxsae.data import arguments
+from cvxsae.data import arguments, tensors
 from cvxsae.data.activations import Activations
 from cvxsae.data.arguments import InputError
 from cvxsae.parallel.group import ALONE, ProcessGroup, chosen_device
@@ -130,7 +130,7 @@ def encode(
     group = group or ALONE
     with group.guard():
         data = Activations(X)
-        rows, norms = arguments.unit_rows(dictionary, "dictionary", data.shape[1])
+        rows, norms = tensors.unit_rows(dictionary, "dictionary", data.shape[1])
         fixed = arguments.bias_vector(bias, data.shape[1])
         if isinstance(fixed, str):
             raise InputError(FREE_BIAS)

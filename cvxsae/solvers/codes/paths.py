@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from cvxsae.data import arguments
+from cvxsae.data import arguments, tensors
 from cvxsae.data.activations import Activations
 from cvxsae.data.arguments import InputError
 from cvxsae.solvers.codes.correlation import FREE_BIAS, largest_correlation
@@ -38,7 +38,7 @@ def lambda_max(X: ActivationsLike, dictionary: ArrayLike | torch.Tensor, *, bias
         ``None`` (zero) or an array (d,).
     """
     data = Activations(X)
-    rows, _ = arguments.unit_rows(dictionary, "dictionary", data.shape[1])
+    rows, _ = tensors.unit_rows(dictionary, "dictionary", data.shape[1])
     return max(0.0, largest_correlation(data, rows, _fixed_bias(bias, data.shape[1])))
 
 
@@ -67,7 +67,7 @@ def code_path(
     from cvxsae.solvers.codes.encode import encode_rows
 
     data = Activations(X)
-    rows, norms = arguments.unit_rows(dictionary, "dictionary", data.shape[1])
+    rows, norms = tensors.unit_rows(dictionary, "dictionary", data.shape[1])
     fixed = _fixed_bias(bias, data.shape[1])
     if isinstance(lams, int | np.integer):
         top = largest_correlation(data, rows, fixed)
@@ -119,7 +119,7 @@ def lambda_for_l0(
     if max_points is not None and len(data) > max_points:
         chosen = np.random.default_rng(seed).choice(len(data), size=max_points, replace=False)
         data = data[np.sort(chosen)]
-    rows, norms = arguments.unit_rows(dictionary, "dictionary", data.shape[1])
+    rows, norms = tensors.unit_rows(dictionary, "dictionary", data.shape[1])
     fixed = _fixed_bias(bias, data.shape[1])
     top = largest_correlation(data, rows, fixed)
     if top <= 0:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from cvxsae.data.arguments import InputError, reason
+from cvxsae.data.arguments import InputError
 from cvxsae.data.files import read_arrays, write_arrays
+from cvxsae.errors import reason
 from cvxsae.solvers.dictionary.stages.polish import Pair
 from cvxsae.solvers.dictionary.stages.stochastic import Momentum
 

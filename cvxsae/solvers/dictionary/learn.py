@@ -13,7 +13,7 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
-from cvxsae.data import arguments
+from cvxsae.data import arguments, tensors
 from cvxsae.data.arguments import InputError
 from cvxsae.parallel.context import Run, Steps
 from cvxsae.parallel.group import ALONE, ProcessGroup
@@ -278,7 +278,7 @@ def _start(
     if isinstance(init, DictionaryFit):
         init = (init.dictionary, init.bias)
     atoms, given = init if isinstance(init, tuple) and len(init) == 2 else (init, None)
-    rows = arguments.unit_rows(atoms, "init", problem.dim)[0].cpu().numpy()
+    rows = tensors.unit_rows(atoms, "init", problem.dim)[0].cpu().numpy()
     if len(rows) > problem.n_atoms:
         raise InputError(f"init has {len(rows)} atoms but n_atoms is {problem.n_atoms}; pass at most as many.")
     if given is not None:
