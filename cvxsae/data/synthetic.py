@@ -199,7 +199,7 @@ def circle_feature(
     plane = radius * np.column_stack([np.cos(2 * np.pi * turns), np.sin(2 * np.pi * turns)])
     codes = np.concatenate([np.maximum(plane, 0), np.maximum(-plane, 0)], axis=1)
     dictionary = np.concatenate([axes, -axes])
-    return assemble("circle_feature", seed, rng, codes, np.concatenate([axes, -axes]), noise=noise, bias_norm=bias_norm)
+    return assemble("circle_feature", seed, rng, codes, dictionary, noise=noise, bias_norm=bias_norm)
 
 
 def duplicated_rows(
