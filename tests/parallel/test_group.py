@@ -27,7 +27,7 @@ class Launch:
         self.folder = folder
         program = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
         done = subprocess.run(
-            [*program, "-m", "tests.parallel.two_processes", str(folder)], timeout=240, capture_output=True, text=True,
+            [*program, "-m", "tests.parallel.two_processes", str(folder)], timeout=1800, capture_output=True, text=True,
             env={**os.environ, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"},
             cwd=Path(__file__).parents[2],
         )  # fmt: skip
@@ -315,7 +315,7 @@ def test_gpus_share_a_solve_through_nccl(tmp_path):
     ]
     root = Path(__file__).parents[2]
     done = subprocess.run(
-        program, timeout=240, capture_output=True, text=True, cwd=root, env={**os.environ, "PYTHONPATH": str(root)}
+        program, timeout=1800, capture_output=True, text=True, cwd=root, env={**os.environ, "PYTHONPATH": str(root)}
     )
     assert done.returncode == 0, done.stderr[-4000:]
     device, value, status, wide, total = json.loads(done.stdout.splitlines()[-1])
