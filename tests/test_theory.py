@@ -15,12 +15,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.optimize
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import cvxsae
 from cvxsae import check_optimality, encode, feature_statistics
 from cvxsae.data import sparse_features
+from cvxsae.relaxations import AtomPenalty
+from cvxsae.relaxations.convex.polar_search import sphere_polar
+from cvxsae.relaxations.floors import kernels
 from tests.helpers import problems
 
 ROOT = Path(__file__).parent.parent
@@ -215,6 +220,87 @@ def test_t10_the_spectral_floor_is_for_its_width(seed, width):
 
 
 @seeds
+@given(seed=SEEDS, tau=st.floats(0.2, 8))
+def test_t13_the_polar_of_a_vector_is_equation_nine(seed, tau):
+    """The minimum over a is attained at a root, by z ∝ (v − a)_+; no other z ≥ 0 does better."""
+    rng = np.random.default_rng(seed)
+    v = rng.normal(size=12)
+    penalty = AtomPenalty(tau)
+    polar = float(penalty.polar(torch.from_numpy(v[:, None])))
+    levels = np.linspace(0, max(v.max(), 0), 20_001)
+    excess = np.clip(v - levels[:, None], 0, None)
+    assert polar**2 == pytest.approx((levels**2 + (excess**2).sum(axis=1) / tau).min(), rel=1e-6)
+    root = levels[np.argmin(np.abs(tau * levels - excess.sum(axis=1)))]
+    best = np.clip(v - root, 0, None)
+    assert v @ best / problems.penalties(best[:, None], tau)[0] == pytest.approx(polar, rel=1e-3)
+    others = np.abs(rng.normal(size=(500, 12))) * (rng.random((500, 12)) < 0.5)
+    others = others[others.any(axis=1)]
+    assert (others @ v / problems.penalties(others.T, tau) <= polar * (1 + 1e-9)).all()
+
+
+def test_t13_the_polar_of_a_matrix_is_a_search_on_the_sphere(rng):
+    """In the plane a fine grid of directions finds it, and the iteration u ← normalize(Yᵀ(Yu − a)_+) never falls."""
+    Y, penalty = rng.normal(size=(15, 2)), AtomPenalty(2.0)
+    angles = np.linspace(0, 2 * np.pi, 20_001)
+    grid = penalty.polar(torch.from_numpy(Y @ np.array([np.cos(angles), np.sin(angles)]))).numpy()
+    exact = sphere_polar(penalty.polar, torch.from_numpy(Y), (0.0, torch.tensor([1.0, 0.0], dtype=torch.float64)))
+    assert exact.lower <= grid.max() * (1 + 1e-6)
+    assert grid.max() <= exact.upper
+    assert exact.upper <= exact.lower * (1 + 1e-5)
+
+    u, values = problems.unit(rng.normal(size=(1, 2)))[0], []
+    for _ in range(50):
+        v = Y @ u
+        values.append(float(penalty.polar(torch.from_numpy(v[:, None]))))
+        level = scipy.optimize.brentq(lambda a, v=v: 2.0 * a - np.clip(v - a, 0, None).sum(), 0, np.abs(v).max() + 1)
+        u = problems.unit((Y.T @ np.clip(v - level, 0, None))[None])[0]
+    assert (np.diff(values) >= -1e-12).all()
+    assert values[-1] <= exact.upper
+
+
+@seeds
+@given(seed=SEEDS, power=st.sampled_from([2, 3]))
+def test_t14_and_t15_what_a_datapoint_costs_at_its_share(seed, power):
+    """``Σ w q ≤ Λ_K``, and φ(x_n) is at least the least cost of the cell its share lies in (T14; T15 for t²)."""
+    rng, X, D, b, lam, codes, _, _ = instance(seed, d=3, K=4)
+    chosen, points = kernels.kernel(power), X - b
+    lengths = np.linalg.norm(points, axis=1)
+    v = points / lengths[:, None]
+    gram, cross = (D @ D.T) ** power, (v @ D.T) ** power
+    share = np.einsum("nk,kn->n", cross, np.linalg.lstsq(gram, cross.T, rcond=1e-12)[0])
+    w = rng.uniform(0, 1, len(X))
+    limit = kernels.share_limit(torch.from_numpy(v), torch.from_numpy(w), chosen, len(D))
+    assert w @ share <= limit * (1 + 1e-9)
+    assert (cross.max(axis=1) ** 2 <= share * (1 + 1e-6) + 1e-9).all()  # Lemma 2: the nearest atom
+    costs = kernels.least_costs(torch.from_numpy(lengths), lam, chosen).numpy()
+    cells = np.searchsorted(kernels.shares(chosen).numpy(), np.clip(share - 1e-9, 0, 1), side="right") - 1
+    assert (codes.values >= costs[np.arange(len(X)), cells] * (1 - 1e-9)).all()
+    # Negative control: at the cost of a smaller share the claim would be wrong for some datapoint.
+    assert (codes.values < costs[:, 0]).any()
+
+
+def test_t15_the_form_that_vanishes_on_every_atom(rng):
+    """``E = (I − Π)vvᵀ``: ``d_kᵀEd_k = 0`` and ``vᵀEv = ‖E‖_F² = 1 − q``; atoms obey (6d)."""
+    D, v = problems.unit(rng.normal(size=(5, 4))), problems.unit(rng.normal(size=(1, 4)))[0]
+    lifted = np.stack([np.outer(d, d).ravel() for d in D])
+    target = np.outer(v, v).ravel()
+    E = (target - lifted.T @ np.linalg.lstsq(lifted.T, target, rcond=None)[0]).reshape(4, 4)
+    q = 1 - v @ E @ v
+    assert np.abs(np.einsum("kd,de,ke->k", D, E, D)).max() < 1e-9
+    assert (E**2).sum() == pytest.approx(1 - q)
+    across = E @ v - v * (v @ E @ v)
+    gamma = np.linalg.norm(across)
+    rho = np.sqrt(max(q * (1 - q) - 2 * gamma**2, 0))
+    for d in D:
+        c, p = d @ v, d @ across / gamma
+        assert (1 - q) * c**2 + 2 * gamma * c * p <= rho * (1 - c**2) + 1e-9
+        assert c**4 <= q + 1e-9
+    u = problems.unit(rng.normal(size=(200, 4)))  # negative control: vectors that are no atoms need not
+    c, p = u @ v, u @ across / gamma
+    assert ((1 - q) * c**2 + 2 * gamma * c * p > rho * (1 - c**2) + 1e-9).any()
+
+
+@seeds
 @given(seed=SEEDS)
 def test_exact_codes_shrink_by_a_known_ratio(seed):
     """§6: ``E‖x̂‖²/E[x·x̂] = 1/(1 + λ E[Σz]/E‖x̂‖²) < 1`` with b = 0; scaled codes violate it."""
@@ -259,7 +345,7 @@ def resolvable(name):
     return False
 
 
-@pytest.mark.parametrize("theorem", [f"T{i}" for i in range(1, 13)])
+@pytest.mark.parametrize("theorem", [f"T{i}" for i in range(1, 16)])
 def test_every_theorem_names_its_function_and_its_test(theorem):
     body = sections()[theorem]
     where = re.search(r"Where: (.*?)\. Tested: (.*?)\.(\s|$)", body, flags=re.DOTALL)
