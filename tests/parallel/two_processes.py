@@ -25,7 +25,7 @@ import cvxsae
 from cvxsae import SparseCodes, WideLimit, certify, encode, learn_dictionary, process_group, solve
 from cvxsae.data import Activations
 from cvxsae.parallel.group import ProcessGroup
-from cvxsae.solvers.dictionary import checkpoint, moves
+from cvxsae.solvers.dictionary import checkpoint, sample
 
 LAM = 0.1
 PENALTY = 0.3
@@ -74,12 +74,12 @@ LEARNED: dict[str, dict[str, Any]] = {
 
 def learn(name: str, X: Any, **more: Any) -> cvxsae.DictionaryFit:
     """One of them; of ``sampled``, moves are judged on some 300 datapoints."""
-    entries = moves._SAMPLE_ENTRIES
+    entries = sample.SAMPLE_ENTRIES
     try:
-        moves._SAMPLE_ENTRIES = 8 * 300 if name == "sampled" else entries
+        sample.SAMPLE_ENTRIES = 8 * 300 if name == "sampled" else entries
         return learn_dictionary(X, WIDTH, LAM, tol=1e-4, seed=3, **LEARNED[name], **more)
     finally:
-        moves._SAMPLE_ENTRIES = entries
+        sample.SAMPLE_ENTRIES = entries
 
 
 SPOILED: dict[str, Callable[[Any], dict[str, Any]]] = {

@@ -14,19 +14,20 @@ import torch
 from cvxsae.data.arguments import InputError
 from cvxsae.data.files import read_arrays, write_arrays
 from cvxsae.errors import reason
-from cvxsae.solvers.dictionary.stages.polish import Pair
-from cvxsae.solvers.dictionary.stages.stochastic import Momentum
+from cvxsae.solvers.dictionary.state import CurvaturePair, Exact, Moments, Polish, RoundStart, Stochastic
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from cvxsae.parallel.group import ProcessGroup
     from cvxsae.relaxations.joint.joint import JointProblem
-    from cvxsae.solvers.dictionary.learner import Learner, State
+    from cvxsae.solvers.dictionary.evaluator import Evaluator
+    from cvxsae.solvers.dictionary.state import State
 
 SECONDS = 10.0
 """Least time between two checkpoints."""
 
-_FORMAT = 2
-_STAGES = ("gradients", "minibatches", "polish")
+_FORMAT = 3
 
 
 class Checkpoint:
@@ -106,7 +107,6 @@ def read(path: Path, expected: str) -> tuple[dict[str, Any], float]:
 
 
 def _pack(state: State, fingerprint: str, seconds: float) -> dict[str, Any]:
-    counts = sorted(state.counts)
     packed: dict[str, Any] = {
         "format": np.int64(_FORMAT),
         "fingerprint": np.frombuffer(fingerprint.encode(), dtype=np.uint8).astype(np.int64),
@@ -114,35 +114,41 @@ def _pack(state: State, fingerprint: str, seconds: float) -> dict[str, Any]:
         "dictionary": state.dictionary,
         "offset": state.offset,
         "value": np.float64(state.value),
-        "stage": np.int64(_STAGES.index(state.stage)),
         "step": np.int64(state.step),
-        "round": np.int64(state.round),
-        "part": np.int64(state.part),
-        "last_moves": np.int64(state.last_moves),
-        "value_at_moves": np.float64(state.value_at_moves),
-        "least_curvature": np.float64(np.nan if state.least_curvature is None else state.least_curvature),
-        "ended": np.int64(2 * state.stuck + state.settled),
     }
-    for name in counts:
+    for name in sorted(state.counts):
         packed[f"count_{name}"] = np.int64(state.counts[name])
-    for part, codes in enumerate(state.batches):
+    if isinstance(state, Polish):
+        _pack_polish(packed, state)
+        return packed
+    packed["round"], packed["parts"] = np.int64(state.round), np.int64(len(state.codes))
+    for part, codes in enumerate(state.codes):
         if codes is not None:
             packed[f"codes_{part}"] = codes
-    packed["parts"] = np.int64(len(state.batches))
-    if state.momentum is not None:
-        packed["first"], packed["second"] = state.momentum.first, state.momentum.second
-        packed["taken"] = np.int64(state.momentum.taken)
-    if state.before is not None:
-        packed["before_dictionary"], packed["before_offset"] = state.before.dictionary, state.before.offset
-        packed["before_value"], packed["before_codes"] = np.float64(state.before.value), state.before.codes
-    if state.place is not None:
-        packed["codes"], packed["tol"] = state.place.codes.codes, np.float64(state.place.codes.tol)
-    for number, pair in enumerate(state.pairs):
-        packed[f"step_{number}"], packed[f"change_{number}"] = pair.step, pair.change
+    if isinstance(state, Exact):
+        packed["part"] = np.int64(state.part)
+        return packed
+    packed["first"], packed["second"] = state.moments.first, state.moments.second
+    packed["taken"] = np.int64(state.moments.taken)
+    if state.start is not None:
+        packed["start_dictionary"], packed["start_offset"] = state.start.dictionary, state.start.offset
+        packed["start_value"], packed["start_codes"] = np.float64(state.start.value), state.start.codes
     return packed
 
 
-def unpack(arrays: dict[str, Any], learner: Learner, problem: JointProblem) -> State:
+def _pack_polish(packed: dict[str, Any], state: Polish) -> None:
+    packed["ended"] = np.int64(2 * state.is_stuck + state.is_settled)
+    packed["last_moves"], packed["value_at_moves"] = np.int64(state.last_moves), np.float64(state.value_at_moves)
+    packed["least_curvature"] = np.float64(np.nan if state.least_curvature is None else state.least_curvature)
+    if state.warm is not None:
+        packed["warm"] = state.warm
+    if state.evaluation is not None:
+        packed["codes"], packed["tol"] = state.evaluation.codes.codes, np.float64(state.evaluation.codes.tol)
+    for number, pair in enumerate(state.pairs):
+        packed[f"step_{number}"], packed[f"change_{number}"] = pair.step, pair.change
+
+
+def unpack(arrays: dict[str, Any], evaluator: Evaluator) -> State:
     """Rebuild the state: sums and residuals are computed again from the codes.
 
     Raises
@@ -151,8 +157,8 @@ def unpack(arrays: dict[str, Any], learner: Learner, problem: JointProblem) -> S
         If arrays are missing, or are not those of a state.
     """
     try:
-        _check(arrays, problem)
-        return _unpack(arrays, learner, problem)
+        _check(arrays, evaluator.problem)
+        return _unpack(arrays, evaluator)
     except (KeyError, ValueError, TypeError, RuntimeError, IndexError) as error:
         raise InputError(
             f"checkpoint is damaged ({type(error).__name__}: {reason(error)}); remove the file and start again."
@@ -170,35 +176,54 @@ def _check(arrays: dict[str, Any], problem: JointProblem) -> None:
         raise ValueError("codes have another shape")
 
 
-def _unpack(arrays: dict[str, Any], learner: Learner, problem: JointProblem) -> State:
-    from cvxsae.solvers.dictionary.learner import Before, State  # the learner holds a checkpoint, a checkpoint states
+def _unpack(arrays: dict[str, Any], evaluator: Evaluator) -> State:
+    def tensor(name: str) -> torch.Tensor:
+        return torch.from_numpy(arrays[name]).to(evaluator.device)
 
-    def tensor(array: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(array).to(learner.device)
-
-    parts = int(arrays["parts"])
-    batches = tuple(arrays.get(f"codes_{part}") for part in range(parts))
-    curvature = float(arrays["least_curvature"])
-    momentum = before = None
+    at_hand: dict[str, Any] = {
+        "dictionary": tensor("dictionary"),
+        "offset": tensor("offset"),
+        "value": float(arrays["value"]),
+        "step": int(arrays["step"]),
+        "counts": {name.removeprefix("count_"): int(arrays[name]) for name in arrays if name.startswith("count_")},
+    }
+    if "ended" in arrays:
+        return _unpack_polish(arrays, evaluator, at_hand, tensor)
+    codes = tuple(arrays.get(f"codes_{part}") for part in range(int(arrays["parts"])))
+    minibatches, number = evaluator.deal(len(codes)), int(arrays["round"])
     if "taken" in arrays:
-        momentum = Momentum(tensor(arrays["first"]), tensor(arrays["second"]), int(arrays["taken"]))
-    if "before_value" in arrays:
-        before = Before(
-            tensor(arrays["before_dictionary"]), tensor(arrays["before_offset"]), float(arrays["before_value"]),
-            arrays["before_codes"],
-        )  # fmt: skip
-    state = State(
-        momentum=momentum, before=before,
-        dictionary=tensor(arrays["dictionary"]), offset=tensor(arrays["offset"]), value=float(arrays["value"]),
-        stage=_STAGES[int(arrays["stage"])], step=int(arrays["step"]), round=int(arrays["round"]),
-        part=int(arrays["part"]), batches=batches,
-        settled=int(arrays["ended"]) == 1, stuck=int(arrays["ended"]) == 2,
-        least_curvature=None if np.isnan(curvature) else curvature, last_moves=int(arrays["last_moves"]),
-        value_at_moves=float(arrays["value_at_moves"]),
-        counts={name.removeprefix("count_"): int(arrays[name]) for name in arrays if name.startswith("count_")},
+        moments = Moments(tensor("first"), tensor("second"), int(arrays["taken"]))
+        start = None
+        if "start_value" in arrays:
+            start = RoundStart(
+                tensor("start_dictionary"), tensor("start_offset"), float(arrays["start_value"]), arrays["start_codes"]
+            )
+        return Stochastic(**at_hand, round=number, minibatches=minibatches, codes=codes, moments=moments, start=start)
+    held = tuple(arrays[f"codes_{part}"] for part in range(len(codes)))
+    sums = evaluator.no_sums(len(at_hand["dictionary"]))
+    for rows, part_codes in zip(minibatches, held, strict=True):
+        if len(rows):
+            sums.add(part_codes, evaluator.measured(evaluator.problem.X[rows].to_tensor()))
+    return Exact(**at_hand, round=number, part=int(arrays["part"]), minibatches=minibatches, codes=held, sums=sums)
+
+
+def _unpack_polish(
+    arrays: dict[str, Any], evaluator: Evaluator, at_hand: dict[str, Any], tensor: Callable[[str], torch.Tensor]
+) -> Polish:
+    curvature, evaluation = float(arrays["least_curvature"]), None
+    if "codes" in arrays:
+        evaluation = evaluator.evaluate(at_hand["dictionary"], at_hand["offset"], arrays["codes"], float(arrays["tol"]))
+    return Polish(
+        **at_hand,
+        evaluation=evaluation,
+        warm=arrays.get("warm"),
         pairs=tuple(
-            Pair(tensor(arrays[f"step_{number}"]), tensor(arrays[f"change_{number}"]))
+            CurvaturePair(tensor(f"step_{number}"), tensor(f"change_{number}"))
             for number in range(sum(name.startswith("change_") for name in arrays))
         ),
-    )  # fmt: skip
-    return learner.restore(problem, state, arrays.get("codes"), float(arrays.get("tol", np.nan)))
+        least_curvature=None if np.isnan(curvature) else curvature,
+        last_moves=int(arrays["last_moves"]),
+        value_at_moves=float(arrays["value_at_moves"]),
+        is_settled=int(arrays["ended"]) == 1,
+        is_stuck=int(arrays["ended"]) == 2,
+    )

@@ -3,40 +3,34 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import scipy.sparse as sp
 import torch
 
-from cvxsae.data import arguments, tensors
+from cvxsae.data import arguments
 from cvxsae.data.arguments import InputError
 from cvxsae.parallel.context import Run, Steps
 from cvxsae.parallel.group import ALONE, ProcessGroup
 from cvxsae.parallel.threads import threads_for
-from cvxsae.relaxations.convex.wide_limit import WideLimit
 from cvxsae.relaxations.joint.joint import JointProblem
-from cvxsae.relaxations.shared import share_joint_problem, share_wide_limit
+from cvxsae.relaxations.shared import share_joint_problem
 from cvxsae.relaxations.solution import Record, Status, relative_gap
-from cvxsae.solvers.codes.encode import encode_rows
 from cvxsae.solvers.convex.driver import Outcome, run_loop
-from cvxsae.solvers.convex.wide_newton import WideLimitNewton
 from cvxsae.solvers.dictionary import checkpoint as checkpoints
-from cvxsae.solvers.dictionary.learner import MINIBATCH_TOL, Ground, Learner, State
-from cvxsae.solvers.dictionary.moves import renew, sample_here, sample_rows, unit_length
+from cvxsae.solvers.dictionary.evaluator import Evaluator
+from cvxsae.solvers.dictionary.learner import Learner
+from cvxsae.solvers.dictionary.moves import Moves
 from cvxsae.solvers.dictionary.result import DictionaryFit
-from cvxsae.solvers.dictionary.stages.stochastic import rounds_of
-from cvxsae.solvers.dictionary.start import datapoint_directions, random_directions
+from cvxsae.solvers.dictionary.stages.polish import Polishing
+from cvxsae.solvers.dictionary.stages.stochastic import StochasticSteps
+from cvxsae.solvers.dictionary.start import Init, starting_point, summarize
+from cvxsae.solvers.dictionary.state import Polish, State
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from jaxtyping import Float64
-    from numpy.typing import ArrayLike
 
     from cvxsae.data.activations import ActivationsLike
     from cvxsae.data.arguments import BiasLike
@@ -52,12 +46,6 @@ FINAL_TOL = 1e-9
 
 GLOBAL_TOL = 1e-9
 """A value this close to the floor, relative, is a global optimum."""
-
-_LEAST_MINIBATCH = 1024
-_LEAST_GROWTH, _GROWTH = 32, 2
-
-Init: TypeAlias = "DictionaryFit | ArrayLike | torch.Tensor | tuple[Any, Any] | None"
-"""Where to start: a fit, a dictionary (K', d) with K' ≤ K, or a dictionary and a bias."""
 
 
 def learn_dictionary(
@@ -183,17 +171,21 @@ def _learn(
 ) -> DictionaryFit:  # fmt: skip
     """Start, search and certify, with arguments that have been checked."""
     where = run.device
-    ground, start_bias = _ground(problem, run, group)
-    dictionary, start_bias, complete = _start(problem, start_bias, init, seed, where, group)
+    summary, start_bias = summarize(problem, run, group)
+    dictionary, start_bias, complete = starting_point(problem, start_bias, init, seed, where, group)
+    stochastic = StochasticSteps()
     if epochs is None:
-        rounds = () if complete else rounds_of(EPOCHS) if init is None else GROWTH_ROUNDS
+        rounds = () if complete else stochastic.rounds_of(EPOCHS) if init is None else GROWTH_ROUNDS
     else:
-        rounds = rounds_of(epochs)
+        rounds = stochastic.rounds_of(epochs)
+    start = group.same(torch.from_numpy(dictionary)).to(where), torch.from_numpy(start_bias).to(where) - summary.origin
     learner = Learner(
-        start=(group.same(torch.from_numpy(dictionary)).to(where), torch.from_numpy(start_bias).to(where)),
-        ground=ground, tol=tol, seed=seed, rounds=rounds, minibatch=max(_LEAST_MINIBATCH, problem.n_atoms),
-        second_order=second_order, moves=moves, device=where, group=group,
-    )  # fmt: skip
+        evaluator=Evaluator(problem, summary, seed, where, group),
+        start=start,
+        rounds=rounds,
+        stochastic=stochastic,
+        polishing=Polishing(tol, second_order, Moves(only_dead=not moves)),
+    )
     kept = None
     if checkpoint is not None:
         options = {"seed": seed, "tol": tol, "second_order": second_order, "moves": moves, "rounds": rounds}
@@ -251,94 +243,13 @@ def grow(
     )  # fmt: skip
 
 
-def _ground(problem: JointProblem, run: Run, group: ProcessGroup) -> tuple[Ground, Float64[np.ndarray, " d"]]:
-    """The floor and its bias, and the sums of the data measured from there."""
-    wide = share_wide_limit(WideLimit(problem.X, problem.lam, problem.bias), group)
-    device = run.device
-    scan = run_loop(WideLimitNewton(group), wide, 1e-9, replace(run.inner(), deadline=math.inf))
-    bias = problem.fixed_bias() if not problem.bias_is_free else scan.primal.bias.cpu()
-    total, energy = torch.zeros(problem.dim, dtype=torch.float64), 0.0
-    for batch in problem.X.batches():
-        shifted = batch.cpu() - bias
-        total += shifted.sum(dim=0)
-        energy += float(shifted.square().sum())
-    (total,), n_points = group.sum(total), int(group.total(problem.n_points))
-    floor = scan.dual.scan.lower_bound
-    ground = Ground(bias.to(device), total.to(device), group.total(energy), floor, n_points)
-    return ground, np.ascontiguousarray(bias.numpy())
-
-
-def _start(
-    problem: JointProblem, bias: Float64[np.ndarray, " d"], init: Init, seed: int, device: torch.device,
-    group: ProcessGroup,
-) -> tuple[Float64[np.ndarray, "K d"], Float64[np.ndarray, " d"], bool]:  # fmt: skip
-    """Dictionary and bias to start from, and whether they were given complete."""
-    if init is None:
-        return datapoint_directions(problem, bias, seed, group), bias, False
-    if isinstance(init, DictionaryFit):
-        init = (init.dictionary, init.bias)
-    atoms, given = init if isinstance(init, tuple) and len(init) == 2 else (init, None)
-    rows = tensors.unit_rows(atoms, "init", problem.dim)[0].cpu().numpy()
-    if len(rows) > problem.n_atoms:
-        raise InputError(f"init has {len(rows)} atoms but n_atoms is {problem.n_atoms}; pass at most as many.")
-    if given is not None:
-        fixed = arguments.bias_vector(given, problem.dim)
-        if not isinstance(fixed, torch.Tensor):
-            raise InputError("init holds a bias that is not an array; pass (dictionary, bias) or the dictionary alone.")
-        if problem.bias_is_free:
-            bias = np.ascontiguousarray(fixed.cpu().numpy())
-    group.agree(init=rows, bias=bias)
-    if len(rows) == problem.n_atoms:
-        return rows, bias, True
-    if group.is_alone:
-        return fill(problem, rows, bias, seed, device), bias, False
-    chosen = sample_here(problem.n_points, problem.dim, group)
-    points = problem.X[chosen].to_numpy() if len(chosen) else np.zeros((0, problem.dim))
-    filled = group.on_first(
-        points,
-        lambda parts: fill(JointProblem(np.concatenate(parts), problem.n_atoms, problem.lam), rows, bias, seed, device),
-    )
-    return filled, bias, False
-
-
-def fill(
-    problem: JointProblem, dictionary: Float64[np.ndarray, "k d"], bias: Float64[np.ndarray, " d"], seed: int,
-    device: torch.device,
-) -> Float64[np.ndarray, "K d"]:  # fmt: skip
-    """Add the atoms that lower F most (T7, T8), in rounds with exact codes between them, up to the problem's width."""
-    rng = np.random.default_rng(seed)
-    rows = sample_rows(problem.n_points, problem.dim)
-    data = problem.X if len(rows) == problem.n_points else problem.X[rows]
-    points = data.to_numpy() - bias
-    length = unit_length(float(np.square(points).sum(axis=1).mean()))
-    while len(dictionary) < problem.n_atoms:
-        wanted = min(problem.n_atoms - len(dictionary), max(_LEAST_GROWTH, len(dictionary) // _GROWTH))
-        codes = encode_rows(
-            data, torch.from_numpy(dictionary), problem.lam, bias=torch.from_numpy(bias), tol=MINIBATCH_TOL,
-            device=device,
-        ).codes  # fmt: skip
-        residuals = ((points - codes @ dictionary) / length).astype(np.float32)
-        padded = np.concatenate([dictionary, random_directions(wanted, problem.dim, rng)])
-        empty = sp.csr_array((len(points), wanted))
-        renewal = renew(
-            residuals, sp.csr_array(sp.hstack([codes, empty], format="csr")), padded, problem.lam, at_most=wanted,
-            seed=seed + len(dictionary), length=length, device=device,
-        )  # fmt: skip
-        if renewal is None:  # no residual is longer than λ: this dictionary is optimal at any width (T7)
-            missing = problem.n_atoms - len(dictionary)
-            return np.concatenate([dictionary, random_directions(missing, problem.dim, rng)])
-        old = len(dictionary)
-        dictionary = np.concatenate([renewal.dictionary[:old], renewal.dictionary[sorted(renewal.renewed)]])
-    return dictionary
-
-
 def _with_checkpoint(
     problem: JointProblem, learner: Learner, path: Path, options: dict[str, Any]
 ) -> tuple[Learner, checkpoints.Checkpoint]:
     """The learner with its file, taken up where that left off if it exists."""
-    start, bias = learner.start
+    start, bias = learner.start[0], learner.start[1] + learner.evaluator.summary.origin
     options["start"] = hashlib.sha256(start.cpu().numpy().tobytes() + bias.cpu().numpy().tobytes()).hexdigest()
-    group = learner.group
+    group = learner.evaluator.group
     if not group.is_alone:
         options["process"] = [group.rank, group.size]
         path = path.with_name(f"{path.stem}.process-{group.rank}-of-{group.size}{path.suffix}")
@@ -353,7 +264,7 @@ def _with_checkpoint(
         return replace(learner, checkpoint=kept), kept
     arrays, seconds = by_step[max(everywhere)]
     kept = checkpoints.Checkpoint(path, mark, seconds=seconds)
-    resumed = checkpoints.unpack(arrays, learner, problem)
+    resumed = checkpoints.unpack(arrays, learner.evaluator)
     if not group.is_alone:  # where it lay behind a later one that others lack: it stays on disk throughout
         kept.write(resumed)
     return replace(learner, checkpoint=kept, resumed=resumed), kept
@@ -363,28 +274,35 @@ def _fit(
     problem: JointProblem, learner: Learner, state: State, status: Status, history: tuple[Record, ...], seconds: float
 ) -> DictionaryFit:
     """Code the data once more, exactly, and say what that point is worth."""
-    state = learner.better_end(problem, state)
-    bias, dictionary = learner.bias(state.offset), state.dictionary.cpu()
-    warm = state.place.codes.codes if state.place is not None else None
-    tol = FINAL_TOL if state.place is None else min(FINAL_TOL, state.place.codes.tol)
+    evaluator, group = learner.evaluator, learner.evaluator.group
+    state = learner.better_end(state)
+    known = state.evaluation if isinstance(state, Polish) else None
+    tol = FINAL_TOL if known is None else min(FINAL_TOL, known.codes.tol)
     started = time.perf_counter()
-    codes = encode_rows(
-        problem.X, dictionary, problem.lam, bias=bias, tol=tol, warm=warm, device=learner.device,
-        group=learner.group,
-    )  # fmt: skip
-    if state.place is not None and state.place.codes.value < codes.value:  # rounding: these were better already
-        codes = state.place.codes
-    if status is Status.CERTIFIED and relative_gap(codes.value, learner.ground.floor) > GLOBAL_TOL:
+    codes = evaluator.encode_all(state.dictionary, state.offset, None if known is None else known.codes.codes, tol)
+    if known is not None and known.codes.value < codes.value:  # rounding: these were better already
+        codes = known.codes
+    bound = evaluator.summary.lower_bound
+    if status is Status.CERTIFIED and relative_gap(codes.value, bound) > GLOBAL_TOL:
         status = Status.STALLED  # the loop's value was that of sums, which cancel where data are far from the bias
-    statistics = learner.statistics(problem, codes.codes)
-    stationarity = statistics.stationarity(state.dictionary, state.offset, problem.lam)
+    sums = evaluator.sums(codes.codes)
+    stationarity = sums.stationarity(state.dictionary, state.offset, problem.lam)
     drift = None
     if problem.bias_is_free:
-        drift = learner.group.same_number(statistics.bias_residual(state.dictionary, state.offset, problem.lam))
+        drift = group.same_number(sums.bias_residual(state.dictionary, state.offset, problem.lam))
     return DictionaryFit(
-        problem=problem, dictionary=dictionary.numpy(), bias=bias.numpy(), codes=codes, floor=learner.ground.floor,
-        stationarity=learner.group.same(stationarity).cpu().numpy(), bias_residual=drift,
-        least_curvature=state.least_curvature, status=status,
-        tol=learner.tol, seed=learner.seed, history=history, seconds=seconds + time.perf_counter() - started,
-        info={**state.counts, "device": str(learner.device)},
-    )  # fmt: skip
+        problem=problem,
+        dictionary=state.dictionary.cpu().numpy(),
+        bias=evaluator.bias(state.offset).numpy(),
+        codes=codes,
+        floor=bound,
+        stationarity=group.same(stationarity).cpu().numpy(),
+        bias_residual=drift,
+        least_curvature=state.least_curvature if isinstance(state, Polish) else None,
+        status=status,
+        tol=learner.polishing.target,
+        seed=evaluator.seed,
+        history=history,
+        seconds=seconds + time.perf_counter() - started,
+        info={**state.counts, "device": str(evaluator.device)},
+    )

@@ -15,11 +15,11 @@ from cvxsae.data.arguments import InputError
 from cvxsae.relaxations.solution import Status
 from cvxsae.solvers.codes.encode import encode_rows
 from cvxsae.solvers.dictionary.learn import learn_dictionary
-from cvxsae.solvers.dictionary.learner import MINIBATCH_TOL
-from cvxsae.solvers.dictionary.moves import sample_rows
 from cvxsae.solvers.dictionary.removal import cheapest_apart, removal_prices
 from cvxsae.solvers.dictionary.reseed import reseeded
 from cvxsae.solvers.dictionary.result import DictionaryFit
+from cvxsae.solvers.dictionary.sample import sample_rows
+from cvxsae.solvers.dictionary.start import FILL_TOL
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -99,7 +99,7 @@ def without_cheapest(
     points = data.to_numpy() - bias
     while len(dictionary) > width:
         codes = encode_rows(
-            data, torch.from_numpy(dictionary), problem.lam, bias=torch.from_numpy(bias), tol=MINIBATCH_TOL,
+            data, torch.from_numpy(dictionary), problem.lam, bias=torch.from_numpy(bias), tol=FILL_TOL,
             device=device,
         ).codes  # fmt: skip
         prices = removal_prices(points, dictionary, codes, problem.lam)

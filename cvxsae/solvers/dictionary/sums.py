@@ -25,12 +25,15 @@ if TYPE_CHECKING:
 BLOCK = 64
 """Atoms updated between two matrix products of a sweep: the iteration is the same for any number."""
 
-_CHUNK = 4096
-_WORTH_A_THREAD = 20_000
+CHUNK = 4096
+"""Datapoints whose codes are made dense at a time."""
+
+WORTH_A_THREAD = 20_000
+"""Codes that keep a thread busy for longer than it takes to start."""
 
 
 @dataclass
-class Statistics:
+class CodeSums:
     """Sums over the datapoints seen, float64, on one device, updated in place; data as seen from the origin.
 
     Attributes
@@ -60,7 +63,7 @@ class Statistics:
     n_points: int
 
     @classmethod
-    def empty(cls, n_atoms: int, total: Float64[torch.Tensor, " d"], energy: float, n_points: int) -> Statistics:
+    def empty(cls, n_atoms: int, total: Float64[torch.Tensor, " d"], energy: float, n_points: int) -> CodeSums:
         """All codes zero; on the device of ``total``."""
         products, crosses = total.new_zeros((n_atoms, n_atoms)), total.new_zeros((n_atoms, len(total)))
         active = torch.zeros(n_atoms, dtype=torch.int64, device=total.device)
@@ -80,12 +83,11 @@ class Statistics:
         users = np.bincount(codes.indices, minlength=len(self.mass)).astype(np.int64)
         self.active += torch.from_numpy(users).to(self.device) * (1 if sign > 0 else -1)
         if sign < 0:
-            gone = (
-                self.active == 0
-            )  # what subtraction leaves of a dead atom is rounding, and would pass for a direction
+            # what subtraction leaves of a dead atom is rounding, and would pass for a direction
+            gone = self.active == 0
             self.products[gone], self.products[:, gone], self.crosses[gone], self.mass[gone] = 0, 0, 0, 0
 
-    def over(self, group: ProcessGroup) -> Statistics:
+    def over(self, group: ProcessGroup) -> CodeSums:
         """What the datapoints of all processes contributed; these sums themselves for one process."""
         if group.is_alone:
             return self
@@ -98,12 +100,9 @@ class Statistics:
 
         flat = points.contiguous().numpy().reshape(-1)
         indptr, indices = codes.indptr.astype(np.int64), codes.indices.astype(np.int64)
-        parts = min(torch.get_num_threads(), 1 + codes.nnz // _WORTH_A_THREAD)
-        jobs = [
-            (indptr, indices, codes.data, flat, points.shape[1], sign, part, parts,
-             self.products.numpy(), self.crosses.numpy(), self.mass.numpy())
-            for part in range(parts)
-        ]  # fmt: skip
+        parts = min(torch.get_num_threads(), 1 + codes.nnz // WORTH_A_THREAD)
+        sums = (self.products.numpy(), self.crosses.numpy(), self.mass.numpy())
+        jobs = [(indptr, indices, codes.data, flat, points.shape[1], sign, part, parts, *sums) for part in range(parts)]
         if parts == 1:
             kernels.scatter(*jobs[0])
             return
@@ -113,13 +112,13 @@ class Statistics:
 
     def _multiply(self, codes: sp.csr_array, points: Float64[torch.Tensor, "n d"], sign: float) -> None:
         """By dense products, chunk by chunk: what a GPU is good at."""
-        for start in range(0, len(points), _CHUNK):
-            chunk = codes[start : start + _CHUNK].tocoo()
+        for start in range(0, len(points), CHUNK):
+            chunk = codes[start : start + CHUNK].tocoo()
             places = torch.from_numpy(np.stack([chunk.row, chunk.col]).astype(np.int64)).to(self.device)
             dense = torch.zeros(chunk.shape, dtype=torch.float64, device=self.device)
             dense[places[0], places[1]] = torch.from_numpy(chunk.data).to(self.device)
             self.products.addmm_(dense.T, dense, alpha=sign)
-            self.crosses.addmm_(dense.T, points[start : start + _CHUNK].to(self.device), alpha=sign)
+            self.crosses.addmm_(dense.T, points[start : start + CHUNK].to(self.device), alpha=sign)
             self.mass += sign * dense.sum(dim=0)
 
     def targets(
@@ -141,6 +140,15 @@ class Statistics:
     ) -> Float64[torch.Tensor, " d"]:
         """``mean_n r_n``: zero at the best free bias, which is ``offset`` plus this."""
         return (self.total - self.mass @ dictionary) / self.n_points - offset
+
+    def gradient(
+        self, dictionary: Float64[torch.Tensor, "K d"], offset: Float64[torch.Tensor, " d"], *, bias_is_free: bool
+    ) -> Float64[torch.Tensor, "K1 d"]:
+        """Riemannian gradient of F, the bias in the last row (zero if fixed)."""
+        rows = -self.targets(dictionary, offset) / self.n_points
+        rows = rows - dictionary * (dictionary * rows).sum(dim=1, keepdim=True)
+        mean = self.mean_residual(dictionary, offset)
+        return torch.cat([rows, -mean[None] if bias_is_free else torch.zeros_like(mean)[None]])
 
     def stationarity(
         self, dictionary: Float64[torch.Tensor, "K d"], offset: Float64[torch.Tensor, " d"], lam: float

@@ -7,8 +7,8 @@ import torch
 import cvxsae
 from cvxsae import InputError, JointProblem, Status, WideLimit, certify, encode, grow, learn_dictionary, solve
 from cvxsae.data.synthetic import dense_signed_feature
-from cvxsae.solvers.dictionary.stages import stochastic as gradients
-from cvxsae.solvers.dictionary.start import unit
+from cvxsae.solvers.dictionary.spheres import unit
+from cvxsae.solvers.dictionary.stages.stochastic import StochasticSteps
 
 
 def planted(*, seed: int = 0, n: int = 600, d: int = 10, k: int = 12, active: float = 0.2) -> np.ndarray:
@@ -195,7 +195,7 @@ def test_stochastic_steps_that_lead_up_are_undone(monkeypatch):
     X = planted(n=2048, seed=6)
     plain = learn_dictionary(X, 12, 0.1, bias=None, tol=1e-3, epochs=3)
     assert learn_dictionary(X, 12, 0.1, bias=None, tol=1e-3, epochs=8).info["epochs"] == 8
-    monkeypatch.setattr(gradients, "rate_at", lambda *_: -1.0)  # uphill
+    monkeypatch.setattr(StochasticSteps, "rate_at", lambda *_: -1.0)  # uphill
     spoilt = learn_dictionary(X, 12, 0.1, bias=None, tol=1e-3, init=plain, epochs=8)
     assert spoilt.info["epochs"] == 7  # 2 and one exact, then 4 that were undone, and straight to polishing
     assert spoilt.value == pytest.approx(plain.value, rel=1e-6)

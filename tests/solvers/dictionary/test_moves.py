@@ -1,12 +1,14 @@
-"""Moves: what they cost and earn is exact, they pay, and they repair what descent cannot."""
+"""Moves: what they cost and gain is exact, they pay, and they repair what descent cannot."""
 
 import numpy as np
 import pytest
 import scipy.sparse as sp
 
 from cvxsae import encode
-from cvxsae.solvers.dictionary.moves import _NewAtom, _Split, _Table, renew, sample_rows
-from cvxsae.solvers.dictionary.start import unit
+from cvxsae.solvers.dictionary.move_table import MoveTable, NewAtom, Split
+from cvxsae.solvers.dictionary.moves import replace_atoms
+from cvxsae.solvers.dictionary.sample import ResidualSample, sample_rows
+from cvxsae.solvers.dictionary.spheres import unit
 
 LAM = 0.1
 
@@ -30,14 +32,14 @@ def coded(X, D):
 def test_price_and_removal_are_exact():
     X, D = start()
     Z, R = coded(X, D)
-    table = _Table(R, Z, D, LAM, None)
+    table = MoveTable(ResidualSample(R), Z, D, LAM)
     before = value(X, Z, D)
-    price = table.price(3)
+    price = table.removal_cost(3)
     table.remove(3)
     after = value(X, table.collect(), D)
     assert after - before == pytest.approx(price, rel=1e-4)
     assert price == pytest.approx(0.5 * (Z[:, [3]].toarray() ** 2).sum() / len(X), rel=1e-4)  # exact codes: ½ Σ z²/N
-    assert table.price(3) == 0
+    assert table.removal_cost(3) == 0
 
 
 @pytest.mark.parametrize("kind", ["atom", "split"])
@@ -46,10 +48,10 @@ def test_gains_are_exact(kind):
     Z, R = coded(X, D)
     dead = np.concatenate([D, unit(np.ones((1, 8)))])
     Z = sp.csr_array(sp.hstack([Z, sp.csr_array((len(X), 1))], format="csr"))
-    table = _Table(R, Z, dead, LAM, None)
+    table = MoveTable(ResidualSample(R), Z, dead, LAM)
     direction = R[np.linalg.norm(R, axis=1).argmax()]
-    move = _NewAtom(direction) if kind == "atom" else _Split(2, direction)
-    gain, pieces = move.earn(table)
+    move = NewAtom(direction) if kind == "atom" else Split(2, direction, 6)
+    gain, pieces = move.gain(table)
     assert gain > 0
     before = value(X, Z, dead)
     if kind == "split":
@@ -60,12 +62,12 @@ def test_gains_are_exact(kind):
     np.testing.assert_allclose(np.linalg.norm(table.dictionary, axis=1), 1, atol=1e-12)
 
 
-def test_renewal_lowers_the_objective_by_what_it_says():
+def test_replacement_lowers_the_objective_by_what_it_says():
     X, D = start(seed=1)
-    D[5] = D[4]  # a duplicate: it earns nothing that its twin could not
+    D[5] = D[4]  # a duplicate: it gains nothing that its twin could not
     Z, R = coded(X, D)
     given = Z.copy(), D.copy()
-    found = renew(R, Z, D, LAM, at_most=4, seed=0)
+    found = replace_atoms(ResidualSample(R), Z, D, LAM, at_most=4, seed=0)
     assert found is not None
     fall = value(X, Z, D) - value(X, found.codes, found.dictionary)
     assert fall > 0
@@ -82,18 +84,18 @@ def test_dead_atoms_are_used_first_and_filled():
     Z, R = coded(X, D)
     dead = np.flatnonzero(np.asarray((Z > 0).sum(axis=0)).ravel() == 0)
     assert len(dead)
-    found = renew(R, Z, D, LAM, at_most=len(dead), seed=0)
+    found = replace_atoms(ResidualSample(R), Z, D, LAM, at_most=len(dead), seed=0)
     assert found is not None
-    assert set(found.renewed) == set(dead.tolist())
+    assert set(found.replaced) == set(dead.tolist())
     assert (np.asarray((encode(X, found.dictionary, LAM).codes > 0).sum(axis=0)).ravel()[dead] > 0).all()
 
 
 def test_no_move_where_none_pays():
-    """One direction, one atom on it: nothing earns more than it costs."""
+    """One direction, one atom on it: nothing gains more than it costs."""
     X = np.outer(np.linspace(1, 2, 20), [0.6, 0.8])
     D = np.array([[0.6, 0.8]])
     Z, R = coded(X, D)
-    assert renew(R, Z, D, LAM, at_most=1, seed=0) is None
+    assert replace_atoms(ResidualSample(R), Z, D, LAM, at_most=1, seed=0) is None
 
 
 def test_on_a_sample_other_datapoints_only_lose_the_atom():
@@ -101,10 +103,10 @@ def test_on_a_sample_other_datapoints_only_lose_the_atom():
     D[5] = D[4]
     Z, R = coded(X, D)
     rows = np.arange(0, 400, 2)
-    found = renew(R[rows], Z, D, LAM, at_most=3, seed=0, rows=rows)
+    found = replace_atoms(ResidualSample(R[rows], rows), Z, D, LAM, at_most=3, seed=0)
     assert found is not None
     others = np.arange(1, 400, 2)
-    moved = list(found.renewed)
+    moved = list(found.replaced)
     assert found.codes[others][:, moved].nnz == 0
     assert (np.abs(found.dictionary - D).max(axis=1) > 0).sum() >= len(moved)
 

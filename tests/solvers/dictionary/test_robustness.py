@@ -8,8 +8,9 @@ import scipy.sparse as sp
 import torch
 
 from cvxsae import InputError, JointProblem, Status, certify, encode, grow, learn_dictionary
-from cvxsae.solvers.dictionary.moves import _Split, _Table
-from cvxsae.solvers.dictionary.start import unit
+from cvxsae.solvers.dictionary.move_table import MoveTable, Split
+from cvxsae.solvers.dictionary.sample import ResidualSample
+from cvxsae.solvers.dictionary.spheres import unit
 from tests.solvers.dictionary.test_learn import planted
 
 
@@ -29,8 +30,8 @@ def test_a_split_with_an_empty_half_is_none():
     """All codes of the atom lie on one side, so that the other half would have no direction: it was NaN once."""
     residuals = np.tile(np.array([[0.5, 0.0]], dtype=np.float32), (4, 1))
     codes = sp.csr_array(np.ones((4, 1)))
-    table = _Table(residuals, codes, np.array([[1.0, 0.0]]), 0.1, None)
-    assert _Split(0, np.array([1.0, 0.0])).earn(table) == (0.0, [])
+    table = MoveTable(ResidualSample(residuals), codes, np.array([[1.0, 0.0]]), 0.1)
+    assert Split(0, np.array([1.0, 0.0]), 6).gain(table) == (0.0, [])
 
 
 def test_growing_beyond_the_datapoints():

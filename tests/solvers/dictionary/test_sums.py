@@ -5,8 +5,8 @@ import pytest
 import scipy.sparse as sp
 import torch
 
-from cvxsae.solvers.dictionary.start import unit
-from cvxsae.solvers.dictionary.sums import Statistics, sweep_block
+from cvxsae.solvers.dictionary.spheres import unit
+from cvxsae.solvers.dictionary.sums import CodeSums, sweep_block
 
 t = torch.from_numpy
 
@@ -18,11 +18,11 @@ def problem(n: int = 200, d: int = 7, k: int = 70, *, seed: int = 0):
     return X, sp.csr_array(Z), unit(rng.standard_normal((k, d))), 0.1 * rng.standard_normal(d)
 
 
-def empty(X: np.ndarray, k: int, device: torch.device | None = None) -> Statistics:
-    return Statistics.empty(k, t(X.sum(axis=0)).to(device or "cpu"), float((X**2).sum()), len(X))
+def empty(X: np.ndarray, k: int, device: torch.device | None = None) -> CodeSums:
+    return CodeSums.empty(k, t(X.sum(axis=0)).to(device or "cpu"), float((X**2).sum()), len(X))
 
 
-def sums(X: np.ndarray, Z: sp.csr_array) -> Statistics:
+def sums(X: np.ndarray, Z: sp.csr_array) -> CodeSums:
     statistics = empty(X, Z.shape[1])
     statistics.add(Z, t(X))
     return statistics

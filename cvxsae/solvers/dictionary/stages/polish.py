@@ -1,217 +1,191 @@
-"""Full-batch descent on F(D, b) with exact codes: a quasi-Newton method on the spheres, preconditioned by the codes.
+"""Polishing: full-batch descent on F(D, b) with exact codes, moves, and the way out of saddles.
 
-With the codes Z held fixed, F is a quadratic in (D, b) with the Hessian ``H_Z = (1/N) [Z 1]ᵀ[Z 1]`` in every
-coordinate (plus ``λS_k/N`` from the sphere's curvature), and it majorises F. ``H_Z⁻¹`` applied to the gradient is
-therefore a step of alternating minimisation; limited-memory BFGS pairs correct it for the codes' response, which
-is what makes alternating minimisation slow. Gradients are exact by the envelope theorem,
-``∂F/∂d_k = −(1/N) Σ_n z_nk r_n`` (T3), no derivative of a code being needed, and every accepted step lowers F itself.
+Descent is a quasi-Newton method (:mod:`~cvxsae.solvers.dictionary.stages.quasi_newton`). Codes are as exact as the
+stationarity reached needs them to be. When descent slows, and when it has ended, moves are judged; where the curvature
+is asked for, a saddle is left along its escape direction (T5).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import math
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
 
-from cvxsae.solvers.dictionary.sums import unit
+from cvxsae.relaxations.joint.curvature import Curvature
+from cvxsae.solvers.dictionary.moves import Moves
+from cvxsae.solvers.dictionary.stages.quasi_newton import QuasiNewton, retract
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from jaxtyping import Float64
-
-    from cvxsae.parallel.group import ProcessGroup
-    from cvxsae.solvers.codes.result import Codes
-    from cvxsae.solvers.dictionary.sums import Statistics
-
-MEMORY = 20
-"""Pairs of steps and gradient changes kept."""
-
-_SUFFICIENT = 1e-4
-_SHORTER = 0.3
-_SHORTEST = 12
-_RIDGE = 1e-10
-_ROUNDING = 1e-13
-_CURVED = 1e-12
-_LEAST_SCALE, _MOST_SCALE = 0.2, 50.0
+    from cvxsae.solvers.dictionary.evaluator import Evaluator
+    from cvxsae.solvers.dictionary.state import CurvaturePair, Evaluation, Polish
 
 
 @dataclass(frozen=True)
-class Place:
-    """A dictionary and an offset with exact codes: value and gradient there.
+class Polishing:
+    """The full-batch stage.
 
-    ``variables`` stacks the dictionary (K, d) on the offset (1, d), whether or not it is free; ``gradient`` is tangent
-    to the spheres, its last row zero if the bias is fixed.
+    Attributes
+    ----------
+    target
+        Stationarity to reach.
+    second_order
+        Compute the least curvature at the end, and leave saddles.
+    moves
+        The search for moves.
+    descent
+        One step of descent.
+    tightest, loosest
+        Relative gaps of the codes, at most and at first.
+    gap_per_residual
+        Gap of the codes over the square of the stationarity residual: what the gradient's error needs.
+    retighten
+        Codes are computed again once their gap is so many times what the residual asks for.
+    progress
+        A residual below this share of the shortest so far is progress.
+    patience
+        Steps in a row without progress before moves are the last resort.
+    fall
+        Relative fall of F that is more than rounding.
+    rest
+        Steps between two rounds of moves, at least.
+    slow
+        Moves are judged when ``rest`` steps have lowered F by less than this share of its distance to the lower bound.
+    worthwhile
+        Least fall that a move must bring, as a share of the distance to the lower bound.
+    saddle
+        Scaled eigenvalue of the Hessian below which a point is a saddle.
+    escapes
+        Lengths of the steps tried along an escape direction.
     """
 
-    variables: Float64[torch.Tensor, "K1 d"]
-    codes: Codes
-    gradient: Float64[torch.Tensor, "K1 d"]
-    statistics: Statistics
+    target: float
+    second_order: bool = False
+    moves: Moves = field(default_factory=Moves)
+    descent: QuasiNewton = field(default_factory=QuasiNewton)
+    tightest: float = 1e-13
+    loosest: float = 1e-6
+    gap_per_residual: float = 1e-3
+    retighten: float = 30
+    progress: float = 0.9
+    patience: int = 20
+    fall: float = 1e-12
+    rest: int = 10
+    slow: float = 3e-4
+    worthwhile: float = 1e-7
+    saddle: float = -1e-4
+    escapes: tuple[float, ...] = (1.0, 0.3, 0.1, 0.03, 0.01, 3e-3)
 
-    @property
-    def value(self) -> float:
-        """F at the codes, mean per datapoint."""
-        return self.codes.value
+    def step(self, evaluator: Evaluator, state: Polish) -> Polish:
+        """One evaluation, one descent step, or one round of moves."""
+        here = state.evaluation
+        if here is None:
+            return self._at(
+                replace(state, warm=None),
+                evaluator.evaluate(state.dictionary, state.offset, state.warm, self.loosest),
+            )
+        worst = evaluator.worst_residual(here)
+        tight = max(self.tightest, min(self.loosest, self.gap_per_residual * worst**2))
+        if here.codes.tol > self.retighten * tight and here.codes.tol > self.tightest:
+            found = evaluator.evaluate(state.dictionary, state.offset, here.codes.codes, tight)
+            return self._at(state, found, pairs=state.pairs)
+        if worst <= self.target:
+            return self._settle(evaluator, state, here)
+        is_shorter = worst < self.progress * state.least_residual
+        state = replace(
+            state, idle=0 if is_shorter else state.idle + 1, least_residual=min(worst, state.least_residual)
+        )
+        if self._is_due(evaluator, state):
+            moved = self._move(evaluator, state, here, tight)
+            if moved is not None:
+                return moved
+            state = replace(state, last_moves=state.step, value_at_moves=state.value)
+        descended = self.descent.descend(evaluator, here, state.pairs, tight)
+        if descended is not None and state.idle < self.patience:
+            found, pairs = descended
+            return self._at(state, found, pairs=pairs)
+        if here.codes.tol > self.tightest:  # codes that are not exact enough can hide the way down
+            return self._at(state, evaluator.evaluate(state.dictionary, state.offset, here.codes.codes, self.tightest))
+        moved = self._move(evaluator, state, here, tight)
+        return replace(state, is_stuck=True) if moved is None else moved
 
-    @property
-    def dictionary(self) -> Float64[torch.Tensor, "K d"]:
-        """Unit-norm atoms."""
-        return self.variables[:-1]
+    def _at(self, state: Polish, found: Evaluation, *, pairs: tuple[CurvaturePair, ...] = ()) -> Polish:
+        """The state at a new point. A fall of F beyond rounding is progress, whatever stationarity does."""
+        fell = found.value < state.value - self.fall * abs(state.value)
+        return replace(
+            state,
+            dictionary=found.dictionary,
+            offset=found.offset,
+            evaluation=found,
+            pairs=pairs,
+            value=min(found.value, state.value),
+            idle=0 if fell else state.idle,
+        ).counting(steps=1)
 
-    @property
-    def offset(self) -> Float64[torch.Tensor, " d"]:
-        """The bias, measured from the origin of the statistics."""
-        return self.variables[-1]
+    def _is_due(self, evaluator: Evaluator, state: Polish) -> bool:
+        """Moves are judged when a while has passed in which descent gained little."""
+        since = state.step - state.last_moves
+        if since < self.rest or not math.isfinite(state.value_at_moves):
+            return since >= self.rest
+        distance = state.value - evaluator.summary.lower_bound
+        return state.value_at_moves - state.value < self.slow * since * distance / self.rest
 
+    def _settle(self, evaluator: Evaluator, state: Polish, here: Evaluation) -> Polish:
+        """Stationary: make the moves that pay, leave a saddle, or be done."""
+        moved = self._move(evaluator, state, here, here.codes.tol)
+        if moved is not None:
+            return moved
+        if not self.second_order:
+            return replace(state, is_settled=True)
+        least, found = self._escape(evaluator, here)
+        state = replace(state, least_curvature=least)
+        if found is None:
+            return replace(state, is_settled=True)
+        return self._at(state, found).counting(escapes=1)
 
-@dataclass(frozen=True)
-class Pair:
-    """A step and how the gradient changed along it."""
+    def _move(self, evaluator: Evaluator, state: Polish, here: Evaluation, tol: float) -> Polish | None:
+        """Replace some atoms by better ones; None unless F falls by more than rounding."""
+        if self.moves.only_dead and bool((here.sums.mass > 0).all()):
+            return None
+        proposed = self.moves.propose(evaluator, here.dictionary, here.offset, here.codes.codes, state.step)
+        if proposed is None:
+            return None
+        atoms = torch.from_numpy(proposed.dictionary).to(evaluator.device)
+        found = evaluator.evaluate(atoms, here.offset, proposed.codes, max(tol, self.tightest))
+        if not self._is_worthwhile(evaluator, here, found):
+            return None
+        after = replace(state, last_moves=state.step, value_at_moves=found.value)
+        return self._at(after, found).counting(renewed=len(proposed.replaced))
 
-    step: Float64[torch.Tensor, "K1 d"]
-    change: Float64[torch.Tensor, "K1 d"]
+    def _is_worthwhile(self, evaluator: Evaluator, here: Evaluation, found: Evaluation) -> bool:
+        return found.value < here.value - self.worthwhile * (here.value - evaluator.summary.lower_bound)
 
-    @property
-    def curvature(self) -> float:
-        """Their inner product: positive where the Hessian was, on average."""
-        return float((self.step * self.change).sum())
-
-
-def gradient_at(
-    statistics: Statistics,
-    dictionary: Float64[torch.Tensor, "K d"],
-    offset: Float64[torch.Tensor, " d"],
-    *,
-    bias_is_free: bool,
-) -> Float64[torch.Tensor, "K1 d"]:
-    """Riemannian gradient of F, the bias in the last row (zero if fixed)."""
-    rows = -statistics.targets(dictionary, offset) / statistics.n_points
-    rows = rows - dictionary * (dictionary * rows).sum(dim=1, keepdim=True)
-    mean = statistics.mean_residual(dictionary, offset)
-    return torch.cat([rows, -mean[None] if bias_is_free else torch.zeros_like(mean)[None]])
-
-
-def descend(
-    place: Place,
-    pairs: tuple[Pair, ...],
-    evaluate: Callable[[Float64[torch.Tensor, "K d"], Float64[torch.Tensor, " d"]], Place],
-    lam: float,
-    *,
-    bias_is_free: bool,
-    group: ProcessGroup,
-) -> tuple[Place, tuple[Pair, ...]] | None:
-    """One quasi-Newton step; None where no step along any direction at hand lowers F by more than rounding.
-
-    ``evaluate`` gives the exact codes, value and gradient at a dictionary and an offset, the same in all processes.
-    """
-    for memory in (pairs, ()) if pairs else ((),):
-        direction = group.same(_direction(place, memory, lam, bias_is_free=bias_is_free))
-        slope = group.same_number(float((direction * place.gradient).sum()))
-        if not slope < 0:
-            continue
-        found = _search(place, direction, slope, evaluate, group)
-        if found is not None:
-            return found, _remember(place, found, memory, group)
-    return None
-
-
-def _direction(
-    place: Place, pairs: tuple[Pair, ...], lam: float, *, bias_is_free: bool
-) -> Float64[torch.Tensor, "K1 d"]:
-    """Minus the two-loop recursion applied to the gradient, with the fixed-code Hessian's inverse at its centre."""
-    factor = _factor(place.statistics, lam)
-
-    def precondition(rows: Float64[torch.Tensor, "K1 d"]) -> Float64[torch.Tensor, "K1 d"]:
-        solved = torch.cholesky_solve(rows, factor)
-        if not bias_is_free:
-            solved[-1] = 0
-        return _tangent(place.variables, solved)
-
-    rest = place.gradient.clone()
-    weights = []
-    for pair in reversed(pairs):
-        weight = float((pair.step * rest).sum()) / pair.curvature
-        rest -= weight * pair.change
-        weights.append(weight)
-    rest = precondition(rest)
-    if pairs:
-        last = pairs[-1]
-        scale = last.curvature / float((last.change * precondition(last.change)).sum())
-        rest *= min(max(scale, _LEAST_SCALE), _MOST_SCALE)
-    for pair, weight in zip(pairs, reversed(weights), strict=True):
-        rest += (weight - float((pair.change * rest).sum()) / pair.curvature) * pair.step
-    return -_tangent(place.variables, rest)
-
-
-def _factor(statistics: Statistics, lam: float) -> Float64[torch.Tensor, "K1 K1"]:
-    """Cholesky factor of the fixed-code Hessian over atoms and bias."""
-    size, n_points = len(statistics.mass), statistics.n_points
-    hessian = statistics.products.new_zeros((size + 1, size + 1))
-    hessian[:-1, :-1] = statistics.products / n_points
-    hessian[:-1, -1] = hessian[-1, :-1] = statistics.mass / n_points
-    hessian[-1, -1] = 1
-    curved = hessian.diagonal()[:-1] + lam * statistics.mass / n_points
-    hessian.diagonal()[:-1] += lam * statistics.mass / n_points + _RIDGE * curved.max().clamp(min=lam**2)
-    return torch.linalg.cholesky(hessian)
-
-
-def _tangent(
-    variables: Float64[torch.Tensor, "K1 d"], rows: Float64[torch.Tensor, "K1 d"]
-) -> Float64[torch.Tensor, "K1 d"]:
-    """Drop what would change the norms of atoms."""
-    tangent = rows.clone()
-    atoms = variables[:-1]
-    tangent[:-1] -= atoms * (atoms * rows[:-1]).sum(dim=1, keepdim=True)
-    return tangent
-
-
-def retract(
-    variables: Float64[torch.Tensor, "K1 d"], step: Float64[torch.Tensor, "K1 d"]
-) -> tuple[Float64[torch.Tensor, "K d"], Float64[torch.Tensor, " d"]]:
-    """Move, and put the atoms back on their spheres."""
-    moved = variables + step
-    return unit(moved[:-1]), moved[-1]
-
-
-def _search(
-    place: Place,
-    direction: Float64[torch.Tensor, "K1 d"],
-    slope: float,
-    evaluate: Callable[[Float64[torch.Tensor, "K d"], Float64[torch.Tensor, " d"]], Place],
-    group: ProcessGroup,
-) -> Place | None:
-    """Backtrack until F falls enough; where F can no longer tell, until the gradient does."""
-    rounding = (_ROUNDING + place.codes.gap) * place.value
-    length = 1.0
-    for _ in range(_SHORTEST):
-        found = evaluate(*retract(place.variables, length * direction))
-        if found.value <= place.value + _SUFFICIENT * length * slope:
-            return found
-        flat = found.value <= place.value + rounding
-        if flat and abs(group.same_number(float((found.gradient * direction).sum()))) <= 0.9 * abs(slope):
-            return found
-        length *= _SHORTER
-    return None
-
-
-def _remember(before: Place, after: Place, pairs: tuple[Pair, ...], group: ProcessGroup) -> tuple[Pair, ...]:
-    """Carry the pairs to the new tangent space, drop those that saw no positive curvature, add the new one.
-
-    All processes keep the same ones: a search starts over where there are some, and does not where there are none.
-    """
-    step = _tangent(after.variables, after.variables - before.variables)
-    change = after.gradient - _tangent(after.variables, before.gradient)
-    carried = [
-        replace(pair, step=_tangent(after.variables, pair.step), change=_tangent(after.variables, pair.change))
-        for pair in pairs
-    ]
-    carried.append(Pair(step, change))
-    curved = [
-        pair.curvature > _CURVED * float(torch.linalg.vector_norm(pair.step) * torch.linalg.vector_norm(pair.change))
-        for pair in carried
-    ]
-    agreed = group.same(torch.tensor(curved, dtype=torch.float64)).tolist()
-    kept = [pair for pair, holds in zip(carried, agreed, strict=True) if holds]
-    return tuple(kept[-MEMORY:])
+    def _escape(self, evaluator: Evaluator, here: Evaluation) -> tuple[float, Evaluation | None]:
+        """The least curvature, and where following it leads if it is negative."""
+        problem = evaluator.problem
+        curvature = Curvature(
+            problem.X.to_tensor(),
+            here.dictionary,
+            problem.lam,
+            here.codes.codes,
+            bias=evaluator.bias(here.offset),
+            bias_is_free=problem.bias_is_free,
+            device=evaluator.device,
+        )
+        least = curvature.least(seed=evaluator.seed)
+        if not least.eigenvalue < self.saddle:
+            return least.eigenvalue, None
+        shift = torch.zeros_like(here.offset) if least.bias_direction is None else least.bias_direction
+        direction = torch.cat([least.direction, shift[None]])
+        for length in self.escapes:
+            ends = [
+                evaluator.evaluate(
+                    *retract(here.variables, sign * length * direction), here.codes.codes, here.codes.tol
+                )
+                for sign in (1.0, -1.0)
+            ]
+            best = min(ends, key=lambda end: end.value)
+            if self._is_worthwhile(evaluator, here, best):
+                return least.eigenvalue, best
+        return least.eigenvalue, None

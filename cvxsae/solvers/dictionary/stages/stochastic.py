@@ -4,85 +4,131 @@ By the envelope theorem ``∂F/∂d_k = −(1/N) Σ_n z_nk r_n`` at exact codes 
 loose duality gap gives an estimate of it, and far from the optimum hundreds of such estimates lead further than the
 few exact gradients that cost as much. Steps are Adam's (Kingma and Ba, 2015) on the product of spheres: gradients are
 made tangent, atoms go back to norm 1. The rate rises over the first steps and falls to zero over the second half, and
-what noise is left the exact pass that follows takes out. Nothing here is certified, or trusted by what comes after.
+the exact pass that follows removes the noise that is left. Nothing here is certified, or trusted by what comes after.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from cvxsae.solvers.dictionary.state import Moments, RoundStart, Stochastic
 from cvxsae.solvers.dictionary.sums import unit
 
 if TYPE_CHECKING:
     import scipy.sparse as sp
     from jaxtyping import Float64
 
-MINIBATCH = 512
-"""Datapoints in a minibatch."""
-
-TOL = 0.3
-"""Relative gap of their codes: 0.1 costs twice the time and gains nothing, at 0.6 the gradients lead astray."""
-
-_LENGTH = 0.4
-"""How far an atom moves in a step at full rate, at most."""
-
-_FIRST, _SECOND = 0.9, 0.99
-_WARM_UP, _DECAY = 0.03, 0.5
-_NOTHING = 1e-150
-_FIRST_ROUND = 2
-_MOST_STEPS = 1000
-"""Of one pass: more than half a million datapoints need not all be seen."""
-
-
-def rounds_of(epochs: int) -> tuple[int, ...]:
-    """The stochastic passes before each exact pass, ``epochs`` passes in all: 2, 4, 8, ..., as far as they go."""
-    rounds: list[int] = []
-    while epochs > 0:
-        rounds.append(min(_FIRST_ROUND * 2 ** len(rounds), epochs - 1))
-        epochs -= rounds[-1] + 1
-    return tuple(rounds)
+    from cvxsae.solvers.dictionary.evaluator import Evaluator
+    from cvxsae.solvers.dictionary.state import SearchState
 
 
 @dataclass(frozen=True)
-class Momentum:
-    """Running means of the gradient and of its square, of every coordinate, and the number of steps they saw."""
+class StochasticSteps:
+    """The stochastic stage.
 
-    first: Float64[torch.Tensor, "K d"]
-    second: Float64[torch.Tensor, "K d"]
-    taken: int = 0
+    Attributes
+    ----------
+    minibatch
+        Datapoints in a minibatch.
+    code_tol
+        Relative gap of their codes: 0.1 costs twice the time and gains nothing, at 0.6 the gradients lead astray.
+    length
+        How far an atom moves in a step at full rate, at most.
+    first_decay, second_decay
+        Of Adam's running means of the gradient and of its square; the second is shorter than usual, for few steps.
+    warm_up, cool_down
+        Shares of the steps over which the rate rises at first, and falls at the end.
+    least_scale
+        What Adam divides by, at least: far below any gradient, so that the unit of the data does not matter.
+    first_round
+        Stochastic passes over the data in the first round; each later round has twice as many.
+    most_steps
+        Of one pass: more than half a million datapoints need not all be seen.
+    """
 
-    @classmethod
-    def none(cls, dictionary: Float64[torch.Tensor, "K d"]) -> Momentum:
-        """Before the first step."""
-        return cls(torch.zeros_like(dictionary), torch.zeros_like(dictionary))
+    minibatch: int = 512
+    code_tol: float = 0.3
+    length: float = 0.4
+    first_decay: float = 0.9
+    second_decay: float = 0.99
+    warm_up: float = 0.03
+    cool_down: float = 0.5
+    least_scale: float = 1e-150
+    first_round: int = 2
+    most_steps: int = 1000
 
-    def step(
-        self, dictionary: Float64[torch.Tensor, "K d"], uphill: Float64[torch.Tensor, "K d"], rate: float
-    ) -> tuple[Float64[torch.Tensor, "K d"], Momentum]:
+    def rounds_of(self, epochs: int) -> tuple[int, ...]:
+        """The stochastic passes before each exact pass, ``epochs`` passes in all: 2, 4, 8, ..., as far as they go."""
+        rounds: list[int] = []
+        while epochs > 0:
+            rounds.append(min(self.first_round * 2 ** len(rounds), epochs - 1))
+            epochs -= rounds[-1] + 1
+        return tuple(rounds)
+
+    def begin(self, evaluator: Evaluator, state: SearchState, number: int, codes: sp.csr_array | None) -> Stochastic:
+        """The first state of a round; codes as far as they are known."""
+        minibatches = evaluator.deal(-(-evaluator.summary.n_points // self.minibatch))
+        held = (None,) * len(minibatches) if codes is None else tuple(codes[rows] for rows in minibatches)
+        start = None if codes is None else RoundStart(state.dictionary, state.offset, state.value, codes)
+        return Stochastic(
+            **state.at_hand,
+            round=number,
+            minibatches=minibatches,
+            codes=held,
+            moments=Moments.zero(state.dictionary),
+            start=start,
+        )
+
+    def step(self, evaluator: Evaluator, state: Stochastic, passes: int) -> Stochastic:
+        """One stochastic step of a round with so many passes."""
+        taken, parts, group = state.moments.taken, len(state.minibatches), evaluator.group
+        part = minibatch_at(taken, parts, evaluator.seed + state.round)
+        points, codes = evaluator.encode_minibatch(
+            state.minibatches[part], state.dictionary, state.offset, state.codes[part], self.code_tol
+        )
+        length = evaluator.summary.unit_length
+        pull = residual_sums(codes, points - state.offset, state.dictionary) / length**2
+        (pull,), count = group.sum(pull), group.total(len(points))
+        rate = self.rate_at(taken, self.steps_of(passes, parts))
+        dictionary, moments = self.adam(state.dictionary, state.moments, -pull / max(1.0, count), rate)
+        held = (*state.codes[:part], codes, *state.codes[part + 1 :])
+        return replace(state, dictionary=group.same(dictionary), moments=moments, codes=held)
+
+    def is_finished(self, state: Stochastic, passes: int) -> bool:
+        """Whether the round has made all its stochastic steps."""
+        return state.moments.taken >= self.steps_of(passes, len(state.minibatches))
+
+    def adam(
+        self,
+        dictionary: Float64[torch.Tensor, "K d"],
+        moments: Moments,
+        gradient: Float64[torch.Tensor, "K d"],
+        rate: float,
+    ) -> tuple[Float64[torch.Tensor, "K d"], Moments]:
         """Move against an estimate of the gradient at a rate in [0, 1]; the result does not depend on its units."""
-        along = torch.linalg.vecdot(dictionary, uphill)[:, None]
-        tangent = torch.addcmul(uphill, dictionary, along, value=-1)
-        taken = self.taken + 1
-        first = torch.lerp(self.first, tangent, 1 - _FIRST)
-        second = torch.lerp(self.second, tangent.square_(), 1 - _SECOND)
-        length = rate * _LENGTH / dictionary.shape[1] ** 0.5
-        length *= (1 - _SECOND**taken) ** 0.5 / (1 - _FIRST**taken)  # both means began at zero
-        moved = torch.addcdiv(dictionary, first, second.sqrt().clamp_(min=_NOTHING), value=-length)
-        return unit(moved), Momentum(first, second, taken)
+        along = torch.linalg.vecdot(dictionary, gradient)[:, None]
+        tangent = torch.addcmul(gradient, dictionary, along, value=-1)
+        taken = moments.taken + 1
+        first = torch.lerp(moments.first, tangent, 1 - self.first_decay)
+        second = torch.lerp(moments.second, tangent.square_(), 1 - self.second_decay)
+        length = rate * self.length / dictionary.shape[1] ** 0.5
+        length *= (1 - self.second_decay**taken) ** 0.5 / (1 - self.first_decay**taken)  # both means began at zero
+        moved = torch.addcdiv(dictionary, first, second.sqrt().clamp_(min=self.least_scale), value=-length)
+        return unit(moved), Moments(first, second, taken)
 
+    def steps_of(self, passes: int, parts: int) -> int:
+        """Steps of a round with so many passes over so many minibatches."""
+        return passes * min(parts, self.most_steps)
 
-def steps_of(passes: int, parts: int) -> int:
-    """Steps of a round."""
-    return passes * min(parts, _MOST_STEPS)
-
-
-def rate_at(taken: int, steps: int) -> float:
-    """Full, but for a linear warm-up and a linear decay over the second half."""
-    return min(1.0, (taken + 1) / max(1.0, _WARM_UP * steps), (steps - taken) / max(1.0, _DECAY * steps))
+    def rate_at(self, taken: int, steps: int) -> float:
+        """Full, but for a linear rise at first and a linear fall over the last part."""
+        return min(
+            1.0, (taken + 1) / max(1.0, self.warm_up * steps), (steps - taken) / max(1.0, self.cool_down * steps)
+        )
 
 
 def minibatch_at(taken: int, parts: int, seed: int) -> int:
@@ -91,7 +137,7 @@ def minibatch_at(taken: int, parts: int, seed: int) -> int:
     return int(order[taken % parts])
 
 
-def pull(
+def residual_sums(
     codes: sp.csr_array, points: Float64[torch.Tensor, "n d"], dictionary: Float64[torch.Tensor, "K d"]
 ) -> Float64[torch.Tensor, "K d"]:
     """``Σ_n z_nk r_n`` of some datapoints, (K, d): minus their share of N times the gradient. Points less the bias."""

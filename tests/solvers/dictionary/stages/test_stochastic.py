@@ -6,8 +6,11 @@ import scipy.sparse as sp
 import torch
 
 from cvxsae import encode
-from cvxsae.solvers.dictionary.stages.stochastic import Momentum, minibatch_at, pull, rate_at, rounds_of
+from cvxsae.solvers.dictionary.stages.stochastic import StochasticSteps, minibatch_at, residual_sums
+from cvxsae.solvers.dictionary.state import Moments
 from cvxsae.solvers.dictionary.sums import unit
+
+STEPS = StochasticSteps()
 
 
 def directions(seed: int, k: int = 7, d: int = 5) -> torch.Tensor:
@@ -18,10 +21,10 @@ def test_a_step_is_adams_on_the_sphere():
     start, rng = directions(0), np.random.default_rng(1)
     parameter = start.clone().requires_grad_(True)
     adam = torch.optim.Adam([parameter], lr=0.4 / 5**0.5, betas=(0.9, 0.99), eps=1e-150)
-    found, momentum = start, Momentum.none(start)
+    found, moments = start, Moments.zero(start)
     for step in range(30):
-        uphill, rate = torch.from_numpy(rng.standard_normal((7, 5))), rate_at(step, 30)
-        found, momentum = momentum.step(found, uphill, rate)
+        uphill, rate = torch.from_numpy(rng.standard_normal((7, 5))), STEPS.rate_at(step, 30)
+        found, moments = STEPS.adam(found, moments, uphill, rate)
         with torch.no_grad():
             along = (parameter * uphill).sum(dim=1, keepdim=True)
             parameter.grad = uphill - along * parameter
@@ -29,16 +32,16 @@ def test_a_step_is_adams_on_the_sphere():
             adam.step()
             parameter /= torch.linalg.vector_norm(parameter, dim=1, keepdim=True)
         torch.testing.assert_close(found, parameter.detach(), rtol=0, atol=1e-12)
-    assert momentum.taken == 30
+    assert moments.taken == 30
 
 
 @pytest.mark.parametrize("power", [-400, 400])
 def test_the_unit_of_the_gradient_does_not_matter_and_none_moves_nothing(power):
     start, uphill = directions(0), directions(1)
-    plain, _ = Momentum.none(start).step(start, uphill, 1.0)
-    scaled, _ = Momentum.none(start).step(start, uphill * 2.0**power, 1.0)
+    plain, _ = STEPS.adam(start, Moments.zero(start), uphill, 1.0)
+    scaled, _ = STEPS.adam(start, Moments.zero(start), uphill * 2.0**power, 1.0)
     torch.testing.assert_close(scaled, plain, rtol=0, atol=1e-15)
-    torch.testing.assert_close(Momentum.none(start).step(start, 0 * uphill, 1.0)[0], start, rtol=0, atol=1e-15)
+    torch.testing.assert_close(STEPS.adam(start, Moments.zero(start), 0 * uphill, 1.0)[0], start, rtol=0, atol=1e-15)
 
 
 def test_the_pull_of_all_datapoints_is_minus_the_gradient_of_the_objective():
@@ -46,7 +49,7 @@ def test_the_pull_of_all_datapoints_is_minus_the_gradient_of_the_objective():
     rng, D, lam = np.random.default_rng(2), directions(3).numpy(), 0.2
     X = rng.standard_normal((40, 5))
     codes = encode(X, D, lam, tol=1e-13).codes
-    found = pull(codes, torch.from_numpy(X), torch.from_numpy(D)).numpy()
+    found = residual_sums(codes, torch.from_numpy(X), torch.from_numpy(D)).numpy()
     np.testing.assert_allclose(found, codes.toarray().T @ (X - codes.toarray() @ D), atol=1e-12)
     for k in range(7):
         along = rng.standard_normal(5)
@@ -61,20 +64,20 @@ def test_the_pull_of_all_datapoints_is_minus_the_gradient_of_the_objective():
 
 
 def test_no_datapoints_pull_nothing():
-    nothing = pull(sp.csr_array((0, 7)), torch.zeros((0, 5), dtype=torch.float64), directions(0))
+    nothing = residual_sums(sp.csr_array((0, 7)), torch.zeros((0, 5), dtype=torch.float64), directions(0))
     assert not nothing.any()
     assert nothing.shape == (7, 5)
 
 
 @pytest.mark.parametrize("epochs", [0, 1, 2, 3, 4, 8, 17, 18])
 def test_rounds_spend_the_passes_asked_for(epochs):
-    rounds = rounds_of(epochs)
+    rounds = STEPS.rounds_of(epochs)
     assert sum(rounds) + len(rounds) == epochs
     assert all(stochastic <= 2 ** (number + 1) for number, stochastic in enumerate(rounds))
 
 
 def test_the_rate_rises_and_falls_and_every_pass_sees_every_minibatch():
-    rates = [rate_at(step, 200) for step in range(200)]
+    rates = [STEPS.rate_at(step, 200) for step in range(200)]
     assert max(rates) == 1.0
     assert np.diff(rates).argmin() >= 99
     assert rates[0] < 0.2

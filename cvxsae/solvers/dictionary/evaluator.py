@@ -1,0 +1,180 @@
+"""Passes over the data: exact codes, their sums and the gradient, in one process or in several."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+
+from cvxsae.solvers.codes.encode import encode_rows
+from cvxsae.solvers.dictionary.sample import ResidualSample, sample_here
+from cvxsae.solvers.dictionary.state import DataSummary, Evaluation
+from cvxsae.solvers.dictionary.sums import CodeSums
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Float32, Float64, Int64
+
+    from cvxsae.parallel.group import ProcessGroup
+    from cvxsae.relaxations.joint.joint import JointProblem
+    from cvxsae.solvers.codes.result import Codes
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """The joint problem as its search sees it.
+
+    Attributes
+    ----------
+    problem
+        Data, width, λ and bias.
+    summary
+        Sums of the data and the lower bound.
+    seed
+        Of everything that is drawn.
+    device
+        Where to compute.
+    group
+        The processes that hold the datapoints. All decide the same: decisions are made on sums over all of them, and
+        what went through a matrix product is taken from the first.
+    """
+
+    problem: JointProblem
+    summary: DataSummary
+    seed: int
+    device: torch.device
+    group: ProcessGroup
+
+    @property
+    def lam(self) -> float:
+        """Penalty λ."""
+        return self.problem.lam
+
+    @property
+    def bias_is_free(self) -> bool:
+        """Whether the bias is a variable."""
+        return self.problem.bias_is_free
+
+    def bias(self, offset: Float64[torch.Tensor, " d"]) -> Float64[torch.Tensor, " d"]:
+        """The bias at an offset, on the CPU and in the coordinates of the data."""
+        return (self.summary.origin + offset).cpu()
+
+    def measured(self, points: Float[torch.Tensor, "n d"]) -> Float64[torch.Tensor, "n d"]:
+        """Datapoints as seen from the origin."""
+        return points.to(device=self.device, dtype=torch.float64) - self.summary.origin
+
+    def deal(self, parts: int) -> tuple[Int64[np.ndarray, " n"], ...]:
+        """The datapoints of each minibatch, ascending: of several processes, those here of the one deal of all."""
+        here = self.problem.n_points
+        first, total = self.group.places(here)
+        order = np.random.default_rng(self.seed).permutation(total) - first
+        order = np.where((order >= 0) & (order < here), order, -1)
+        minibatches = (np.sort(order[part::parts]) for part in range(parts))
+        return tuple(rows[rows >= 0] for rows in minibatches)
+
+    def encode_minibatch(
+        self,
+        rows: Int64[np.ndarray, " n"],
+        dictionary: Float64[torch.Tensor, "K d"],
+        offset: Float64[torch.Tensor, " d"],
+        warm: sp.csr_array | None,
+        tol: float,
+    ) -> tuple[Float64[torch.Tensor, "n d"], sp.csr_array]:
+        """Some datapoints of this process, as seen from the origin, and their codes."""
+        if not len(rows):  # of a process with few datapoints, some minibatches have none
+            return offset.new_zeros((0, self.problem.dim)), sp.csr_array((0, len(dictionary)))
+        data = self.problem.X[rows]
+        codes = encode_rows(
+            data, dictionary.cpu(), self.lam, bias=self.bias(offset), tol=tol, warm=warm, device=self.device
+        )
+        return self.measured(data.to_tensor()), codes.codes
+
+    def encode_all(
+        self,
+        dictionary: Float64[torch.Tensor, "K d"],
+        offset: Float64[torch.Tensor, " d"],
+        warm: sp.csr_array | None,
+        tol: float,
+    ) -> Codes:
+        """Codes of all datapoints."""
+        return encode_rows(
+            self.problem.X,
+            dictionary.cpu(),
+            self.lam,
+            bias=self.bias(offset),
+            tol=tol,
+            warm=warm,
+            device=self.device,
+            group=self.group,
+        )
+
+    def evaluate(
+        self,
+        dictionary: Float64[torch.Tensor, "K d"],
+        offset: Float64[torch.Tensor, " d"],
+        warm: sp.csr_array | None,
+        tol: float,
+    ) -> Evaluation:
+        """Exact codes, value and gradient, the same in all processes."""
+        dictionary, offset = self.group.same(dictionary), self.group.same(offset)
+        codes = self.encode_all(dictionary, offset, warm, tol)
+        sums = self.sums(codes.codes)
+        gradient = self.group.same(sums.gradient(dictionary, offset, bias_is_free=self.bias_is_free))
+        return Evaluation(torch.cat([dictionary, offset[None]]), codes, gradient, sums)
+
+    def no_sums(self, n_atoms: int) -> CodeSums:
+        """The sums of zero codes."""
+        return CodeSums.empty(n_atoms, self.summary.total, self.summary.energy, self.summary.n_points)
+
+    def sums(self, codes: sp.csr_array) -> CodeSums:
+        """Sums over all datapoints, of all processes."""
+        return self.own_sums(codes).over(self.group)
+
+    def own_sums(self, codes: sp.csr_array) -> CodeSums:
+        """Sums over the datapoints of this process."""
+        sums = self.no_sums(codes.shape[1])
+        start = 0
+        for batch in self.problem.X.batches():
+            sums.add(codes[start : start + len(batch)], self.measured(batch))
+            start += len(batch)
+        return sums
+
+    def worst_residual(self, evaluation: Evaluation) -> float:
+        """Longest stationarity residual (T3): over live atoms, and the bias if it is free."""
+        sums, dictionary, offset = evaluation.sums, evaluation.dictionary, evaluation.offset
+        worst = float(sums.stationarity(dictionary, offset, self.lam).nan_to_num(0.0).max())
+        if self.bias_is_free:
+            worst = max(worst, sums.bias_residual(dictionary, offset, self.lam))
+        return self.group.same_number(worst)
+
+    def residual_sample(
+        self, dictionary: Float64[torch.Tensor, "K d"], offset: Float64[torch.Tensor, " d"], codes: sp.csr_array
+    ) -> ResidualSample:
+        """``x − b − zD`` of the datapoints that moves are judged on."""
+        rows = sample_here(self.problem.n_points, self.problem.dim, self.group)
+        is_all, length = len(rows) == self.problem.n_points, self.summary.unit_length
+        found = self._residuals(dictionary, offset, codes, None if is_all else rows, length)
+        return ResidualSample(found, None if is_all and self.group.is_alone else rows, length)
+
+    def _residuals(
+        self,
+        dictionary: Float64[torch.Tensor, "K d"],
+        offset: Float64[torch.Tensor, " d"],
+        codes: sp.csr_array,
+        rows: Int64[np.ndarray, " n"] | None,
+        length: float,
+    ) -> Float32[np.ndarray, "n d"]:
+        """Residuals of all datapoints, or of some, in float32, divided by a length."""
+        bias, atoms = self.bias(offset).numpy(), dictionary.cpu().numpy()
+        if rows is not None and not len(rows):  # of few processes' sample none may be here
+            return np.zeros((0, self.problem.dim), dtype=np.float32)
+        if rows is not None:
+            return ((self.problem.X[rows].to_numpy() - bias - codes[rows] @ atoms) / length).astype(np.float32)
+        blocks, start = [], 0
+        for batch in self.problem.X.batches():
+            points = batch.cpu().numpy() - bias
+            blocks.append(((points - codes[start : start + len(points)] @ atoms) / length).astype(np.float32))
+            start += len(points)
+        return np.concatenate(blocks)
