@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 
-from cvxsae.data import InputError, arguments
+from cvxsae.data import InputError, arguments, tensors
 from cvxsae.parallel.group import ALONE, ProcessGroup
 from cvxsae.parallel.threads import threads_for
 from cvxsae.relaxations.candidate import Candidate
