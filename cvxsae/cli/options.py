@@ -1,119 +1,277 @@
-"""What the verbs of the command share: the app, options, the data they name, and how a verb ends."""
+"""What the verbs of the command share: options in groups, each written once, and how a verb becomes a command.
+
+A verb is a function of options and of groups of them (frozen dataclasses whose fields are annotated for typer), which
+returns an :class:`Answer`. :func:`command` makes of it what typer wants, a flat function, and prints the answer.
+Whatever needs torch is imported by the functions that use it, so that ``--help`` needs no second.
+"""
 
 from __future__ import annotations
 
+import inspect
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
-import numpy as np
 import typer
 
-from cvxsae.data import (
-    EMBEDDED_NAMES,
-    Activations,
-    InputError,
-    arguments,
-    center,
-    center_and_scale,
-    embedded,
-    scale_to_unit_mean_square,
-)
-from cvxsae.data.activations import ActivationsLike
-from cvxsae.data.files import read_array
-from cvxsae.data.storage import strict_json
-from cvxsae.relaxations.solution import CertificateError, NotCertifiedError, Solution, Status
+from cvxsae.errors import CertificateError, InputError, NotCertifiedError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from cvxsae.data.activations import Activations
+    from cvxsae.relaxations.solution import Status
 
 EXIT_CERTIFIED, EXIT_NOT_CERTIFIED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
 
-app = typer.Typer(
-    help="Convex optimisation for sparse autoencoders: every answer carries a certificate.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
+EMBEDDED = "wordllama, digits"
+"""Names of the embedded data sets for help texts; a test compares them with ``EMBEDDED_NAMES``."""
 
-DataArgument = Annotated[
-    str,
-    typer.Argument(
-        help="Datapoints as rows: a .npy, .npz, .safetensors or .pt file (FILE::KEY picks an array), "
-        f"or one of {', '.join(EMBEDDED_NAMES)}.",
-        metavar="DATA",
-    ),
-]
+FIGURE_DPI = 120
+"""Dots per inch of the figures written: sharp on a screen, and small."""
+
 Lam = Annotated[float | None, typer.Option("--lam", help="Penalty λ, in the units of the data as solved.")]
-LamRatio = Annotated[float | None, typer.Option("--lam-ratio", help="Penalty as a fraction of lambda_max.")]
-Rows = Annotated[int | None, typer.Option("--rows", help="Solve for this many rows, drawn with --seed.")]
-Seed = Annotated[int, typer.Option("--seed", help="Seed of the draw of --rows, and of whatever else is random.")]
-Center = Annotated[bool, typer.Option("--center", help="Subtract the mean of the rows first.")]
-Scale = Annotated[bool, typer.Option("--scale", help="Scale to unit mean-square norm first.")]
-Tol = Annotated[float | None, typer.Option("--tol", help="Relative gap (solve, certify) or agreement (crosscheck).")]
-MaxSeconds = Annotated[float | None, typer.Option("--max-seconds", help="Time limit.")]
-Device = Annotated[str, typer.Option("--device", help="cpu or cuda.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
-Out = Annotated[Path | None, typer.Option("--out", help="Write the arrays to a .safetensors or .npz file.")]
+Stationarity = Annotated[float, typer.Option("--stationarity", help="Stationarity to reach, in units of λ.")]
+Widths = Annotated[str, typer.Option("--widths", help="Numbers of atoms, separated by commas.")]
+FreeBias = Annotated[str, typer.Option("--bias", help="free, none, mean or a file with d numbers.")]
 Progress = Annotated[
     bool | None, typer.Option("--progress/--no-progress", help="Progress bar. [default: on a terminal]")
 ]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+OutFile = Annotated[Path | None, typer.Option("--out", help="Write the arrays to a .safetensors or .npz file.")]
 
 
-def datapoints(data: str, rows: int | None, seed: int, *, centre: bool, scale: bool) -> tuple[Activations, list[str]]:
-    """The datapoints that DATA, --rows, --center and --scale name, and sentences on what was done to them."""
-    if data not in EMBEDDED_NAMES and not Path(data.partition("::")[0]).exists():
-        raise InputError(
-            f"DATA {data!r} does not exist; pass the path of a file, or one of {', '.join(EMBEDDED_NAMES)}."
-        )
-    source: ActivationsLike = embedded(data) if data in EMBEDDED_NAMES else data
-    X = Activations(source, name="DATA")
-    notes = []
-    seed = arguments.count(seed, "--seed", least=0)
-    if rows is not None:
-        if not 1 <= rows <= len(X):
-            raise InputError(f"--rows is {rows}; DATA has {len(X)} rows.")
-        X = X[np.sort(np.random.default_rng(seed).choice(len(X), size=rows, replace=False))]
-        notes.append(f"{rows} rows drawn with seed {seed}")
-    if centre or scale:
-        make: Callable[[Activations], Any] = (
-            center_and_scale if centre and scale else center if centre else scale_to_unit_mean_square
-        )
-        transform = make(X)
-        X = transform.apply(X)
-        notes.append(transform.describe())
-    return X, notes
+@dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """Which datapoints, and what is done to them first."""
+
+    data: Annotated[
+        str,
+        typer.Argument(
+            help="Datapoints as rows: a .npy, .npz, .safetensors or .pt file (FILE::KEY picks an array), "
+            f"or one of {EMBEDDED}.",
+            metavar="DATA",
+        ),
+    ]
+    rows: Annotated[int | None, typer.Option("--rows", help="Use this many rows, drawn with --seed.")] = None
+    seed: Annotated[int, typer.Option("--seed", help="Seed of --rows, and of whatever else is random.")] = 0
+    center: Annotated[bool, typer.Option("--center", help="Subtract the mean of the rows first.")] = False
+    scale: Annotated[bool, typer.Option("--scale", help="Scale to unit mean-square norm first.")] = False
+
+    def load(self) -> tuple[Activations, list[str]]:
+        """The datapoints, and sentences on what was done to them."""
+        import numpy as np
+
+        from cvxsae.data import arguments, transforms
+        from cvxsae.data.activations import Activations
+        from cvxsae.data.embedded import EMBEDDED_NAMES, embedded
+
+        is_embedded = self.data in EMBEDDED_NAMES
+        if not is_embedded and not Path(self.data.partition("::")[0]).exists():
+            raise InputError(
+                f"DATA {self.data!r} does not exist; pass the path of a file, or one of {', '.join(EMBEDDED_NAMES)}."
+            )
+        X = Activations(embedded(self.data) if is_embedded else self.data, name="DATA")
+        notes = []
+        seed = arguments.count(self.seed, "--seed", least=0)
+        if self.rows is not None:
+            if not 1 <= self.rows <= len(X):
+                raise InputError(f"--rows is {self.rows}; DATA has {len(X)} rows.")
+            X = X[np.sort(np.random.default_rng(seed).choice(len(X), size=self.rows, replace=False))]
+            notes.append(f"{self.rows} rows drawn with seed {seed}")
+        makers: dict[tuple[bool, bool], Callable[[Activations], Any]] = {
+            (True, False): transforms.center,
+            (False, True): transforms.scale_to_unit_mean_square,
+            (True, True): transforms.center_and_scale,
+        }
+        if (self.center, self.scale) in makers:
+            transform = makers[self.center, self.scale](X)
+            X = transform.apply(X)
+            notes.append(transform.describe())
+        return X, notes
+
+
+@dataclass(frozen=True, kw_only=True)
+class PenaltyOptions:
+    """The penalty, as it is or as a fraction of the one at which all codes are zero."""
+
+    lam: Lam = None
+    lam_ratio: Annotated[float | None, typer.Option("--lam-ratio", help="Penalty as a fraction of lambda_max.")] = None
+
+    def check(self) -> None:
+        """Insist on exactly one of the two."""
+        if (self.lam is None) == (self.lam_ratio is None):
+            raise InputError("Pass exactly one of --lam and --lam-ratio.")
+
+    def penalty(self, lambda_max: Callable[[], float]) -> float:
+        """The penalty λ; ``lambda_max`` is only called for a ratio."""
+        from cvxsae.data import arguments
+
+        if self.lam is not None:
+            return arguments.penalty(self.lam, "--lam")
+        ratio, largest = arguments.positive(self.lam_ratio, "--lam-ratio"), lambda_max()
+        if largest == 0:
+            raise InputError(
+                "--lam-ratio cannot be used: lambda_max is 0, since no row points from the bias along any atom; "
+                "pass --lam."
+            )
+        return ratio * largest
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComputeOptions:
+    """Where to compute, and whether someone is watching."""
+
+    device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu"
+    progress: Progress = None
+
+    def keywords(self) -> dict[str, Any]:
+        """The same for the functions of the API."""
+        return {f.name: getattr(self, f.name) for f in fields(self)} | {"progress": wants_progress(self.progress)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimedOptions(ComputeOptions):
+    """The same with a time limit."""
+
+    max_seconds: Annotated[float | None, typer.Option("--max-seconds", help="Time limit of the whole call.")] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SteppedOptions(TimedOptions):
+    """The same with a limit on steps."""
+
+    max_steps: Annotated[
+        int | None, typer.Option("--max-steps", help="Most iterations. [default: the algorithm's own limit]")
+    ] = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a verb found.
+
+    Attributes
+    ----------
+    text
+        For people; empty if it was printed on the way.
+    report
+        The same for programs, printed as JSON with ``--json``.
+    code
+        The exit code.
+    notes
+        Sentences on what else was done, for both.
+    """
+
+    text: str
+    report: dict[str, Any]
+    code: int = EXIT_CERTIFIED
+    notes: list[str] = field(default_factory=list)
+
+    def show(self, as_json: bool) -> None:
+        """Print the text, or the report as strict JSON."""
+        from cvxsae.data.storage import strict_json
+
+        report = {**self.report, "notes": self.notes}
+        text = "\n".join([self.text, *(f"  note: {note}" for note in self.notes)])
+        if as_json:
+            text = json.dumps(strict_json(report), indent=2, allow_nan=False)
+        if text:
+            print(text)  # noqa: T201
+
+
+def command(app: typer.Typer, name: str) -> Callable[[Callable[..., Answer]], Callable[..., Answer]]:
+    """Make a command of a function: groups among its parameters become options of their own, ``--json`` is added.
+
+    Parameters
+    ----------
+    app
+        What the command belongs to.
+    name
+        What it is called.
+
+    Returns
+    -------
+    Callable
+        A decorator that registers the function and returns it as it was.
+    """
+
+    def register(function: Callable[..., Answer]) -> Callable[..., Answer]:
+        hints = get_type_hints(function, include_extras=True)
+        own = inspect.signature(function).parameters
+
+        def run(**values: Any) -> None:
+            with one_sentence_errors():
+                answer = function(**{name: _built(name, hints[name], values) for name in own})
+                answer.show(values["as_json"])
+            raise typer.Exit(answer.code)
+
+        parameters = [p for name in own for p in _flat(name, hints[name], own[name].default)]
+        if "as_json" not in own:
+            parameters += _flat("as_json", Json, False)
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        run.__doc__ = function.__doc__
+        app.command(name)(run)
+        return function
+
+    return register
+
+
+def _flat(name: str, hint: Any, default: Any) -> Iterator[inspect.Parameter]:
+    """The options that a parameter stands for: itself, or the fields of its group."""
+    if is_dataclass(hint):
+        hints = get_type_hints(hint, include_extras=True)
+        for member in fields(hint):
+            missing = member.default is MISSING
+            yield from _flat(member.name, hints[member.name], inspect.Parameter.empty if missing else member.default)
+    else:
+        yield inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint)
+
+
+def _built(name: str, hint: Any, values: dict[str, Any]) -> Any:
+    """The value of a parameter, its group built from the values of its options."""
+    if not is_dataclass(hint) or not isinstance(hint, type):
+        return values[name]
+    hints = get_type_hints(hint, include_extras=True)
+    return hint(**{member.name: _built(member.name, hints[member.name], values) for member in fields(hint)})
+
+
+@contextmanager
+def one_sentence_errors() -> Iterator[None]:
+    """Turn what can go wrong into one sentence and an exit code; nothing else may reach the terminal."""
+    try:
+        yield
+    except (InputError, CertificateError, NotCertifiedError) as error:
+        print(f"cvxsae: {error}", file=sys.stderr)  # noqa: T201
+        if isinstance(error, NotCertifiedError):
+            raise typer.Exit(exit_code(False, error.solution.status)) from None
+        raise typer.Exit(EXIT_BAD_INPUT if isinstance(error, InputError) else EXIT_NOT_CERTIFIED) from None
+    except KeyboardInterrupt:
+        print("cvxsae: interrupted.", file=sys.stderr)  # noqa: T201
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+
+
+def exit_code(good: bool, *statuses: Status) -> int:
+    """0, 1 or 130."""
+    if any(status.name == "INTERRUPTED" for status in statuses):
+        return EXIT_INTERRUPTED
+    return EXIT_CERTIFIED if good else EXIT_NOT_CERTIFIED
+
+
+def wants_progress(flag: bool | None) -> bool:
+    """What was asked for, else whether stderr is a terminal."""
+    return sys.stderr.isatty() if flag is None else flag
 
 
 def bias_of(text: str, X: Activations) -> Any:
     """The bias that --bias names: none, free, mean or a file."""
-    if text == "none":
-        return None
-    if text == "free":
-        return text
-    if text == "mean":
-        return center(X).shift
-    return read_array(text, "--bias")
+    from cvxsae.data.files import read_array
+    from cvxsae.data.transforms import center
 
-
-def one_penalty(lam: float | None, lam_ratio: float | None) -> None:
-    """Insist on exactly one of the two."""
-    if (lam is None) == (lam_ratio is None):
-        raise InputError("Pass exactly one of --lam and --lam-ratio.")
-
-
-def times_lambda_max(lam_ratio: float, lambda_max: float) -> float:
-    """The penalty that --lam-ratio names."""
-    ratio = arguments.positive(lam_ratio, "--lam-ratio")
-    if lambda_max == 0:
-        raise InputError(
-            "--lam-ratio cannot be used: lambda_max is 0, since no row points from the bias along any atom; pass --lam."
-        )
-    return ratio * lambda_max
+    named = {"none": lambda: None, "free": lambda: "free", "mean": lambda: center(X).shift}
+    return named[text]() if text in named else read_array(text, "--bias")
 
 
 def numbers(text: str, name: str) -> list[float]:
@@ -124,38 +282,6 @@ def numbers(text: str, name: str) -> list[float]:
         raise InputError(f"{name} is {text!r}; pass numbers separated by commas, as in 0.5,1,2.") from None
 
 
-@contextmanager
-def clean_exits() -> Iterator[None]:
-    """Turn what can go wrong into one sentence and an exit code; nothing else may reach the terminal."""
-    try:
-        yield
-    except (InputError, CertificateError, NotCertifiedError) as error:
-        print(f"cvxsae: {error}", file=sys.stderr)  # noqa: T201
-        if isinstance(error, NotCertifiedError):
-            raise typer.Exit(exit_code(False, error.solution)) from None
-        raise typer.Exit(EXIT_BAD_INPUT if isinstance(error, InputError) else EXIT_NOT_CERTIFIED) from None
-    except KeyboardInterrupt:
-        print("cvxsae: interrupted.", file=sys.stderr)  # noqa: T201
-        raise typer.Exit(EXIT_INTERRUPTED) from None
-
-
-def exit_code(good: bool, *solutions: Solution) -> int:
-    """0, 1 or 130."""
-    if any(solution.status is Status.INTERRUPTED for solution in solutions):
-        return EXIT_INTERRUPTED
-    return EXIT_CERTIFIED if good else EXIT_NOT_CERTIFIED
-
-
-def show(text: str, report: dict[str, Any], as_json: bool) -> None:
-    """Print the text, or the report as strict JSON."""
-    print(json.dumps(strict_json(report), indent=2, allow_nan=False) if as_json else text)  # noqa: T201
-
-
-def wants_progress(flag: bool | None) -> bool:
-    """What was asked for, else whether someone is watching."""
-    return sys.stderr.isatty() if flag is None else flag
-
-
 def check_out(out: Path | None) -> None:
     """Refuse an output file that could not be written before any work is done."""
     if out is None:
@@ -164,3 +290,13 @@ def check_out(out: Path | None) -> None:
         raise InputError(f"--out {str(out)!r} has type {out.suffix!r}; write to a .npz or .safetensors file.")
     if not out.parent.is_dir():
         raise InputError(f"--out {str(out)!r} is in a folder that does not exist; create {str(out.parent)!r} first.")
+
+
+def save(out: Path | None, arrays: Mapping[str, Any], **claims: float) -> list[str]:
+    """Write the arrays and what is claimed of them, if a file was asked for, and say so."""
+    if out is None:
+        return []
+    from cvxsae.data.files import write_arrays
+
+    write_arrays(out, {**arrays, **claims}, "--out")
+    return [f"arrays written to {out}"]

@@ -2,90 +2,92 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cvxsae.cli.options import (
-    EXIT_CERTIFIED,
-    EXIT_NOT_CERTIFIED,
-    AsJson,
-    Progress,
-    app,
-    clean_exits,
-    show,
-    wants_progress,
-)
-from cvxsae.data import InputError
-from cvxsae.study.figures import draw
-from cvxsae.study.spec import ScaleStudy
-from cvxsae.study.status import status_of
-from cvxsae.study.store import Store
-from cvxsae.study.summary import summary
-from cvxsae.study.table import table
+from cvxsae.cli.options import EXIT_CERTIFIED, EXIT_NOT_CERTIFIED, Answer, Progress, command, wants_progress
+from cvxsae.errors import InputError
 
-study_app = typer.Typer(
-    help="Scale studies: a grid of certified cells from a TOML file, resumable.", no_args_is_help=True,
-    pretty_exceptions_enable=False, rich_markup_mode=None,
-)  # fmt: skip
-app.add_typer(study_app, name="study")
-
-Folder = Annotated[Path, typer.Argument(help="The folder of a study.", metavar="FOLDER")]
+StudyFolder = Annotated[Path, typer.Argument(help="The folder of a study.", metavar="FOLDER")]
 
 
-@study_app.command("run")
-def run_command(
-    study: Annotated[Path, typer.Argument(help="The TOML file of a study; see docs/studies.md.", metavar="STUDY.toml")],
-    out: Annotated[
-        Path | None, typer.Option("--out", help="Folder for cells and tables. [default: the file's name]")
-    ] = None,
-    n_jobs: Annotated[int, typer.Option("--n-jobs", help="Cells at a time; -1: one a core.")] = 1,
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """How the cells of a study are computed."""
+
+    n_jobs: Annotated[int, typer.Option("--n-jobs", help="Cells at a time; -1: one a core.")] = 1
     threads: Annotated[
         int | None, typer.Option("--threads", help="Threads of a cell. [default: the cores shared out]")
+    ] = None
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Compute failed cells again.")] = False
+    progress: Progress = None
+
+
+def run_command(
+    study: Annotated[Path, typer.Argument(help="The TOML file of a study; see docs/studies.md.", metavar="STUDY.toml")],
+    options: RunOptions,
+    folder: Annotated[
+        Path | None, typer.Option("--folder", help="Folder for cells and tables. [default: the file's name]")
     ] = None,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Compute failed cells again.")] = False,
-    as_json: AsJson = False,
-    progress: Progress = None,
-) -> None:
+) -> Answer:
     """Compute the cells that are missing, write the table, say what was found."""
-    with clean_exits():
-        if n_jobs == 0:
-            raise InputError("--n-jobs is 0; pass a number of cells at a time, or -1 for one a core.")
-        asked = ScaleStudy.from_toml(study, folder=out)
-        found = asked.run(n_jobs=n_jobs, threads=threads, retry_failed=retry_failed, progress=wants_progress(progress))
-        said = summary(asked.name, found)
-        report = {"folder": str(asked.folder), "summary": said.splitlines(), **asked.status().to_dict()}
-        show(f"{said}\ntable written to {Path(asked.folder) / 'table.csv'}", report, as_json)
+    from cvxsae.study.spec import ScaleStudy
+    from cvxsae.study.summary import summary
+
+    if options.n_jobs == 0:
+        raise InputError("--n-jobs is 0; pass a number of cells at a time, or -1 for one a core.")
+    loaded = ScaleStudy.from_toml(study, folder=folder)
+    found = loaded.run(**{**asdict(options), "progress": wants_progress(options.progress)})
+    said = summary(loaded.name, found)
+    report = {"folder": str(loaded.folder), "summary": said.splitlines(), **loaded.status().to_dict()}
     good = bool((found["status"] == "done").all() and found["violation"].isna().all())
-    raise typer.Exit(EXIT_CERTIFIED if good else EXIT_NOT_CERTIFIED)
+    text = f"{said}\ntable written to {Path(loaded.folder) / 'table.csv'}"
+    return Answer(text, report, EXIT_CERTIFIED if good else EXIT_NOT_CERTIFIED)
 
 
-@study_app.command("status")
-def status_command(folder: Folder, as_json: AsJson = False) -> None:
+def status_command(folder: StudyFolder) -> Answer:
     """Say what is done, failed and missing, why, and about how long the rest takes."""
-    with clean_exits():
-        store = Store(folder)
-        found = status_of(*store.read_plan(), store)
-        show(str(found), found.to_dict(), as_json)
-    raise typer.Exit(EXIT_NOT_CERTIFIED if found.total("failed") or found.total("missing") else EXIT_CERTIFIED)
+    from cvxsae.study.status import status_of
+    from cvxsae.study.store import Store
+
+    store = Store(folder)
+    found = status_of(*store.read_plan(), store)
+    complete = not (found.total("failed") or found.total("missing"))
+    return Answer(str(found), found.to_dict(), EXIT_CERTIFIED if complete else EXIT_NOT_CERTIFIED)
 
 
-@study_app.command("plot")
 def plot_command(
-    folder: Folder,
+    folder: StudyFolder,
     out: Annotated[Path | None, typer.Option("--out", help="Folder for the figures. [default: FOLDER]")] = None,
-    as_json: AsJson = False,
-) -> None:
+) -> Answer:
     """Draw the figures whose data exist and say what was found."""
-    with clean_exits():
-        store = Store(folder)
-        name, cells = store.read_plan()
-        found = table(cells, store)
-        if not (found["status"] == "done").any():
-            raise InputError(f"folder {str(folder)!r} has no cell that is done; run the study first.")
-        written = [str(file) for file in draw(found, name, folder if out is None else out)]
-        said = summary(name, found, n_planned=len(cells))
-        show("\n".join([said, *(f"figure written to {file}" for file in written)]),
-             {"summary": said.splitlines(), "figures": written}, as_json)  # fmt: skip
-    raise typer.Exit(EXIT_CERTIFIED)
+    from cvxsae.study.figures import draw
+    from cvxsae.study.store import Store
+    from cvxsae.study.summary import summary
+    from cvxsae.study.table import table
+
+    store = Store(folder)
+    name, cells = store.read_plan()
+    found = table(cells, store)
+    if not (found["status"] == "done").any():
+        raise InputError(f"folder {str(folder)!r} has no cell that is done; run the study first.")
+    written = [str(file) for file in draw(found, name, folder if out is None else out)]
+    said = summary(name, found, n_planned=len(cells))
+    text = "\n".join([said, *(f"figure written to {file}" for file in written)])
+    return Answer(text, {"summary": said.splitlines(), "figures": written})
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs of this file to the command, as ``cvxsae study ...``."""
+    studies = typer.Typer(
+        help="Scale studies: a grid of certified cells from a TOML file, resumable.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+    )
+    for function in (run_command, status_command, plot_command):
+        command(studies, function.__name__.removesuffix("_command"))(function)
+    app.add_typer(studies, name="study")

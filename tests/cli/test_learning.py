@@ -69,7 +69,7 @@ def test_floor_gives_what_the_api_gives(folder):
     floors = json.loads(result.stdout)["floors"]
     assert [floor["n_atoms"] for floor in floors] == [2, 4]
     assert floors[0]["value"] >= floors[1]["value"]
-    expected = width_floor(np.load(folder / "X.npy"), LAM, 4).value
+    expected = width_floor(np.load(folder / "X.npy"), LAM, 4, bias="free").value
     assert floors[1]["value"] == pytest.approx(expected, rel=1e-2)
     assert "no dictionary is below" in run("floor", folder / "X.npy", "--widths", "2", "--lam-ratio", 0.1).stdout
 
@@ -85,7 +85,7 @@ def test_audit_gives_what_the_api_gives(folder):
 
 
 def test_compare_writes_table_figure_and_json(folder, tmp_path):
-    options = ["--widths", "4,2", "--lam", LAM, "--steps", 30, "--tol", 1e-3, "--out", tmp_path / "out"]
+    options = ["--widths", "4,2", "--lam", LAM, "--steps", 30, "--stationarity", 1e-3, "--folder", tmp_path / "out"]
     result = run("compare", folder / "X.npy", *options)
     assert result.exit_code == 0, result.output
     assert "n_atoms" in result.stdout
@@ -108,11 +108,14 @@ BAD: dict[str, tuple[list, str]] = {
     "bad seed": (["learn", "X.npy", "--n-atoms", 3, "--lam", 1, "--seed", -1], "--seed is -1"),
     "widths in words": (["floor", "X.npy", "--widths", "two", "--lam", 1], "--widths is 'two'"),
     "width of nothing": (["floor", "X.npy", "--widths", "0", "--lam", 1], "--widths is 0"),
-    "half a width": (["compare", "X.npy", "--widths", "2.5", "--lam", 1, "--out", "out"], "--widths is 2.5"),
+    "half a width": (["compare", "X.npy", "--widths", "2.5", "--lam", 1, "--folder", "out"], "--widths is 2.5"),
     "no sae": (["audit", "X.npy", "--sae", "nowhere", "--lam", 1], "does not exist"),
     "another bias": (["audit", "X.npy", "--sae", "sae", "--bias", "none"], "b_dec"),
-    "unknown trainer": (["compare", "X.npy", "--widths", 2, "--lam", 1, "--trainer", "x", "--out", "out"], "trainer"),
-    "file for a folder": (["compare", "X.npy", "--widths", 2, "--lam", 1, "--out", "D.npy"], "pass a folder"),
+    "unknown trainer": (
+        ["compare", "X.npy", "--widths", 2, "--lam", 1, "--trainer", "x", "--folder", "out"],
+        "trainer",
+    ),
+    "file for a folder": (["compare", "X.npy", "--widths", 2, "--lam", 1, "--folder", "D.npy"], "pass a folder"),
 }
 
 

@@ -46,7 +46,7 @@ def file(tmp_path):
 
 def test_run_status_and_plot_end_with_zero_and_say_what_was_found(tmp_path, file):
     out = tmp_path / "out"
-    ran = run("run", file, "--out", out)
+    ran = run("run", file, "--folder", out)
     assert ran.exit_code == 0, ran.output
     assert ran.stdout.startswith("study toys: 3 cells done, 0 failed, 0 missing.")
     table = ScaleStudy.from_toml(file, folder=out).table()
@@ -58,7 +58,7 @@ def test_run_status_and_plot_end_with_zero_and_say_what_was_found(tmp_path, file
     assert plotted.exit_code == 0, plotted.output
     drawn = {path.stem for path in (tmp_path / "figures").glob("*.png")}
     assert drawn == {"objective", "sparsity", "time"} and len(json.loads(plotted.stdout)["figures"]) == 3
-    again = json.loads(run("run", file, "--out", out, "--json").stdout)
+    again = json.loads(run("run", file, "--folder", out, "--json").stdout)
     assert again["missing"] == 0 and again["summary"][0] == ran.stdout.splitlines()[0]
 
 
@@ -71,20 +71,20 @@ def test_failures_and_violations_end_with_one(tmp_path, file, monkeypatch):
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
         patch.setattr(runner, "compute", compute)
-        failed = run("run", file, "--out", out, "--progress")
+        failed = run("run", file, "--folder", out, "--progress")
     assert failed.exit_code == 1
     assert "First failure: learned: MemoryError" in failed.stdout
     assert "failed: learned (toy, N = 40, K = 4," in failed.stderr
     status = run("status", out)
     assert status.exit_code == 1 and "MemoryError" in status.stdout
-    assert run("run", file, "--out", out, "--retry-failed").exit_code == 0
+    assert run("run", file, "--folder", out, "--retry-failed").exit_code == 0
     record = next(
         path for path in (out / "cells").glob("*.json") if json.loads(path.read_text())["method"] == "learned"
     )
     spoilt = json.loads(record.read_text())
     spoilt["numbers"]["value"] = 1e-6
     record.write_text(json.dumps(spoilt))
-    violated = run("run", file, "--out", out)
+    violated = run("run", file, "--folder", out)
     assert violated.exit_code == 1
     assert "VIOLATION of theory in 1 rows" in violated.stdout
 
@@ -98,9 +98,9 @@ def test_bad_input_ends_with_two_and_one_sentence(tmp_path, file):
     for arguments, said in (
         (("run", broken), "[grid] has the unknown key 'n_atom' (did you mean 'n_atoms'?); its keys are"),
         (("run", tmp_path / "gone.toml"), "STUDY"),
-        (("run", file, "--out", taken), "holds 'notes.txt' and no study"),
-        (("run", file, "--out", tmp_path / "out", "--n-jobs", 0), "--n-jobs is 0"),
-        (("run", file, "--out", tmp_path / "out", "--threads", 0), "threads is 0"),
+        (("run", file, "--folder", taken), "holds 'notes.txt' and no study"),
+        (("run", file, "--folder", tmp_path / "out", "--n-jobs", 0), "--n-jobs is 0"),
+        (("run", file, "--folder", tmp_path / "out", "--threads", 0), "threads is 0"),
         (("status", tmp_path), "holds no study"),
         (("plot", tmp_path), "holds no study"),
     ):
@@ -113,7 +113,7 @@ def test_bad_input_ends_with_two_and_one_sentence(tmp_path, file):
 
 def test_a_study_without_a_cell_that_is_done_has_no_figures(tmp_path, file):
     out = tmp_path / "out"
-    assert run("run", file, "--out", out).exit_code == 0
+    assert run("run", file, "--folder", out).exit_code == 0
     for path in (out / "cells").glob("*.json"):
         path.unlink()
     result = run("plot", out)
