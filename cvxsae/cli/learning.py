@@ -101,9 +101,8 @@ def learn_command(
     if fit.remedy:
         text.append(f"  status        {fit.status.name}: {fit.remedy}")
     code = exit_code(fit.status.name in ("STATIONARY", "CERTIFIED"), fit.status)
-    return Answer(
-        "\n".join(text), report, code, notes + save(out, fit.arrays(), lam=lam, value=fit.value, lower_bound=fit.floor)
-    )
+    notes += save(out, fit.arrays(), lam=lam, value=fit.value, lower_bound=fit.floor)
+    return Answer("\n".join(text), report, code, notes)
 
 
 def floor_command(

@@ -270,8 +270,9 @@ def bias_of(text: str, X: Activations) -> Any:
     from cvxsae.data.files import read_array
     from cvxsae.data.transforms import center
 
-    named = {"none": lambda: None, "free": lambda: "free", "mean": lambda: center(X).shift}
-    return named[text]() if text in named else read_array(text, "--bias")
+    if text == "mean":
+        return center(X).shift
+    return {"none": None, "free": "free"}[text] if text in ("none", "free") else read_array(text, "--bias")
 
 
 def numbers(text: str, name: str) -> list[float]:

@@ -33,7 +33,7 @@ def data(tmp_path, rng):
 PROBLEMS: dict[str, list] = {
     "wide": [],
     "codes": ["--dictionary", "D.npy"],
-    "large": ["--atom-cost", 0.2],
+    "large": ["--atom-cost", 0.2, "--rows", 8],
     "candidates": ["--atoms", "data", "--atom-cost", 0.5],
 }
 
