@@ -1,8 +1,9 @@
 # Two commands on a fresh machine: `make demo` and `make test`. Both set up .venv first.
+# While working: `make quick` (a minute), `make lint`, `make types`.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint types clean
+.PHONY: demo test quick documents lint types clean
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -14,6 +15,12 @@ demo: .venv/.installed
 
 test: .venv/.installed
 	$(BIN)/python -m pytest -n auto
+
+quick: .venv/.installed
+	$(BIN)/python -m pytest -n auto -m "not slow"
+
+documents: .venv/.installed
+	$(BIN)/python -m pytest -n auto cvxsae tests/test_readme.py tests/test_documents.py
 
 lint: .venv/.installed
 	$(BIN)/ruff check .

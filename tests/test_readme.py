@@ -25,9 +25,3 @@ def test_example_prints_what_the_readme_shows():
     assert NUMBER.sub("#", got) == NUMBER.sub("#", expected)
     for one, other in zip(NUMBER.findall(got), NUMBER.findall(expected), strict=True):
         assert float(one) == pytest.approx(float(other), rel=1e-6)
-
-
-def test_files_the_readme_points_to_exist():
-    root = Path(__file__).parents[1]
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
-        assert (root / target).exists(), target
