@@ -1,0 +1,10 @@
+"""What the verbs return, for annotations and for ``load``: every result is a class of its own with a report."""
+
+from cvxsae.relaxations.candidate import Candidate
+from cvxsae.relaxations.floors.floor import Floor
+from cvxsae.relaxations.solution import Record
+from cvxsae.solvers.codes.result import Codes
+from cvxsae.solvers.dictionary.result import DictionaryFit
+from cvxsae.validation.certify import Certificate
+
+__all__ = ["Candidate", "Certificate", "Codes", "DictionaryFit", "Floor", "Record"]
