@@ -16,6 +16,7 @@ from cvxsae.data import arguments
 from cvxsae.data.arguments import InputError
 from cvxsae.diagnostics.pairs import Score, scan_pairs
 from cvxsae.diagnostics.sums import FeatureStatistics, Moments, PairBlock
+from cvxsae.relaxations import linalg
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -151,7 +152,7 @@ def residual_structure(statistics: FeatureStatistics) -> ResidualStructure:
     squares = statistics.residual_norms**2
     total, fitted, cross = statistics.energies
     mean_mass = float(statistics.mass.sum())
-    eigenvalues = np.clip(np.linalg.eigvalsh(statistics.second_moment)[::-1], 0, None)
+    eigenvalues = np.clip(linalg.eigvalsh(statistics.second_moment)[::-1], 0, None)
     weight = float(eigenvalues.sum())
     shares = eigenvalues / weight if weight > 0 else eigenvalues[:0]
     vector, norm = _predictability(statistics.halves)
@@ -185,7 +186,7 @@ def _predictability(halves: tuple[Moments, Moments]) -> tuple[float, float]:
         covariance = fit.xx / fit.count - np.outer(mean_x, mean_x)
         cross = np.column_stack([fit.xr, fit.xe]) / fit.count - np.outer(mean_x, mean_targets)
         scale = max(float(np.trace(covariance)) / d, np.finfo(np.float64).tiny)
-        eigenvalues, axes = np.linalg.eigh(covariance)
+        eigenvalues, axes = linalg.eigh(covariance)
         turned = axes.T @ cross
         for place, ridge in enumerate(_RIDGES):
             weights = axes @ (turned / (np.clip(eigenvalues, 0, None) + ridge * scale)[:, None])

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cvxsae.relaxations.linalg import failing_as
+
 if TYPE_CHECKING:
     import pandas as pd
     from jaxtyping import Float64
@@ -49,7 +51,8 @@ def power_law(x: Float64[np.ndarray, " n"], y: Float64[np.ndarray, " n"]) -> Pow
     if len(np.unique(x[used])) < 3:
         return None
     u, v = np.log2(x[used]), np.log2(y[used])
-    slope, start = np.polyfit(u, v, 1)
+    with failing_as("the slope of a power law", u[:, None]):
+        slope, start = np.polyfit(u, v, 1)
     spread = float(np.abs(v - slope * u - start).max())
     return PowerLaw(float(slope), float(2.0**start), spread, int(used.sum()))
 

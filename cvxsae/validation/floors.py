@@ -10,6 +10,7 @@ import numpy as np
 
 from cvxsae.data import arguments
 from cvxsae.data.activations import Activations, ActivationsLike
+from cvxsae.relaxations import linalg
 from cvxsae.relaxations.floors.floor import FloorPart
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ def _most(offsets: np.ndarray, floor: Floor, part: FloorPart, samples: int) -> t
         return float(_huber(norms, floor.lam).mean()), []
     if part.theorem == "T10":
         shrunk = offsets * (1 - floor.lam / np.maximum(norms, floor.lam))[:, None]
-        squares = np.linalg.svd(shrunk, compute_uv=False)[: floor.n_atoms] ** 2
+        squares = linalg.singular_values(shrunk)[: floor.n_atoms] ** 2
         return float((np.sum(norms**2) - squares.sum()) / (2 * len(norms))), []
     if part.theorem not in ("T14", "T15") or part.kernel is None or part.weights is None or part.share_limit is None:
         return 0.0, [f"{part.theorem} needs a kernel, weights and their limit."]
@@ -127,7 +128,7 @@ def _most(offsets: np.ndarray, floor: Floor, part: FloorPart, samples: int) -> t
     directions = offsets[used] / norms[used, None]
     root = np.sqrt(part.weights[used])
     matrix = _kernel(part.kernel, directions @ directions.T) * np.outer(root, root)
-    eigenvalues = np.sort(np.linalg.eigvalsh(matrix))[::-1]
+    eigenvalues = np.sort(linalg.eigvalsh(matrix))[::-1]
     limit = float(eigenvalues[: floor.n_atoms].clip(0).sum())
     said = []
     if abs(eigenvalues.sum() - part.weights[used].sum()) > 1e-8 * part.weights[used].sum():

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 
 from cvxsae.data import arguments
+from cvxsae.relaxations import linalg
 from cvxsae.relaxations.candidate import Candidate
 from cvxsae.relaxations.convex.penalty import AtomPenalty
 from cvxsae.relaxations.convex.polar_search import LARGEST_DIM
@@ -139,7 +140,7 @@ class LargeDictionary(Problem):
         attained = self.primal_value(candidate)
         given = np.asarray(candidate.similarity, dtype=np.float64)
         Q = np.clip((given + given.T) / 2, 0, None)
-        least = float(np.linalg.eigvalsh(Q)[0]) - 8 * len(Q) * EPS * float(np.linalg.norm(Q))
+        least = float(linalg.extreme_eigenvalues(Q)[0]) - 8 * len(Q) * EPS * float(np.linalg.norm(Q))
         return min(attained, self.relaxed_value(Q - min(least, 0.0) * np.eye(len(Q))))
 
     def similarity(self, candidate: Candidate) -> Float[np.ndarray, "N N"]:
@@ -158,7 +159,7 @@ class LargeDictionary(Problem):
     ) -> Float[np.ndarray, "N d"]:
         """The reconstruction that a similarity matrix stands for, ``1bᵀ + Q(Q + λI)⁻¹(X − 1bᵀ)``."""
         X = self.X.to_numpy() - bias
-        return bias + similarity @ np.linalg.solve(similarity + self.lam * np.eye(len(X)), X)
+        return bias + similarity @ linalg.solve(similarity + self.lam * np.eye(len(X)), X)
 
     def from_factor(self, factor: Float[np.ndarray, "N K"]) -> Candidate:
         """The best bias and dictionary for ``Q = B Bᵀ``, rescaled to unit-norm atoms; atoms not in use are dropped."""
@@ -246,7 +247,7 @@ class LargeDictionary(Problem):
         X = self.X.to_numpy() - centre
         scale = float(np.linalg.norm(X, axis=1).max()) or 1.0
         # Rotate the columns: the trace in (7) sees only X Xᵀ and 1ᵀX. A bias outside the row space only adds to it.
-        _, singular, rotation = np.linalg.svd(X / scale, full_matrices=False)
+        _, singular, rotation = linalg.svd(X / scale)
         rank = max(1, int((singular > 1e-12 * singular[0]).sum()))
         rotation = rotation[:rank]
         reduced, n = X / scale @ rotation.T, len(X)
@@ -287,11 +288,11 @@ def similarity_value(
     """Objective (7), mean per datapoint, at Q and ``X − 1bᵀ``; ``best_bias`` moves b to where it is best for this Q."""
     shifted = similarity.clone()
     shifted.diagonal().add_(problem.lam)
-    root = torch.linalg.cholesky(shifted)
+    root = linalg.positive_factor(shifted, problem.lam)
     if best_bias:
-        w = torch.cholesky_solve(torch.ones_like(offsets[:, :1]), root)
+        w = root.solve(torch.ones_like(offsets[:, :1]))
         offsets = offsets - (offsets.T @ w).ravel() / w.sum()
-    fit = float((offsets * torch.cholesky_solve(offsets, root)).sum())
+    fit = float((offsets * root.solve(offsets)).sum())
     total = fit + float(similarity.sum()) + problem.atom_cost * float(similarity.trace())
     return problem.lam / 2 * total / len(offsets)
 
@@ -310,15 +311,15 @@ def fit_factor(problem: LargeDictionary, B: torch.Tensor, X: torch.Tensor) -> Fa
     """
     gram = B.T @ B
     gram.diagonal().add_(problem.lam)
-    factor = torch.linalg.cholesky(gram)
+    factor = linalg.positive_factor(gram, problem.lam)
     if problem.bias_is_free:
         ones = torch.ones((len(X), 1), dtype=X.dtype, device=X.device)
-        w = ones - B @ torch.cholesky_solve(B.T @ ones, factor)
+        w = ones - B @ factor.solve(B.T @ ones)
         bias = X[0] + ((X - X[0]).T @ w).ravel() / w.sum()
     else:
         bias = problem.fixed_bias().to(X)
     centred = X - bias
-    atoms = torch.cholesky_solve(B.T @ centred, factor)
+    atoms = factor.solve(B.T @ centred)
     return FactorFit(atoms, bias, centred - B @ atoms)
 
 
@@ -330,7 +331,7 @@ def nonnegative_factor(similarity: Float[np.ndarray, "N N"], *, max_iterations: 
     """
     import scipy.optimize
 
-    values, vectors = np.linalg.eigh(similarity)
+    values, vectors = linalg.eigh(similarity)
     root = (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
     size = float(np.abs(similarity).max()) or 1.0
     target, start = similarity / size, np.clip(root, 0, None) / np.sqrt(size)

@@ -21,6 +21,7 @@ from jaxtyping import Float
 from cvxsae.data import arguments
 from cvxsae.relaxations.convex import polar_search as sphere
 from cvxsae.relaxations.convex.polar_proofs import triple_bound
+from cvxsae.relaxations.linalg import FactorizationError, eigh, extreme_eigenvalues
 
 EPS = float(np.finfo(np.float64).eps)
 _ROOT_ITERATIONS = 200
@@ -199,7 +200,7 @@ class AtomPenalty:
         norms = torch.linalg.vector_norm(Y, dim=1)
         order = norms.argsort(descending=True)
         chosen = order[torch.linspace(0, len(order) - 1, min(starts, len(order)), device=order.device).long()]
-        axes = torch.linalg.eigh(Y.T @ Y)[1][:, -min(starts, Y.shape[1]) :]
+        axes = _principal_axes(Y)[:, -min(starts, Y.shape[1]) :]
         U = torch.cat([Y[chosen].T, axes, -axes], dim=1)
         U = U / torch.linalg.vector_norm(U, dim=0).clamp(min=torch.finfo(Y.dtype).tiny)
         best = self.polar(Y @ U)
@@ -214,6 +215,14 @@ class AtomPenalty:
         value = self.polar(Y @ U)
         winner = int(value.argmax())
         return float(value[winner]), U[:, winner]
+
+
+def _principal_axes(Y: torch.Tensor) -> torch.Tensor:
+    """Orthonormal directions (d, d), those along which Y is longest last; the coordinates' where there are none."""
+    try:
+        return eigh(Y.T @ Y)[1]
+    except FactorizationError:
+        return torch.eye(Y.shape[1], dtype=Y.dtype, device=Y.device)
 
 
 def _safe_size(largest: torch.Tensor) -> torch.Tensor:
@@ -279,7 +288,7 @@ def pencil_bound(gram: Float[torch.Tensor, "N N"], P: Float[torch.Tensor, "N N"]
     rows = matrix - (c / n) * matrix.sum(dim=0, keepdim=True)
     scaled = (rows - (c / n) * rows.sum(dim=1, keepdim=True)) / tau
     scaled = (scaled + scaled.T) / 2
-    largest = float(torch.linalg.eigvalsh(scaled)[-1])
+    largest = float(extreme_eigenvalues(scaled)[1])
     # The eigensolver's error, and that of the entries, which is relative to them before the mean is taken out of them
     # (it can leave far smaller ones, and τ divides what is left).
     before = float(gram.trace()) + float(torch.linalg.matrix_norm(matrix))
@@ -295,7 +304,10 @@ def _improved_multipliers(
     P = np.zeros_like(gram) if start is None else start.copy()
     extrapolated, momentum = P, 1.0
     for _ in range(iterations):
-        values, vectors = np.linalg.eigh(M - extrapolated)
+        try:
+            values, vectors = eigh(M - extrapolated)
+        except FactorizationError:
+            return P  # any P ≥ 0 will do
         negative = np.minimum(values, 0)
         if negative[0] >= -1e-14 * abs(values[-1]):
             return extrapolated

@@ -20,6 +20,8 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
+from cvxsae.relaxations.linalg import extreme_eigenvalues
+
 EPS = float(np.finfo(np.float64).eps)
 LARGEST_TRIPLES = 100
 """Datapoints for which tensors of N³ entries, and N eigendecompositions of order N, are still cheap."""
@@ -62,7 +64,7 @@ def triple_bound(gram: Float[torch.Tensor, "N N"], slices: Float[torch.Tensor, "
     n = len(gram)
     S = (slices + slices.transpose(1, 2)) / 2
     size = torch.linalg.matrix_norm(S)
-    lift = (-torch.linalg.eigvalsh(S)[:, 0]).clamp(min=0) + 4 * n * EPS * size
+    lift = (-extreme_eigenvalues(S)[0]).clamp(min=0) + 4 * n * EPS * size
     S.diagonal(dim1=1, dim2=2).add_(lift[:, None])
     price = torch.ones_like(gram)
     price.diagonal().add_(tau)

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 
 from cvxsae.data.arguments import InputError
+from cvxsae.relaxations.linalg import FAILURES
 
 LARGEST_DIM = 3
 _BATCH = 2**22
@@ -98,8 +99,13 @@ def _direction_values(
 def _hull_distance(corners: Float[torch.Tensor, "c d d"]) -> Float[torch.Tensor, " c"]:
     """Distance from the origin to the plane through a cell's corners: no point of the hull is nearer."""
     ones = torch.ones((*corners.shape[:2], 1), dtype=corners.dtype, device=corners.device)
-    normal = torch.linalg.solve(corners, ones)
-    return 1 / torch.linalg.vector_norm(normal, dim=(1, 2))
+    d = corners.shape[1]
+    nearest = torch.full_like(corners[:, 0, 0], d**-0.5)  # corners are at most at right angles
+    try:
+        normal, failed = torch.linalg.solve_ex(corners, ones)
+    except FAILURES:
+        return nearest
+    return torch.where(failed > 0, nearest, 1 / torch.linalg.vector_norm(normal, dim=(1, 2)))
 
 
 def _halved(

@@ -10,6 +10,7 @@ import torch
 
 from cvxsae.data import arguments
 from cvxsae.data.activations import Activations, ActivationsLike
+from cvxsae.relaxations import linalg
 from cvxsae.relaxations.problem import EPS
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ def spectral_values(
         weighted = offsets * (1 - lam / norms.clamp(min=lam))[:, None]
         moment += weighted.T @ weighted
         energy += float(norms.square().sum())
-    eigenvalues = torch.linalg.eigvalsh(moment).flip(0).clamp(min=0)
+    eigenvalues = linalg.eigvalsh(moment).flip(0).clamp(min=0)
     slack = 8 * (dim + len(activations)) * EPS * energy
     each = 8 * dim * EPS * float(eigenvalues[0])  # what LAPACK can do to one eigenvalue
     return tuple(

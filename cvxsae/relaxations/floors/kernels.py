@@ -18,6 +18,7 @@ from jaxtyping import Float
 
 from cvxsae.data import arguments
 from cvxsae.data.arguments import InputError
+from cvxsae.relaxations import linalg
 from cvxsae.relaxations.problem import EPS
 
 CELLS = 400
@@ -253,7 +254,7 @@ def share_limit(
         return 0.0
     if n_atoms >= n:
         return mass * (1 + 4 * n * EPS)
-    eigenvalues = torch.linalg.eigvalsh(kernel_matrix(directions, weights, chosen)).flip(0)
+    eigenvalues = linalg.eigvalsh(kernel_matrix(directions, weights, chosen)).flip(0)
     top = eigenvalues[:n_atoms].clamp(min=0)
     entry = EPS * (chosen.powers[-1] * (2 * d + 20) + 16)
     slack = math.sqrt(n_atoms) * entry * mass + n_atoms * 8 * n * EPS * float(top[0])

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from jaxtyping import Float64, Int64
 
+from cvxsae.relaxations import linalg
+
 if TYPE_CHECKING:
     import scipy.sparse as sp
 
@@ -111,9 +113,9 @@ def _inverses(
     both = real[:, :, None] & real[:, None, :]
     padding = torch.diag_embed((~real).to(members.dtype))
     gram = torch.where(both, members @ members.mT, 0) + padding
-    factor, failed = torch.linalg.cholesky_ex(gram)
+    factor, failed = linalg.cholesky(gram)
     singular = (failed > 0) | (torch.diagonal(factor, dim1=1, dim2=2).amin(dim=1).square() < _SINGULAR)
     inverse = torch.cholesky_inverse(torch.where(singular[:, None, None], torch.eye(gram.shape[1]).to(gram), factor))
     if bool(singular.any()):
-        inverse[singular] = torch.linalg.pinv(gram[singular], hermitian=True, rtol=_SINGULAR)
+        inverse[singular] = linalg.pseudo_inverse(gram[singular], _SINGULAR)
     return torch.where(both, inverse, 0), singular

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float64, Int64
 
 from cvxsae.data import arguments, tensors
 from cvxsae.data.arguments import InputError
+from cvxsae.relaxations import linalg
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -130,7 +131,7 @@ def mix(
 def _independent(dictionary: ArrayLike) -> Float64[np.ndarray, "K d"]:
     rows = tensors.matrix(dictionary, "dictionary", rows="atom")
     atoms = tensors.unit_rows(dictionary, "dictionary", rows.shape[1])[0].cpu().numpy()
-    smallest = float(np.linalg.svd(atoms, compute_uv=False)[-1]) if len(atoms) <= atoms.shape[1] else 0.0
+    smallest = float(linalg.singular_values(atoms)[-1]) if len(atoms) <= atoms.shape[1] else 0.0
     if smallest < _RANK:
         raise InputError(
             f"dictionary has {len(atoms)} dependent atoms in {atoms.shape[1]} dimensions; the cone condition is about "
@@ -172,7 +173,7 @@ def _nearest(
     for _ in range(rows.shape[0] + 1):
         if len(chosen):
             basis = scaled[chosen].toarray().T
-            amounts = nnls(basis, target, maxiter=30 * len(chosen) + 100)[0]
+            amounts = linalg.nonnegative_least_squares(basis, target)
             left = target - basis @ amounts
             chosen, amounts = chosen[amounts > 0], amounts[amounts > 0]
         violation = scaled @ left

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from jaxtyping import Float64
 
+from cvxsae.relaxations import linalg
 from cvxsae.relaxations.joint.active_gram import ActiveSolver, CodePattern
 
 if TYPE_CHECKING:
@@ -266,7 +267,7 @@ def _lowest(
     for _ in range(max(1, products)):
         basis[size], images[size] = vector, apply(vector)
         size += 1
-        values, mixing = torch.linalg.eigh(basis[:size] @ images[:size].T)
+        values, mixing = linalg.eigh(basis[:size] @ images[:size].T)
         eigenvalue, lowest = float(values[0]), mixing[:, 0] @ basis[:size]
         left = mixing[:, 0] @ images[:size] - eigenvalue * lowest
         residual = float(torch.linalg.vector_norm(left))

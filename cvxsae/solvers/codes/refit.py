@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import scipy.sparse as sp
 
+from cvxsae.relaxations import linalg
+
 if TYPE_CHECKING:
     import torch
     from jaxtyping import Float64, Int
@@ -92,7 +94,7 @@ def nonnegative_least_squares(
     floor = 1e-13 * float(np.linalg.norm(x))
     for _ in range(10 * len(z) + 10):
         if len(free):
-            step = np.linalg.lstsq(members[free].T, x - z @ members, rcond=None)[0]
+            step = linalg.least_squares(members[free].T, x - z @ members)
             target = z[free] + step
             if (target < 0).any():
                 blocking = step < 0

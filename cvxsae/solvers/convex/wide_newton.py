@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from cvxsae.parallel.group import ALONE, ProcessGroup
+from cvxsae.relaxations import linalg
 from cvxsae.relaxations.convex.wide_limit import HuberPass, WideLimit
 from cvxsae.relaxations.solution import as_numpy
 
@@ -80,7 +81,8 @@ class WideLimitNewton:
         else:
             floor = 1e-12 * scan.mean_weight
             system = scan.hessian + (state.damping + floor) * identity
-            target = state.bias + torch.linalg.solve(system, scan.mean_psi)
+            newton = linalg.solve_or_none(system, scan.mean_psi)
+            target = state.bias + (scan.mean_psi / scan.mean_weight if newton is None else newton)
         trial = self._at(problem, target, state.device, passes=state.passes)
         lower = trial.scan.value < scan.value
         # Near the optimum the value is flat to rounding and the gradient decides.

@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 from cvxsae.data import arguments
 from cvxsae.data.activations import Activations, ActivationsLike
 from cvxsae.data.arguments import InputError
+from cvxsae.relaxations import linalg
 from cvxsae.relaxations.convex.wide_limit import WideLimit
 from cvxsae.relaxations.floors import kernels as bound
 from cvxsae.relaxations.floors.floor import Floor, FloorPart, spectral_values
@@ -450,7 +451,7 @@ class _TopShares:
     def __call__(self, weights: torch.Tensor) -> tuple[float, torch.Tensor]:
         root = weights.to(self.matrix.dtype).sqrt()
         weighted = self.matrix * root[:, None] * root
-        values, vectors = torch.linalg.eigh(weighted) if self.dense else self._iterate(weighted)
+        values, vectors = linalg.eigh(weighted) if self.dense else self._iterate(weighted)
         values, vectors = values.flip(0)[: self.width].clamp(min=0), vectors.flip(1)[:, : self.width]
         share = vectors.square().to(torch.float64) @ values.to(torch.float64) / weights.clamp(min=1e-300)
         return float(values.to(torch.float64).sum()), share.clamp(0, 1)
@@ -465,14 +466,14 @@ class _TopShares:
         for _ in range(rounds):
             self.basis = _orthonormal(weighted @ self.basis)
         small = self.basis.T @ (weighted @ self.basis)
-        values, rotation = torch.linalg.eigh((small + small.T) / 2)
+        values, rotation = linalg.eigh((small + small.T) / 2)
         self.basis = self.basis @ rotation
         return values, self.basis
 
 
 def _orthonormal(columns: torch.Tensor) -> torch.Tensor:
     """An orthonormal basis of the columns: by Cholesky, which is fast, where they are far enough from dependent."""
-    factor, failed = torch.linalg.cholesky_ex(columns.T @ columns)
+    factor, failed = linalg.cholesky(columns.T @ columns)
     diagonal = factor.diagonal()
     if bool(failed) or float(diagonal.min()) < 1e-2 * float(diagonal.max()):
         return torch.linalg.qr(columns)[0]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from cvxsae.relaxations import linalg
 from cvxsae.relaxations.convex.fixed_atoms import FixedAtoms
 from cvxsae.relaxations.solution import as_numpy
 
@@ -45,7 +46,7 @@ class ProximalGradient:
         data = problem.X.to_tensor(device=device) - problem.starting_bias().to(device)
         atoms = problem.atoms.to(device)
         gram = atoms.T @ atoms if problem.dim <= problem.n_atoms else atoms @ atoms.T
-        lipschitz = float(torch.linalg.eigvalsh(gram)[-1]) * (1 + 1e-12)
+        lipschitz = float(linalg.extreme_eigenvalues(gram)[1]) * (1 + 1e-12)
         codes = torch.zeros((problem.n_points, problem.n_atoms), dtype=torch.float64, device=device)
         return ProximalState(codes, codes, 1.0, data, atoms, 1 / lipschitz)
 

@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from cvxsae.relaxations import linalg
+
 if TYPE_CHECKING:
     from jaxtyping import Float
 
@@ -101,7 +103,7 @@ def cone_data(offsets: Float[torch.Tensor, "N d"], lam: float, tau: float, *, ce
     """Scale ``X − b`` (any b if it is free) and rotate it into its row space."""
     X = offsets - offsets.mean(dim=0) if centred else offsets
     unit = math.sqrt(float(X.square().sum(dim=1).mean())) or 1.0
-    left, singular, right = torch.linalg.svd(X / unit, full_matrices=False)
+    left, singular, right = linalg.svd(X / unit)
     rank = max(1, int((singular > 1e-12 * singular[0]).sum()))
     return ConeData(left[:, :rank] * singular[:rank], right[:rank], lam / unit, tau, centred, unit)
 
@@ -167,7 +169,7 @@ def advance(data: ConeData, state: ConeState) -> ConeState:
 def positive_part(matrix: Float[torch.Tensor, "m m"]) -> tuple[Float[torch.Tensor, "m m"], int]:
     """The projection on the semidefinite cone, and its rank; formed from whichever side has fewer eigenvectors."""
     symmetric = (matrix + matrix.T) / 2
-    values, vectors = torch.linalg.eigh(symmetric)
+    values, vectors = linalg.eigh(symmetric)
     rank = int((values > 0).sum())
     split = len(values) - rank
     if rank <= split:

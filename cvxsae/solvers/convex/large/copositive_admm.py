@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from cvxsae.relaxations import linalg
 from cvxsae.relaxations.convex.penalty import pencil_bound
 from cvxsae.relaxations.convex.polar_proofs import spread, symmetrised, unspread
 from cvxsae.solvers.convex.large.admm import ConeData, ConeState, balance, blocks, centred, positive_part
@@ -149,7 +150,7 @@ def dual_point(
 
 
 def _positive_slices(slices: torch.Tensor) -> torch.Tensor:
-    values, vectors = torch.linalg.eigh((slices + slices.transpose(1, 2)) / 2)
+    values, vectors = linalg.eigh((slices + slices.transpose(1, 2)) / 2)
     return (vectors * values.clamp(min=0)[:, None, :]) @ vectors.transpose(1, 2)
 
 

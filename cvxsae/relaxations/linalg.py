@@ -1,0 +1,204 @@
+"""Factorizations that do not stop a solve: each tries a second LAPACK routine before it gives up, in one sentence.
+
+LAPACK's fast routines (divide and conquer, Cholesky) can fail on matrices that are fine but for rounding, on one
+processor and not on another. What fails here fails twice, or holds NaN; it raises :class:`FactorizationError`, which
+solvers turn into a status. Every function takes numpy arrays or torch tensors and returns what it was given.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+import scipy.linalg
+import scipy.optimize
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+Array = TypeVar("Array", np.ndarray, torch.Tensor)
+
+FAILURES = (np.linalg.LinAlgError, torch.linalg.LinAlgError)
+"""What numpy, scipy and torch raise when LAPACK reports a failure."""
+
+
+class FactorizationError(ArithmeticError):
+    """A matrix that neither of two LAPACK routines could factorize."""
+
+    def __init__(self, what: str, matrix: np.ndarray | torch.Tensor) -> None:
+        shape = " x ".join(str(size) for size in matrix.shape[-2:])
+        super().__init__(
+            f"{what} of a {shape} matrix could not be computed; rescale the data (unit mean-square norm) and check "
+            "lam against lambda_max."
+        )
+
+
+@contextmanager
+def failing_as(what: str, matrix: np.ndarray | torch.Tensor) -> Iterator[None]:
+    """Turn a failure of LAPACK within the block into a :class:`FactorizationError` about this matrix."""
+    try:
+        yield
+    except (*FAILURES, ValueError) as error:  # scipy raises ValueError for NaN
+        raise FactorizationError(what, matrix) from error
+
+
+def eigh(matrix: Array) -> tuple[Array, Array]:
+    """Eigenvalues, rising, and eigenvectors of symmetric matrices (..., n, n): divide and conquer, else QR."""
+    try:
+        values, vectors = torch.linalg.eigh(matrix) if isinstance(matrix, torch.Tensor) else np.linalg.eigh(matrix)
+    except FAILURES:
+        with failing_as("the eigenvectors", matrix):
+            flat = _flat(matrix)
+            pairs = [scipy.linalg.eigh(each, driver="ev") for each in flat]
+        shape = tuple(matrix.shape)
+        values = _like(np.reshape([pair[0] for pair in pairs], shape[:-1]), matrix)
+        vectors = _like(np.reshape([pair[1] for pair in pairs], shape), matrix)
+    return values, vectors
+
+
+def eigvalsh(matrix: Array) -> Array:
+    """Eigenvalues, rising, of symmetric matrices (..., n, n)."""
+    try:
+        return torch.linalg.eigvalsh(matrix) if isinstance(matrix, torch.Tensor) else np.linalg.eigvalsh(matrix)
+    except FAILURES:
+        with failing_as("the eigenvalues", matrix):
+            values = [scipy.linalg.eigh(each, driver="ev", eigvals_only=True) for each in _flat(matrix)]
+        return _like(np.reshape(values, tuple(matrix.shape)[:-1]), matrix)
+
+
+def extreme_eigenvalues(matrix: Array) -> tuple[Array, Array]:
+    """The least and the largest eigenvalue of symmetric matrices (..., n, n), or bounds of them; never fails.
+
+    Where the eigenvalues cannot be computed, it is minus and plus the Frobenius norm, which no eigenvalue is beyond:
+    what is proved from them stays proved, only weaker.
+    """
+    try:
+        values = eigvalsh(matrix)
+        return values[..., 0], values[..., -1]
+    except FactorizationError:
+        if isinstance(matrix, torch.Tensor):
+            norms = torch.linalg.matrix_norm(matrix)
+            return -norms, norms
+        size = np.asarray(np.sqrt(np.square(matrix).sum(axis=(-2, -1))))
+        return -size, size
+
+
+def svd(matrix: Array) -> tuple[Array, Array, Array]:
+    """The thin singular value decomposition ``U, s, Vᵀ`` of a matrix (m, n): divide and conquer, else QR."""
+    try:
+        if isinstance(matrix, torch.Tensor):
+            left, singular, right = torch.linalg.svd(matrix, full_matrices=False)
+            return left, singular, right
+        left, singular, right = np.linalg.svd(matrix, full_matrices=False)
+        return left, singular, right
+    except FAILURES:
+        with failing_as("the singular values", matrix):
+            parts = scipy.linalg.svd(_flat(matrix)[0], full_matrices=False, lapack_driver="gesvd")
+        return _like(parts[0], matrix), _like(parts[1], matrix), _like(parts[2], matrix)
+
+
+def singular_values(matrix: np.ndarray) -> np.ndarray:
+    """The singular values, falling, of a matrix (m, n)."""
+    try:
+        return np.asarray(np.linalg.svd(matrix, compute_uv=False))
+    except FAILURES:
+        return svd(matrix)[1]
+
+
+def cholesky(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cholesky factors of matrices (..., n, n), and above zero where there is none: those are not to be used."""
+    try:
+        factor, failed = torch.linalg.cholesky_ex(matrix)
+        return factor, failed
+    except FAILURES:
+        return torch.zeros_like(matrix), torch.ones(matrix.shape[:-2], dtype=torch.int32, device=matrix.device)
+
+
+@dataclass(frozen=True)
+class PositiveFactor:
+    """What solves ``M x = y`` for a symmetric M (n, n): a Cholesky factor, or eigenvalues and eigenvectors."""
+
+    cholesky: torch.Tensor | None
+    values: torch.Tensor | None = None
+    vectors: torch.Tensor | None = None
+
+    def solve(self, right: torch.Tensor) -> torch.Tensor:
+        """``M⁻¹ right``, (n, m)."""
+        if self.cholesky is not None:
+            return torch.cholesky_solve(right, self.cholesky)
+        assert self.values is not None
+        assert self.vectors is not None
+        return self.vectors @ ((self.vectors.T @ right) / self.values[:, None])
+
+
+def positive_factor(matrix: torch.Tensor, least: float) -> PositiveFactor:
+    """Factorize a symmetric matrix whose eigenvalues are known to be at least ``least`` > 0.
+
+    Cholesky, if rounding leaves it positive definite. Otherwise eigenvectors, with the eigenvalues that rounding took
+    below ``least`` put back to it: the matrix is shifted by at most what rounding did to it.
+    """
+    factor, failed = cholesky(matrix)
+    if not bool(failed):
+        return PositiveFactor(factor)
+    values, vectors = eigh(matrix)
+    return PositiveFactor(None, values.clamp(min=least), vectors)
+
+
+def solve(matrix: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """``M⁻¹ right`` for a square matrix; least squares where M is singular to working precision."""
+    try:
+        return np.linalg.solve(matrix, right)
+    except FAILURES:
+        return least_squares(matrix, right)
+
+
+def solve_or_none(matrix: torch.Tensor, right: torch.Tensor) -> torch.Tensor | None:
+    """``M⁻¹ right`` for a square matrix; None where M is singular."""
+    try:
+        answer, failed = torch.linalg.solve_ex(matrix, right)
+    except FAILURES:
+        return None
+    return None if bool((failed > 0).any()) else answer
+
+
+def least_squares(matrix: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """The shortest ``x`` that minimizes ``‖M x − right‖``: divide and conquer, else pivoted QR."""
+    try:
+        return np.linalg.lstsq(matrix, right, rcond=None)[0]
+    except FAILURES:
+        with failing_as("the least-squares solution", matrix):
+            return np.asarray(scipy.linalg.lstsq(matrix, right, lapack_driver="gelsy")[0])
+
+
+def nonnegative_least_squares(matrix: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """``x ≥ 0`` that minimizes ``‖M x − right‖``: active sets, else a trust region over the orthant."""
+    try:
+        return np.asarray(scipy.optimize.nnls(matrix, right, maxiter=30 * matrix.shape[1] + 100)[0])
+    except (*FAILURES, RuntimeError):  # RuntimeError: not done within maxiter
+        with failing_as("the nonnegative least-squares solution", matrix):
+            return np.asarray(scipy.optimize.lsq_linear(matrix, right, bounds=(0, np.inf), tol=1e-14).x)
+
+
+def pseudo_inverse(matrix: torch.Tensor, rtol: float) -> torch.Tensor:
+    """Pseudo-inverses of symmetric matrices (..., n, n); eigenvalues below ``rtol`` times the largest count as zero."""
+    try:
+        return torch.linalg.pinv(matrix, hermitian=True, rtol=rtol)
+    except FAILURES:
+        values, vectors = eigh(matrix)
+        used = values.abs() > rtol * values.abs().amax(dim=-1, keepdim=True)
+        return (vectors * torch.where(used, 1 / values, 0)[..., None, :]) @ vectors.mT
+
+
+def _flat(matrix: np.ndarray | torch.Tensor) -> np.ndarray:
+    """The matrices in float64 on the CPU, (m, rows, columns)."""
+    array = matrix.detach().to("cpu", torch.float64).numpy() if isinstance(matrix, torch.Tensor) else matrix
+    return np.asarray(array, dtype=np.float64).reshape(-1, *array.shape[-2:])
+
+
+def _like(array: np.ndarray, matrix: Array) -> Array:
+    if isinstance(matrix, torch.Tensor):
+        return torch.from_numpy(np.ascontiguousarray(array)).to(matrix)
+    return np.asarray(array, dtype=matrix.dtype)
