@@ -29,9 +29,8 @@ from cvxsae.parallel.group import group_of
 from cvxsae.relaxations.convex.penalty import AtomPenalty
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
-    import cvxpy as cp
     from jaxtyping import Float
 
     from cvxsae.data.arguments import BiasLike
@@ -39,18 +38,6 @@ if TYPE_CHECKING:
     from cvxsae.relaxations.candidate import Candidate, Codes
 
 EPS = float(np.finfo(np.float64).eps)
-
-
-@dataclass(frozen=True)
-class ConicForm:
-    """A problem written in cvxpy, in sum units of rescaled data, and how to read its answer.
-
-    ``minimum`` times ``value_scale`` is the optimum in units of (P).
-    """
-
-    problem: cp.Problem
-    value_scale: float
-    read: Callable[[], Candidate]
 
 
 @dataclass(frozen=True, init=False, eq=False)
@@ -272,14 +259,6 @@ class Problem(ABC):
     def zero_candidate(self) -> Candidate:
         """All codes zero and the bias that is best for them: optimal iff ``λ ≥ lambda_max``."""
         raise NotImplementedError
-
-    @abstractmethod
-    def conic_form(self) -> ConicForm:
-        """The problem in cvxpy, on data divided by its largest norm so that the conic solver sees numbers near 1."""
-
-    @abstractmethod
-    def conic_size(self) -> tuple[int, str]:
-        """Number of scalar unknowns of :meth:`conic_form`, and what they are in words."""
 
 
 def _reconstruct(candidate: Candidate, rows: slice) -> torch.Tensor | float:

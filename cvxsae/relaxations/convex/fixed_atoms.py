@@ -7,7 +7,6 @@ paying the surcharge τ for existing (theory.md §5). At τ = 0 they are the sam
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
@@ -19,7 +18,7 @@ from cvxsae.data import arguments, tensors
 from cvxsae.data.activations import Activations, ActivationsLike
 from cvxsae.relaxations.candidate import Candidate, Codes
 from cvxsae.relaxations.convex.penalty import AtomPenalty
-from cvxsae.relaxations.problem import ConicForm, Problem
+from cvxsae.relaxations.problem import Problem
 
 if TYPE_CHECKING:
     from cvxsae.data.arguments import BiasLike
@@ -99,37 +98,6 @@ class FixedAtoms(Problem):
     def zero_candidate(self) -> Candidate:
         """All codes zero, the bias that is best for them: optimal iff ``λ ≥ lambda_max``."""
         return self.candidate(np.zeros((self.n_points, self.n_atoms)), self.starting_bias().numpy())
-
-    def conic_size(self) -> tuple[int, str]:
-        """N·K codes and N·d residuals."""
-        size = self.n_points * (self.n_atoms + self.dim)
-        return size, f"{self.n_points} x {self.n_atoms} codes and {self.n_points} x {self.dim} residuals"
-
-    def conic_form(self) -> ConicForm:
-        """A quadratic program at τ = 0; one second-order cone an atom otherwise."""
-        import cvxpy as cp
-
-        X = self.X.to_numpy() - self.starting_bias().numpy()
-        scale = float(np.linalg.norm(X, axis=1).max()) or 1.0
-        Z = cp.Variable((self.n_points, self.n_atoms), nonneg=True)
-        R = cp.Variable((self.n_points, self.dim))
-        shift = cp.Variable((1, self.dim)) if self.bias_is_free else cp.Constant(np.zeros((1, self.dim)))
-        ones = np.ones((self.n_points, 1))
-        if self.penalty.atom_cost == 0:
-            charge = cp.sum(Z)
-        else:
-            root = math.sqrt(self.penalty.atom_cost)
-            charge = cp.sum(cp.norm(cp.vstack([cp.sum(Z, axis=0, keepdims=True), root * Z]), 2, axis=0))
-        problem = cp.Problem(
-            cp.Minimize(cp.sum_squares(R) / 2 + self.lam / scale * charge),
-            [X / scale - ones @ shift - Z @ self.atoms.numpy() == R],
-        )
-
-        def read() -> Candidate:
-            bias = self.starting_bias().numpy() + scale * np.asarray(shift.value).ravel()
-            return self.candidate(scale * np.clip(Z.value, 0, None), bias)
-
-        return ConicForm(problem, scale**2 / self.n_points, read)
 
 
 @dataclass(frozen=True, init=False, eq=False)

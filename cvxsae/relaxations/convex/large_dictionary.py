@@ -15,7 +15,7 @@ from cvxsae.relaxations.candidate import Candidate
 from cvxsae.relaxations.convex.penalty import AtomPenalty
 from cvxsae.relaxations.convex.polar_search import LARGEST_DIM
 from cvxsae.relaxations.convex.wide_limit import WideLimit
-from cvxsae.relaxations.problem import EPS, ConicForm, Problem
+from cvxsae.relaxations.problem import EPS, Problem
 
 if TYPE_CHECKING:
     from cvxsae.data.activations import ActivationsLike
@@ -228,54 +228,6 @@ class LargeDictionary(Problem):
             codes=np.zeros((self.n_points, 0)),
             similarity=np.zeros((self.n_points, self.n_points)),
         )
-
-    # ------------------------------------------------------------------ conic form
-
-    def conic_size(self) -> tuple[int, str]:
-        """Entries of the semidefinite block of order N + min(N, d)."""
-        order = self.n_points + min(self.n_points, self.dim)
-        return order * (order + 1) // 2, f"a semidefinite block of order {order}"
-
-    def conic_form(self) -> ConicForm:
-        """(7) over the doubly nonnegative cone, ``Q ⪰ 0, Q ≥ 0``: a relaxation for N > 4, exact below.
-
-        The data is rotated on its range first, so the semidefinite block has order N + rank.
-        """
-        import cvxpy as cp
-
-        centre = self.starting_bias().numpy()
-        X = self.X.to_numpy() - centre
-        scale = float(np.linalg.norm(X, axis=1).max()) or 1.0
-        # Rotate the columns: the trace in (7) sees only X Xᵀ and 1ᵀX. A bias outside the row space only adds to it.
-        _, singular, rotation = linalg.svd(X / scale)
-        rank = max(1, int((singular > 1e-12 * singular[0]).sum()))
-        rotation = rotation[:rank]
-        reduced, n = X / scale @ rotation.T, len(X)
-        lam = self.lam / scale
-        Q = cp.Variable((n, n), PSD=True)
-        shift = cp.Variable((1, rank)) if self.bias_is_free else cp.Constant(np.zeros((1, rank)))
-        nonnegative = Q >= 0
-        fit = cp.matrix_frac(reduced - np.ones((n, 1)) @ shift, Q + lam * np.eye(n))
-        problem = cp.Problem(cp.Minimize(lam / 2 * (fit + cp.sum(Q) + self.atom_cost * cp.trace(Q))), [nonnegative])
-
-        def read() -> Candidate:
-            similarity = scale * np.clip((Q.value + Q.value.T) / 2, 0, None)
-            bias = centre + scale * (np.asarray(shift.value) @ rotation).ravel()
-            residual = X + centre - self.reconstruction(similarity, bias)
-            # Stationarity of (7) in Q: λ²(11ᵀ + τI) − RRᵀ = 2λ(S + P'), with P' the multiplier of Q ≥ 0.
-            multipliers = 2 * self.lam * scale * np.clip(nonnegative.dual_value, 0, None)
-            dual, proof = self.dual_candidate(torch.from_numpy(residual), multipliers)
-            point = self.from_factor(nonnegative_factor(similarity))
-            return Candidate(
-                bias=point.bias,
-                dictionary=point.dictionary,
-                codes=point.codes,
-                dual=dual,
-                similarity=similarity,
-                multipliers=proof,
-            )
-
-        return ConicForm(problem, scale**2 / self.n_points, read)
 
 
 def similarity_value(

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 
 from cvxsae.relaxations.candidate import Candidate
-from cvxsae.relaxations.problem import EPS, ConicForm, Problem, float64_tensor
+from cvxsae.relaxations.problem import EPS, Problem, float64_tensor
 
 if TYPE_CHECKING:
     from cvxsae.data.activations import ActivationsLike
@@ -223,28 +223,3 @@ class WideLimit(Problem):
         codes = scipy.sparse.csr_array((norms[index] - self.lam, (index, index)), shape=(len(norms), len(norms)))
         psi = torch.from_numpy(atoms * np.minimum(norms, self.lam)[:, None])
         return Candidate(bias=bias, dictionary=atoms, codes=codes, dual=self.feasible_dual(psi).numpy())
-
-    def conic_size(self) -> tuple[int, str]:
-        """N·d reconstructions and N cones."""
-        return 2 * self.n_points * (self.dim + 1), f"{self.n_points} second-order cones in dimension {self.dim}"
-
-    def conic_form(self) -> ConicForm:
-        """``h_λ(‖u‖) = min_v ½‖u − v‖² + λ‖v‖``: one second-order cone a datapoint."""
-        import cvxpy as cp
-
-        centre = self.starting_bias().numpy()
-        X = self.X.to_numpy() - centre
-        scale = float(np.linalg.norm(X, axis=1).max()) or 1.0
-        V = cp.Variable((self.n_points, self.dim))
-        R = cp.Variable((self.n_points, self.dim))
-        shift = cp.Variable((1, self.dim)) if self.bias_is_free else cp.Constant(np.zeros((1, self.dim)))
-        ones = np.ones((self.n_points, 1))
-        problem = cp.Problem(
-            cp.Minimize(cp.sum_squares(R) / 2 + self.lam / scale * cp.sum(cp.norm(V, 2, axis=1))),
-            [X / scale - ones @ shift - V == R],
-        )
-
-        def read() -> Candidate:
-            return self.complete(centre + scale * np.asarray(shift.value).ravel())
-
-        return ConicForm(problem, scale**2 / self.n_points, read)

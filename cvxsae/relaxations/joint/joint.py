@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, NoReturn
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
 
 from cvxsae.data import arguments
-from cvxsae.data.arguments import InputError
 from cvxsae.relaxations.candidate import Candidate
-from cvxsae.relaxations.problem import ConicForm, Problem
+from cvxsae.relaxations.problem import Problem
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -85,18 +84,3 @@ class JointProblem(Problem):
             dictionary=np.eye(self.n_atoms, self.dim) if self.n_atoms <= self.dim else None,
             codes=np.zeros((self.n_points, self.n_atoms)) if self.n_atoms <= self.dim else None,
         )
-
-    def conic_form(self) -> ConicForm:
-        """There is none: the problem is not convex."""
-        _not_convex()
-
-    def conic_size(self) -> tuple[int, str]:
-        """There is no conic form."""
-        _not_convex()
-
-
-def _not_convex() -> NoReturn:
-    raise InputError(
-        "problem is the joint problem, which is not convex and has no conic form; "
-        "use learn_dictionary for it, or solve a relaxation (WideLimit, LargeDictionary)."
-    )

@@ -31,7 +31,9 @@ def size_objection(problem: Problem) -> str | None:
     Clarabel's interior-point steps factorise a matrix as large as the number of unknowns; the semidefinite block of
     :class:`LargeDictionary` makes that dense, and time grows about as the fifth power of N (12 s at 60, 57 s at 80).
     """
-    size, what = problem.conic_size()
+    from cvxsae.relaxations.convex.conic import conic_size
+
+    size, what = conic_size(problem)
     if isinstance(problem, LargeDictionary):
         if problem.n_points > LARGEST_SEMIDEFINITE:
             minutes = 12 / 60 * (problem.n_points / 60) ** 5.4
@@ -62,11 +64,13 @@ def solve_reference(problem: Problem, tol: float, run: Run) -> Solution:
     """
     import cvxpy as cp
 
+    from cvxsae.relaxations.convex.conic import conic_form
+
     objection = size_objection(problem)
     if objection is not None:
         raise InputError(objection)
     start = time.perf_counter()
-    form = problem.conic_form()
+    form = conic_form(problem)
     options: dict[str, float] = {"tol_gap_rel": 1e-11, "tol_gap_abs": 1e-11, "tol_feas": 1e-10}
     if math.isfinite(run.deadline):
         options["time_limit"] = max(run.left, SHORTEST)

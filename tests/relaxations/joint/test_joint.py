@@ -5,6 +5,7 @@ import pytest
 import scipy.sparse as sp
 
 from cvxsae import Candidate, InputError, JointProblem, WideLimit, certify, solve
+from cvxsae.relaxations.convex.conic import conic_form, conic_size
 
 
 def candidate(n: int = 12, d: int = 5, k: int = 3, *, seed: int = 0) -> tuple[np.ndarray, Candidate]:
@@ -55,8 +56,8 @@ def test_refuses():
     with pytest.raises(InputError, match="n_atoms is 0"):
         JointProblem(X, 0, 0.3)
     with pytest.raises(InputError, match="not convex"):
-        JointProblem(X, 3, 0.3).conic_form()
+        conic_form(JointProblem(X, 3, 0.3))
     with pytest.raises(InputError, match="not convex"):
-        JointProblem(X, 3, 0.3).conic_size()
+        conic_size(JointProblem(X, 3, 0.3))
     with pytest.raises(InputError, match="no solver here knows"):
         solve(JointProblem(X, 3, 0.3))

@@ -1,0 +1,180 @@
+"""Every convex problem as a cone program in cvxpy. Imported on use only: cvxpy takes a second to load."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import cvxpy as cp
+import numpy as np
+import torch
+
+from cvxsae.data.arguments import InputError
+from cvxsae.relaxations import linalg
+from cvxsae.relaxations.candidate import Candidate
+from cvxsae.relaxations.convex.fixed_atoms import FixedAtoms
+from cvxsae.relaxations.convex.large_dictionary import LargeDictionary, nonnegative_factor
+from cvxsae.relaxations.convex.wide_limit import WideLimit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cvxsae.relaxations.problem import Problem
+
+_RANK = 1e-12
+"""Singular values below this share of the largest are rounding: the data do not reach into those directions."""
+
+
+@dataclass(frozen=True)
+class ConicForm:
+    """A problem written in cvxpy, in sum units of rescaled data, and how to read its answer.
+
+    ``minimum`` times ``value_scale`` is the optimum in units of (P).
+    """
+
+    problem: cp.Problem
+    value_scale: float
+    read: Callable[[], Candidate]
+
+
+@dataclass(frozen=True)
+class _Data:
+    """The data of a problem, about the bias of zero codes and divided by the largest norm, and a variable for its bias.
+
+    Attributes
+    ----------
+    offsets
+        ``(X − centre)/scale``, (N, d): the conic solver sees numbers near 1.
+    centre, scale
+        The bias of zero codes, (d,), and the largest norm about it.
+    lam
+        λ in that scale.
+    """
+
+    offsets: np.ndarray
+    centre: np.ndarray
+    scale: float
+    lam: float
+
+    @classmethod
+    def of(cls, problem: Problem) -> _Data:
+        """Of a problem."""
+        centre = problem.starting_bias().numpy()
+        X = problem.X.to_numpy() - centre
+        scale = float(np.linalg.norm(X, axis=1).max()) or 1.0
+        return cls(X / scale, centre, scale, problem.lam / scale)
+
+
+def _shift(problem: Problem, dim: int) -> cp.Expression:
+    """The bias, (1, dim): a variable if it is free."""
+    return cp.Variable((1, dim)) if problem.bias_is_free else cp.Constant(np.zeros((1, dim)))
+
+
+def conic_form(problem: Problem) -> ConicForm:
+    """The problem in cvxpy, on data divided by its largest norm so that the conic solver sees numbers near 1.
+
+    Raises
+    ------
+    InputError
+        For the joint problem, which is not convex.
+    """
+    if isinstance(problem, WideLimit):
+        return _wide(problem)
+    if isinstance(problem, FixedAtoms):
+        return _fixed_atoms(problem)
+    if isinstance(problem, LargeDictionary):
+        return _large(problem)
+    raise _no_form(problem)
+
+
+def conic_size(problem: Problem) -> tuple[int, str]:
+    """Number of scalar unknowns of :func:`conic_form`, and what they are in words.
+
+    Raises
+    ------
+    InputError
+        For the joint problem, which has no conic form.
+    """
+    n, d = problem.n_points, problem.dim
+    if isinstance(problem, WideLimit):
+        return 2 * n * (d + 1), f"{n} second-order cones in dimension {d}"
+    if isinstance(problem, FixedAtoms):
+        return n * (problem.n_atoms + d), f"{n} x {problem.n_atoms} codes and {n} x {d} residuals"
+    if isinstance(problem, LargeDictionary):
+        order = n + min(n, d)
+        return order * (order + 1) // 2, f"a semidefinite block of order {order}"
+    raise _no_form(problem)
+
+
+def _no_form(problem: Problem) -> InputError:
+    return InputError(
+        f"problem is the {problem.name} problem, which is not convex and has no conic form; "
+        "use learn_dictionary for it, or solve a relaxation (WideLimit, LargeDictionary)."
+    )
+
+
+def _wide(problem: WideLimit) -> ConicForm:
+    """``h_λ(‖u‖) = min_v ½‖u − v‖² + λ‖v‖``: one second-order cone a datapoint."""
+    data, shape = _Data.of(problem), (problem.n_points, problem.dim)
+    V, R, shift = cp.Variable(shape), cp.Variable(shape), _shift(problem, problem.dim)
+    form = cp.Problem(
+        cp.Minimize(cp.sum_squares(R) / 2 + data.lam * cp.sum(cp.norm(V, 2, axis=1))),
+        [data.offsets - np.ones((problem.n_points, 1)) @ shift - V == R],
+    )
+
+    def read() -> Candidate:
+        return problem.complete(data.centre + data.scale * np.asarray(shift.value).ravel())
+
+    return ConicForm(form, data.scale**2 / problem.n_points, read)
+
+
+def _fixed_atoms(problem: FixedAtoms) -> ConicForm:
+    """A quadratic program at τ = 0; one second-order cone an atom otherwise."""
+    data, shift = _Data.of(problem), _shift(problem, problem.dim)
+    Z = cp.Variable((problem.n_points, problem.n_atoms), nonneg=True)
+    R = cp.Variable((problem.n_points, problem.dim))
+    if problem.penalty.atom_cost == 0:
+        charge = cp.sum(Z)
+    else:
+        root = math.sqrt(problem.penalty.atom_cost)
+        charge = cp.sum(cp.norm(cp.vstack([cp.sum(Z, axis=0, keepdims=True), root * Z]), 2, axis=0))
+    form = cp.Problem(
+        cp.Minimize(cp.sum_squares(R) / 2 + data.lam * charge),
+        [data.offsets - np.ones((problem.n_points, 1)) @ shift - Z @ problem.atoms.numpy() == R],
+    )
+
+    def read() -> Candidate:
+        bias = data.centre + data.scale * np.asarray(shift.value).ravel()
+        return problem.candidate(data.scale * np.clip(Z.value, 0, None), bias)
+
+    return ConicForm(form, data.scale**2 / problem.n_points, read)
+
+
+def _large(problem: LargeDictionary) -> ConicForm:
+    """(7) over the doubly nonnegative cone, ``Q ⪰ 0, Q ≥ 0``: a relaxation for N > 4, exact below.
+
+    The data is rotated on its range first, so the semidefinite block has order N + rank: the trace in (7) sees only
+    X Xᵀ and 1ᵀX, and a bias outside the row space only adds to it.
+    """
+    data, n = _Data.of(problem), problem.n_points
+    _, singular, rotation = linalg.svd(data.offsets)
+    rank = max(1, int((singular > _RANK * singular[0]).sum()))
+    rotation = rotation[:rank]
+    Q, shift = cp.Variable((n, n), PSD=True), _shift(problem, rank)
+    nonnegative = Q >= 0
+    fit = cp.matrix_frac(data.offsets @ rotation.T - np.ones((n, 1)) @ shift, Q + data.lam * np.eye(n))
+    charge = cp.sum(Q) + problem.atom_cost * cp.trace(Q)
+    form = cp.Problem(cp.Minimize(data.lam / 2 * (fit + charge)), [nonnegative])
+
+    def read() -> Candidate:
+        similarity = data.scale * np.clip((Q.value + Q.value.T) / 2, 0, None)
+        bias = data.centre + data.scale * (np.asarray(shift.value) @ rotation).ravel()
+        residual = problem.X.to_numpy() - problem.reconstruction(similarity, bias)
+        # Stationarity of (7) in Q: λ²(11ᵀ + τI) − RRᵀ = 2λ(S + P'), with P' the multiplier of Q ≥ 0.
+        multipliers = 2 * problem.lam * data.scale * np.clip(nonnegative.dual_value, 0, None)
+        dual, proof = problem.dual_candidate(torch.from_numpy(residual), multipliers)
+        point = problem.from_factor(nonnegative_factor(similarity))
+        return replace(point, dual=dual, similarity=similarity, multipliers=proof)
+
+    return ConicForm(form, data.scale**2 / n, read)
