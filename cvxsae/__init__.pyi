@@ -61,7 +61,7 @@ from .relaxations.convex.wide_limit import (
 from .relaxations.floors.floor import (
     Floor as Floor,
 )
-from .relaxations.floors.floor import (
+from .relaxations.floors.spectral import (
     spectral_floor as spectral_floor,
 )
 from .relaxations.joint.cone import (

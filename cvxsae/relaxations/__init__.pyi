@@ -25,7 +25,7 @@ from .convex.wide_limit import (
 from .floors.floor import (
     Floor as Floor,
 )
-from .floors.floor import (
+from .floors.spectral import (
     spectral_floor as spectral_floor,
 )
 from .joint.cone import (

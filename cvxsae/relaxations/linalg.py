@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-import scipy.linalg
-import scipy.optimize
 import torch
+
+from cvxsae.errors import Error
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,7 +25,7 @@ FAILURES = (np.linalg.LinAlgError, torch.linalg.LinAlgError)
 """What numpy, scipy and torch raise when LAPACK reports a failure."""
 
 
-class FactorizationError(ArithmeticError):
+class FactorizationError(Error, ArithmeticError):
     """A matrix that neither of two LAPACK routines could factorize."""
 
     def __init__(self, what: str, matrix: np.ndarray | torch.Tensor) -> None:
@@ -52,7 +52,7 @@ def eigh(matrix: Array) -> tuple[Array, Array]:
     except FAILURES:
         with failing_as("the eigenvectors", matrix):
             flat = _flat(matrix)
-            pairs = [scipy.linalg.eigh(each, driver="ev") for each in flat]
+            pairs = [_scipy().eigh(each, driver="ev") for each in flat]
         shape = tuple(matrix.shape)
         values = _like(np.reshape([pair[0] for pair in pairs], shape[:-1]), matrix)
         vectors = _like(np.reshape([pair[1] for pair in pairs], shape), matrix)
@@ -65,7 +65,7 @@ def eigvalsh(matrix: Array) -> Array:
         return torch.linalg.eigvalsh(matrix) if isinstance(matrix, torch.Tensor) else np.linalg.eigvalsh(matrix)
     except FAILURES:
         with failing_as("the eigenvalues", matrix):
-            values = [scipy.linalg.eigh(each, driver="ev", eigvals_only=True) for each in _flat(matrix)]
+            values = [_scipy().eigh(each, driver="ev", eigvals_only=True) for each in _flat(matrix)]
         return _like(np.reshape(values, tuple(matrix.shape)[:-1]), matrix)
 
 
@@ -96,7 +96,7 @@ def svd(matrix: Array) -> tuple[Array, Array, Array]:
         return left, singular, right
     except FAILURES:
         with failing_as("the singular values", matrix):
-            parts = scipy.linalg.svd(_flat(matrix)[0], full_matrices=False, lapack_driver="gesvd")
+            parts = _scipy().svd(_flat(matrix)[0], full_matrices=False, lapack_driver="gesvd")
         return _like(parts[0], matrix), _like(parts[1], matrix), _like(parts[2], matrix)
 
 
@@ -170,16 +170,18 @@ def least_squares(matrix: np.ndarray, right: np.ndarray) -> np.ndarray:
         return np.linalg.lstsq(matrix, right, rcond=None)[0]
     except FAILURES:
         with failing_as("the least-squares solution", matrix):
-            return np.asarray(scipy.linalg.lstsq(matrix, right, lapack_driver="gelsy")[0])
+            return np.asarray(_scipy().lstsq(matrix, right, lapack_driver="gelsy")[0])
 
 
 def nonnegative_least_squares(matrix: np.ndarray, right: np.ndarray) -> np.ndarray:
     """``x ≥ 0`` that minimizes ``‖M x − right‖``: active sets, else a trust region over the orthant."""
+    from scipy import optimize
+
     try:
-        return np.asarray(scipy.optimize.nnls(matrix, right, maxiter=30 * matrix.shape[1] + 100)[0])
+        return np.asarray(optimize.nnls(matrix, right, maxiter=30 * matrix.shape[1] + 100)[0])
     except (*FAILURES, RuntimeError):  # RuntimeError: not done within maxiter
         with failing_as("the nonnegative least-squares solution", matrix):
-            return np.asarray(scipy.optimize.lsq_linear(matrix, right, bounds=(0, np.inf), tol=1e-14).x)
+            return np.asarray(optimize.lsq_linear(matrix, right, bounds=(0, np.inf), tol=1e-14).x)
 
 
 def pseudo_inverse(matrix: torch.Tensor, rtol: float) -> torch.Tensor:
@@ -190,6 +192,13 @@ def pseudo_inverse(matrix: torch.Tensor, rtol: float) -> torch.Tensor:
         values, vectors = eigh(matrix)
         used = values.abs() > rtol * values.abs().amax(dim=-1, keepdim=True)
         return (vectors * torch.where(used, 1 / values, 0)[..., None, :]) @ vectors.mT
+
+
+def _scipy() -> Any:
+    """scipy.linalg, which is loaded only when a first choice has failed."""
+    import scipy.linalg
+
+    return scipy.linalg
 
 
 def _flat(matrix: np.ndarray | torch.Tensor) -> np.ndarray:

@@ -44,6 +44,10 @@ class Status(Enum):
         "the iterates stopped being finite",
         "rescale the data (unit mean-square norm) and check λ against lambda_max",
     )
+    BREAKDOWN = (
+        "a matrix could not be factorized, so the steps ended; value and bound hold for the point reached",
+        "rescale the data (unit mean-square norm) and check λ against lambda_max",
+    )
     REFERENCE_FAILED = (
         "the conic solver did not report an optimum",
         "rescale the data or use the torch solver",

@@ -17,7 +17,8 @@ from cvxsae.relaxations.convex.fixed_atoms import SparseCodes
 from cvxsae.relaxations.convex.large_dictionary import LargeDictionary
 from cvxsae.relaxations.convex.tidy import live_atoms, tidy
 from cvxsae.relaxations.convex.wide_limit import WideLimit
-from cvxsae.relaxations.floors.floor import Floor, spectral_floor
+from cvxsae.relaxations.floors.floor import Floor
+from cvxsae.relaxations.floors.spectral import spectral_floor
 from cvxsae.relaxations.solution import Status
 from cvxsae.sae.ledger import WIDE_TOL, Search, ledger, stationarity_of
 from cvxsae.sae.train import train_sae

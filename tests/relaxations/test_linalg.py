@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pytest
 import scipy.linalg
+import scipy.optimize
 import torch
 
 from cvxsae.relaxations import linalg
@@ -100,7 +101,7 @@ def test_nonnegative_least_squares_has_a_second_way(monkeypatch, rng):
     def fails(*_: object, **__: object):
         raise RuntimeError("Maximum number of iterations reached.")
 
-    monkeypatch.setattr(linalg.scipy.optimize, "nnls", fails)
+    monkeypatch.setattr(scipy.optimize, "nnls", fails)
     np.testing.assert_allclose(linalg.nonnegative_least_squares(M, right), first, atol=1e-6)
 
 

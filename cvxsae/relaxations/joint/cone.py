@@ -159,8 +159,6 @@ def _nearest(
     Rows come in as they violate ``left · row ≤ 0``, which no row does at the nearest point. What is left vanishes in
     a coordinate that has a datapoint of its own, so those come first.
     """
-    from scipy.optimize import nnls
-
     support = np.diff(rows.indptr)
     lengths = np.sqrt(np.asarray(rows.multiply(rows).sum(axis=1)).ravel())
     scaled = sp.csr_array(sp.diags_array(1 / np.where(lengths > 0, lengths, 1)) @ rows)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, runtime_check
 from tqdm.auto import tqdm
 
 from cvxsae.parallel.context import Run
+from cvxsae.relaxations.linalg import FactorizationError
 from cvxsae.relaxations.problem import Problem
 from cvxsae.relaxations.solution import Record, Solution, Status, judge, relative_gap
 
@@ -96,11 +97,14 @@ def iterate(algorithm: Algorithm[P, S], problem: P, tol: float, run: Run) -> Sol
 
     The lowest value and the highest bound seen are kept, each with its point: any dual point certifies any primal one.
     """
-    outcome = run_loop(algorithm, problem, tol, run)
-    candidate = algorithm.finish(problem, outcome.primal)
-    if outcome.dual is not outcome.primal and candidate.dual is not None:
-        proof = algorithm.finish(problem, outcome.dual)
-        candidate = replace(candidate, dual=proof.dual, multipliers=proof.multipliers)
+    try:
+        outcome = run_loop(algorithm, problem, tol, run)
+        candidate = algorithm.finish(problem, outcome.primal)
+        if outcome.dual is not outcome.primal and candidate.dual is not None:
+            proof = algorithm.finish(problem, outcome.dual)
+            candidate = replace(candidate, dual=proof.dual, multipliers=proof.multipliers)
+    except FactorizationError:  # before there was a point to return, or on the way out: no codes are one too
+        return judge(problem, problem.zero_candidate(), Status.BREAKDOWN, tol=tol, solver=algorithm.name)
     return judge(
         problem,
         candidate,
@@ -174,6 +178,10 @@ def run_loop(algorithm: Algorithm[P, S], problem: P, tol: float, run: Run, *, ev
         if not (run.is_outermost and group.is_alone):
             raise
         status = Status.INTERRUPTED
+    except FactorizationError:
+        if not group.is_alone:
+            raise
+        status = Status.BREAKDOWN
     finally:
         bar.close()
     return Outcome(primal, dual, status, tuple(history), iteration, time.perf_counter() - start)

@@ -20,7 +20,8 @@ from cvxsae.data.arguments import InputError
 from cvxsae.relaxations import linalg
 from cvxsae.relaxations.convex.wide_limit import WideLimit
 from cvxsae.relaxations.floors import kernels as bound
-from cvxsae.relaxations.floors.floor import Floor, FloorPart, spectral_values
+from cvxsae.relaxations.floors.floor import Floor, FloorPart
+from cvxsae.relaxations.floors.spectral import spectral_values
 from cvxsae.relaxations.problem import EPS
 from cvxsae.solvers.convex.solve import solve
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cvxsae import InputError, SparseCodes, WideLimit
-from cvxsae.relaxations.floors.floor import spectral_floor
+from cvxsae.relaxations.floors.spectral import spectral_floor
 from tests.helpers import problems
 from tests.helpers.problems import solve
 
