@@ -7,6 +7,7 @@ solvers turn into a status. Every function takes numpy arrays or torch tensors a
 
 from __future__ import annotations
 
+import math
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -52,7 +53,7 @@ def eigh(matrix: Array) -> tuple[Array, Array]:
     except FAILURES:
         with failing_as("the eigenvectors", matrix):
             flat = _flat(matrix)
-            pairs = [_scipy().eigh(each, driver="ev") for each in flat]
+            pairs = [_scipy().eigh(each, driver="ev") for each in flat if each.size]
         shape = tuple(matrix.shape)
         values = _like(np.reshape([pair[0] for pair in pairs], shape[:-1]), matrix)
         vectors = _like(np.reshape([pair[1] for pair in pairs], shape), matrix)
@@ -77,13 +78,14 @@ def extreme_eigenvalues(matrix: Array) -> tuple[Array, Array]:
     """
     try:
         values = eigvalsh(matrix)
-        return values[..., 0], values[..., -1]
+        ends = values[..., 0], values[..., -1]
     except FactorizationError:
         if isinstance(matrix, torch.Tensor):
             norms = torch.linalg.matrix_norm(matrix)
             return -norms, norms
-        size = np.asarray(np.sqrt(np.square(matrix).sum(axis=(-2, -1))))
-        return -size, size
+        size = np.sqrt(np.square(matrix).sum(axis=(-2, -1)))
+        ends = -size, size
+    return (ends[0], ends[1]) if isinstance(matrix, torch.Tensor) else (np.asarray(ends[0]), np.asarray(ends[1]))
 
 
 def svd(matrix: Array) -> tuple[Array, Array, Array]:
@@ -204,7 +206,7 @@ def _scipy() -> Any:
 def _flat(matrix: np.ndarray | torch.Tensor) -> np.ndarray:
     """The matrices in float64 on the CPU, (m, rows, columns)."""
     array = matrix.detach().to("cpu", torch.float64).numpy() if isinstance(matrix, torch.Tensor) else matrix
-    return np.asarray(array, dtype=np.float64).reshape(-1, *array.shape[-2:])
+    return np.asarray(array, dtype=np.float64).reshape(math.prod(array.shape[:-2]), *array.shape[-2:])
 
 
 def _like(array: np.ndarray, matrix: Array) -> Array:

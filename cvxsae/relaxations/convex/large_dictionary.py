@@ -133,7 +133,7 @@ class LargeDictionary(Problem):
 
         Q is the candidate's similarity, made feasible exactly (negative entries dropped, then its least eigenvalue
         added to the diagonal if that is negative), or that of its dictionary and codes where this is lower. None at
-        τ = 0, where nothing is relaxed, and for a candidate without a similarity.
+        τ = 0, where nothing is relaxed, for a candidate without a similarity, and where Q + λI cannot be factorized.
         """
         if candidate.similarity is None or self.atom_cost == 0:
             return None
@@ -141,7 +141,10 @@ class LargeDictionary(Problem):
         given = np.asarray(candidate.similarity, dtype=np.float64)
         Q = np.clip((given + given.T) / 2, 0, None)
         least = float(linalg.extreme_eigenvalues(Q)[0]) - 8 * len(Q) * EPS * float(np.linalg.norm(Q))
-        return min(attained, self.relaxed_value(Q - min(least, 0.0) * np.eye(len(Q))))
+        try:
+            return min(attained, self.relaxed_value(Q - min(least, 0.0) * np.eye(len(Q))))
+        except linalg.FactorizationError:
+            return None
 
     def similarity(self, candidate: Candidate) -> Float[np.ndarray, "N N"]:
         """``Q = Σ_k ‖d_k‖ z_k z_kᵀ / θ_τ(z_k)``: the similarity matrix of a dictionary and its codes."""

@@ -100,7 +100,8 @@ def _hull_distance(corners: Float[torch.Tensor, "c d d"]) -> Float[torch.Tensor,
     """Distance from the origin to the plane through a cell's corners: no point of the hull is nearer."""
     ones = torch.ones((*corners.shape[:2], 1), dtype=corners.dtype, device=corners.device)
     d = corners.shape[1]
-    nearest = torch.full_like(corners[:, 0, 0], d**-0.5)  # corners are at most at right angles
+    # ‖Σ w_i c_i‖² is at least the least cosine of two corners, and at least 1/d as these are at most at right angles.
+    nearest = (corners @ corners.mT).amin(dim=(1, 2)).clamp(min=1 / d).sqrt()
     try:
         normal, failed = torch.linalg.solve_ex(corners, ones)
     except FAILURES:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from cvxsae.relaxations.linalg import PositiveFactor, positive_factor
 from cvxsae.solvers.dictionary.state import CurvaturePair
 from cvxsae.solvers.dictionary.sums import unit
 
@@ -83,7 +84,7 @@ class QuasiNewton:
         factor = self._factor(here.sums, evaluator.lam)
 
         def precondition(rows: Float64[torch.Tensor, "K1 d"]) -> Float64[torch.Tensor, "K1 d"]:
-            solved = torch.cholesky_solve(rows, factor)
+            solved = factor.solve(rows)
             if not evaluator.bias_is_free:
                 solved[-1] = 0
             return tangent_part(here.variables, solved)
@@ -103,16 +104,17 @@ class QuasiNewton:
             rest += (weight - float((pair.change * rest).sum()) / pair.curvature) * pair.step
         return -tangent_part(here.variables, rest)
 
-    def _factor(self, sums: CodeSums, lam: float) -> Float64[torch.Tensor, "K1 K1"]:
-        """Cholesky factor of the fixed-code Hessian over atoms and bias."""
+    def _factor(self, sums: CodeSums, lam: float) -> PositiveFactor:
+        """Factor of the fixed-code Hessian over atoms and bias."""
         size, n_points = len(sums.mass), sums.n_points
         hessian = sums.products.new_zeros((size + 1, size + 1))
         hessian[:-1, :-1] = sums.products / n_points
         hessian[:-1, -1] = hessian[-1, :-1] = sums.mass / n_points
         hessian[-1, -1] = 1
         curved = hessian.diagonal()[:-1] + lam * sums.mass / n_points
-        hessian.diagonal()[:-1] += lam * sums.mass / n_points + self.ridge * curved.max().clamp(min=lam**2)
-        return torch.linalg.cholesky(hessian)
+        least = self.ridge * float(curved.max().clamp(min=lam**2))
+        hessian.diagonal()[:-1] += lam * sums.mass / n_points + least
+        return positive_factor(hessian, least)
 
     def _search(
         self,
