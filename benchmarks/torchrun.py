@@ -61,7 +61,7 @@ def calls(quick: bool, file: Path) -> dict[str, Any]:
     D = X[-atoms:]
 
     def coded(group):
-        return encode(group.shard(X[:rows]), D, LAM, tol=1e-6, group=group).value
+        return encode(group.shard(X[:rows]), D, LAM, tol=1e-6).value
 
     def wide(group):
         return solve(WideLimit(group.shard(file), LAM), tol=1e-9).value

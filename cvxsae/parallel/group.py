@@ -295,7 +295,7 @@ def process_group(device: str | torch.device | None = None, *, timeout: float = 
     >>> from cvxsae import encode, process_group
     >>> X = np.array([[3.0, 0.0], [0.0, -1.0]])
     >>> with process_group() as group:  # torchrun --nproc-per-node 2 script.py
-    ...     codes = encode(group.shard(X), np.eye(2), lam=1.0, group=group)
+    ...     codes = encode(group.shard(X), np.eye(2), lam=1.0)
     >>> codes.value
     1.5
     """

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import torch
 from threadpoolctl import threadpool_limits
 
 if TYPE_CHECKING:
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
     from cvxsae.relaxations.problem import Problem
 
 _WORTH_SHARING = 5e7
+"""Multiplications in a step from which threads gain more than their barriers cost; measured to a factor of two."""
 
 
 @contextmanager
@@ -30,3 +33,41 @@ def threads_for_cost(cost: float) -> Iterator[None]:
     """
     with threadpool_limits(limits=1 if cost < _WORTH_SHARING else None):
         yield
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Run torch on so many threads; the caller's number is back at the end, whatever ends it."""
+    before = torch.get_num_threads()
+    try:
+        if count != before:
+            torch.set_num_threads(count)
+        yield
+    finally:
+        if torch.get_num_threads() != before:
+            torch.set_num_threads(before)
+
+
+@contextmanager
+def worker_pool(workers: int, name: str) -> Iterator[ThreadPoolExecutor]:
+    """Threads that share the cores out: with several, each runs torch on one.
+
+    At the end what has not begun is cancelled, what has begun is waited for, and torch has the caller's number of
+    threads again, whatever ended the work. Workers do not inherit what torch keeps per thread (autocast, inference
+    mode, a default device), so none of it reaches their arithmetic.
+    """
+    before = torch.get_num_threads()
+    start = _use_one_thread if workers > 1 else None
+    pool = ThreadPoolExecutor(workers, thread_name_prefix=name, initializer=start)
+    try:
+        yield pool
+    finally:
+        try:
+            pool.shutdown(wait=True, cancel_futures=True)
+        finally:
+            if workers > 1:
+                torch.set_num_threads(before)
+
+
+def _use_one_thread() -> None:
+    torch.set_num_threads(1)

@@ -133,6 +133,17 @@ class SparseCodes(FixedAtoms):
         super().__init__(X, lam, bias)
         self._set_atoms(dictionary, "dictionary")
 
+    @classmethod
+    def of_unit_rows(
+        cls, X: Activations, rows: Float[torch.Tensor, "K d"], lam: float, bias: torch.Tensor | None = None
+    ) -> SparseCodes:
+        """The problem of float64 rows that have norm 1 already: they are taken as they are, bit for bit."""
+        problem = object.__new__(cls)
+        ones = torch.ones(len(rows), dtype=torch.float64)
+        for name, value in {"X": X, "lam": lam, "bias": bias, "atoms": rows.cpu(), "row_norms": ones}.items():
+            object.__setattr__(problem, name, value)
+        return problem
+
     @property
     def dictionary(self) -> Float[torch.Tensor, "K d"]:
         """The unit-norm dictionary."""

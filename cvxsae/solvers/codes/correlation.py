@@ -1,4 +1,4 @@
-"""The largest correlation of datapoints with atoms: the least penalty at which every code is zero."""
+"""The largest correlation of a datapoint with an atom: the smallest λ at which every code is zero."""
 
 from __future__ import annotations
 
@@ -12,41 +12,45 @@ from cvxsae.solvers.codes.engines.screening import PreparedDictionary
 if TYPE_CHECKING:
     from jaxtyping import Float64
 
-    from cvxsae.data.activations import Activations
+    from cvxsae.relaxations.convex.fixed_atoms import SparseCodes
 
-FREE_BIAS = (
-    "bias is 'free' but codes are computed for a fixed bias; "
-    "use solve(SparseCodes(X, dictionary, lam, bias='free')) to optimise it, then pass its bias here."
-)
-"""What to say to a free bias where codes are asked for: it belongs to all datapoints together."""
+FIXED_BIAS = "optimize it with solve(SparseCodes(X, dictionary, lam, bias='free')) and pass the bias found"
+"""What to do about a free bias where codes are computed at a fixed one."""
 
 CHUNK_BYTES = 64 * 2**20
+"""Correlations held at a time."""
 
 
-def largest_correlation(
-    data: Activations, rows: Float64[torch.Tensor, "K d"], bias: Float64[torch.Tensor, " d"] | None
-) -> float:
-    """max_nk d_k·(x_n − b): the smallest λ at which every code is zero; negative if no correlation is positive.
+def largest_correlation(problem: SparseCodes) -> float:
+    """max_nk d_k·(x_n − b) over this process's rows; negative if no correlation is positive.
 
-    One float32 pass finds the atoms that can attain it, float64 settles which does.
+    One float32 pass finds the atoms that can attain it, float64 settles which does. The bias must be fixed.
     """
-    prepared = PreparedDictionary(rows)
+    prepared = PreparedDictionary(problem.atoms)
     best = -math.inf
     step = max(1, CHUNK_BYTES // (4 * prepared.n_atoms))
-    precision = prepared.single_precision
-    for block in data.batches(rows=step):
-        x = block.cpu() if bias is None else block.cpu() - bias
-        single = x.to(torch.float32)
-        norm = torch.linalg.vector_norm(x, dim=1)
-        margin, _ = precision.margins(norm, torch.linalg.vector_norm(x - single.to(torch.float64), dim=1))
-        products = single @ prepared.single.T
-        if not bool(torch.isfinite(products).all()):  # too large or too small for float32
-            best = max(best, float((x @ rows.T).max()))
-            continue
-        reach = products.amax(dim=1).to(torch.float64)
-        best = max(best, float((reach - margin).max()))
-        for n in torch.nonzero(reach + margin >= best).flatten().tolist():
-            atoms = torch.nonzero(products[n].to(torch.float64) + margin[n] >= best).flatten()
-            if len(atoms):
-                best = max(best, float((rows[atoms] @ x[n]).max()))
+    for block in problem.X.batches(rows=step):
+        best = _larger(best, centered(block, problem), prepared)
+    return best
+
+
+def centered(block: Float64[torch.Tensor, "n d"], problem: SparseCodes) -> Float64[torch.Tensor, "n d"]:
+    """x − b, on the CPU."""
+    return block.cpu() - problem.bias if isinstance(problem.bias, torch.Tensor) else block.cpu()
+
+
+def _larger(best: float, x: Float64[torch.Tensor, "n d"], prepared: PreparedDictionary) -> float:
+    rows, precision = prepared.exact, prepared.single_precision
+    single = x.to(torch.float32)
+    norm = torch.linalg.vector_norm(x, dim=1)
+    margin, _ = precision.margins(norm, torch.linalg.vector_norm(x - single.to(torch.float64), dim=1))
+    products = single @ prepared.single.T
+    if not bool(torch.isfinite(products).all()):  # too large or too small for float32
+        return max(best, float((x @ rows.T).max()))
+    reach = products.amax(dim=1).to(torch.float64)
+    best = max(best, float((reach - margin).max()))
+    for n in torch.nonzero(reach + margin >= best).flatten().tolist():
+        atoms = torch.nonzero(products[n].to(torch.float64) + margin[n] >= best).flatten()
+        if len(atoms):
+            best = max(best, float((rows[atoms] @ x[n]).max()))
     return best

@@ -3,27 +3,58 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
-import torch
+from tqdm import tqdm
 
-from cvxsae.data import arguments, tensors
+from cvxsae.data import arguments
 from cvxsae.data.activations import Activations
-from cvxsae.data.arguments import InputError
-from cvxsae.solvers.codes.correlation import FREE_BIAS, largest_correlation
+from cvxsae.data.arguments import Bias
+from cvxsae.errors import InputError
+from cvxsae.parallel.context import Compute, Run, Seeded, keywords
+from cvxsae.parallel.group import group_of
+from cvxsae.relaxations.convex.fixed_atoms import SparseCodes
+from cvxsae.relaxations.solution import Status
+from cvxsae.solvers.codes.correlation import FIXED_BIAS, largest_correlation
+from cvxsae.solvers.codes.encode import encode_rows, relative_gap_asked
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
-    from jaxtyping import Float64
+    import torch
     from numpy.typing import ArrayLike
 
     from cvxsae.data.activations import ActivationsLike
     from cvxsae.solvers.codes.result import Codes
 
+SEARCH_TOL = 1e-6
+"""Relative gap to which the search for λ codes: supports hardly change below it."""
 
-def lambda_max(X: ActivationsLike, dictionary: ArrayLike | torch.Tensor, *, bias: ArrayLike | None = None) -> float:
+LEAST_RATIO = 1e-6
+"""λ/λ_max down to which is searched: below, codes are those of least squares."""
+
+FIRST_RATIO = 0.3
+"""λ/λ_max at which the search begins, where most data have a few active atoms."""
+
+MOST_STEPS = 60
+"""Bisections at most: they end long before, by ``rtol`` or because L0 jumps over the target."""
+
+SAME = 1e-9
+"""Relative difference of two penalties between which nothing is left to find."""
+
+
+class SearchOptions(Seeded, total=False):
+    """Options of :func:`lambda_for_l0`."""
+
+    device: str | torch.device | None
+    """Where to compute: ``"cpu"`` (default) or ``"cuda"``."""
+
+
+def lambda_max(
+    X: ActivationsLike, dictionary: ArrayLike | torch.Tensor, *, bias: ArrayLike | torch.Tensor | None = None
+) -> float:
     """Return the smallest λ at which every code is zero, max_nk d_k·(x_n − b) over atoms scaled to norm 1.
 
     Zero if no atom has a positive correlation with any datapoint: then codes are zero for every λ > 0.
@@ -31,134 +62,182 @@ def lambda_max(X: ActivationsLike, dictionary: ArrayLike | torch.Tensor, *, bias
     Parameters
     ----------
     X
-        Data (N, d), anything :class:`cvxsae.data.Activations` takes.
+        Data (N, d), anything :class:`cvxsae.data.Activations` takes; if several processes share them, the answer is
+        that of all.
     dictionary
         Atoms (K, d), rows of any non-zero norm.
     bias
         ``None`` (zero) or an array (d,).
     """
-    data = Activations(X)
-    rows, _ = tensors.unit_rows(dictionary, "dictionary", data.shape[1])
-    return max(0.0, largest_correlation(data, rows, _fixed_bias(bias, data.shape[1])))
+    return max(0.0, _top(_problem(Activations(X), dictionary, bias)))
 
 
+def _problem(
+    data: Activations, dictionary: ArrayLike | torch.Tensor, bias: ArrayLike | torch.Tensor | None
+) -> SparseCodes:
+    """At λ = 1, which stands for none yet."""
+    return SparseCodes(data, dictionary, 1.0, Bias.fixed(bias, data.shape[1], FIXED_BIAS).vector)
+
+
+def _top(problem: SparseCodes) -> float:
+    return max(problem.group.gather(largest_correlation(problem)))
+
+
+def _at(problem: SparseCodes, lam: float) -> SparseCodes:
+    at = problem.with_penalty(lam)
+    assert isinstance(at, SparseCodes)
+    return at
+
+
+@keywords(Compute)
 def code_path(
     X: ActivationsLike,
     dictionary: ArrayLike | torch.Tensor,
     lams: Sequence[float] | int = 10,
     *,
-    bias: ArrayLike | None = None,
+    bias: ArrayLike | torch.Tensor | None = None,
     tol: float = 1e-4,
     smallest_ratio: float = 0.05,
-    device: str | torch.device | None = None,
-) -> Iterator[Codes]:
+    **options: Unpack[Compute],
+) -> tuple[Codes, ...]:
     """Codes along a path of penalties, largest λ first, each started from the one before.
 
     Parameters
     ----------
+    X, dictionary, bias, tol
+        As in :func:`cvxsae.encode`.
     lams
         Penalties, or how many to take, equally spaced in log λ from λ_max down to ``smallest_ratio`` · λ_max.
+    smallest_ratio
+        Above 0 and at most 1.
+    device
+        Where to compute; the CPU by default.
+    max_seconds
+        Stop after this time, for the whole path.
+    progress
+        Show a progress bar on stderr.
 
-    Yields
+    Returns
+    -------
+    tuple of Codes
+        For each λ from the largest to the smallest, each certified to ``tol``. After ``max_seconds`` or Ctrl-C the
+        path ends early: the last codes have the status ``TIME_LIMIT`` or ``INTERRUPTED``, those of smaller λ are
+        missing.
+
+    Raises
     ------
-    Codes
-        For each λ from the largest to the smallest, each certified to ``tol``.
+    InputError
+        For arguments that cannot be used.
     """
-    from cvxsae.solvers.codes.encode import encode_rows
-
     data = Activations(X)
-    rows, norms = tensors.unit_rows(dictionary, "dictionary", data.shape[1])
-    fixed = _fixed_bias(bias, data.shape[1])
-    if isinstance(lams, int | np.integer):
-        top = largest_correlation(data, rows, fixed)
-        if top <= 0:
-            raise InputError("lams is a number of penalties but no atom has a positive correlation with X; pass them.")
-        penalties = [float(v) for v in top * np.geomspace(1.0, smallest_ratio, arguments.count(lams, "lams"))]
-    else:
-        penalties = sorted((arguments.positive(lam, "lams") for lam in lams), reverse=True)
-    previous: Codes | None = None
-    for lam in penalties:
-        previous = encode_rows(
-            data,
-            rows,
-            lam,
-            bias=fixed,
-            tol=tol,
-            warm=None if previous is None else previous.codes,
-            norms=norms,
-            device=device,
-        )
-        yield previous
+    group = group_of(data)
+    with group.guard():
+        run = Run.start(options, Compute, group=group)
+        problem = _problem(data, dictionary, bias)
+        tol = relative_gap_asked(tol)
+        penalties = _penalties(problem, lams, smallest_ratio)
+        group.agree(call="code_path", dictionary=problem.atoms, bias=problem.bias, tol=tol, lams=penalties)
+        path: list[Codes] = []
+        for lam in tqdm(penalties, disable=not run.progress, desc="code path", unit="λ"):
+            warm = path[-1].codes if path else None
+            path.append(encode_rows(_at(problem, lam), replace(run, progress=False), tol=tol, warm=warm))
+            if path[-1].status in (Status.INTERRUPTED, Status.TIME_LIMIT):
+                break
+    return tuple(path)
 
 
+def _penalties(problem: SparseCodes, lams: Sequence[float] | int, smallest_ratio: float) -> list[float]:
+    """From the largest to the smallest."""
+    if not isinstance(lams, int | np.integer):
+        try:
+            penalties = sorted((arguments.penalty(lam, "lams") for lam in lams), reverse=True)
+        except TypeError:
+            raise InputError(f"lams is a {type(lams).__name__}; pass penalties, or how many to take.") from None
+        if not penalties:
+            raise InputError("lams is empty; pass at least one penalty.")
+        return penalties
+    count = arguments.count(lams, "lams")
+    if not 0 < smallest_ratio <= 1:
+        raise InputError(f"smallest_ratio is {smallest_ratio!r}; pass a number above 0 and at most 1.")
+    top = _top(problem)
+    if top <= 0:
+        raise InputError("lams is a number of penalties but no atom has a positive correlation with X; pass them.")
+    return [float(lam) for lam in top * np.geomspace(1.0, smallest_ratio, count)]
+
+
+@keywords(SearchOptions)
 def lambda_for_l0(
     X: ActivationsLike,
     dictionary: ArrayLike | torch.Tensor,
-    target: float,
+    l0: float,
     *,
-    bias: ArrayLike | None = None,
+    bias: ArrayLike | torch.Tensor | None = None,
     rtol: float = 0.02,
     max_points: int | None = 4096,
-    seed: int = 0,
-    device: str | torch.device | None = None,
+    **options: Unpack[SearchOptions],
 ) -> float:
-    """Return a λ whose exact codes have about ``target`` active atoms per datapoint.
+    """Return a λ whose exact codes have about ``l0`` active atoms per datapoint.
 
     Bisection in log λ from λ_max down, every step warm-started and certified to 1e-6, on at most ``max_points``
-    datapoints drawn at random.
+    datapoints drawn at random (in each process).
+
+    Parameters
+    ----------
+    X, dictionary, bias
+        As in :func:`cvxsae.encode`.
+    l0
+        Mean number of active atoms wanted.
+    rtol
+        Relative difference from ``l0`` that is accepted.
+    max_points
+        None for all.
+    seed
+        Of the datapoints drawn.
+    device
+        Where to compute; the CPU by default.
 
     Raises
     ------
     InputError
         If no λ down to 1e-6 · λ_max reaches the target (K, d or the data allow no more).
     """
-    from cvxsae.solvers.codes.encode import encode_rows
-
     data = Activations(X)
-    target = arguments.positive(target, "target")
-    if max_points is not None and len(data) > max_points:
-        chosen = np.random.default_rng(seed).choice(len(data), size=max_points, replace=False)
-        data = data[np.sort(chosen)]
-    rows, norms = tensors.unit_rows(dictionary, "dictionary", data.shape[1])
-    fixed = _fixed_bias(bias, data.shape[1])
-    top = largest_correlation(data, rows, fixed)
+    group = group_of(data)
+    with group.guard():
+        run = Run.start(options, SearchOptions, group=group)
+        target, rtol = arguments.positive(l0, "l0"), arguments.nonnegative(rtol, "rtol")
+        if max_points is not None and len(data) > (most := arguments.count(max_points, "max_points")):
+            chosen = np.random.default_rng(run.seed).choice(len(data), size=most, replace=False)
+            data = Activations(data[np.sort(chosen)], group=data.group)
+        problem = _problem(data, dictionary, bias)
+        group.agree(call="lambda_for_l0", dictionary=problem.atoms, bias=problem.bias, l0=target, rtol=rtol)
+        return _search(problem, target, rtol, run.inner())
+
+
+def _search(problem: SparseCodes, target: float, rtol: float, run: Run) -> float:
+    top = _top(problem)
     if top <= 0:
         raise InputError(
             "X has no positive correlation with any atom, so all codes are zero; check bias and dictionary."
         )
-    high, low, lam = top, 1e-6 * top, 0.3 * top
+    high, low, lam = top, LEAST_RATIO * top, FIRST_RATIO * top
     codes: Codes | None = None
     bracketed = False
-    for _ in range(60):
-        codes = encode_rows(
-            data,
-            rows,
-            lam,
-            bias=fixed,
-            tol=1e-6,
-            warm=None if codes is None else codes.codes,
-            norms=norms,
-            device=device,
-        )
+    for _ in range(MOST_STEPS):
+        warm = None if codes is None else codes.codes
+        codes = encode_rows(_at(problem, lam), run, tol=SEARCH_TOL, warm=warm)
         if abs(codes.l0 - target) <= rtol * target:
             return lam
         if codes.l0 < target:
             high = lam
         else:
             low, bracketed = lam, True
-        if high / low < 1 + 1e-9:
+        if high / low < 1 + SAME:
             break
         lam = math.sqrt(high * low) if bracketed else max(low, lam / 2)
     if bracketed:
         return lam  # L0 jumps over the target here
     raise InputError(
-        f"target is {target:g} active atoms but λ = 1e-6 · λ_max gives {0.0 if codes is None else codes.l0:.1f}; "
-        "lower target or widen the dictionary."
+        f"l0 is {target:g} active atoms but λ = {LEAST_RATIO:g} · λ_max gives "
+        f"{0.0 if codes is None else codes.l0:.1f}; lower l0 or widen the dictionary."
     )
-
-
-def _fixed_bias(bias: ArrayLike | None, dim: int) -> Float64[torch.Tensor, " d"] | None:
-    vector = arguments.bias_vector(bias, dim)
-    if isinstance(vector, str):
-        raise InputError(FREE_BIAS)
-    return vector

@@ -11,10 +11,9 @@ import scipy.sparse as sp
 from cvxsae.relaxations import linalg
 
 if TYPE_CHECKING:
-    import torch
     from jaxtyping import Float64, Int
 
-    from cvxsae.data.activations import Activations
+    from cvxsae.relaxations.convex.fixed_atoms import SparseCodes
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -42,20 +41,14 @@ class Refit:
     shrinkage_after: float
 
 
-def refit_codes(
-    data: Activations,
-    rows: Float64[torch.Tensor, "K d"],
-    bias: Float64[torch.Tensor, " d"] | None,
-    codes: sp.csr_array,
-) -> Refit:
-    """Solve nonnegative least squares on the support of every row of ``codes``."""
-    atoms = rows.numpy()
-    offset = np.zeros(atoms.shape[1]) if bias is None else bias.numpy()
+def refit_codes(problem: SparseCodes, codes: sp.csr_array) -> Refit:
+    """Solve nonnegative least squares on the support of every row of ``codes``, at the problem's fixed bias."""
+    atoms, offset = problem.atoms.numpy(), problem.fixed_bias().numpy()
     refitted = codes.data.copy()
     stationarity = np.zeros(codes.shape[0])
     row = 0
     before, after = _Sums(), _Sums()
-    for batch in data.batches():
+    for batch in problem.X.batches():
         for x in batch.cpu().numpy() - offset:
             part = slice(int(codes.indptr[row]), int(codes.indptr[row + 1]))
             members = atoms[codes.indices[part]]

@@ -4,21 +4,33 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import scipy.sparse as sp
 import torch
 
-from cvxsae.data.arguments import InputError
-from cvxsae.relaxations.solution import Status
+from cvxsae.errors import InputError
+from cvxsae.relaxations.convex.fixed_atoms import SparseCodes
+from cvxsae.relaxations.solution import Record, Solution, Status
 from cvxsae.solvers.codes.correlation import largest_correlation
 from cvxsae.solvers.codes.refit import Refit, refit_codes
+from cvxsae.solvers.codes.rounds import BlockCodes
+from cvxsae.solvers.codes.worth import worth_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
     from jaxtyping import Bool, Float64, Int64
 
-    from cvxsae.data.activations import Activations
+    from cvxsae.relaxations.problem import Problem
+
+SOLVER = "working-set"
+"""The algorithm's name."""
+
+_ENDS = (Status.INTERRUPTED, Status.TIME_LIMIT, Status.STALLED)
+"""Why codes may not be certified; of what several processes say the first counts."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +46,29 @@ class Share:
     passes: int
     passes_max: int
 
+    @classmethod
+    def of(
+        cls,
+        codes: sp.csr_array,
+        values: Float64[np.ndarray, " n"],
+        gaps: Float64[np.ndarray, " n"],
+        passes: Int64[np.ndarray, " n"],
+    ) -> Share:
+        """Add them up."""
+        return cls(
+            n_points=len(values),
+            value=float(values.sum()),
+            bound=float((values * (1.0 - gaps)).sum()),
+            loose=float((values * gaps).sum()),
+            largest_gap=float(gaps.max()),
+            active=int(codes.nnz),
+            passes=int(passes.sum()),
+            passes_max=int(passes.max()),
+        )
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Codes:
+class Codes(Solution):
     """Sparse codes of every datapoint, each with its certificate. Values are in units of (P): mean per datapoint.
 
     Of codes that several processes made together (:func:`cvxsae.process_group`) arrays hold this process's datapoints;
@@ -45,6 +77,8 @@ class Codes:
 
     Attributes
     ----------
+    problem
+        The :class:`SparseCodes` they answer: data, unit-norm atoms, λ and bias.
     codes
         Sparse (N, K), float64, positive where stored, for atoms of norm 1. The certificates are for exactly these
         numbers. :meth:`for_own_rows` gives the codes for the dictionary as it was passed.
@@ -52,55 +86,124 @@ class Codes:
         ½‖x − b − zD‖² + λ Σ z of every datapoint, (N,).
     gaps
         Certified relative duality gap of every datapoint, (value − lower bound)/value, (N,). It is a proof, rounding
-        included: no codes of that datapoint have a value below ``values · (1 − gaps)`` (theory.md T1).
+        included: no codes of that datapoint have a value below ``values · (1 − gaps)`` (theory.md T1). Its dual point
+        is the residual, scaled; it is not stored.
     passes
         Correlation passes over the dictionary that each datapoint took, (N,); two is the floor from a cold start.
     done
         Whether each datapoint was certified to ``tol``, (N,).
-    lam, tol
-        The penalty λ and the relative gap that was asked for.
-    atom_norms
-        Norms of the dictionary's rows as they were passed, (K,).
     rounds
         Rounds taken by the slowest block of datapoints.
+    shares
+        What each process's datapoints add up to, by rank; of one process, one.
     seconds
         Wall-clock time, without compilation.
-    engine
-        Name of the engine that computed them.
     status
         ``CERTIFIED`` if every datapoint is done; otherwise why not.
     """
 
+    problem: SparseCodes
     codes: sp.csr_array
     values: Float64[np.ndarray, " N"]
     gaps: Float64[np.ndarray, " N"]
     passes: Int64[np.ndarray, " N"]
     done: Bool[np.ndarray, " N"]
-    lam: float
-    tol: float
-    atom_norms: Float64[np.ndarray, " K"]
     rounds: int
-    seconds: float
-    engine: str
-    status: Status
-    _data: Activations
-    _rows: Float64[torch.Tensor, "K d"]
-    _bias: Float64[torch.Tensor, " d"] | None
-    _shares: tuple[Share, ...] = ()
+    shares: tuple[Share, ...]
 
-    @cached_property
-    def shares(self) -> tuple[Share, ...]:
-        """What each process's datapoints add up to, by rank; of one process, one."""
-        return self._shares or (self.share(),)
+    @classmethod
+    def of_blocks(
+        cls,
+        problem: SparseCodes,
+        blocks: Sequence[BlockCodes],
+        *,
+        tol: float,
+        ended: Status | None,
+        seconds: float,
+        info: dict[str, Any],
+    ) -> Codes:
+        """Put blocks of all rows together in the units of the data; collective if several processes share these."""
+        lam = problem.lam
+        lengths = np.concatenate([np.diff(block.indptr) for block in blocks])
+        arrays = (
+            np.concatenate([block.codes for block in blocks]) * lam,
+            np.concatenate([block.indices for block in blocks]),
+            np.concatenate([[0], np.cumsum(lengths)]),
+        )
+        codes = sp.csr_array(arrays, shape=(problem.n_points, problem.n_atoms))
+        values = np.concatenate([block.values for block in blocks]) * lam**2
+        gaps = np.concatenate([block.gaps for block in blocks])
+        passes = np.concatenate([block.passes for block in blocks])
+        done = np.concatenate([block.done for block in blocks])
+        rounds = max(block.rounds for block in blocks)
+        here = Share.of(codes, values, gaps, passes)
+        status = Status.CERTIFIED if done.all() else ended or Status.STALLED
+        shares, statuses = zip(*problem.group.gather((here, status)), strict=True)
+        n_points = sum(share.n_points for share in shares)
+        value, bound = (sum(getattr(share, name) for share in shares) / n_points for name in ("value", "bound"))
+        frame = problem.candidate(codes, problem.fixed_bias().numpy())
+        return cls(
+            problem=problem,
+            dictionary=frame.dictionary,
+            bias=frame.bias,
+            codes=codes,
+            values=values,
+            gaps=gaps,
+            passes=passes,
+            done=done,
+            rounds=rounds,
+            shares=shares,
+            value=value,
+            lower_bound=bound,
+            status=next((status for status in _ENDS if status in statuses), Status.CERTIFIED),
+            tol=tol,
+            history=(Record(rounds, seconds, value, bound),),
+            seconds=seconds,
+            solver=SOLVER,
+            info={
+                **info,
+                "rounds": rounds,
+                "correlation_passes": sum(share.passes for share in shares) / n_points,
+                "l0": sum(share.active for share in shares) / n_points,
+                "largest_datapoint_gap": max(share.largest_gap for share in shares),
+            },
+        )
 
-    def share(self) -> Share:
-        """What the datapoints here add up to."""
-        return Share(
-            n_points=len(self.values), value=float(self.values.sum()),
-            bound=float((self.values * (1.0 - self.gaps)).sum()), loose=float((self.values * self.gaps).sum()),
-            largest_gap=float(self.gaps.max()), active=int(self.codes.nnz), passes=int(self.passes.sum()),
-            passes_max=int(self.passes.max()),
-        )  # fmt: skip
+    @classmethod
+    def load(cls, path: str | Path, problem: Problem) -> Codes:
+        """Read codes that :meth:`save` wrote and certify them again for a problem; no number in the file is believed.
+
+        Raises
+        ------
+        InputError
+            For a file that cannot be read, a problem that is no :class:`SparseCodes` at a fixed bias, or arrays that do
+            not fit it.
+        """
+        if not isinstance(problem, SparseCodes) or problem.bias_is_free:
+            raise InputError(f"problem is {problem.name!r}; pass SparseCodes at a fixed bias, the problem of the codes.")
+        held = Solution.load(path, problem)
+        if not np.array_equal(held.bias, problem.fixed_bias().numpy()):
+            raise InputError(f"path {str(path)!r} holds codes at another bias than the problem's; pass that bias.")
+        if held.codes is None:
+            raise InputError(f"path {str(path)!r} holds no codes; pass a file that Codes.save wrote.")
+        tol = held.tol if held.tol > 0 else 1.0
+        blocks = worth_of(problem, sp.csr_array(held.codes), tol)
+        return cls.of_blocks(problem, blocks, tol=tol, ended=None, seconds=0.0, info={"engine": "file"})
+
+    @property
+    def lam(self) -> float:
+        """Penalty λ."""
+        return self.problem.lam
+
+    @property
+    def atom_norms(self) -> Float64[np.ndarray, " K"]:
+        """Norms of the dictionary's rows as they were passed, (K,)."""
+        return cast("np.ndarray", self.problem.row_norms.numpy())
+
+    @property
+    def engine(self) -> str:
+        """Name of the engine that computed them."""
+        return str(self.info["engine"])
 
     @property
     def n_points(self) -> int:
@@ -108,20 +211,10 @@ class Codes:
         return sum(share.n_points for share in self.shares)
 
     @property
-    def value(self) -> float:
-        """Objective of (P) at these codes: mean per datapoint."""
-        return sum(share.value for share in self.shares) / self.n_points
-
-    @property
-    def lower_bound(self) -> float:
-        """Certified lower bound on the objective over all codes: mean per datapoint."""
-        return sum(share.bound for share in self.shares) / self.n_points
-
-    @property
     def gap(self) -> float:
         """Relative gap of the means, (value − lower_bound)/value; 0 where the value is 0."""
-        value = self.value
-        return sum(share.loose for share in self.shares) / self.n_points / value if value > 0 else 0.0
+        loose = sum(share.loose for share in self.shares) / self.n_points  # not the difference, which would cancel
+        return loose / self.value if self.value > 0 else 0.0
 
     @property
     def largest_gap(self) -> float:
@@ -162,7 +255,7 @@ class Codes:
                 f"lambda_max of codes over {len(self.shares)} processes is not known to one of them; take the largest "
                 "of cvxsae.lambda_max over the processes' rows."
             )
-        return largest_correlation(self._data, self._rows, self._bias)
+        return largest_correlation(self.problem)
 
     @property
     def lambda_ratio(self) -> float:
@@ -192,11 +285,11 @@ class Codes:
         Refit
             The refitted codes, how far they are from exact, and FVU and shrinkage before and after.
         """
-        return refit_codes(self._data, self._rows, self._bias, self.codes)
+        return refit_codes(self.problem, self.codes)
 
-    def __repr__(self) -> str:
+    def _line(self) -> str:
         return (
-            f"Codes({self.n_points} x {self.codes.shape[1]}, λ {self.lam:.4g}, value {self.value:.6g} "
+            f"{self.n_points} x {self.codes.shape[1]}, λ {self.lam:.4g}, value {self.value:.6g} "
             f"≥ {self.lower_bound:.6g}, largest gap {self.largest_gap:.1e}, L0 {self.l0:.1f}, "
-            f"{self.status.name.lower()})"
+            f"{self.status.name.lower()}"
         )

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import scipy.sparse as sp
 
+from cvxsae.solvers.codes.engines.state import Outcome
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -24,8 +26,17 @@ if TYPE_CHECKING:
     from cvxsae.solvers.codes.engines.state import Engine, Warm
 
 MAX_ROUNDS = 300
+"""Guards against rounding: a round adds atoms or lowers the objective, and supports seldom take more than ten."""
+
 PATIENCE = 4
 """Rounds without progress before a datapoint is moved to float64, or given up."""
+
+
+LOWER = 1e-12
+"""Relative decrease of the objective that is progress: less is rounding."""
+
+NEARER = 0.9
+"""Factor by which a smaller gap is progress."""
 
 
 class InterruptedBlockError(RuntimeError):
@@ -93,7 +104,7 @@ def solve_block(
             passes[active] += 1
             values[active], gaps[active], done[active] = outcome.values, outcome.gaps, outcome.done
             # Progress is a lower objective or a smaller gap; the objective never rises but for rounding.
-            better = (outcome.values < best_value[active] * (1 - 1e-12)) | (outcome.gaps < 0.9 * best_gap[active])
+            better = (outcome.values < best_value[active] * (1 - LOWER)) | (outcome.gaps < NEARER * best_gap[active])
             idle[active] = np.where(better, 0, idle[active] + 1)
             best_value[active] = np.minimum(best_value[active], outcome.values)
             best_gap[active] = np.minimum(best_gap[active], outcome.gaps)
@@ -101,26 +112,34 @@ def solve_block(
             given_up.append(active[stuck])
             active = active[~outcome.done & ~stuck]
         active = np.concatenate([active, *given_up])
-    if len(
-        active
-    ):  # the last step of a round changes codes after they were looked at: say what the final ones are worth
+    if len(active):  # a round's last step changes codes after they were looked at: say what the final ones are worth
         outcome = engine.certify(state, active)
         values[active], gaps[active], done[active] = outcome.values, outcome.gaps, outcome.done
-    relative = np.where(np.isfinite(gaps), gaps, values) / np.where(values > 0, values, 1.0)
-    return _gather(engine.export(state), values, np.minimum(relative, 1.0), passes, rounds, done)
+    return certified(
+        engine.export(state), Outcome(done, values, gaps, passes, passes), passes, rounds=rounds, data=data
+    )
 
 
-def _gather(
+def certified(
     exported: tuple[np.ndarray, np.ndarray, np.ndarray],
-    values: Float64[np.ndarray, " n"],
-    gaps: Float64[np.ndarray, " n"],
+    found: Outcome,
     passes: Int64[np.ndarray, " n"],
+    *,
     rounds: int,
-    done: Bool[np.ndarray, " n"],
+    data: Float64[torch.Tensor, "n d"],
 ) -> BlockCodes:
+    """Codes of a block with relative gaps. Where arithmetic overflowed: zero codes, and what is certain of these."""
     count, chosen, codes = exported
     held = np.arange(chosen.shape[1]) < count[:, None]
+    lost = ~np.isfinite(found.values) | (held & ~np.isfinite(codes)).any(axis=1)
+    values, gaps, done = found.values, found.gaps, found.done
+    if lost.any():
+        zeros = BlockCodes.of_zeros(data.numpy()[lost])
+        values, gaps, done, count = values.copy(), gaps.copy(), done.copy(), np.where(lost, 0, count)
+        values[lost], gaps[lost], done[lost] = zeros.values, zeros.gaps * zeros.values, zeros.done
+        held &= ~lost[:, None]
+    relative = np.where(np.isfinite(gaps), gaps, values) / np.where(values > 0, values, 1.0)
     indptr = np.concatenate([[0], np.cumsum(count, dtype=np.int64)])
     rows = sp.csr_array((codes[held], chosen[held].astype(np.int64), indptr), shape=(len(count), 2**62))
     rows.sort_indices()
-    return BlockCodes(indptr, rows.indices, rows.data, values, gaps, passes, rounds, done)
+    return BlockCodes(indptr, rows.indices, rows.data, values, np.minimum(relative, 1.0), passes, rounds, done)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from cvxsae.parallel.context import SHORTEST
 from cvxsae.relaxations.convex.fixed_atoms import SparseCodes
 from cvxsae.relaxations.convex.wide_limit import RECOVERY_BYTES
 from cvxsae.relaxations.solution import Record, Solution, judge
@@ -29,18 +28,8 @@ def solve_active_set(problem: SparseCodes, asked: float, run: Run) -> Solution:
     """
     tol = min(max(asked, SMALLEST_TOL), 1.0)
     bias = problem.fixed_bias()
-    codes = encode_rows(
-        problem.X,
-        problem.atoms,
-        problem.lam,
-        bias=bias,
-        tol=tol,
-        engine="torch" if problem.evaluation_cost < _WORTH_COMPILING else "auto",
-        device=run.device,
-        progress=run.progress,
-        max_seconds=max(run.left, SHORTEST) if math.isfinite(run.deadline) else None,
-        partial=run.is_outermost,
-    )
+    engine = "torch" if problem.evaluation_cost < _WORTH_COMPILING else "auto"
+    codes = encode_rows(problem, replace(run, folder=None), tol=tol, engine=engine)
     candidate = problem.candidate(codes.codes, bias.numpy())
     if problem.n_points * problem.dim * 8 <= RECOVERY_BYTES:
         dual = problem.feasible_dual(problem.residual(candidate)).numpy()

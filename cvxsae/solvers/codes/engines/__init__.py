@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import warnings
 from typing import TYPE_CHECKING
 
-from cvxsae.data.arguments import InputError
+from cvxsae.errors import InputError
+from cvxsae.solvers.codes.engines.compiled import why_not_compiled
 
 if TYPE_CHECKING:
     from cvxsae.solvers.codes.engines.screening import PreparedDictionary
@@ -18,7 +18,9 @@ ENGINES = ("auto", "fused", "torch", "triton")
 
 
 def engine_name(name: str, device_type: str) -> str:
-    """Resolve ``auto``: the fused kernels on a CPU with numba, Triton on CUDA where it works, torch otherwise.
+    """Resolve ``auto``: the fused kernels on a CPU where numba works, torch otherwise.
+
+    Triton is taken only by name: its kernels have run in Triton's interpreter, but on no GPU yet.
 
     Raises
     ------
@@ -26,13 +28,11 @@ def engine_name(name: str, device_type: str) -> str:
         If the engine cannot run on that device, or what it needs is not installed.
     """
     if name == "auto":
-        if device_type == "cuda":
-            return "triton" if _triton_works() else "torch"
-        return "fused" if device_type == "cpu" and importlib.util.find_spec("numba") else "torch"
+        return "fused" if device_type == "cpu" and why_not_compiled() is None else "torch"
     if name == "fused" and device_type != "cpu":
         raise InputError(f"engine is 'fused' but device is {device_type!r}; use engine='torch' or device='cpu'.")
-    if name == "fused" and not importlib.util.find_spec("numba"):
-        raise InputError("engine is 'fused' but numba is not installed; install numba or use engine='torch'.")
+    if name == "fused" and why_not_compiled() is not None:
+        raise InputError(f"engine is 'fused' but {why_not_compiled()}; install numba or use engine='torch'.")
     if name == "triton" and not importlib.util.find_spec("triton"):
         raise InputError("engine is 'triton' but triton is not installed; install triton or use engine='torch'.")
     if name == "triton" and device_type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
@@ -53,22 +53,3 @@ def make_engine(name: str, dictionary: PreparedDictionary, tuning: Tuning) -> En
     from cvxsae.solvers.codes.engines.batched import BatchedEngine
 
     return BatchedEngine(dictionary, tuning)
-
-
-def _triton_works() -> bool:
-    """Whether Triton kernels compile and run on the current CUDA device; warns if it is there but they do not."""
-    if not importlib.util.find_spec("triton"):
-        return False
-    import torch
-
-    if torch.cuda.get_device_capability()[0] < 8:  # no bfloat16 in hardware
-        return False
-    try:
-        from cvxsae.solvers.codes.engines.triton_engine import failure
-    except ImportError as error:
-        reason: str | None = f"{type(error).__name__}: {error}"
-    else:
-        reason = failure(torch.device("cuda"))
-    if reason is not None:
-        warnings.warn(f"Triton does not work here ({reason}); using engine='torch'.", RuntimeWarning, stacklevel=3)
-    return reason is None

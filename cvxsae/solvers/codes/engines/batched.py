@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from cvxsae.solvers.codes.engines.screening import fast_half_products
+from cvxsae.parallel.threads import torch_threads
+from cvxsae.solvers.codes.engines.screening import SPARE_ROUNDINGS, SUM_ROUNDING, UNIT_ROUNDOFF, fast_half_products
 from cvxsae.solvers.codes.engines.state import Outcome
 
 if TYPE_CHECKING:
@@ -64,18 +65,29 @@ class BatchedEngine:
         """Start from zero codes, or from the working sets of a warm start, solved."""
         state = BatchedState(data.to(self.device), self.dictionary.capacity)
         if warm is not None:
-            n, capacity = state.codes.shape
-            chosen, codes = np.full((n, capacity), NONE, np.int64), np.zeros((n, capacity))
-            warm.fill(chosen, codes, np.zeros(n, np.int32))
-            state.chosen, state.codes = (
-                torch.from_numpy(chosen).to(self.device),
-                torch.from_numpy(codes).to(self.device),
-            )
+            n = len(data)
+            self._fill(state, warm)
             everyone = torch.arange(n, device=self.device)
             nothing = torch.full((n, 1), NONE, dtype=torch.int64, device=self.device)
             unknown = torch.zeros(n, 1, dtype=torch.float64, device=self.device)
-            with _one_thread():
+            with torch_threads(1):
                 self._solve(state, everyone, nothing, unknown, restore=True)
+        return state
+
+    def _fill(self, state: BatchedState, warm: Warm) -> None:
+        n, capacity = state.codes.shape
+        chosen, codes = np.full((n, capacity), NONE, np.int64), np.zeros((n, capacity))
+        warm.fill(chosen, codes, np.zeros(n, np.int32))
+        state.chosen, state.codes = torch.from_numpy(chosen).to(self.device), torch.from_numpy(codes).to(self.device)
+
+    def as_they_are(self, data: Float[torch.Tensor, "n d"], warm: Warm) -> BatchedState:
+        """State of given codes, of supports of any size, for :meth:`certify` alone."""
+        widest = max(1, int(np.diff(warm.indptr).max(initial=0)))
+        state = BatchedState(data.to(self.device), widest)
+        self._fill(state, warm)
+        held = state.chosen != NONE
+        exact = self.dictionary.exact[state.chosen.clamp(min=0)] * held[:, :, None]
+        state.residual, state.correlations = _residual(state.data, exact, state.codes)
         return state
 
     def advance(self, state: BatchedState, active: Int64[np.ndarray, " a"], *, first: bool, double: bool) -> Outcome:
@@ -105,13 +117,13 @@ class BatchedEngine:
             outcome.added[part] = (screened.selected != NONE).sum(dim=1).cpu().numpy()
             if improve:
                 left = ~screened.done
-                with _one_thread():
+                with torch_threads(1):
                     self._solve(state, rows[left], screened.selected[left], screened.correlations[left], double=double)
         return outcome
 
     def _room(self, state: BatchedState, rows: Int[torch.Tensor, " b"], *, first: bool) -> Int[torch.Tensor, " b"]:
         count = (state.chosen[rows] != NONE).sum(dim=1)
-        wanted = (count // 2).clamp(self.tuning.later, self.tuning.most)
+        wanted = (count // self.tuning.divisor).clamp(self.tuning.later, self.tuning.most)
         if first:
             wanted = torch.where(count == 0, max(self.tuning.first, self.tuning.later), wanted)
         return torch.minimum(wanted, state.chosen.shape[1] - count)
@@ -212,7 +224,7 @@ def best_gaps(
     square: Float[torch.Tensor, " b"], codes: Float[torch.Tensor, "b m"], correlations: Float[torch.Tensor, "b m"],
     largest: Float[torch.Tensor, " b"],
 ) -> tuple[PerRow, PerRow, PerRow, PerRow]:  # fmt: skip
-    """Primal value, smallest gap over feasible scales, Σz and the scale; derived in ``cpu_rounds.best_gap``."""
+    """Primal value, smallest gap over feasible scales, Σz and the scale; derived in ``cpu_certificate.best_gap``."""
     mass = codes.sum(dim=1)
     wanted = torch.where(square > 0, 1 + (codes * correlations).sum(dim=1) / square, torch.inf)
     scale = torch.minimum(1 / largest, wanted).clamp(min=0)
@@ -224,10 +236,10 @@ def rounding(
     square: Float[torch.Tensor, " b"], mass: Float[torch.Tensor, " b"], count: Int[torch.Tensor, " b"],
     scale: Float[torch.Tensor, " b"], dot_error: float,
 ) -> Float[torch.Tensor, " b"]:  # fmt: skip
-    """What rounding in float64 can add to the gap, as in ``cpu_rounds._rounding``."""
+    """What rounding in float64 can add to the gap, as in ``cpu_certificate.rounding``."""
     norm = square.sqrt()
-    drift = (count + 8) * 1.2e-16 * (norm + 2 * mass)
-    return (1 + scale) * norm * drift + 0.5 * drift**2 + mass * (dot_error * norm + 5e-16)
+    drift = (count + SPARE_ROUNDINGS) * UNIT_ROUNDOFF * (norm + 2 * mass)
+    return (1 + scale) * norm * drift + 0.5 * drift**2 + mass * (dot_error * norm + SUM_ROUNDING)
 
 
 def _solve_part(
@@ -371,19 +383,6 @@ def descend(
         if bool((largest <= floor).all()):
             break
     return z, valid & (z > 0)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Run small batched operations on one CPU thread: on several they spend their time at barriers."""
-    threads = torch.get_num_threads()
-    if threads > 1:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        if threads > 1:
-            torch.set_num_threads(threads)
 
 
 @contextmanager

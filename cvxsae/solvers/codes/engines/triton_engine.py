@@ -10,7 +10,6 @@ the torch engine, whose certificate this is.
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -92,7 +91,7 @@ class TritonEngine(BatchedEngine):
 
     def _room(self, state: BatchedState, rows: Int[torch.Tensor, " b"], *, first: bool) -> Int[torch.Tensor, " b"]:
         count = (state.chosen[rows] != NONE).sum(dim=1)
-        wanted = (count // 2).clamp(self.tuning.later, self.tuning.most)
+        wanted = (count // self.tuning.divisor).clamp(self.tuning.later, self.tuning.most)
         if first:
             wanted = torch.where(count == 0, max(self.tuning.first, self.tuning.later), wanted)
         return torch.minimum(wanted, self.dictionary.capacity - count)
@@ -212,18 +211,6 @@ class TritonEngine(BatchedEngine):
         return triton_kernels.small_solve(
             problems, data, residual, self.dictionary.single, self.dictionary.exact, self.tuning.tol
         )
-
-
-@lru_cache
-def failure(device: torch.device) -> str | None:
-    """Why the kernels cannot be compiled or run here; ``None`` if they can. Tried once per device."""
-    try:
-        TritonEngine(
-            PreparedDictionary(torch.eye(2, dtype=torch.float64), device), Tuning(0.5, half_precision=True)
-        ).warm_up()
-    except Exception as error:  # whatever a compiler or driver throws: the torch engine needs neither
-        return f"{type(error).__name__}: {error}"
-    return None
 
 
 def set_bits(words: Int[torch.Tensor, "n w"]) -> tuple[Int64[torch.Tensor, " p"], Int64[torch.Tensor, " p"]]:

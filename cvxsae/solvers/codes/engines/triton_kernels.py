@@ -155,7 +155,7 @@ def refresh_kernel(
 ):  # fmt: skip
     """Residual of one datapoint's codes from scratch and its correlations with the support, in float64.
 
-    ``solved`` becomes 1 when the gap over the working set alone (``cpu_rounds.best_gap``) is at most ``tol``
+    ``solved`` becomes 1 when the gap over the working set alone (``cpu_certificate.best_gap``) is at most ``tol``
     relative. That only decides whether to go on: what certifies is the next screening. With ``EVERY`` the correlations
     of atoms without a code are recomputed too, instead of kept as the descent left them.
     """
