@@ -273,7 +273,7 @@ def test_only_the_rows_of_a_shard_are_looked_at():
 def test_without_torchrun_a_group_is_one_process_and_changes_nothing():
     with process_group() as group:
         assert (group.size, group.is_alone, group.is_first) == (1, True, True)
-        shared = encode(group.shard(X), ATOMS, LAM, group=group)
+        shared = encode(group.shard(X), ATOMS, LAM)
         wide = solve_typed(WideLimit(group.shard(X), PENALTY))
     np.testing.assert_array_equal(shared.codes.toarray(), encode(X, ATOMS, LAM).codes.toarray())
     assert wide.value == solve_typed(WideLimit(X, PENALTY)).value

@@ -127,9 +127,9 @@ def codes(group: ProcessGroup, report: Report, folder: Path) -> None:
     X, atoms = data()
     mine = group.shard(X)
     report.arrays["rows"] = mine.to_numpy()
-    report.codes("encode", encode(mine, atoms, LAM, bias=X[0], tol=1e-8, group=group))
+    report.codes("encode", encode(mine, atoms, LAM, bias=X[0], tol=1e-8))
     out = folder / "blocks"
-    first = encode(mine, atoms, LAM, bias=X[0], tol=1e-8, group=group, out=out)
+    first = encode(mine, atoms, LAM, bias=X[0], tol=1e-8, folder=out)
     report.arrays["encode_out"] = first.codes.toarray()
     report.refusal("lambda_max", lambda: first.lambda_max)
 
@@ -191,8 +191,8 @@ def skewed(group: ProcessGroup, report: Report, folder: Path) -> None:
 def refused(group: ProcessGroup, report: Report, folder: Path) -> None:
     X, atoms = data()
     mine = group.shard(X)
-    report.refusal("lam", lambda: encode(mine, atoms, LAM + group.rank, group=group))
-    report.refusal("dictionary", lambda: encode(mine, atoms[group.rank :], LAM, group=group))
+    report.refusal("lam", lambda: encode(mine, atoms, LAM + group.rank))
+    report.refusal("dictionary", lambda: encode(mine, atoms[group.rank :], LAM))
     report.refusal("d", lambda: solve(WideLimit(Activations(mine.to_numpy()[:, group.rank :], group=group), LAM)))
     mixed = Activations(mine.tensor.float() if group.rank else mine, group=group)
     report.refusal("dtype", lambda: solve(WideLimit(mixed, LAM)))
@@ -200,12 +200,19 @@ def refused(group: ProcessGroup, report: Report, folder: Path) -> None:
     report.refusal("init", lambda: learn_dictionary(mine, 2, LAM, init=atoms[:2] * (1 - 2 * group.rank), group=group))
     some = atoms[:2] if group.rank else None
     report.refusal("init_or_none", lambda: learn_dictionary(mine, 2, LAM, init=some, group=group))
-    report.refusal("function", lambda: (encode if group.rank else _learn)(mine, atoms, LAM, group=group))
+    report.refusal(
+        "function", lambda: encode(mine, atoms, LAM) if group.rank else _learn(mine, atoms, LAM, group=group)
+    )
     report.refusal("problem", lambda: solve(SparseCodes(mine, atoms, LAM)))
     report.refusal("curvature", lambda: learn_dictionary(mine, 2, LAM, second_order=True, group=group))
     holed = mine.to_numpy().copy()
     holed[0, 0] = np.nan if group.rank else 0
-    report.refusal("data", lambda: encode(holed, atoms, LAM, group=group))
+
+    def holes() -> None:
+        with group.guard():
+            encode(Activations(holed, group=group), atoms, LAM)
+
+    report.refusal("data", holes)
 
     def stumble(record: cvxsae.Record) -> None:
         if group.rank == 1 and record.iteration == 4:
@@ -215,7 +222,7 @@ def refused(group: ProcessGroup, report: Report, folder: Path) -> None:
 
     def nested() -> None:
         with group.guard():
-            encode(holed, atoms, LAM, group=group)
+            holes()
 
     report.refusal("nested", nested)
     report.refusal("interrupted", lambda: interrupted(group))

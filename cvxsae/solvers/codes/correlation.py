@@ -35,7 +35,7 @@ def largest_correlation(problem: SparseCodes) -> float:
 
 
 def centered(block: Float64[torch.Tensor, "n d"], problem: SparseCodes) -> Float64[torch.Tensor, "n d"]:
-    """x − b, on the CPU."""
+    """X − b, on the CPU."""
     return block.cpu() - problem.bias if isinstance(problem.bias, torch.Tensor) else block.cpu()
 
 

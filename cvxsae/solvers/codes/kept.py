@@ -49,7 +49,7 @@ class KeptBlocks:
         """The blocks that verify and do not overlap, by first row."""
         blocks: dict[int, BlockCodes] = {}
         end = 0
-        for key in self.folder.keys():
+        for key in self.folder.keys():  # noqa: SIM118 (a method, not a mapping)
             found = _KEY.fullmatch(key)
             if found is None:
                 continue

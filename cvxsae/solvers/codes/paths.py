@@ -121,8 +121,8 @@ def code_path(
     -------
     tuple of Codes
         For each λ from the largest to the smallest, each certified to ``tol``. After ``max_seconds`` or Ctrl-C the
-        path ends early: the last codes have the status ``TIME_LIMIT`` or ``INTERRUPTED``, those of smaller λ are
-        missing.
+        path ends early: codes of smaller λ are missing, and the last may have the status ``TIME_LIMIT`` or
+        ``INTERRUPTED``.
 
     Raises
     ------
@@ -141,7 +141,7 @@ def code_path(
         for lam in tqdm(penalties, disable=not run.progress, desc="code path", unit="λ"):
             warm = path[-1].codes if path else None
             path.append(encode_rows(_at(problem, lam), replace(run, progress=False), tol=tol, warm=warm))
-            if path[-1].status in (Status.INTERRUPTED, Status.TIME_LIMIT):
+            if run.is_late or path[-1].status is Status.INTERRUPTED:
                 break
     return tuple(path)
 

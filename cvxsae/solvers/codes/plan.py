@@ -62,8 +62,8 @@ class Plan:
     """Share of the memory for products, and for blocks: a fifth is left for what is not counted."""
 
     CORRELATION_BYTES, PLACE_BYTES, ENTRY_BYTES, GRAM_BYTES = 6, 28, 40, 4 * 80 * 80
-    """Bytes for a correlation (bfloat16 and float32), a place in a working set (index, code, correlation, room to move),
-    an entry of a datapoint (data and residual, each with copies), and the inner products kept with each datapoint."""
+    """Bytes of a correlation (bfloat16 and float32), of a place in a working set (index, code, correlation, spare)
+    and an entry of a datapoint (data and residual, with copies); of the inner products kept with each datapoint."""
 
     FEWEST_ROWS, MOST_ROWS = 8, 1024
     """Bounds of ``rows``: a product of fewer wastes the dictionary it reads, of more has nothing left to gain."""
@@ -134,19 +134,18 @@ class Job:
         ):
             bar.update(sum(len(block.values) for block in self.blocks.values()))
             try:
-                while True:
+                while not run.is_late:
                     while len(running) < self.plan.workers + 1 and (rows := next(waiting, None)) is not None:
                         running[pool.submit(self._solve, rows, engine, tuning)] = rows
                     if not running:
                         return None
-                    if run.is_late:
-                        self._give_up(running)
-                        return Status.TIME_LIMIT
                     patience = None if math.isinf(run.deadline) else run.deadline - time.perf_counter()
                     for finished in wait(running, timeout=patience, return_when=FIRST_COMPLETED).done:
                         block = finished.result()
                         self.blocks[running.pop(finished).start] = block
                         bar.update(len(block.values))
+                self._give_up(running)
+                return Status.TIME_LIMIT if self.missing() else None
             except KeyboardInterrupt:
                 self._give_up(running)
                 return Status.INTERRUPTED

@@ -67,7 +67,7 @@ class Share:
         )
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Codes(Solution):
     """Sparse codes of every datapoint, each with its certificate. Values are in units of (P): mean per datapoint.
 
@@ -180,7 +180,7 @@ class Codes(Solution):
             not fit it.
         """
         if not isinstance(problem, SparseCodes) or problem.bias_is_free:
-            raise InputError(f"problem is {problem.name!r}; pass SparseCodes at a fixed bias, the problem of the codes.")
+            raise InputError(f"problem is {problem.name!r}; pass SparseCodes at a fixed bias.")
         held = Solution.load(path, problem)
         if not np.array_equal(held.bias, problem.fixed_bias().numpy()):
             raise InputError(f"path {str(path)!r} holds codes at another bias than the problem's; pass that bias.")

@@ -1,6 +1,5 @@
-"""Refit, λ paths, warm starts along them, resuming and interruption."""
+"""Refit, the λ of a wanted L0, interruption and deadlines."""
 
-import sys
 import threading
 
 import numpy as np
@@ -11,12 +10,30 @@ from scipy.optimize import nnls
 
 from cvxsae.data.activations import Activations
 from cvxsae.data.arguments import InputError
+from cvxsae.parallel.context import Run
+from cvxsae.relaxations.convex.fixed_atoms import SparseCodes
 from cvxsae.relaxations.solution import Status
+from cvxsae.solvers.codes import plan
 from cvxsae.solvers.codes.encode import encode, encode_rows
-from cvxsae.solvers.codes.paths import code_path, lambda_for_l0, lambda_max
+from cvxsae.solvers.codes.paths import lambda_for_l0, lambda_max
 from cvxsae.solvers.codes.refit import nonnegative_least_squares
 from cvxsae.solvers.codes.rounds import solve_block
 from tests.solvers.codes.test_encode import check, unit
+
+
+def interrupt_after(monkeypatch, blocks):
+    """Ctrl-C, as if pressed while that block is solved."""
+    solved = []
+    lock = threading.Lock()
+
+    def interrupting(*args, **kwargs):
+        with lock:
+            solved.append(1)
+            if len(solved) == blocks:
+                raise KeyboardInterrupt
+        return solve_block(*args, **kwargs)
+
+    monkeypatch.setattr(plan, "solve_block", interrupting)
 
 
 def problem(seed=0, n=60, d=16, K=60):
@@ -77,20 +94,6 @@ def test_lambda_max_is_the_largest_correlation(scale):
     assert lambda_max(-np.abs(X), np.eye(16)) == 0.0
 
 
-def test_path_is_warm_and_right():
-    X, D = problem(6)
-    path = list(code_path(X, D, 6, tol=1e-8))
-    assert [codes.lam for codes in path] == sorted((codes.lam for codes in path), reverse=True)
-    assert path[0].codes.nnz <= 1
-    for codes in path:
-        cold = encode(X, D, codes.lam, tol=1e-8)
-        np.testing.assert_allclose(codes.values, cold.values, rtol=2e-8)
-        check(X, D, codes.lam, codes, 1e-8)
-    assert len(list(code_path(X, D, [0.3, 0.5]))) == 2
-    with pytest.raises(InputError, match="positive correlation"):
-        list(code_path(-np.ones((2, 3)), np.eye(3), 4))
-
-
 @pytest.mark.parametrize("target", [1.0, 3.0, 6.0])
 def test_lambda_for_l0_hits_its_target(target):
     X, D = problem(7, n=200)
@@ -100,43 +103,15 @@ def test_lambda_for_l0_hits_its_target(target):
 
 def test_lambda_for_l0_says_when_it_cannot():
     X, D = problem(8)
-    with pytest.raises(InputError, match="lower target"):
+    with pytest.raises(InputError, match="lower l0"):
         lambda_for_l0(X, D, 40.0)
     with pytest.raises(InputError, match="positive correlation"):
         lambda_for_l0(-np.ones((2, 3)), np.eye(3), 1.0)
 
 
-def test_shards_are_written_resumed_and_guarded(tmp_path):
-    X, D = problem(9, n=300)
-    first = encode(X, D, 0.4, tol=1e-8, out=tmp_path, memory_limit=2**20)
-    shards = sorted(tmp_path.glob("codes-*.npz"))
-    assert len(shards) > 1
-    assert not list(tmp_path.glob("*.tmp"))
-    shards[1].unlink()
-    stamps = {path: path.stat().st_mtime_ns for path in shards if path.exists()}
-    again = encode(X, D, 0.4, tol=1e-8, out=tmp_path, memory_limit=2**20)
-    assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
-    np.testing.assert_allclose(again.codes.toarray(), first.codes.toarray(), atol=1e-10)
-    with pytest.raises(InputError, match="other data"):
-        encode(X + 1, D, 0.4, tol=1e-8, out=tmp_path, memory_limit=2**20)
-    with pytest.raises(InputError, match="not a directory"):
-        encode(X, D, 0.4, out=shards[0])
-
-
 def test_an_interrupt_keeps_what_is_finished(monkeypatch):
     X, D = problem(10, n=400)
-    solved = []
-    lock = threading.Lock()
-    real = solve_block
-
-    def interrupting(*args, **kwargs):
-        with lock:
-            solved.append(1)
-            if len(solved) == 3:
-                raise KeyboardInterrupt
-        return real(*args, **kwargs)
-
-    monkeypatch.setattr(sys.modules[encode.__module__], "solve_block", interrupting)
+    interrupt_after(monkeypatch, 3)
     part = encode(X, D, 0.4, tol=1e-8, memory_limit=2**20)
     assert part.status is Status.INTERRUPTED
     assert 0 < part.done.sum() < 400
@@ -148,12 +123,31 @@ def test_an_interrupt_keeps_what_is_finished(monkeypatch):
     np.testing.assert_allclose(part.values[part.done], full.values[part.done], rtol=1e-7)
 
 
+def test_an_interrupt_passes_through_an_inner_call(monkeypatch):
+    X, D = problem(10, n=400)
+    interrupt_after(monkeypatch, 2)
+    question = SparseCodes(X, D, 0.4)
+    with pytest.raises(KeyboardInterrupt):
+        encode_rows(question, Run(is_outermost=False), memory_limit=2**20)
+
+
+def test_past_the_deadline_what_is_finished_is_returned():
+    X, D = problem(10, n=100)
+    late = encode(X, D, 0.4, max_seconds=1e-9)
+    assert late.status is Status.TIME_LIMIT
+    assert (late.gaps == 1).all()
+    assert not late.done.any()
+    assert late.value == pytest.approx(0.5 * (X**2).sum(1).mean())
+
+
 def test_entry_without_validation():
     X, D = problem(11)
     bias = torch.full((16,), 0.1, dtype=torch.float64)
-    codes = encode_rows(Activations(X), torch.from_numpy(D), 0.4, bias=bias, tol=1e-8)
+    question = SparseCodes.of_unit_rows(Activations(X), torch.from_numpy(D), 0.4, bias)
+    codes = encode_rows(question, Run(is_outermost=False), tol=1e-8)
     check(X, D, 0.4, codes, 1e-8, np.full(16, 0.1))
     assert isinstance(codes.codes, sp.csr_array)
+    np.testing.assert_array_equal(codes.dictionary, D)  # bit for bit
 
 
 def test_memory_stays_within_the_limit():
