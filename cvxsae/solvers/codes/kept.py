@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from cvxsae.data.storage import Folder, fingerprint
+from cvxsae.data.storage import Folder, Kept, fingerprint
 from cvxsae.solvers.codes.rounds import BlockCodes
 
 if TYPE_CHECKING:
@@ -56,10 +56,15 @@ class KeptBlocks:
             start, stop = (int(row) for row in found.groups())
             kept = self.folder.read(key) if end <= start < stop <= self.n_points else None
             if kept is not None:
-                blocks[start], end = BlockCodes(rounds=kept.record["rounds"], **kept.arrays), stop
+                blocks[start], end = _block(kept), stop
         return blocks
 
     def write(self, rows: slice, block: BlockCodes) -> None:
         """Keep a finished block."""
         arrays = {name: value for name, value in vars(block).items() if name != "rounds"}
         self.folder.write(f"rows-{rows.start:012d}-{rows.stop:012d}", {"rounds": block.rounds}, arrays)
+
+
+def _block(kept: Kept) -> BlockCodes:
+    arrays: dict[str, Any] = kept.arrays
+    return BlockCodes(rounds=int(kept.record["rounds"]), **arrays)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -198,7 +198,7 @@ class Codes(Solution):
     @property
     def atom_norms(self) -> Float64[np.ndarray, " K"]:
         """Norms of the dictionary's rows as they were passed, (K,)."""
-        return cast("np.ndarray", self.problem.row_norms.numpy())
+        return self.problem.row_norms.numpy()
 
     @property
     def engine(self) -> str:

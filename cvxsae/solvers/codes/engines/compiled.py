@@ -23,11 +23,11 @@ REORDER = {"reassoc", "contract", "nsz", "arcp"}
 def why_not_compiled() -> str | None:
     """Why kernels cannot be compiled here; ``None`` if they can."""
     try:
-        import llvmlite  # noqa: F401
-        import numba
+        import llvmlite  # type: ignore[import-untyped]  # noqa: F401
+        from numba import config
     except ImportError as error:
         return f"numba cannot be imported ({error})"
-    return "numba is switched off by NUMBA_DISABLE_JIT" if numba.config.DISABLE_JIT else None
+    return "numba is switched off by NUMBA_DISABLE_JIT" if getattr(config, "DISABLE_JIT", 0) else None
 
 
 def jit(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

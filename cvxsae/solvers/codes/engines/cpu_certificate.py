@@ -28,7 +28,7 @@ class Block(NamedTuple):
     """A block of n datapoints: what they are, and how far each has come.
 
     ``data`` and ``residual`` are flat (n · dim); a residual that is not ``settled`` is one in float32. Row i of
-    ``chosen``, ``codes`` and ``correlations`` (n, capacity) holds the ``count[i]`` atoms of its working set; ``grams``
+    ``chosen``, ``codes`` and ``correlations`` (n, capacity) holds the ``sizes[i]`` atoms of its working set; ``grams``
     (n · gram_room) their inner products, ``known[i]`` of them.
     """
 
@@ -39,7 +39,7 @@ class Block(NamedTuple):
     chosen: np.ndarray
     codes: np.ndarray
     correlations: np.ndarray
-    count: np.ndarray
+    sizes: np.ndarray
     grams: np.ndarray
     gram_room: int
     known: np.ndarray

@@ -53,7 +53,7 @@ class Selected(NamedTuple):
 
     atoms: np.ndarray
     correlations: np.ndarray
-    count: np.ndarray
+    sizes: np.ndarray
 
 
 class Verdicts(NamedTuple):

@@ -146,7 +146,7 @@ class FusedEngine:
         )
         rules = self._rules(double=False, refinements=self.tuning.refinements if improve else 0)
         screen(active, products, state.block, self.exact, rules, room, selected, verdicts)
-        outcome.done[part], outcome.added[part] = verdicts.done, selected.count
+        outcome.done[part], outcome.added[part] = verdicts.done, selected.sizes
         left = ~verdicts.done
         if improve and left.any():
             self._solve(state, active[left], Selected(*(array[left] for array in selected)), double=double)
