@@ -9,6 +9,9 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
+from cvxsae.data.activations import Activations
+from cvxsae.parallel.context import Run
+from cvxsae.relaxations.convex.fixed_atoms import SparseCodes
 from cvxsae.solvers.codes.encode import encode_rows
 from cvxsae.solvers.dictionary.sample import ResidualSample, sample_here
 from cvxsae.solvers.dictionary.state import DataSummary, Evaluation
@@ -86,9 +89,8 @@ class Evaluator:
         if not len(rows):  # of a process with few datapoints, some minibatches have none
             return offset.new_zeros((0, self.problem.dim)), sp.csr_array((0, len(dictionary)))
         data = self.problem.X[rows]
-        codes = encode_rows(
-            data, dictionary.cpu(), self.lam, bias=self.bias(offset), tol=tol, warm=warm, device=self.device
-        )
+        problem = SparseCodes.of_unit_rows(data, dictionary.cpu(), self.lam, self.bias(offset))
+        codes = encode_rows(problem, Run(device=self.device, is_outermost=False), tol=tol, warm=warm)
         return self.measured(data.to_tensor()), codes.codes
 
     def encode_all(
@@ -99,16 +101,9 @@ class Evaluator:
         tol: float,
     ) -> Codes:
         """Codes of all datapoints."""
-        return encode_rows(
-            self.problem.X,
-            dictionary.cpu(),
-            self.lam,
-            bias=self.bias(offset),
-            tol=tol,
-            warm=warm,
-            device=self.device,
-            group=self.group,
-        )
+        data = Activations(self.problem.X, group=None if self.group.is_alone else self.group)
+        problem = SparseCodes.of_unit_rows(data, dictionary.cpu(), self.lam, self.bias(offset))
+        return encode_rows(problem, Run(device=self.device, is_outermost=False), tol=tol, warm=warm)
 
     def evaluate(
         self,

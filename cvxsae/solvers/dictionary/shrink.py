@@ -12,6 +12,8 @@ import torch
 
 from cvxsae.data import arguments
 from cvxsae.data.arguments import InputError
+from cvxsae.parallel.context import Run
+from cvxsae.relaxations.convex.fixed_atoms import SparseCodes
 from cvxsae.relaxations.solution import Status
 from cvxsae.solvers.codes.encode import encode_rows
 from cvxsae.solvers.dictionary.learn import learn_dictionary
@@ -98,10 +100,8 @@ def without_cheapest(
     data = problem.X if len(rows) == problem.n_points else problem.X[rows]
     points = data.to_numpy() - bias
     while len(dictionary) > width:
-        codes = encode_rows(
-            data, torch.from_numpy(dictionary), problem.lam, bias=torch.from_numpy(bias), tol=FILL_TOL,
-            device=device,
-        ).codes  # fmt: skip
+        here = SparseCodes.of_unit_rows(data, torch.from_numpy(dictionary), problem.lam, torch.from_numpy(bias))
+        codes = encode_rows(here, Run(device=device, is_outermost=False), tol=FILL_TOL).codes
         prices = removal_prices(points, dictionary, codes, problem.lam)
         surplus = len(dictionary) - width
         gone = cheapest_apart(prices, dictionary, -(-surplus // 2))

@@ -11,6 +11,7 @@ import torch
 from cvxsae.data import arguments, tensors
 from cvxsae.data.arguments import InputError
 from cvxsae.parallel.context import Run
+from cvxsae.relaxations.convex.fixed_atoms import SparseCodes
 from cvxsae.relaxations.convex.wide_limit import WideLimit
 from cvxsae.relaxations.joint.joint import JointProblem
 from cvxsae.relaxations.shared import share_wide_limit
@@ -116,14 +117,8 @@ def fill(
     length = unit_length(float(np.square(points).sum(axis=1).mean()))
     while len(dictionary) < problem.n_atoms:
         wanted = min(problem.n_atoms - len(dictionary), max(LEAST_GROWTH, len(dictionary) // GROWTH))
-        codes = encode_rows(
-            data,
-            torch.from_numpy(dictionary),
-            problem.lam,
-            bias=torch.from_numpy(bias),
-            tol=FILL_TOL,
-            device=device,
-        ).codes
+        here = SparseCodes.of_unit_rows(data, torch.from_numpy(dictionary), problem.lam, torch.from_numpy(bias))
+        codes = encode_rows(here, Run(device=device, is_outermost=False), tol=FILL_TOL).codes
         residuals = ((points - codes @ dictionary) / length).astype(np.float32)
         padded = np.concatenate([dictionary, random_directions(wanted, problem.dim, rng)])
         empty = sp.csr_array((len(points), wanted))
