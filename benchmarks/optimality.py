@@ -20,9 +20,9 @@ def row(X, dictionary, bias, lam):
     start = time.process_time()
     codes = cvxsae.encode(X, dictionary, lam, bias=bias, tol=1e-4)
     encoded = time.process_time()
-    report = cvxsae.check_optimality(X, dictionary, lam, bias=bias, codes=codes)
+    report = cvxsae.check_optimality(X, dictionary, lam, bias=bias, trained_bias=True, codes=codes)
     checked = time.process_time()
-    curved = cvxsae.second_order(X, dictionary, lam, bias=bias, bias_is_free=True, codes=codes)
+    curved = cvxsae.second_order(X, dictionary, lam, bias=bias, trained_bias=True, codes=codes)
     least = curved.least
     return {
         "F(D, b)": f"{report.value:.6f}",
@@ -69,7 +69,9 @@ def main():
         turn = rng.normal(size=spoilt.shape[1])
         turn -= (turn @ fit.dictionary[atom]) * fit.dictionary[atom]
         spoilt[atom] += 0.3 * turn / np.linalg.norm(turn)
-        report = cvxsae.check_optimality(X, spoilt, lam, bias=fit.bias, splits=False, new_atoms=0, pairs=1)
+        report = cvxsae.check_optimality(
+            X, spoilt, lam, bias=fit.bias, trained_bias=True, splits=False, new_atoms=0, pairs=1
+        )
         hits += report.worst_features(1).index[0] == atom
         spoilt[atom] = fit.dictionary[atom]
     print(f"planted bad atoms (turned by 17°) ranked first: {hits} of 20")

@@ -96,7 +96,7 @@ def record(n_atoms: int, seed: int) -> dict[str, Any]:
         truth = learn_dictionary(
             X, n_atoms, last.lam, bias=None, init=atoms, tol=1e-2, max_seconds=30.0, moves=False
         )  # fmt: skip
-        floor = width_floor(X, last.lam, n_atoms, kernels=(2,), max_seconds=30.0, tol=1e-2)
+        floor = width_floor(X, n_atoms, last.lam, bias=None, kernels=(2,), max_seconds=30.0, tol=1e-2)
     stages = [stage(X, atoms, fit) for fit in fits]
     return {
         "n_atoms": n_atoms, "dim": DIMS[n_atoms], "seed": seed, "options": {**options, "lams": list(options["lams"])},

@@ -5,9 +5,6 @@ from .data.arguments import (
     InputError as InputError,
 )
 from .diagnostics.check import (
-    OptimalityReport as OptimalityReport,
-)
-from .diagnostics.check import (
     check_optimality as check_optimality,
 )
 from .diagnostics.phenomena import (
@@ -15,6 +12,18 @@ from .diagnostics.phenomena import (
 )
 from .diagnostics.phenomena import (
     antipodal_gain as antipodal_gain,
+)
+from .diagnostics.refinement import (
+    best_new_atoms as best_new_atoms,
+)
+from .diagnostics.refinement import (
+    refinement_gain as refinement_gain,
+)
+from .diagnostics.refinement import (
+    split_scores as split_scores,
+)
+from .diagnostics.report import (
+    OptimalityReport as OptimalityReport,
 )
 from .diagnostics.second_order import (
     SecondOrder as SecondOrder,
@@ -73,15 +82,6 @@ from .relaxations.joint.cone import (
 from .relaxations.joint.joint import (
     JointProblem as JointProblem,
 )
-from .relaxations.joint.refinement import (
-    best_new_atoms as best_new_atoms,
-)
-from .relaxations.joint.refinement import (
-    refinement_gain as refinement_gain,
-)
-from .relaxations.joint.refinement import (
-    split_scores as split_scores,
-)
 from .relaxations.solution import (
     CertificateError as CertificateError,
 )
@@ -97,14 +97,14 @@ from .relaxations.solution import (
 from .relaxations.solution import (
     Status as Status,
 )
+from .sae.audit import (
+    audit as audit,
+)
 from .sae.autoencoder import (
     SparseAutoencoder as SparseAutoencoder,
 )
 from .sae.ledger import (
     LossLedger as LossLedger,
-)
-from .sae.ledger import (
-    audit as audit,
 )
 from .sae.train import (
     train_sae as train_sae,
@@ -148,9 +148,6 @@ from .solvers.dictionary.shrink import (
 from .solvers.floors.search import (
     width_floor as width_floor,
 )
-from .solvers.floors.search import (
-    width_floors as width_floors,
-)
 from .study.compare import (
     Comparison as Comparison,
 )
@@ -163,7 +160,7 @@ from .study.compare import (
 from .study.spec import (
     ScaleStudy as ScaleStudy,
 )
-from .validation.certify import (
+from .validation.certificate import (
     Certificate as Certificate,
 )
 from .validation.certify import (
@@ -174,9 +171,6 @@ from .validation.crosscheck import (
 )
 from .validation.crosscheck import (
     crosscheck as crosscheck,
-)
-from .validation.floors import (
-    check_floor as check_floor,
 )
 
 __version__: str

@@ -5,6 +5,6 @@ from cvxsae.relaxations.floors.floor import Floor
 from cvxsae.relaxations.solution import Record
 from cvxsae.solvers.codes.result import Codes
 from cvxsae.solvers.dictionary.result import DictionaryFit
-from cvxsae.validation.certify import Certificate
+from cvxsae.validation.certificate import Certificate, Violation
 
-__all__ = ["Candidate", "Certificate", "Codes", "DictionaryFit", "Floor", "Record"]
+__all__ = ["Candidate", "Certificate", "Codes", "DictionaryFit", "Floor", "Record", "Violation"]

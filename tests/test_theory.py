@@ -211,7 +211,7 @@ def test_t9_the_radial_bound(seed):
 @given(seed=SEEDS, width=st.integers(1, 4))
 def test_t10_the_spectral_floor_is_for_its_width(seed, width):
     rng, X, _, b, lam, _, _, _ = instance(seed)
-    floor = cvxsae.spectral_floor(X, lam, width, bias=b).value
+    floor = cvxsae.spectral_floor(X, width, lam, bias=b).value
     axes = np.linalg.svd(X - b)[2]
     for D in (axes[:width], problems.unit(rng.normal(size=(width, 5))), problems.unit((X - b)[:width])):
         assert encode(X, D, lam, bias=b).value >= floor

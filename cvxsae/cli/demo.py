@@ -208,8 +208,8 @@ def _cross_checks(story: Story) -> list[dict[str, Any]]:
             f"   {label:<29}  {torch_value:<13.9f}  {reference:<13.9f}  {check.difference:>+9.0e}    "
             f"{'agrees' if check.agrees else 'OBJECTS'}"
         )
-        for complaint in check.complaints:
-            say(f"   {complaint}")
+        for objection in check.objections:
+            say(f"   {objection}")
     return rows
 
 

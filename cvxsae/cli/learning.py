@@ -112,11 +112,11 @@ def floor_command(
     max_points: Annotated[int | None, typer.Option("--max-points", help="Most datapoints in one part.")] = None,
 ) -> Answer:
     """Certify what no dictionary of a width can be below, for each of several widths."""
-    from cvxsae.solvers.floors.search import width_floors
+    from cvxsae.solvers.floors.search import width_floor
 
     X, lam, bias, notes = terms.load()
     options = {"max_points": max_points, "seed": terms.data.seed, **compute.keywords()}
-    floors = width_floors(X, lam, _whole_widths(widths), bias=bias, **options)
+    floors = width_floor(X, _whole_widths(widths), lam, bias=bias, **options)
     text = [f"lambda {lam:.6g}, {terms.bias} bias: no dictionary is below"]
     text += [f"  {floor.n_atoms:>8} atoms  {floor.value:.9g}   ({floor.theorem})" for floor in floors]
     rows = [{"n_atoms": floor.n_atoms, "value": floor.value, "theorem": floor.theorem} for floor in floors]
@@ -132,11 +132,11 @@ def audit_command(
     stationarity: Stationarity = 1e-4,
 ) -> Answer:
     """Say where the loss of a trained SAE goes: encoder, dictionary, width, or nothing that anyone could gain."""
-    from cvxsae.sae.ledger import audit
+    from cvxsae.sae.audit import audit
 
     X, notes = data.load()
     options = {"tol": stationarity, "seed": data.seed, **compute.keywords()}
-    ledger = audit(sae, X, lam=lam, bias=bias_of(bias, X), **options)
+    ledger = audit(X, sae, lam=lam, bias=bias_of(bias, X), **options)
     return Answer(str(ledger), {**ledger.to_dict(), "certificates": ledger.certificates()}, EXIT_CERTIFIED, notes)
 
 

@@ -243,6 +243,9 @@ class ConditionOptions:
         False
     )
     noiseless: Annotated[bool, typer.Option("--noiseless", help="Test the cone condition (T6).")] = False
+    trained_bias: Annotated[
+        bool, typer.Option("--trained-bias", help="The bias was trained too: it must be stationary (T3).")
+    ] = False
 
 
 def check_command(

@@ -1,8 +1,17 @@
 from .check import (
-    OptimalityReport as OptimalityReport,
+    Conditions as Conditions,
 )
 from .check import (
     check_optimality as check_optimality,
+)
+from .pairs import (
+    PairScan as PairScan,
+)
+from .pairs import (
+    identity_score as identity_score,
+)
+from .pairs import (
+    scan_pairs as scan_pairs,
 )
 from .phenomena import (
     ResidualStructure as ResidualStructure,
@@ -27,6 +36,21 @@ from .phenomena import (
 )
 from .phenomena import (
     residual_structure as residual_structure,
+)
+from .refinement import (
+    best_new_atoms as best_new_atoms,
+)
+from .refinement import (
+    refinement_gain as refinement_gain,
+)
+from .refinement import (
+    split_atom as split_atom,
+)
+from .refinement import (
+    split_scores as split_scores,
+)
+from .report import (
+    OptimalityReport as OptimalityReport,
 )
 from .second_order import (
     SecondOrder as SecondOrder,

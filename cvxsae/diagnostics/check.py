@@ -1,236 +1,52 @@
-"""Where and why a dictionary is not optimal: every necessary condition, measured on exact certified codes."""
+"""Measure every condition that an optimal dictionary satisfies, on exact certified codes."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
-import torch
 
 from cvxsae.data import arguments
-from cvxsae.data.activations import Activations
 from cvxsae.diagnostics import phenomena
-from cvxsae.diagnostics import report as optimality_text
 from cvxsae.diagnostics.pairs import identity_score, scan_pairs
-from cvxsae.diagnostics.second_order import second_order as check_second_order
-from cvxsae.diagnostics.sums import CODE_TOL, FeatureStatistics, feature_statistics
+from cvxsae.diagnostics.report import OptimalityReport
+from cvxsae.diagnostics.second_order import LANCZOS_TOL, least_curvature
+from cvxsae.diagnostics.sums import CODE_TOL, FeatureStatistics, at_one_bias, measured
+from cvxsae.errors import InputError
+from cvxsae.parallel.context import Compute, Run, Seeded, keywords
 from cvxsae.relaxations.convex.wide_limit import WideLimit
 from cvxsae.relaxations.joint.cone import cone_condition
 from cvxsae.relaxations.joint.refinement import best_new_atoms, residual_starts, split_scores
-from cvxsae.solvers.convex.solve import solve
+from cvxsae.solvers.dictionary.result import DictionaryFit
+from cvxsae.solvers.floors.search import solved_wide_limit
 
 if TYPE_CHECKING:
     import pandas as pd
-    from jaxtyping import Float64, Int64
-    from matplotlib.figure import Figure
+    from jaxtyping import Float64
 
     from cvxsae.data.activations import ActivationsLike
     from cvxsae.data.arguments import BiasLike
-    from cvxsae.diagnostics.phenomena import ResidualStructure
     from cvxsae.diagnostics.second_order import SecondOrder
+    from cvxsae.relaxations.convex.fixed_atoms import SparseCodes
     from cvxsae.relaxations.joint.cone import ConeCondition
 
 _SAME_ATOM = 0.999
+"""New atoms with a larger cosine are one: climbs from different starts that end at the same maximum."""
+
+_CONE_TOL = 1e-6
+"""What counts as zero in the cone condition: refitted codes are exact to about 1e-10."""
+
+_WIDE_TOL = 1e-6
+"""Relative gap of the wide limit in a report."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class OptimalityReport:
-    """What :func:`check_optimality` found. Everything is keyed by feature index; values are in units of (P).
+@dataclass(frozen=True, kw_only=True)
+class Conditions:
+    """Which conditions :func:`check_optimality` measures, and how closely.
 
     Attributes
     ----------
-    statistics
-        Exact codes and their sums.
-    features
-        One row a feature: densities (:func:`~cvxsae.diagnostics.phenomena.feature_densities`), ``stationarity``
-        ``‖E_k[r]/λ − d_k‖`` (T3), ``gradient`` (that times ``λ S_k/N``: the slope of F, per unit angle),
-        ``identity_deficit`` (largest failure of (2) over j), ``largest_ratio`` ``max_n d_k·r_n/λ`` (T1),
-        ``split_score`` (T8). Dead features have NaN where nothing can be said.
-    pairs
-        The ordered pairs that fail (2) most; see :func:`~cvxsae.diagnostics.pairs.scan_pairs` for the columns.
-    absorbed
-        Pairs ranked by :func:`~cvxsae.diagnostics.phenomena.absorption`.
-    antipodes, duplicates
-        Pairs of :func:`~cvxsae.diagnostics.phenomena.antipodal_pairs` and ``duplicates``.
-    residuals
-        What the residuals are made of.
-    dual_excess
-        ``max_nk d_k·r_n/λ − 1`` (T1): at most about the root of ``code_tol``.
-    identity_deficit
-        ``max |cos(d_j, d_k) − E_k[ρ_j]|`` over all pairs of live features (T4).
-    bias_residual
-        ``‖mean_n r_n‖/λ`` (T3).
-    bias_is_free
-        Whether the bias counts as a variable.
-    new_atoms, new_atom_gains
-        Best new atoms found, (m, d), and how much each alone lowers F, (m,), best first (T7). Empty if none can.
-    split_directions
-        v_k of every feature, (K, d) (T8).
-    wide_value, wide_lower_bound
-        F_wide and its certified lower bound: what no dictionary of any width can beat (T9).
-    second_order, noiseless
-        The second-order test (T5) and the cone condition (T6), if asked for.
-    noiseless_error
-        Relative squared error of the codes the cone condition was tested on; it is about data with none.
-    tol
-        What counts as zero in the verdicts.
-    """
-
-    statistics: FeatureStatistics
-    features: pd.DataFrame
-    pairs: pd.DataFrame
-    absorbed: pd.DataFrame
-    antipodes: pd.DataFrame
-    duplicates: pd.DataFrame
-    residuals: ResidualStructure
-    dual_excess: float
-    identity_deficit: float
-    bias_residual: float
-    bias_is_free: bool
-    new_atoms: Float64[np.ndarray, "m d"]
-    new_atom_gains: Float64[np.ndarray, " m"]
-    split_directions: Float64[np.ndarray, "K d"]
-    wide_value: float
-    wide_lower_bound: float
-    second_order: SecondOrder | None
-    noiseless: ConeCondition | None
-    noiseless_error: float
-    tol: float
-
-    @property
-    def value(self) -> float:
-        """F(D, b), attained."""
-        return self.statistics.codes.value
-
-    @property
-    def lower_bound(self) -> float:
-        """Certified lower bound on F(D, b), this dictionary's value."""
-        return self.statistics.codes.lower_bound
-
-    @property
-    def stationarity(self) -> float:
-        """Largest ``‖E_k[r]/λ − d_k‖`` over live features (T3); 0 if all are dead."""
-        return float(np.nan_to_num(self.features["stationarity"].to_numpy(dtype=np.float64)).max())
-
-    @property
-    def is_stationary(self) -> bool:
-        """Whether no turn of an atom (and no shift of a free bias) lowers F at first order, to ``tol``."""
-        return self.stationarity <= self.tol and (not self.bias_is_free or self.bias_residual <= self.tol)
-
-    @property
-    def is_optimal_at_every_width(self) -> bool:
-        """Whether ``max_n ‖r_n‖ ≤ λ``: nothing can be gained by more atoms (T7)."""
-        return self.residuals.longest_ratio <= 1 + self.tol
-
-    @cached_property
-    def complaints(self) -> tuple[str, ...]:
-        """One sentence for each condition of a local optimum that this dictionary does not satisfy."""
-        return tuple(optimality_text.complaints(self))
-
-    def worst_features(self, count: int = 10) -> pd.DataFrame:
-        """The features farthest from stationarity, worst first."""
-        return self.features.sort_values("stationarity", ascending=False, na_position="last").head(count)
-
-    def predicted_splits(self, count: int = 10) -> pd.DataFrame:
-        """The features that would split first, by score (T8)."""
-        return self.features.sort_values("split_score", ascending=False, na_position="last").head(count)
-
-    def split_tokens(self, feature: int, count: int = 10) -> tuple[Int64[np.ndarray, " p"], Int64[np.ndarray, " q"]]:
-        """Datapoints that would follow ``d_k + εv`` and those that would follow ``d_k − εv``, strongest first."""
-        points, codes = self.statistics.activations(feature)
-        residuals = self.statistics.residuals
-        rows = residuals[torch.from_numpy(points).to(residuals.device)].cpu().double().numpy()
-        pull = codes * (rows @ self.split_directions[feature])
-        order = np.argsort(-np.abs(pull), kind="stable")
-        ahead = pull[order] > 0
-        return points[order[ahead]][:count], points[order[~ahead]][:count]
-
-    def summary(self) -> dict[str, Any]:
-        """The numbers of the report, without its tables."""
-        found = self.statistics
-        return {
-            "n_points": found.n_points,
-            "n_atoms": found.n_atoms,
-            "dim": len(found.bias),
-            "lam": found.lam,
-            "lambda_ratio": found.codes.lambda_ratio,
-            "value": self.value,
-            "lower_bound": self.lower_bound,
-            "wide_value": self.wide_value,
-            "wide_lower_bound": self.wide_lower_bound,
-            "l0": found.codes.l0,
-            "dead": int((~found.live).sum()),
-            "dense": int(self.features["dense"].sum()),
-            "dual_excess": self.dual_excess,
-            "stationarity": self.stationarity,
-            "bias_residual": self.bias_residual,
-            "bias_is_free": self.bias_is_free,
-            "identity_deficit": self.identity_deficit,
-            "best_new_atom_gain": float(self.new_atom_gains[0]) if len(self.new_atom_gains) else 0.0,
-            "largest_split_score": float(np.nan_to_num(self.features["split_score"].to_numpy(dtype=np.float64)).max()),
-            "dependent_points": found.dependent,
-            "is_stationary": self.is_stationary,
-            "is_optimal_at_every_width": self.is_optimal_at_every_width,
-            "tol": self.tol,
-        }
-
-    def to_dict(self, count: int = 20) -> dict[str, Any]:
-        """Ready for JSON: the summary, the complaints, and the first ``count`` rows of every table."""
-        return optimality_text.report_dict(self, count)
-
-    def figure(self) -> Figure:
-        """Six panels: densities, stationarity, the identity (2), split scores, residual lengths, spectrum."""
-        from cvxsae.diagnostics.figures import optimality_figure
-
-        return optimality_figure(self)
-
-    def __str__(self) -> str:
-        return "\n".join(optimality_text.lines(self))
-
-
-def check_optimality(
-    X: ActivationsLike,
-    dictionary: Any,
-    lam: float,
-    *,
-    bias: BiasLike = None,
-    bias_is_free: bool | None = None,
-    codes: Any = None,
-    tol: float = 1e-4,
-    code_tol: float = CODE_TOL,
-    splits: bool = True,
-    new_atoms: int = 32,
-    pairs: int = 100,
-    second_order: bool = False,
-    noiseless: bool = False,
-    seed: int = 0,
-    device: str | torch.device | None = None,
-    progress: bool = False,
-) -> OptimalityReport:
-    """Measure every condition that an optimal dictionary satisfies, and say where this one does not (theory.md §1–3).
-
-    The codes are computed here, exactly and with certificates, whatever encoder the dictionary came with: so what is
-    found is a property of the dictionary. Passes over the data: the encoder's, one for the sums, a few for new atoms;
-    pairs are scanned block by block. Nothing K × K is held; memory is about that of the data and three dictionaries.
-
-    Parameters
-    ----------
-    X
-        Datapoints, (N, d): anything :class:`~cvxsae.data.Activations` accepts.
-    dictionary
-        Atoms as rows, (K, d), as in an SAE's ``W_dec``; any norm but zero. Codes refer to atoms of norm 1.
-    lam
-        Penalty λ > 0 of (P): half the L1 coefficient of an SAE trained on a sum of squares without ½.
-    bias
-        None (zero) or an array (d,), an SAE's ``b_dec``.
-    bias_is_free
-        Whether the bias is a variable, so that ``mean_n r_n = 0`` is a condition; by default, whether one was passed.
-    codes
-        Codes to start from, as in :func:`~cvxsae.encode`; not believed.
-    tol
-        What counts as zero in the verdicts: a distance in units of λ.
     code_tol
         Relative gap of the codes.
     splits
@@ -243,12 +59,75 @@ def check_optimality(
         Whether to run the second-order test (T5): tens to hundreds of Hessian-vector products.
     noiseless
         Whether to test the cone condition (T6) on codes refitted without shrinkage; for independent atoms.
-    seed
-        Of random starts.
-    device
-        Where to compute; the CPU by default.
-    progress
-        Show progress bars on stderr.
+    """
+
+    code_tol: float = CODE_TOL
+    splits: bool = True
+    new_atoms: int = 32
+    pairs: int = 100
+    second_order: bool = False
+    noiseless: bool = False
+
+    def __post_init__(self) -> None:
+        arguments.positive(self.code_tol, "code_tol")
+        arguments.count(self.new_atoms, "new_atoms", least=0)
+        arguments.count(self.pairs, "pairs")
+
+
+class CheckOptions(Compute, Seeded, total=False):
+    """How :func:`check_optimality` runs, and what it measures."""
+
+    code_tol: float
+    splits: bool
+    new_atoms: int
+    pairs: int
+    second_order: bool
+    noiseless: bool
+
+
+_DEFAULTS = {field.name: field.default for field in fields(Conditions)}
+
+
+@keywords(CheckOptions, **_DEFAULTS)
+def check_optimality(
+    X: ActivationsLike,
+    dictionary: Any,
+    lam: float | None = None,
+    *,
+    bias: BiasLike = None,
+    trained_bias: bool = False,
+    codes: Any = None,
+    tol: float = 1e-4,
+    **options: Unpack[CheckOptions],
+) -> OptimalityReport:
+    """Measure every condition that an optimal dictionary satisfies, and say where this one does not (theory.md §1–3).
+
+    The codes are computed here, exactly and with certificates, whatever encoder the dictionary came with: so what is
+    found is a property of the dictionary. Passes over the data: the encoder's, one for the sums, a few for new atoms;
+    pairs are scanned block by block. Nothing K × K is held; memory is about that of the data and three dictionaries.
+
+    Parameters
+    ----------
+    X
+        Datapoints, (N, d): anything :class:`~cvxsae.data.Activations` accepts.
+    dictionary
+        Atoms as rows, (K, d), as in an SAE's ``W_dec``; any norm but zero. Codes refer to atoms of norm 1. Or a
+        :class:`~cvxsae.DictionaryFit`, which brings λ, its bias, whether that was optimized, and codes to start from.
+    lam
+        Penalty λ > 0 of (P): half the L1 coefficient of an SAE trained on a sum of squares without ½. Not with a fit.
+    bias
+        None (zero) or an array (d,), an SAE's ``b_dec``: a fixed bias, as everywhere. Not with a fit.
+    trained_bias
+        Whether that bias was optimized along with the dictionary: then ``mean_n r_n = 0`` is a condition too (T3), it
+        is a variable of the second-order test, and the wide limit is that of every bias. Not with a fit.
+    codes
+        Codes to start from, as in :func:`~cvxsae.encode`; not believed.
+    tol
+        What counts as zero in the verdicts: a distance in units of λ.
+    options
+        ``device``, ``max_seconds``, ``progress``, ``seed`` (of random starts), and those of :class:`Conditions`:
+        ``code_tol``, ``splits``, ``new_atoms``, ``pairs``, ``second_order``, ``noiseless``. Where time runs out,
+        ``unfinished`` says what was not measured.
 
     Returns
     -------
@@ -259,39 +138,54 @@ def check_optimality(
     ------
     InputError
         For arguments that cannot be used.
+    KeyboardInterrupt
+        On Ctrl-C: conditions mean nothing where codes are not exact.
     """
-    data = Activations(X)
+    run = Run.start(options, CheckOptions)
+    chosen = Conditions(**{name: value for name, value in options.items() if name in _DEFAULTS})  # type: ignore[arg-type]
     tol = arguments.positive(tol, "tol")
-    n_starts, n_pairs = arguments.count(new_atoms, "new_atoms", least=0), arguments.count(pairs, "pairs")
-    found = feature_statistics(
-        data, dictionary, lam, bias=bias, codes=codes, code_tol=code_tol, device=device, progress=progress
-    )
-    free = bias is not None if bias_is_free is None else bias_is_free
+    if isinstance(dictionary, DictionaryFit):
+        fit = dictionary
+        if lam is not None or bias is not None or trained_bias:
+            raise InputError("dictionary is a fit, which knows its lam and bias; leave out lam, bias and trained_bias.")
+        problem = at_one_bias(X, fit.dictionary, fit.lam, fit.bias)
+        if codes is None and X is fit.problem.X:
+            codes = fit.codes
+        return check(problem, codes, chosen, tol, run, bias_is_free=fit.problem.bias_is_free)
+    if lam is None:
+        raise InputError("lam is None; pass the penalty λ of (P), unless dictionary is a fit that knows it.")
+    return check(at_one_bias(X, dictionary, lam, bias), codes, chosen, tol, run, bias_is_free=trained_bias)
+
+
+def check(
+    problem: SparseCodes, codes: Any, chosen: Conditions, tol: float, run: Run, *, bias_is_free: bool
+) -> OptimalityReport:
+    """:func:`check_optimality` for arguments that have been checked. An interrupt passes through."""
+    found = measured(problem, codes, chosen.code_tol, run)
     scores = {
         "pairs": identity_score,
         "absorbed": phenomena.absorption_score,
         "antipodes": phenomena.antipodal_score(),
         "duplicates": phenomena.duplicate_score(),
     }
-    scan = scan_pairs(found, scores, n_pairs)
-    features, directions = _features(found, scan.deficits, splits=splits, seed=seed)
-    atoms, gains = _new_atoms(found, n_starts, seed)
-    wide = solve(WideLimit(data, found.lam, "free" if free else found.bias), device=device, raise_on_failure=False)
-    cone, error = _noiseless(found) if noiseless else (None, float("nan"))
-    curved = (
-        check_second_order(
-            data,
-            found.dictionary,
-            found.lam,
-            bias=found.bias,
-            bias_is_free=free,
-            codes=found.codes,
-            seed=seed,
-            device=device,
-        )
-        if second_order
-        else None
-    )
+    scan = scan_pairs(found, scores, chosen.pairs)
+    unfinished = ["codes"] if run.is_late and not found.codes.done.all() else []
+
+    def wanted(what: str, asked: bool) -> bool:
+        """Whether to measure something now; noted down if there is no time for it."""
+        if asked and run.is_late:
+            unfinished.append(what)
+        return asked and not run.is_late
+
+    splits = wanted("split scores", chosen.splits)
+    features, directions = _features(found, scan.deficits, splits=splits, seed=run.seed)
+    atoms, gains = _new_atoms(found, chosen.new_atoms if wanted("new atoms", chosen.new_atoms > 0) else 0, run.seed)
+    wide = WideLimit(problem.X, problem.lam, bias="free" if bias_is_free else problem.bias)
+    limit = solved_wide_limit(wide, _WIDE_TOL, run)
+    cone, error = _noiseless(found) if wanted("the cone condition", chosen.noiseless) else (None, float("nan"))
+    curved: SecondOrder | None = None
+    if wanted("the second-order test", chosen.second_order):
+        curved = least_curvature(problem, found.codes, LANCZOS_TOL, run.inner(), bias_is_free=bias_is_free)
     return OptimalityReport(
         statistics=found,
         features=features,
@@ -303,15 +197,16 @@ def check_optimality(
         dual_excess=float(found.largest_ratio.max()) - 1,
         identity_deficit=scan.largest_deficit,
         bias_residual=float(np.linalg.norm(found.mean_bias_residual)) / found.lam,
-        bias_is_free=free,
+        bias_is_free=bias_is_free,
         new_atoms=atoms,
         new_atom_gains=gains,
         split_directions=directions,
-        wide_value=wide.value,
-        wide_lower_bound=wide.lower_bound,
+        wide_value=limit.value,
+        wide_lower_bound=limit.lower_bound,
         second_order=curved,
         noiseless=cone,
         noiseless_error=error,
+        unfinished=tuple(unfinished),
         tol=tol,
     )
 
@@ -350,4 +245,4 @@ def _new_atoms(found: FeatureStatistics, count: int, seed: int) -> tuple[np.ndar
 def _noiseless(found: FeatureStatistics) -> tuple[ConeCondition, float]:
     """The cone condition of the live atoms, on codes refitted without shrinkage; features keep their indices."""
     refit = found.codes.refit()
-    return cone_condition(refit.codes, found.dictionary.numpy(), tol=1e-6), refit.fvu_after
+    return cone_condition(refit.codes, found.dictionary.numpy(), tol=_CONE_TOL), refit.fvu_after

@@ -1,17 +1,190 @@
-"""What an :class:`~cvxsae.diagnostics.check.OptimalityReport` says in words and in JSON."""
+"""Where and why a dictionary is not optimal: what :func:`~cvxsae.check_optimality` found, in tables, words and JSON."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
 
 if TYPE_CHECKING:
     import pandas as pd
+    from jaxtyping import Float64, Int64
+    from matplotlib.figure import Figure
 
-    from cvxsae.diagnostics.check import OptimalityReport
+    from cvxsae.diagnostics.phenomena import ResidualStructure
+    from cvxsae.diagnostics.second_order import SecondOrder
+    from cvxsae.diagnostics.sums import FeatureStatistics
     from cvxsae.relaxations.joint.cone import ConeCondition
 
+_SMALLEST = 1e-16
+"""What logarithmic axes show for zero: rounding of float64."""
 
-def complaints(report: OptimalityReport) -> list[str]:
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class OptimalityReport:
+    """What :func:`check_optimality` found. Everything is keyed by feature index; values are in units of (P).
+
+    Attributes
+    ----------
+    statistics
+        Exact codes and their sums.
+    features
+        One row a feature: densities (:func:`~cvxsae.diagnostics.phenomena.feature_densities`), ``stationarity``
+        ``‖E_k[r]/λ − d_k‖`` (T3), ``gradient`` (that times ``λ S_k/N``: the slope of F, per unit angle),
+        ``identity_deficit`` (largest failure of (2) over j), ``largest_ratio`` ``max_n d_k·r_n/λ`` (T1),
+        ``split_score`` (T8). Dead features have NaN where nothing can be said.
+    pairs
+        The ordered pairs that fail (2) most; see :func:`~cvxsae.diagnostics.pairs.scan_pairs` for the columns.
+    absorbed
+        Pairs ranked by :func:`~cvxsae.diagnostics.phenomena.absorption`.
+    antipodes, duplicates
+        Pairs of :func:`~cvxsae.diagnostics.phenomena.antipodal_pairs` and ``duplicates``.
+    residuals
+        What the residuals are made of.
+    dual_excess
+        ``max_nk d_k·r_n/λ − 1`` (T1): at most about the root of ``code_tol``.
+    identity_deficit
+        ``max |cos(d_j, d_k) − E_k[ρ_j]|`` over all pairs of live features (T4).
+    bias_residual
+        ``‖mean_n r_n‖/λ`` (T3).
+    bias_is_free
+        Whether the bias counts as a variable.
+    new_atoms, new_atom_gains
+        Best new atoms found, (m, d), and how much each alone lowers F, (m,), best first (T7). Empty if none can.
+    split_directions
+        v_k of every feature, (K, d) (T8).
+    wide_value, wide_lower_bound
+        F_wide and its certified lower bound: what no dictionary of any width can beat (T9).
+    second_order, noiseless
+        The second-order test (T5) and the cone condition (T6), if asked for.
+    noiseless_error
+        Relative squared error of the codes the cone condition was tested on; it is about data with none.
+    unfinished
+        What was asked for and not measured because ``max_seconds`` had passed; empty otherwise.
+    tol
+        What counts as zero in the verdicts.
+    """
+
+    statistics: FeatureStatistics
+    features: pd.DataFrame
+    pairs: pd.DataFrame
+    absorbed: pd.DataFrame
+    antipodes: pd.DataFrame
+    duplicates: pd.DataFrame
+    residuals: ResidualStructure
+    dual_excess: float
+    identity_deficit: float
+    bias_residual: float
+    bias_is_free: bool
+    new_atoms: Float64[np.ndarray, "m d"]
+    new_atom_gains: Float64[np.ndarray, " m"]
+    split_directions: Float64[np.ndarray, "K d"]
+    wide_value: float
+    wide_lower_bound: float
+    second_order: SecondOrder | None
+    noiseless: ConeCondition | None
+    noiseless_error: float
+    unfinished: tuple[str, ...]
+    tol: float
+
+    @property
+    def value(self) -> float:
+        """F(D, b), attained."""
+        return self.statistics.codes.value
+
+    @property
+    def lower_bound(self) -> float:
+        """Certified lower bound on F(D, b), this dictionary's value."""
+        return self.statistics.codes.lower_bound
+
+    @property
+    def stationarity(self) -> float:
+        """Largest ``‖E_k[r]/λ − d_k‖`` over live features (T3); 0 if all are dead."""
+        return float(np.nan_to_num(self.features["stationarity"].to_numpy(dtype=np.float64)).max())
+
+    @property
+    def is_stationary(self) -> bool:
+        """Whether no turn of an atom (and no shift of a free bias) lowers F at first order, to ``tol``."""
+        known = "codes" not in self.unfinished
+        return known and self.stationarity <= self.tol and (not self.bias_is_free or self.bias_residual <= self.tol)
+
+    @property
+    def is_optimal_at_every_width(self) -> bool:
+        """Whether ``max_n ‖r_n‖ ≤ λ``: nothing can be gained by more atoms (T7)."""
+        return self.residuals.longest_ratio <= 1 + self.tol
+
+    @cached_property
+    def objections(self) -> tuple[str, ...]:
+        """One sentence for each condition of a local optimum that this dictionary does not satisfy."""
+        return tuple(_objections(self))
+
+    def worst_features(self, count: int = 10) -> pd.DataFrame:
+        """The features farthest from stationarity, worst first."""
+        return self.features.sort_values("stationarity", ascending=False, na_position="last").head(count)
+
+    def predicted_splits(self, count: int = 10) -> pd.DataFrame:
+        """The features that would split first, by score (T8)."""
+        return self.features.sort_values("split_score", ascending=False, na_position="last").head(count)
+
+    def split_tokens(self, feature: int, count: int = 10) -> tuple[Int64[np.ndarray, " p"], Int64[np.ndarray, " q"]]:
+        """Datapoints that would follow ``d_k + εv`` and those that would follow ``d_k − εv``, strongest first."""
+        points, codes = self.statistics.activations(feature)
+        residuals = self.statistics.residuals
+        rows = residuals[torch.from_numpy(points).to(residuals.device)].cpu().double().numpy()
+        pull = codes * (rows @ self.split_directions[feature])
+        order = np.argsort(-np.abs(pull), kind="stable")
+        ahead = pull[order] > 0
+        return points[order[ahead]][:count], points[order[~ahead]][:count]
+
+    def summary(self) -> dict[str, Any]:
+        """The numbers of the report, without its tables."""
+        found = self.statistics
+        return {
+            "n_points": found.n_points,
+            "n_atoms": found.n_atoms,
+            "dim": len(found.bias),
+            "lam": found.lam,
+            "lambda_ratio": found.codes.lambda_ratio,
+            "value": self.value,
+            "lower_bound": self.lower_bound,
+            "wide_value": self.wide_value,
+            "wide_lower_bound": self.wide_lower_bound,
+            "l0": found.codes.l0,
+            "dead": int((~found.live).sum()),
+            "dense": int(self.features["dense"].sum()),
+            "dual_excess": self.dual_excess,
+            "stationarity": self.stationarity,
+            "bias_residual": self.bias_residual,
+            "bias_is_free": self.bias_is_free,
+            "identity_deficit": self.identity_deficit,
+            "best_new_atom_gain": float(self.new_atom_gains[0]) if len(self.new_atom_gains) else 0.0,
+            "largest_split_score": float(np.nan_to_num(self.features["split_score"].to_numpy(dtype=np.float64)).max()),
+            "dependent_points": found.dependent,
+            "unfinished": list(self.unfinished),
+            "is_stationary": self.is_stationary,
+            "is_optimal_at_every_width": self.is_optimal_at_every_width,
+            "tol": self.tol,
+        }
+
+    def to_dict(self, count: int = 20) -> dict[str, Any]:
+        """Ready for JSON: the summary, the objections, and the first ``count`` rows of every table."""
+        return _report_dict(self, count)
+
+    def figure(self) -> Figure:
+        """Six panels: densities, stationarity, the identity (2), split scores, residual lengths, spectrum."""
+        return _figure(self)
+
+    def __str__(self) -> str:
+        return "\n".join(_lines(self))
+
+
+# ------------------------------------------------------------------------------------------ words and JSON
+
+
+def _objections(report: OptimalityReport) -> list[str]:
     """One sentence for each condition of a local optimum that fails, the most basic first."""
     return [*_first_order(report), *_structure(report)]
 
@@ -22,6 +195,8 @@ def _first_order(report: OptimalityReport) -> list[str]:
     if not found.codes.done.all():
         missing = int((~found.codes.done).sum())
         sentences.append(f"The codes of {missing} datapoints could not be certified to {found.codes.tol:g}.")
+    if report.unfinished:
+        sentences.append(f"max_seconds passed before all was measured; missing: {', '.join(report.unfinished)}.")
     off = int((features["stationarity"] > tol).sum())
     if off:
         worst = int(report.worst_features(1).index[0])
@@ -58,7 +233,7 @@ def _structure(report: OptimalityReport) -> list[str]:
     return sentences
 
 
-def lines(report: OptimalityReport) -> list[str]:
+def _lines(report: OptimalityReport) -> list[str]:
     """The report as lines of text."""
     found, residuals = report.statistics, report.residuals
     splits = [f"{k} ({s:.2e})" for k, s in report.predicted_splits(3)["split_score"].items() if s > 0]
@@ -85,16 +260,16 @@ def lines(report: OptimalityReport) -> list[str]:
     if report.noiseless is not None:
         holds = report.noiseless.holds
         text.append(f"  cone condition {int(holds.sum())} of {len(holds)} features (T6)")
-    return [*text, *(f"  {sentence}" for sentence in complaints(report))]
+    return [*text, *(f"  {sentence}" for sentence in report.objections)]
 
 
-def report_dict(report: OptimalityReport, count: int) -> dict[str, Any]:
-    """The summary, the complaints, and the first ``count`` rows of every table, for JSON."""
+def _report_dict(report: OptimalityReport, count: int) -> dict[str, Any]:
+    """The summary, the objections, and the first ``count`` rows of every table, for JSON."""
     splits = report.predicted_splits(count)
     scores = zip(splits.index.tolist(), splits["split_score"].tolist(), strict=True)
     return {
         **report.summary(),
-        "complaints": complaints(report),
+        "objections": list(report.objections),
         "residuals": report.residuals.to_dict(),
         "worst_features": _records(report.worst_features(count)),
         "predicted_splits": [
@@ -120,3 +295,39 @@ def _cone_summary(cone: ConeCondition, error: float) -> dict[str, Any]:
 def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
     frame = table.reset_index() if table.index.name == "feature" else table
     return [dict(zip(frame.columns, row, strict=True)) for row in frame.astype(object).itertuples(index=False)]
+
+
+# ------------------------------------------------------------------------------------------------- figure
+
+
+def _figure(report: OptimalityReport) -> Figure:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 7), layout="constrained")
+    axes = figure.subplots(2, 3)
+    features, found = report.features, report.statistics
+    live = features[~features["dead"]]
+
+    axes[0, 0].hist(np.log10(live["density"]), bins=40)
+    axes[0, 0].set(xlabel="log10 density", ylabel="features", title=f"{int(features['dead'].sum())} dead")
+
+    axes[0, 1].loglog(live["mass"], live["stationarity"].clip(lower=_SMALLEST), ".")
+    axes[0, 1].axhline(report.tol, color="grey", linewidth=0.8)
+    axes[0, 1].set(xlabel="mean activation S/N", ylabel="‖E[r]/λ − d‖", title="stationarity (T3)")
+
+    axes[0, 2].plot(report.pairs["expected"], report.pairs["cosine"], ".")
+    axes[0, 2].axline((0, 0), slope=1, color="grey", linewidth=0.8)
+    axes[0, 2].set(xlabel="E_k[ρ_j]", ylabel="cos(d_j, d_k)", title="worst pairs of the identity (T4)")
+
+    scores = np.sort(np.nan_to_num(features["split_score"].to_numpy(dtype=np.float64)))[::-1]
+    axes[1, 0].semilogy(np.arange(1, len(scores) + 1), np.clip(scores, _SMALLEST, None), ".")
+    axes[1, 0].set(xlabel="rank", ylabel="split score", title="which features would split (T8)")
+
+    axes[1, 1].hist(found.residual_norms / found.lam, bins=60)
+    axes[1, 1].axvline(1, color="grey", linewidth=0.8)
+    axes[1, 1].set(xlabel="‖r‖/λ", ylabel="datapoints", title="residual lengths (T7)")
+
+    spectrum = np.array(report.residuals.spectrum)
+    axes[1, 2].semilogy(np.arange(1, len(spectrum) + 1), np.clip(spectrum, _SMALLEST, None))
+    axes[1, 2].set(xlabel="component", ylabel="share", title="spectrum of the residuals")
+    return figure

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
 
-from cvxsae.data import arguments, tensors
-from cvxsae.data.activations import Activations
-from cvxsae.data.arguments import InputError
-from cvxsae.diagnostics.sums import CODE_TOL
+from cvxsae.data import arguments
+from cvxsae.diagnostics.sums import CODE_TOL, at_one_bias, exact_codes
+from cvxsae.errors import InputError
+from cvxsae.parallel.context import Compute, Run, Seeded, keywords
 from cvxsae.relaxations.joint.curvature import Curvature, LeastCurvature
-from cvxsae.solvers.codes.encode import encode
 
 if TYPE_CHECKING:
+    import numpy as np
+    from jaxtyping import Float64
+
     from cvxsae.data.activations import ActivationsLike
     from cvxsae.data.arguments import BiasLike
+    from cvxsae.relaxations.convex.fixed_atoms import SparseCodes
+    from cvxsae.solvers.codes.result import Codes
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -44,6 +48,16 @@ class SecondOrder:
     least_code: float
     least_slack: float
     singular: int
+
+    @property
+    def direction(self) -> Float64[np.ndarray, "K d"]:
+        """How the atoms move along the least curvature; with :attr:`bias_direction` of norm 1."""
+        return self.least.direction.cpu().numpy()
+
+    @property
+    def bias_direction(self) -> Float64[np.ndarray, " d"] | None:
+        """How the bias moves along it; None for a fixed bias."""
+        return None if self.least.bias_direction is None else self.least.bias_direction.cpu().numpy()
 
     @property
     def is_regular(self) -> bool:
@@ -75,18 +89,31 @@ class SecondOrder:
         }
 
 
+LANCZOS_TOL = 1e-3
+"""Residual at which Lanczos stops unless told otherwise; the scaled Hessian's natural size is 1."""
+
+_PRODUCTS = 500
+"""Hessian-vector products at most; converged dictionaries need tens to hundreds."""
+
+
+class SecondOrderOptions(Compute, Seeded, total=False):
+    """How :func:`second_order` runs."""
+
+    max_steps: int | None
+    """Most Hessian-vector products, each about ten times ``nnz · d`` multiplications; None for 500."""
+
+
+@keywords(SecondOrderOptions)
 def second_order(
     X: ActivationsLike,
     dictionary: Any,
     lam: float,
     *,
     bias: BiasLike = None,
-    bias_is_free: bool = False,
+    trained_bias: bool = False,
     codes: Any = None,
-    tol: float = 1e-3,
-    products: int = 500,
-    seed: int = 0,
-    device: str | torch.device | None = None,
+    tol: float = LANCZOS_TOL,
+    **options: Unpack[SecondOrderOptions],
 ) -> SecondOrder:
     """Find the direction in which F(D, b) curves least, by Hessian-vector products and Lanczos (T5).
 
@@ -100,51 +127,60 @@ def second_order(
         Penalty λ > 0 of (P).
     bias
         None (zero) or an array (d,).
-    bias_is_free
-        Whether the bias is a variable too.
+    trained_bias
+        Whether that bias is a variable too, optimized along with the dictionary.
     codes
         Codes to start from, as in :func:`~cvxsae.encode`; they are made exact.
     tol
         Residual at which Lanczos stops; the scaled Hessian's natural size is 1.
-    products
-        Hessian-vector products at most, each about ten times ``nnz · d`` multiplications.
-    seed
-        Of the starting vector.
-    device
-        Where to compute; everything is in float64.
+    options
+        ``device`` (everything is in float64), ``max_seconds``, ``max_steps`` (Hessian-vector products, 500 unless
+        given; each costs about ten times ``nnz · d`` multiplications), ``progress`` and ``seed`` (of the starting
+        vector).
 
     Returns
     -------
     SecondOrder
         Memory: the data, the residuals, about ``8 Σ_n |A_n|²`` bytes of active Gram matrices, and 80 vectors as large
-        as the dictionary.
+        as the dictionary. Where time runs out before the codes are exact on all datapoints, F and its curvature are
+        not known: see Raises.
 
     Raises
     ------
     InputError
-        For arguments that cannot be used.
+        For arguments that cannot be used, and a ``max_seconds`` too short for exact codes.
+    KeyboardInterrupt
+        On Ctrl-C: the curvature of anything but exact codes means nothing.
     """
-    data = Activations(X)
-    if isinstance(bias, str):
-        raise InputError(f"bias is {bias!r}; pass None or an array, and bias_is_free=True if it is a variable.")
-    rows = tensors.unit_rows(dictionary, "dictionary", data.shape[1])[0].cpu()
-    where = arguments.compute_device(device)
-    exact = encode(data, rows, lam, bias=bias, tol=CODE_TOL, warm_start=codes, device=where)
-    fixed = arguments.bias_vector(bias, data.shape[1])
+    run = Run.start(options, SecondOrderOptions)
+    tol = arguments.positive(tol, "tol")
+    problem = at_one_bias(X, dictionary, lam, bias)
+    exact = exact_codes(problem, codes, CODE_TOL, run)
+    if run.is_late and not exact.done.all():
+        missing = int((~exact.done).sum())
+        raise InputError(f"max_seconds passed before {missing} datapoints had exact codes (T5 needs them); raise it.")
+    return least_curvature(problem, exact, tol, run, bias_is_free=trained_bias)
+
+
+def least_curvature(problem: SparseCodes, codes: Codes, tol: float, run: Run, *, bias_is_free: bool) -> SecondOrder:
+    """:func:`second_order` at exact codes."""
     curvature = Curvature(
-        data.to_tensor(device=where),
-        rows,
-        exact.lam,
-        exact.codes,
-        bias=fixed if isinstance(fixed, torch.Tensor) else None,
+        problem.X.to_tensor(device=run.device),
+        problem.atoms,
+        problem.lam,
+        codes.codes,
+        bias=problem.fixed_bias(),
         bias_is_free=bias_is_free,
-        device=where,
+        device=run.device,
     )
     gradient, pull = curvature.gradient()
     squares = gradient.square().sum() + (pull.square().sum() if bias_is_free else 0)
     return SecondOrder(
         least=curvature.least(
-            tol=arguments.positive(tol, "tol"), products=arguments.count(products, "products"), seed=seed
+            tol=tol,
+            products=_PRODUCTS if run.max_steps is None else run.max_steps,
+            seed=run.seed,
+            deadline=run.deadline,
         ),
         value=curvature.value,
         gradient_norm=float(torch.sqrt(squares)),

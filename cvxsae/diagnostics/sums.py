@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from cvxsae.data import arguments, tensors
-from cvxsae.data.activations import Activations
-from cvxsae.data.arguments import InputError
+from cvxsae.data import arguments
+from cvxsae.errors import InputError
+from cvxsae.parallel.context import SHORTEST, Compute, Run, keywords
+from cvxsae.relaxations.convex.fixed_atoms import SparseCodes
 from cvxsae.relaxations.joint.active_gram import ActiveSolver, CodePattern
 from cvxsae.relaxations.solution import Status
 from cvxsae.solvers.codes.encode import encode
@@ -30,8 +32,17 @@ CODE_TOL = 1e-12
 """Relative gap to which codes are computed before conditions are checked to 1e-6."""
 
 _ROWS = 4096
+"""Datapoints in a block: enough for the products to run at full speed, few enough to stay in cache."""
+
 _PRODUCT_ENTRIES = 2**23
+"""Most entries of a block of products ``d_k·r_n``: 64 MB in float64."""
+
 _PAIR_ENTRIES = 2**20
+"""Most entries of each array of a :class:`PairBlock`: 8 MB in float64."""
+
+_MOMENTS = ("count", "x", "r", "e", "xx", "xr", "xe", "rr", "ee")
+"""Fields of :class:`Moments`, in the order in which their sums are kept."""
+
 _DOUBLE_ENTRIES = 2**26
 """Residuals with more entries are kept in single precision (statistics are summed in double all the same)."""
 
@@ -148,6 +159,7 @@ class FeatureStatistics:
         return column.row.astype(np.int64), column.data
 
 
+@keywords(Compute)
 def feature_statistics(
     X: ActivationsLike,
     dictionary: Any,
@@ -156,8 +168,7 @@ def feature_statistics(
     bias: BiasLike = None,
     codes: Any = None,
     code_tol: float = CODE_TOL,
-    device: str | torch.device | None = None,
-    progress: bool = False,
+    **options: Unpack[Compute],
 ) -> FeatureStatistics:
     """Encode and sum up: two passes over the data, one of them :func:`~cvxsae.encode`.
 
@@ -175,8 +186,9 @@ def feature_statistics(
         Codes to start from, not to be believed: :class:`~cvxsae.Codes` or sparse (N, K) for atoms of norm 1.
     code_tol
         Relative gap of every datapoint's codes.
-    device, progress
-        As in :func:`~cvxsae.encode`.
+    options
+        ``device``, ``max_seconds`` and ``progress``. Where time runs out, ``codes.done`` says which datapoints have no
+        exact codes.
 
     Returns
     -------
@@ -188,33 +200,58 @@ def feature_statistics(
     InputError
         For arguments that cannot be used.
     KeyboardInterrupt
-        If the codes were interrupted: conditions mean nothing where codes are not exact.
+        On Ctrl-C: conditions mean nothing where codes are not exact.
     """
-    data = Activations(X)
+    run = Run.start(options, Compute)
+    return measured(at_one_bias(X, dictionary, lam, bias), codes, arguments.positive(code_tol, "code_tol"), run)
+
+
+def at_one_bias(X: ActivationsLike, dictionary: Any, lam: float, bias: BiasLike) -> SparseCodes:
+    """The coding problem whose solution the conditions are about; a free bias is refused."""
     if isinstance(bias, str):
-        raise InputError(f"bias is {bias!r}; conditions are checked at one bias, so pass None or an array.")
-    exact = encode(data, dictionary, lam, bias=bias, tol=code_tol, warm_start=codes, device=device, progress=progress)
-    if exact.status is Status.INTERRUPTED:
+        raise InputError(
+            f"bias is {bias!r}, but conditions are checked at one bias; pass its value, "
+            "and trained_bias=True if it was optimized along with the dictionary."
+        )
+    return SparseCodes(X, dictionary, lam, bias=bias)
+
+
+def exact_codes(problem: SparseCodes, start: Any, tol: float, run: Run) -> Codes:
+    """Exact codes, from codes that are not believed. An interrupt passes through: partial codes would mislead."""
+    found = encode(
+        problem.X,
+        problem.atoms,
+        problem.lam,
+        bias=problem.bias,
+        tol=tol,
+        warm_start=start,
+        device=run.device,
+        max_seconds=max(run.left, SHORTEST) if math.isfinite(run.deadline) else None,
+        progress=run.progress,
+    )
+    if found.status is Status.INTERRUPTED:
         raise KeyboardInterrupt
-    rows = tensors.unit_rows(dictionary, "dictionary", data.shape[1])[0].cpu()
-    fixed = arguments.bias_vector(bias, data.shape[1])
-    offset = fixed if isinstance(fixed, torch.Tensor) else torch.zeros(data.shape[1], dtype=torch.float64)
-    return _Pass(data, rows, offset, exact, arguments.compute_device(device)).run(progress=progress)
+    return found
+
+
+def measured(problem: SparseCodes, start: Any, tol: float, run: Run) -> FeatureStatistics:
+    """:func:`feature_statistics` of a problem at a fixed bias, from codes that are not believed."""
+    return _Pass(problem, exact_codes(problem, start, tol, run), run).sums()
 
 
 class _Pass:
     """The sums, while they grow."""
 
-    def __init__(
-        self, data: Activations, rows: torch.Tensor, offset: torch.Tensor, codes: Codes, device: torch.device
-    ) -> None:
-        self.data, self.codes, self.device, self.offset = data, codes, device, offset.to(device)
-        self.rows, self.dictionary = rows, rows.to(device)
-        n, d = data.shape
+    def __init__(self, problem: SparseCodes, codes: Codes, run: Run) -> None:
+        device = run.device
+        self.data, self.codes, self.device, self.progress = problem.X, codes, device, run.progress
+        self.offset = problem.fixed_bias().to(device)
+        self.rows, self.dictionary = problem.atoms, problem.atoms.to(device)
+        n, d = self.data.shape
         precision = torch.float64 if n * d <= _DOUBLE_ENTRIES else torch.float32
         self.residuals = torch.empty((n, d), dtype=precision, device=device)
         self.norms, self.shrinkage = np.zeros(n), np.zeros(n)
-        K = len(rows)
+        K = problem.n_atoms
 
         def zeros(*shape: int) -> torch.Tensor:
             return torch.zeros(shape, dtype=torch.float64, device=device)
@@ -225,9 +262,9 @@ class _Pass:
         self.halves = [[0, zeros(d), zeros(d), 0.0, zeros(d, d), zeros(d, d), zeros(d), 0.0, 0.0] for _ in range(2)]
         self.dependent = 0
 
-    def run(self, *, progress: bool) -> FeatureStatistics:
+    def sums(self) -> FeatureStatistics:
         start = 0
-        with tqdm(total=len(self.data), unit="points", disable=not progress, desc="statistics") as bar:
+        with tqdm(total=len(self.data), unit="points", disable=not self.progress, desc="statistics") as bar:
             for batch in self.data.batches(rows=_ROWS, device=self.device):
                 self._add(start, batch - self.offset)
                 start += len(batch)
@@ -285,15 +322,14 @@ class _Pass:
 
     @staticmethod
     def _add_moments(sums: list[Any], x: torch.Tensor, r: torch.Tensor, e: torch.Tensor) -> None:
-        news = (len(x), x.sum(dim=0), r.sum(dim=0), float(e.sum()), x.T @ x, x.T @ r, x.T @ e,
-                float(r.square().sum()), float(e.square().sum()))  # fmt: skip
-        for place, new in enumerate(news):
+        first = (len(x), x.sum(dim=0), r.sum(dim=0), float(e.sum()))
+        second = (x.T @ x, x.T @ r, x.T @ e, float(r.square().sum()), float(e.square().sum()))
+        for place, new in enumerate(first + second):
             sums[place] += new
 
     def _half(self, half: int) -> Moments:
-        names = ("count", "x", "r", "e", "xx", "xr", "xe", "rr", "ee")
         values: list[Any] = [v.cpu().numpy() if isinstance(v, torch.Tensor) else v for v in self.halves[half]]
-        return Moments(**dict(zip(names, values, strict=True)))
+        return Moments(**dict(zip(_MOMENTS, values, strict=True)))
 
 
 @dataclass(frozen=True, eq=False)

@@ -159,11 +159,15 @@ class Run:
         return replace(self, deadline=math.inf)
 
 
-def keywords(kind: type) -> Callable[[F], F]:
-    """Show the options that a verb takes as ``**options`` flat, in ``help()`` and in tab completion."""
+def keywords(kind: type, **defaults: Any) -> Callable[[F], F]:
+    """Show the options that a verb takes as ``**options`` flat, in ``help()`` and in tab completion.
+
+    ``defaults`` are those of options that only this verb has.
+    """
+    known = {**_DEFAULTS, **defaults}
 
     def decorate(function: F) -> F:
-        show_flat(function, kind, _DEFAULTS)
+        show_flat(function, kind, known)
         return function
 
     return decorate

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
     from cvxsae.data.activations import ActivationsLike
+    from cvxsae.solvers.dictionary.result import DictionaryFit
 
 ARRAYS = ("W_enc", "b_enc", "W_dec", "b_dec")
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
@@ -34,7 +35,7 @@ class TrainingRecord:
     Attributes
     ----------
     step
-        Optimiser steps done.
+        Optimizer steps done.
     seconds
         Wall-clock time so far.
     loss
@@ -184,6 +185,23 @@ class SparseAutoencoder:
         penalty = None if lam is None else arguments.penalty(lam, "lam")
         return cls(**parts, lam=penalty, subtract_bias=subtract_bias)
 
+    @classmethod
+    def from_fit(cls, fit: DictionaryFit) -> SparseAutoencoder:
+        """An SAE with a learned dictionary and bias as its decoder, and the encoder ``ReLU(D(x − b) − λ)``.
+
+        That encoder is exact where active atoms are orthogonal, and a start elsewhere: :func:`cvxsae.audit` says what
+        it loses against exact codes.
+        """
+        return cls(
+            W_enc=np.ascontiguousarray(fit.dictionary.T),
+            b_enc=np.full(fit.n_atoms, -fit.lam),
+            W_dec=np.array(fit.dictionary),
+            b_dec=np.array(fit.bias),
+            lam=fit.lam,
+            seconds=fit.seconds,
+            trainer="cvxsae.learn_dictionary",
+        )
+
     def save(self, folder: str | Path) -> Path:
         """Write ``cfg.json`` and ``sae_weights.safetensors``, which SAELens and :meth:`load` read (float32).
 
@@ -221,7 +239,7 @@ class SparseAutoencoder:
         ------
         InputError
             If a file is missing or is not what it should be, or if the SAE is not a plain ReLU one on the data as it
-            is (another architecture, or activations that are normalised first).
+            is (another architecture, or activations that are normalized first).
         """
         folder = Path(folder)
         file = arguments.existing_file(folder / CONFIG, "folder")
@@ -234,7 +252,7 @@ class SparseAutoencoder:
             raise InputError(f"{str(folder)!r} holds a {architecture!r} SAE; only ReLU ones ('standard') can be read.")
         if config.get("normalize_activations", "none") not in ("none", None):
             how = config["normalize_activations"]
-            raise InputError(f"the SAE in {str(folder)!r} normalises activations ({how!r}); fold that in first.")
+            raise InputError(f"the SAE in {str(folder)!r} normalizes activations ({how!r}); fold that in first.")
         metadata = dict(config.get("metadata") or {})
         lam, trainer = metadata.pop("cvxsae_lam", None), metadata.pop("cvxsae_trainer", "")
         subtract = bool(config.get("apply_b_dec_to_input", True))

@@ -40,6 +40,3 @@ from .dictionary.shrink import (
 from .floors.search import (
     width_floor as width_floor,
 )
-from .floors.search import (
-    width_floors as width_floors,
-)

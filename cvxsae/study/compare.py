@@ -19,17 +19,19 @@ from cvxsae.data.activations import Activations
 from cvxsae.data.arguments import InputError
 from cvxsae.data.files import read_arrays, write_arrays
 from cvxsae.data.storage import write_atomically
+from cvxsae.parallel.context import Run
 from cvxsae.relaxations.convex.wide_limit import WideLimit
 from cvxsae.relaxations.floors.floor import Floor
+from cvxsae.relaxations.joint.joint import JointProblem
 from cvxsae.relaxations.solution import GAP_SLACK, CertificateError, Solution
+from cvxsae.sae.audit import AuditOptions, account
 from cvxsae.sae.autoencoder import SparseAutoencoder
-from cvxsae.sae.figures import stack_ledgers
-from cvxsae.sae.ledger import GAPS, WIDE_TOL, LossLedger, Search, ledger
+from cvxsae.sae.ledger import GAPS, LossLedger, stack_ledgers
 from cvxsae.sae.train import train_sae
 from cvxsae.solvers.convex.solve import solve
 from cvxsae.solvers.dictionary.learn import learn_dictionary
 from cvxsae.solvers.dictionary.result import DictionaryFit
-from cvxsae.solvers.floors.search import width_floors
+from cvxsae.solvers.floors.search import WIDE_TOL, width_floor
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,7 +49,7 @@ DECIDED = ("X", "lam", "n_atoms", "widths", "bias", "device", "progress")
 
 TRAINING, FLOORS = (
     tuple(name for name in inspect.signature(function).parameters if name not in DECIDED)
-    for function in (train_sae, width_floors)
+    for function in (train_sae, width_floor)
 )
 """Options of training and of the floors."""
 
@@ -287,6 +289,22 @@ def _run(asked: _Asked, store: _Store | None, callback: Callable[[WidthResult], 
 
 
 @dataclass(frozen=True)
+class Search:
+    """How hard to look for a better dictionary."""
+
+    tol: float = 1e-4
+    max_seconds: float | None = None
+    seed: int = 0
+    device: str | torch.device | None = None
+    progress: bool = False
+
+    def run(self) -> Run:
+        """Of one audit."""
+        asked = {"max_seconds": self.max_seconds, "seed": self.seed, "device": self.device, "progress": self.progress}
+        return Run.start(asked, AuditOptions)
+
+
+@dataclass(frozen=True)
 class _Asked:
     """What a comparison is of, checked."""
 
@@ -316,8 +334,8 @@ class _Asked:
         """Value, theorem and seconds for every width."""
         begun = time.perf_counter()
         options = {"seed": self.search.seed, "max_seconds": self.search.max_seconds, **self.floors}
-        found = width_floors(
-            self.data, self.lam, self.widths, bias=self.bias, device=self.search.device,
+        found = width_floor(
+            self.data, self.widths, self.lam, bias=self.bias, device=self.search.device,
             progress=self.search.progress, **options,
         )  # fmt: skip
         seconds = time.perf_counter() - begun
@@ -347,8 +365,8 @@ def _result(
     previous: float | None, begun: float,
 ) -> WidthResult:  # fmt: skip
     """Audit the SAE and set it beside the dictionary."""
-    known = Floor(floor["value"], fit.n_atoms, asked.lam, floor["theorem"])
-    found = ledger(sae, asked.data, asked.lam, asked.shift, known, wide, asked.search)
+    joint = JointProblem(asked.data, fit.n_atoms, asked.lam, bias=asked.bias)
+    found = account(sae, Floor(joint, floor["value"], floor["theorem"]), wide, asked.search.tol, asked.search.run())
     attained = {"grown": fit.value, "sae": found.local}
     if previous is not None:
         attained["narrower"] = previous

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from cvxsae.data.arguments import InputError
-from cvxsae.sae.figures import stack_ledgers
+from cvxsae.sae.ledger import stack_ledgers
 from cvxsae.study.laws import by_width, ended_by_themselves, numbers, places, power_law, resolved
 
 if TYPE_CHECKING:

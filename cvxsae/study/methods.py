@@ -10,23 +10,25 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cvxsae.data import Activations
 from cvxsae.data.arguments import InputError
 from cvxsae.diagnostics.check import check_optimality
+from cvxsae.parallel.context import Run
 from cvxsae.relaxations.convex.fixed_atoms import SparseCodes
 from cvxsae.relaxations.convex.large_dictionary import LargeDictionary
 from cvxsae.relaxations.convex.tidy import live_atoms, tidy
 from cvxsae.relaxations.convex.wide_limit import WideLimit
 from cvxsae.relaxations.floors.floor import Floor
 from cvxsae.relaxations.floors.spectral import spectral_floor
+from cvxsae.relaxations.joint.joint import JointProblem
 from cvxsae.relaxations.solution import Status
-from cvxsae.sae.ledger import WIDE_TOL, Search, ledger, stationarity_of
+from cvxsae.sae.audit import AuditOptions, account
 from cvxsae.sae.train import train_sae
 from cvxsae.solvers.codes.paths import lambda_for_l0
 from cvxsae.solvers.convex.solve import solve
 from cvxsae.solvers.dictionary.learn import learn_dictionary
-from cvxsae.solvers.floors.search import width_floors
+from cvxsae.solvers.floors.search import WIDE_TOL, width_floor
 from cvxsae.validation.certify import certify
+from cvxsae.validation.claims import stationarity
 
 if TYPE_CHECKING:
     from jaxtyping import Float64
@@ -118,13 +120,13 @@ def _wide_limit(s: Setting) -> Outcome:
 
 
 def _spectral_floor(s: Setting) -> Outcome:
-    return Outcome(_floor_numbers(spectral_floor(s.X, s.lam, s.width, bias=s.bias)))
+    return Outcome(_floor_numbers(spectral_floor(s.X, s.width, s.lam, bias=s.bias)))
 
 
 def _width_floor(s: Setting) -> Outcome:
     given = {key: s.options[key] for key in ("kernels", "max_points", "tol", "max_seconds") if key in s.options}
     started = time.monotonic()
-    floor = width_floors(s.X, s.lam, (s.width,), bias=s.bias, **given)[0]
+    floor = width_floor(s.X, s.width, s.lam, bias=s.bias, **given)
     limited = time.monotonic() - started >= given.get("max_seconds", math.inf)
     return Outcome({**_floor_numbers(floor), "outcome": "TIME_LIMIT" if limited else None})
 
@@ -151,9 +153,10 @@ def _learned(s: Setting) -> Outcome:
     fit = _learn(s, s.lam, s.warm, tol=s.options["tol"], second_order=s.options["second_order"])
     problem = SparseCodes(s.X, fit.dictionary, s.lam, fit.bias)
     found = certify(problem, fit.candidate(), tol=CODES_TOL)
-    stationarity, drift = stationarity_of(problem, fit.candidate())
+    residuals, drift = stationarity(problem, fit.candidate())
     numbers = {
-        **_enclosed(found.value, fit.floor), "codes_gap": found.gap, "stationarity": stationarity,
+        **_enclosed(found.value, fit.floor), "codes_gap": found.gap,
+        "stationarity": float(np.nanmax(residuals, initial=0)),
         "bias_residual": drift if s.cell.bias == "free" else None, "least_curvature": fit.least_curvature,
         "l0": fit.codes.l0, "live_atoms": fit.n_atoms - fit.dead_atoms, "outcome": fit.status.name,
         "fvu": _fvu(problem, fit.candidate(), s.X),
@@ -171,12 +174,13 @@ def _learn(s: Setting, lam: float, start: Any, **more: Any) -> DictionaryFit:
 
 def _trained_sae(s: Setting) -> Outcome:
     given = {key: s.options[key] for key in ("steps", "batch_size", "lr", "resample", "trainer")}
-    shift = None if s.cell.bias == "free" else np.zeros(s.cell.dim) if s.bias is None else s.bias
     sae = train_sae(s.X, s.width, s.lam, bias=s.bias, seed=s.seed, **given)
     wide = _finished(solve(WideLimit(s.X, s.lam, s.bias), tol=WIDE_TOL, raise_on_failure=False))
-    floor = Floor(wide.lower_bound, s.width, s.lam, "T9", "free" if shift is None else shift)
-    search = Search(tol=s.options["tol"], max_seconds=s.options["search_seconds"], seed=s.seed)
-    found = ledger(sae, Activations(s.X), s.lam, shift, floor, wide, search)
+    floor = Floor(JointProblem(s.X, s.width, s.lam, bias=s.bias), wide.lower_bound, "T9")
+    tol = s.options["tol"]
+    found = account(
+        sae, floor, wide, tol, Run.start({"max_seconds": s.options["search_seconds"], "seed": s.seed}, AuditOptions)
+    )
     codes = sae.encode(s.X)
     residual = s.X - sae.b_dec.astype(np.float64) - codes @ sae.dictionary
     numbers = {
@@ -187,7 +191,7 @@ def _trained_sae(s: Setting) -> Outcome:
         "lambda_max": found.lambda_max, "outcome": "TRAINED",
     }  # fmt: skip
     worst = max(found.codes_gap, found.local_codes_gap)
-    objections = () if worst <= search.tol else (f"The codes are exact to {worst:.1e} only, not to {search.tol:.0e}.",)
+    objections = () if worst <= tol else (f"The codes are exact to {worst:.1e} only, not to {tol:.0e}.",)
     return Outcome(numbers, objections, {"dictionary": found.dictionary, "bias": found.decoder_bias}, found.to_dict())
 
 
@@ -197,7 +201,7 @@ def _check(s: Setting) -> Outcome:
     dictionary, bias = s.warm
     keys = ("tol", "splits", "new_atoms", "second_order", "noiseless")
     report = check_optimality(
-        s.X, dictionary, s.lam, bias=bias, bias_is_free=s.cell.bias == "free", seed=s.seed,
+        s.X, dictionary, s.lam, bias=bias, trained_bias=s.cell.bias == "free", seed=s.seed,
         **{key: s.options[key] for key in keys},
     )  # fmt: skip
     found = report.summary()

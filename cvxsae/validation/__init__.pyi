@@ -1,5 +1,8 @@
-from .certify import (
+from .certificate import (
     Certificate as Certificate,
+)
+from .certificate import (
+    Violation as Violation,
 )
 from .certify import (
     certify as certify,
@@ -9,7 +12,4 @@ from .crosscheck import (
 )
 from .crosscheck import (
     crosscheck as crosscheck,
-)
-from .floors import (
-    check_floor as check_floor,
 )

@@ -2,132 +2,67 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from operator import attrgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.sparse
 
-from cvxsae.data import InputError, arguments, tensors
-from cvxsae.parallel.group import ALONE, ProcessGroup
+from cvxsae.data import arguments, tensors
+from cvxsae.errors import CertificateError, InputError
+from cvxsae.parallel.group import ALONE
 from cvxsae.parallel.threads import threads_for
 from cvxsae.relaxations.candidate import Candidate
 from cvxsae.relaxations.convex.wide_limit import WideLimit
+from cvxsae.relaxations.floors.floor import Floor
+from cvxsae.relaxations.joint.joint import JointProblem
 from cvxsae.relaxations.problem import Problem, float64_tensor
 from cvxsae.relaxations.shared import Shared
-from cvxsae.relaxations.solution import GAP_SLACK, CertificateError, Solution, gap_parts, relative_gap
+from cvxsae.relaxations.solution import GAP_SLACK, Solution, gap_parts, relative_gap
+from cvxsae.validation.certificate import Certificate
+from cvxsae.validation.claims import claims_of
+from cvxsae.validation.floors import floor_objections
+from cvxsae.validation.violation import worst_violation
+
+if TYPE_CHECKING:
+    from cvxsae.parallel.group import ProcessGroup
 
 DEFAULT_TOL = 1e-6
+"""Relative gap to insist on where the candidate does not say what was asked for."""
+
 UNIT_NORM_TOLERANCE = 1e-9
+"""How far an atom's norm may be from 1."""
+
 FEASIBILITY_TOLERANCE = 1e-9
-CLAIM_TOLERANCE = 1e-9
+"""Relative violation of the dual constraints that is not objected to; the bound is that of the repaired point."""
 
 
-@dataclass(frozen=True)
-class Certificate:
-    """What the referee found. Values are per datapoint, as in (P).
-
-    Attributes
-    ----------
-    problem
-        Name of the problem.
-    value
-        Objective recomputed at the candidate.
-    lower_bound
-        Recomputed from the candidate's dual point, re-centred and shrunk into the feasible set if it was outside.
-    gap
-        ``(value − lower_bound)/value``.
-    tol
-        The gap that was asked for.
-    bound
-        ``"optimum"`` where the lower bound can reach the optimum, ``"relaxation"`` where it may stay below it however
-        well the solver works (the large dictionary at τ > 0 in more than three dimensions).
-    smallest_code
-        Least entry of the codes; negative codes are objected to.
-    atom_norm_error
-        ``max_k |‖d_k‖ − 1|``.
-    dual_violation
-        Relative violation of the dual constraints by the dual point as it was given; None if it was not given.
-    bias_residual
-        ``‖mean_n r_n‖/λ`` for a free bias (zero at the optimum, T3), None otherwise.
-    lam, lambda_max
-        The penalty and the smallest one that makes all codes zero.
-    objections
-        One sentence for everything that is wrong; empty for a certified answer.
-    solver_gap, relaxation_gap
-        The two parts of a large dictionary's gap, recomputed from the candidate's similarity (None without one, and for
-        the other problems): from the lower bound up to what a doubly nonnegative Q attains, and from there up to
-        the value. A bound proved by cuts can be above the former; there is only the latter then.
-    """
-
-    problem: str
-    value: float
-    lower_bound: float
-    gap: float
-    tol: float
-    bound: str
-    smallest_code: float | None
-    atom_norm_error: float | None
-    dual_violation: float | None
-    bias_residual: float | None
-    lam: float
-    lambda_max: float
-    objections: tuple[str, ...]
-    solver_gap: float | None = None
-    relaxation_gap: float | None = None
-
-    @property
-    def is_certified(self) -> bool:
-        """Whether the referee has no objection."""
-        return not self.objections
-
-    def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
-        return {**asdict(self), "objections": list(self.objections), "certified": self.is_certified}
-
-    def __str__(self) -> str:
-        verdict = "certified" if self.is_certified else "NOT certified"
-        lines = [
-            f"{self.problem}: {verdict}",
-            f"  value        {self.value:.12g}   (mean per datapoint)",
-            f"  lower bound  {self.lower_bound:.12g}   (of the {self.bound})",
-            f"  gap          {self.gap:.2e}   (tol {self.tol:.0e})",
-            *(
-                f"    {label:11}{part:.2e}   ({meaning})"
-                for label, part, meaning in (
-                    ("solver", self.solver_gap, "from the bound up to a doubly nonnegative Q"),
-                    ("relaxation", self.relaxation_gap, "from there up to dictionary and codes"),
-                )
-                if part is not None
-            ),
-            f"  lambda       {self.lam:.6g} = {self.lam / self.lambda_max:.4g} lambda_max"
-            if self.lambda_max > 0
-            else f"  lambda       {self.lam:.6g}",
-        ]
-        return "\n".join(lines + [f"  objection: {sentence}" for sentence in self.objections])
-
-
-def certify(problem: Problem, solution: Candidate, *, tol: float | None = None) -> Certificate:
-    """Check a solution against its problem, from scratch.
+def certify(
+    answer: Problem | Solution | Floor, candidate: Candidate | Floor | None = None, *, tol: float | None = None
+) -> Certificate:
+    """Check an answer from scratch: a solution, codes, a learned dictionary or a floor.
 
     Recomputes the objective and the lower bound from the data, the candidate's arrays and nothing else, checks
     every constraint (codes ≥ 0, unit-norm atoms, the problem's own dictionary and bias, dual feasibility including
-    ``Σ_n y_n = 0`` for a free bias) and compares the claims of a :class:`Solution` with what it found.
+    ``Σ_n y_n = 0`` for a free bias) and compares the claims of an answer with what it found. Of codes, those of every
+    datapoint are compared; of a learned dictionary stationarity and the gap of its codes too. Of a floor, every number
+    is computed again in numpy by code that the search does not share.
 
     Parameters
     ----------
-    problem
-        The problem as you know it.
-    solution
-        A :class:`Solution`, or a bare :class:`Candidate` (arrays without claims).
+    answer
+        A :class:`~cvxsae.Solution` (also :class:`~cvxsae.results.Codes` and :class:`~cvxsae.results.DictionaryFit`) or
+        a :class:`~cvxsae.results.Floor`, checked against the problem it holds; or the problem as you know it.
+    candidate
+        With a problem: a solution, a floor, or a bare :class:`~cvxsae.results.Candidate` (arrays without claims).
     tol
-        Relative gap to insist on; default: the solution's own, or 1e-6.
+        Relative gap to insist on; default: the answer's own, or 1e-6. A learned dictionary that does not claim to be a
+        global optimum is held to the gap of its codes unless ``tol`` is given; a floor has no gap.
 
     Returns
     -------
     Certificate
-        With ``objections`` empty exactly when the answer is certified.
+        With ``objections`` empty exactly when the answer is certified, and otherwise ``violation`` saying what violates
+        a condition most: a datapoint, an atom, a direction.
 
     Raises
     ------
@@ -136,27 +71,70 @@ def certify(problem: Problem, solution: Candidate, *, tol: float | None = None) 
     CertificateError
         If the lower bound is above the value by more than rounding: the mathematics or the code is wrong.
     """
-    for value, name, kind in ((problem, "problem", Problem), (solution, "solution", Candidate)):
-        if not isinstance(value, kind):
-            raise InputError(f"{name} is a {type(value).__name__}; pass a {kind.__name__}.")
-    if tol is None:
-        tol = solution.tol if isinstance(solution, Solution) else DEFAULT_TOL
-    tol = arguments.nonnegative(tol, "tol")
+    problem: Any
+    found: Any
+    if candidate is None:
+        if not isinstance(answer, Solution | Floor):
+            remedy = "pass the candidate too" if isinstance(answer, Problem) else "pass a Solution or a Floor"
+            raise InputError(f"answer is a {type(answer).__name__}; {remedy}.")
+        problem, found = answer.problem, answer
+    else:
+        for value, name, kind in ((answer, "problem", Problem), (candidate, "candidate", Candidate | Floor)):
+            if not isinstance(value, kind):
+                wanted = "Problem" if name == "problem" else "Candidate or a Floor"
+                raise InputError(f"{name} is a {type(value).__name__}; pass a {wanted}.")
+        problem, found = answer, candidate
+    asked = None if tol is None else arguments.nonnegative(tol, "tol")
+    if isinstance(found, Floor):
+        return _certified_floor(problem, found)
     group = problem.group if isinstance(problem, Shared) else ALONE
     with group.guard(), threads_for(problem):
-        return _certify(problem, solution, tol, group)
+        return _certified(problem, found, asked, group)
 
 
-def _certify(problem: Problem, solution: Candidate, tol: float, group: ProcessGroup) -> Certificate:
+def _certified_floor(problem: Problem, floor: Floor) -> Certificate:
+    """A floor holds if its weights prove it; they are evaluated again, in another way."""
+    if not isinstance(problem, JointProblem):
+        raise InputError(f"problem is {problem.name!r}; a floor is about a JointProblem.")
+    proved, objections = floor_objections(problem, floor)
+    return Certificate(
+        problem=f"floor of {problem.n_atoms} atoms",
+        value=np.nan,
+        lower_bound=proved,
+        gap=np.nan,
+        tol=np.nan,
+        bound="relaxation",
+        smallest_code=None,
+        atom_norm_error=None,
+        dual_violation=None,
+        bias_residual=None,
+        lam=problem.lam,
+        lambda_max=problem.lambda_max(),
+        objections=objections,
+    )
+
+
+def _certified(problem: Problem, solution: Candidate, asked: float | None, group: ProcessGroup) -> Certificate:
+    claims = claims_of(solution)
+    tol = asked if asked is not None else solution.tol if isinstance(solution, Solution) else DEFAULT_TOL
     shape_objections = _of_all(_shape_objections(problem, solution), group)
     shape_objections = shape_objections or _differences(problem, solution, group)
     lambda_max = problem.lambda_max()
     bound = "optimum" if problem.polar_is_exact else "relaxation"
     if shape_objections:
+        nothing = dict.fromkeys(("smallest_code", "atom_norm_error", "dual_violation", "bias_residual"))
         return Certificate(
-            problem.name, np.nan, np.nan, np.nan, tol, bound, None, None, None, None, problem.lam, lambda_max,
-            tuple(shape_objections),
-        )  # fmt: skip
+            problem=problem.name,
+            value=np.nan,
+            lower_bound=np.nan,
+            gap=np.nan,
+            tol=tol,
+            bound=bound,
+            **nothing,
+            lam=problem.lam,
+            lambda_max=lambda_max,
+            objections=tuple(shape_objections),
+        )
     objections = problem.objections(solution)
     smallest, norm_error = _primal_facts(solution)
     if smallest is not None and smallest < 0:
@@ -169,19 +147,20 @@ def _certify(problem: Problem, solution: Candidate, tol: float, group: ProcessGr
         if off > 0:
             objections.append(f"The bias differs from the problem's fixed bias by {off:.2e}.")
 
-    value, lower_bound = problem.bounds(solution)
+    value, lower_bound = problem.bounds(claims.with_dual(problem))
     gap = relative_gap(value, lower_bound)
     parts = gap_parts(problem, solution, value, lower_bound)
     violation = _dual_objections(problem, solution, objections)
-    bias_residual = _bias_objections(problem, solution, value, tol, objections)
-    if isinstance(solution, Solution):
-        _claim_objections(solution, problem, value, lower_bound, objections)
+    must_close = claims.must_close or asked is not None
+    bias_residual = _bias_objections(problem, solution, value, tol if must_close else None, objections)
+    objections += claims.objections(problem, value, lower_bound)
+    facts = claims.facts(problem)
     objections = _of_all(objections, group)
     if gap < -GAP_SLACK and not objections:
         raise CertificateError(
             f"the lower bound {lower_bound!r} of {problem.name} lies above its value {value!r}; please report this."
         )
-    if not gap <= tol:
+    if must_close and not gap <= tol:
         objections.append(f"The relative gap {gap:.2e} exceeds tol {tol:.1e}.")
     return Certificate(
         problem=problem.name,
@@ -198,6 +177,8 @@ def _certify(problem: Problem, solution: Candidate, tol: float, group: ProcessGr
         lambda_max=lambda_max,
         objections=tuple(objections),
         **{name: parts[name] for name in ("solver_gap", "relaxation_gap") if name in parts},
+        **facts,
+        violation=worst_violation(problem, solution) if objections and group.is_alone else None,
     )
 
 
@@ -293,30 +274,13 @@ def _dual_objections(problem: Problem, candidate: Candidate, objections: list[st
 
 
 def _bias_objections(
-    problem: Problem, candidate: Candidate, value: float, tol: float, objections: list[str]
+    problem: Problem, candidate: Candidate, value: float, tol: float | None, objections: list[str]
 ) -> float | None:
     """Moving the bias alone to its optimum would lower the value by exactly ½‖mean_n r_n‖²."""
     if not problem.bias_is_free:
         return None
     residual = problem.bias_residual(candidate)
     saving = (residual * problem.lam) ** 2 / 2
-    if saving > tol * value:
+    if tol is not None and saving > tol * value:
         objections.append(f"The bias is off its optimum: moving it alone would lower the value by {saving:.2e}.")
     return residual
-
-
-def _claim_objections(
-    solution: Solution, problem: Problem, value: float, lower_bound: float, objections: list[str]
-) -> None:
-    slack = CLAIM_TOLERANCE * max(abs(value), np.finfo(np.float64).tiny)
-    for symbol, attribute in (("λ", "lam"), ("τ", "penalty.atom_cost")):
-        theirs, ours = attrgetter(attribute)(solution.problem), attrgetter(attribute)(problem)
-        if theirs != ours:
-            objections.append(f"The solution is for {symbol} = {theirs:g}, the problem has {symbol} = {ours:g}.")
-    if not abs(solution.value - value) <= slack:
-        objections.append(f"The solution claims the value {solution.value:.12g}; its arrays attain {value:.12g}.")
-    if not solution.lower_bound <= lower_bound + slack:
-        objections.append(
-            f"The solution claims the lower bound {solution.lower_bound:.12g}; "
-            f"its dual point proves {lower_bound:.12g}."
-        )

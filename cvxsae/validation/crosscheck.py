@@ -11,7 +11,8 @@ from cvxsae.relaxations.convex.large_dictionary import LargeDictionary
 from cvxsae.relaxations.problem import Problem
 from cvxsae.relaxations.solution import Solution
 from cvxsae.solvers.convex.solve import solve
-from cvxsae.validation.certify import Certificate, certify
+from cvxsae.validation.certificate import Certificate
+from cvxsae.validation.certify import certify
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,7 +38,7 @@ class CrossCheck:
         that of the doubly nonnegative relaxation, which no dictionary can go below.
     tol
         The agreement asked for.
-    complaints
+    objections
         One sentence for everything that does not agree; empty when all does.
     """
 
@@ -47,12 +48,12 @@ class CrossCheck:
     certificates: dict[str, Certificate]
     difference: float
     tol: float
-    complaints: tuple[str, ...]
+    objections: tuple[str, ...]
 
     @property
     def agrees(self) -> bool:
         """The verdict."""
-        return not self.complaints
+        return not self.objections
 
     def table(self) -> pd.DataFrame:
         """One row a solver: value, lower bound, gap, seconds, the referee's verdict."""
@@ -79,7 +80,7 @@ class CrossCheck:
             "agrees": self.agrees,
             "difference": self.difference,
             "tol": self.tol,
-            "complaints": list(self.complaints),
+            "objections": list(self.objections),
             "certificates": {name: c.to_dict() for name, c in self.certificates.items()},
             "seconds": {"reference": self.reference.seconds, "torch": self.torch.seconds},
         }
@@ -88,7 +89,7 @@ class CrossCheck:
         verdict = "agree" if self.agrees else "DISAGREE"
         apart = f"difference {self.difference:+.1e}, tol {self.tol:.0e}"
         head = f"{self.problem.name}: reference and torch {verdict} ({apart})"
-        return "\n".join([head, self.table().to_string(), *(f"  {sentence}" for sentence in self.complaints)])
+        return "\n".join([head, self.table().to_string(), *(f"  {sentence}" for sentence in self.objections)])
 
 
 def default_tolerance(problem: Problem) -> float:
@@ -149,16 +150,16 @@ def crosscheck(
     anchor = float(reference.info["relaxed_value"]) if relaxation else certificates["reference"].value
     value = certificates["torch"].value
     difference = (value - anchor) / anchor if anchor > 0 else value - anchor
-    complaints = []
+    objections = []
     least = -REFERENCE_ACCURACY if relaxation else -tol
     if not least <= difference <= tol:
-        complaints.append(
+        objections.append(
             f"Torch attains {value:.9g}, the reference {anchor:.9g}: {difference:+.2e} apart, tol {tol:.0e}."
         )
     for name, certificate in certificates.items():
         # A bound proved by an exact polar may exceed the relaxation's optimum, but nothing exceeds what is attained.
         ceiling = value if relaxation and problem.polar_is_exact else min(anchor, value)
         if certificate.lower_bound > ceiling + REFERENCE_ACCURACY * abs(ceiling):
-            complaints.append(f"The lower bound of {name}, {certificate.lower_bound:.9g}, exceeds {ceiling:.9g}.")
-        complaints.extend(f"The referee objects to {name}: {sentence}" for sentence in certificate.objections)
-    return CrossCheck(problem, reference, solution, certificates, difference, tol, tuple(complaints))
+            objections.append(f"The lower bound of {name}, {certificate.lower_bound:.9g}, exceeds {ceiling:.9g}.")
+        objections.extend(f"The referee objects to {name}: {sentence}" for sentence in certificate.objections)
+    return CrossCheck(problem, reference, solution, certificates, difference, tol, tuple(objections))

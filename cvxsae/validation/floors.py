@@ -7,21 +7,35 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
-from cvxsae.data import arguments
-from cvxsae.data.activations import Activations, ActivationsLike
+from cvxsae.data.storage import fingerprint
 from cvxsae.relaxations import linalg
 from cvxsae.relaxations.floors.floor import FloorPart
 
 if TYPE_CHECKING:
     from cvxsae.relaxations.floors.floor import Floor
     from cvxsae.relaxations.floors.kernels import ZonalKernel
+    from cvxsae.relaxations.joint.joint import JointProblem
+
+SAMPLES = 300
+"""Points at which inner minima are sampled; more make the referee stricter by less than a tenth of a percent."""
 
 _TOL = 1e-10
+"""Claims may exceed what is recomputed by this, relative: rounding of two float64 computations."""
+
+_MEANS = 1000
+"""Reweighted means at most in the search for a good bias; any bias gives a valid comparison."""
+
+_SAME = 1e-14
+"""A relative decrease below this ends that search."""
+
+_TRACE = 1e-8
+"""How far, relative, the sum of all eigenvalues may be from the trace."""
 
 
-def check_floor(X: ActivationsLike, floor: Floor, *, samples: int = 300) -> tuple[str, ...]:
-    """What is wrong with a floor, one sentence each; empty if nothing is.
+def floor_objections(problem: JointProblem, floor: Floor, *, samples: int = SAMPLES) -> tuple[float, tuple[str, ...]]:
+    """The most that a floor's weights can prove, and what is wrong with it, one sentence each; none if nothing is.
 
     It shares no code with :func:`~cvxsae.width_floor`. Eigenvalues are computed from all of them (their sum must be
     the trace); the inner minima are sampled at points, not bounded on intervals, so that they lie above what a sound
@@ -30,43 +44,57 @@ def check_floor(X: ActivationsLike, floor: Floor, *, samples: int = 300) -> tupl
 
     Parameters
     ----------
-    X
-        The data the floor was computed for, (N, d).
+    problem
+        The joint problem as you know it: its data, width, λ and bias count, not the floor's.
     floor
-        What :func:`~cvxsae.width_floor` or :func:`~cvxsae.spectral_floor` returned.
+        What :func:`~cvxsae.width_floor` or :func:`~cvxsae.floors.spectral_floor` returned.
     samples
         Points on [0, 1] at which the inner minima of T15 are sampled; eight times as many for T14.
     """
-    data, samples = Activations(X).to_numpy(), arguments.count(samples, "samples")
-    misstated = _misstated(floor, *data.shape)
+    misstated = _mismatch(problem, floor) + _misstated(floor, problem)
     if misstated:
-        return misstated
-    if not floor.parts and isinstance(floor.bias, str):
-        most = _least_wide(data, floor.lam)
-        return () if floor.value <= most * (1 + _TOL) else (f"A bias costs {most:.12g}, less than the floor.",)
-    shift = np.zeros(data.shape[1]) if floor.bias is None or isinstance(floor.bias, str) else floor.bias
+        return math.nan, misstated
+    data = problem.X.to_numpy()
+    if not floor.parts and problem.bias_is_free:
+        most, _ = least_wide(data, problem.lam)
+        fits = floor.value <= most * (1 + _TOL)
+        return most, () if fits else (f"A bias costs {most:.12g}, less than the floor {floor.value:.12g}.",)
+    shift = np.zeros(data.shape[1]) if problem.bias_is_free else problem.fixed_bias().numpy()
     objections: list[str] = []
-    total = 0.0
+    claimed = proved = 0.0
     for index, part in enumerate(floor.parts or (FloorPart(np.arange(len(data)), None, floor.value, floor.theorem),)):
         offsets = data[part.rows] - shift if part.partners is None else (data[part.rows] - data[part.partners]) / 2
-        most, said = _most(offsets, floor, part, samples)
+        most, said = _most(offsets, problem, part, samples)
         objections += [f"Part {index}: {sentence}" for sentence in said]
         if not part.value <= max(most, 0.0) * (1 + _TOL):
             objections.append(f"Part {index} claims {part.value:.12g}; its weights prove at most {most:.12g}.")
-        total += part.value * len(part.rows) * (1 if part.partners is None else 2)
-    if not floor.value <= total / len(data) * (1 + _TOL):
-        objections.append(f"The floor claims {floor.value:.12g}; its parts give {total / len(data):.12g}.")
-    return tuple(objections)
+        count = len(part.rows) * (1 if part.partners is None else 2)
+        claimed, proved = claimed + part.value * count, proved + max(most, 0.0) * count
+    if not floor.value <= claimed / len(data) * (1 + _TOL):
+        objections.append(f"The floor claims {floor.value:.12g}; its parts give {claimed / len(data):.12g}.")
+    return proved / len(data), tuple(objections)
 
 
-def _misstated(floor: Floor, n_points: int, dim: int) -> tuple[str, ...]:
-    """What the floor says it holds for, and of which datapoints: a sentence if that makes no sense."""
-    if not (0 < floor.lam < math.inf and floor.n_atoms >= 1 and int(floor.n_atoms) == floor.n_atoms):
-        return (f"λ is {floor.lam} and the width {floor.n_atoms}; both must be above zero, the width a whole number.",)
-    free = isinstance(floor.bias, str) and floor.bias == "free"
-    given = isinstance(floor.bias, np.ndarray) and floor.bias.shape == (dim,) and np.isfinite(floor.bias).all()
-    if not (floor.bias is None or free or given):
-        return (f"The bias is neither None nor 'free' nor a finite array ({dim},).",)
+def _mismatch(problem: JointProblem, floor: Floor) -> tuple[str, ...]:
+    """Where the floor is about another problem."""
+    theirs = floor.problem
+    said = []
+    if theirs.lam != problem.lam:
+        said.append(f"The floor is for λ = {theirs.lam:g}, the problem has λ = {problem.lam:g}.")
+    if theirs.n_atoms < problem.n_atoms:
+        said.append(
+            f"The floor is for {theirs.n_atoms} atoms, the problem has {problem.n_atoms}: more can go below it."
+        )
+    if not theirs.bias_is_free and (problem.bias_is_free or not torch.equal(theirs.fixed_bias(), problem.fixed_bias())):
+        said.append("The floor is for another bias than the problem's.")
+    if floor.fingerprint and floor.fingerprint != fingerprint(problem.X):
+        said.append("The data are not those that the floor was computed for: their fingerprints differ.")
+    return tuple(said)
+
+
+def _misstated(floor: Floor, problem: JointProblem) -> tuple[str, ...]:
+    """Of which datapoints the floor says it is made: a sentence if that makes no sense."""
+    free, n_points = problem.bias_is_free, problem.n_points
     if not floor.parts:
         known = ("T9",) if free else ("T9", "T10")
         return () if floor.theorem in known else (f"{floor.theorem} at this bias needs parts to prove it.",)
@@ -86,27 +114,27 @@ def _misstated(floor: Floor, n_points: int, dim: int) -> tuple[str, ...]:
     return ()
 
 
-def _least_wide(data: np.ndarray, lam: float) -> float:
-    """The wide limit's value at a good bias: above its least value over all biases."""
+def least_wide(data: np.ndarray, lam: float) -> tuple[float, np.ndarray]:
+    """The wide limit's value at a good bias, which is above its least value over all biases, and that bias."""
     bias, best = data.mean(axis=0), math.inf
-    for _ in range(1000):  # reweighted means: each step lowers the value
+    for _ in range(_MEANS):  # reweighted means: each step lowers the value
         norms = np.linalg.norm(data - bias, axis=1)
         value = float(_huber(norms, lam).mean())
-        if not value < best * (1 - 1e-14):
+        if not value < best * (1 - _SAME):
             break
         best, pull = value, lam / np.maximum(norms, lam)
         bias = pull @ data / pull.sum()
-    return best
+    return best, bias
 
 
-def _most(offsets: np.ndarray, floor: Floor, part: FloorPart, samples: int) -> tuple[float, list[str]]:
+def _most(offsets: np.ndarray, problem: JointProblem, part: FloorPart, samples: int) -> tuple[float, list[str]]:
     """The most that a part's weights can prove, and what is wrong with them."""
     norms = np.linalg.norm(offsets, axis=1)
     if part.theorem == "T9":
-        return float(_huber(norms, floor.lam).mean()), []
+        return float(_huber(norms, problem.lam).mean()), []
     if part.theorem == "T10":
-        shrunk = offsets * (1 - floor.lam / np.maximum(norms, floor.lam))[:, None]
-        squares = linalg.singular_values(shrunk)[: floor.n_atoms] ** 2
+        shrunk = offsets * (1 - problem.lam / np.maximum(norms, problem.lam))[:, None]
+        squares = linalg.singular_values(shrunk)[: problem.n_atoms] ** 2
         return float((np.sum(norms**2) - squares.sum()) / (2 * len(norms))), []
     if part.theorem not in ("T14", "T15") or part.kernel is None or part.weights is None or part.share_limit is None:
         return 0.0, [f"{part.theorem} needs a kernel, weights and their limit."]
@@ -129,13 +157,13 @@ def _most(offsets: np.ndarray, floor: Floor, part: FloorPart, samples: int) -> t
     root = np.sqrt(part.weights[used])
     matrix = _kernel(part.kernel, directions @ directions.T) * np.outer(root, root)
     eigenvalues = np.sort(linalg.eigvalsh(matrix))[::-1]
-    limit = float(eigenvalues[: floor.n_atoms].clip(0).sum())
+    limit = float(eigenvalues[: problem.n_atoms].clip(0).sum())
     said = []
-    if abs(eigenvalues.sum() - part.weights[used].sum()) > 1e-8 * part.weights[used].sum():
+    if abs(eigenvalues.sum() - part.weights[used].sum()) > _TRACE * part.weights[used].sum():
         said.append("the eigenvalues do not sum to the trace.")
     if not part.share_limit >= limit * (1 - _TOL):
         said.append(f"Λ_K is claimed to be {part.share_limit:.12g}; the largest eigenvalues sum to {limit:.12g}.")
-    inner = _inner(norms, part.weights, floor.lam, part.kernel, part.theorem == "T15", samples)
+    inner = _inner(norms, part.weights, problem.lam, part.kernel, part.theorem == "T15", samples)
     return (inner - limit) / len(norms), said
 
 

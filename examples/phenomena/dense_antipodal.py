@@ -70,7 +70,9 @@ def beside_sparse(claims: Claims, points: int, seeds: int) -> np.ndarray:
     fits = [learn_dictionary(data.X, 10, LAM, bias="free", seed=seed, tol=1e-6) for seed in range(seeds)]
     best = min(fits, key=lambda fit: fit.value)
     spread = max(fit.value for fit in fits) / best.value - 1
-    report = check_optimality(data.X, best.dictionary, LAM, bias=best.bias, codes=best.codes, new_atoms=0, splits=False)
+    report = check_optimality(
+        data.X, best.dictionary, LAM, bias=best.bias, trained_bias=True, codes=best.codes, new_atoms=0, splits=False
+    )
     pair = report.antipodes.iloc[0]
     cosines = best.dictionary @ data.dictionary.T
     matches = cosines.max(axis=0)

@@ -69,7 +69,7 @@ def test_floor_gives_what_the_api_gives(folder):
     floors = json.loads(result.stdout)["floors"]
     assert [floor["n_atoms"] for floor in floors] == [2, 4]
     assert floors[0]["value"] >= floors[1]["value"]
-    expected = width_floor(np.load(folder / "X.npy"), LAM, 4, bias="free").value
+    expected = width_floor(np.load(folder / "X.npy"), 4, LAM).value
     assert floors[1]["value"] == pytest.approx(expected, rel=1e-2)
     assert "no dictionary is below" in run("floor", folder / "X.npy", "--widths", "2", "--lam-ratio", 0.1).stdout
 
@@ -77,7 +77,7 @@ def test_floor_gives_what_the_api_gives(folder):
 def test_audit_gives_what_the_api_gives(folder):
     result = run("audit", folder / "X.npy", "--sae", folder / "sae", "--json")
     assert result.exit_code == 0, result.output
-    expected = audit(folder / "sae", np.load(folder / "X.npy"))
+    expected = audit(np.load(folder / "X.npy"), folder / "sae")
     assert json.loads(result.stdout)["loss"] == pytest.approx(expected.loss, rel=1e-12)
     text = run("audit", folder / "X.npy", "--sae", folder / "sae", "--lam", LAM, "--rows", 40).stdout
     assert "loss ledger" in text

@@ -247,12 +247,12 @@ def test_check_reports_a_dictionary_and_writes_its_tables(tmp_path):
     options = ["--lam", 0.1, "--second-order", "--noiseless", "--json"]
     best = run("check", tmp_path / "X.npy", "--dictionary", tmp_path / "best.npy", *options)
     assert best.exit_code == 0, best.output
-    assert json.loads(best.stdout)["complaints"] == []
+    assert json.loads(best.stdout)["objections"] == []
     out = tmp_path / "report"
     truth = run("check", tmp_path / "X.npy", "--dictionary", tmp_path / "truth.npy", *options, "--out", out)
     assert truth.exit_code == 1
     report = json.loads(truth.stdout)
-    assert len(report["complaints"]) == 3
+    assert len(report["objections"]) == 3
     assert (report["pairs"][0]["feature"], report["pairs"][0]["other"]) == (1, 0)
     assert json.loads((out / "report.json").read_text())["value"] == pytest.approx(0.1425)
     names = {
@@ -283,4 +283,6 @@ def test_check_refuses_what_it_cannot_use(data):
     fixed = run(
         "check", data / "X.npy", "--dictionary", data / "D.npy", "--lam", 0.1, "--bias", data / "b.npy", "--json"
     )
-    assert json.loads(fixed.stdout)["bias_is_free"]
+    assert not json.loads(fixed.stdout)["bias_is_free"]
+    arguments = ["--dictionary", data / "D.npy", "--lam", 0.1, "--bias", data / "b.npy", "--trained-bias", "--json"]
+    assert json.loads(run("check", data / "X.npy", *arguments).stdout)["bias_is_free"]

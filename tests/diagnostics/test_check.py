@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import tracemalloc
 
@@ -17,17 +18,22 @@ LAM = 0.2
 
 
 @pytest.fixture(scope="module")
-def learned():
+def fit():
     """A dictionary learned to stationarity 1e-6, narrower than the truth so that features share atoms."""
     synthetic = sparse_features(300, 8, 20, seed=0, probability=0.15)
-    fit = cvxsae.learn_dictionary(synthetic.X, 12, LAM, bias="free", tol=1e-6, seed=0)
-    return synthetic.X, np.asarray(fit.dictionary), np.asarray(fit.bias)
+    return cvxsae.learn_dictionary(synthetic.X, 12, LAM, bias="free", tol=1e-6, seed=0)
+
+
+@pytest.fixture(scope="module")
+def learned(fit):
+    """Its data, atoms and bias."""
+    return fit.problem.X.to_numpy(), np.asarray(fit.dictionary), np.asarray(fit.bias)
 
 
 def test_a_converged_dictionary_satisfies_every_condition(learned):
     """Stationarity ≤ 1e-6 implies the identity (2) to 1e-4 for all pairs of live atoms."""
     X, D, b = learned
-    report = check_optimality(X, D, LAM, bias=b, second_order=True, tol=1e-5)
+    report = check_optimality(X, D, LAM, bias=b, trained_bias=True, second_order=True, tol=1e-5)
     assert report.stationarity <= 2e-6
     assert report.bias_residual <= 2e-6
     assert report.identity_deficit <= 1e-4
@@ -35,7 +41,7 @@ def test_a_converged_dictionary_satisfies_every_condition(learned):
     assert report.is_stationary
     assert report.second_order is not None
     assert report.second_order.is_positive
-    assert report.complaints == ()
+    assert report.objections == ()
     # The identity was tested on pairs that co-fire and pairs that do not, not on nothing.
     Z = report.statistics.codes.codes.toarray()
     together = (Z.T > 0).astype(float) @ (Z > 0)
@@ -51,7 +57,7 @@ def test_a_random_dictionary_satisfies_none(learned, rng):
     assert report.stationarity > 0.5
     assert report.identity_deficit > 0.1
     assert not report.is_stationary
-    text = " ".join(report.complaints)
+    text = " ".join(report.objections)
     assert "not stationary (T3)" in text
     assert "(T4)" in text
 
@@ -68,19 +74,65 @@ def test_a_bad_atom_is_named(learned, rng, atom):
     assert report.worst_features(1).index[0] == atom
     assert report.features["identity_deficit"].idxmax() == atom
     assert report.pairs.iloc[0]["feature"] == atom
-    assert f"feature {atom} " in report.complaints[0]
+    assert f"feature {atom} " in report.objections[0]
 
 
 def test_a_shifted_bias_is_named(learned):
     X, D, b = learned
-    shifted = check_optimality(X, D, LAM, bias=b + 0.05)
+    shifted = check_optimality(X, D, LAM, bias=b + 0.05, trained_bias=True)
     assert shifted.bias_is_free
-    assert any("bias" in sentence for sentence in shifted.complaints)
-    fixed = check_optimality(X, D, LAM, bias=b + 0.05, bias_is_free=False)
-    assert not any("bias" in sentence for sentence in fixed.complaints)
+    assert any("bias" in sentence for sentence in shifted.objections)
+    fixed = check_optimality(X, D, LAM, bias=b + 0.05)  # an array means fixed, as everywhere
+    assert not fixed.bias_is_free
+    assert not any("bias" in sentence for sentence in fixed.objections)
     assert fixed.wide_value > shifted.wide_value  # F_wide at this bias, not at the best
     none = check_optimality(X, D, LAM)
     assert not none.bias_is_free
+
+
+def test_a_fit_is_checked_as_it_was_learned(fit, learned):
+    """Its bias was free, so the bias residual counts; other data can be passed too."""
+    X, D, b = learned
+    report = check_optimality(fit.problem.X, fit, tol=1e-5, splits=False, new_atoms=0)
+    assert report.bias_is_free
+    assert report.is_stationary
+    assert report.value == pytest.approx(fit.value, rel=1e-9)
+    half = check_optimality(X[:150], fit, splits=False, new_atoms=0)
+    assert half.bias_is_free
+    assert not half.is_stationary
+    assert "bias is not stationary" in " ".join(half.objections)
+    fixed = dataclasses.replace(fit, problem=cvxsae.JointProblem(X, 12, LAM, bias=b))
+    assert not check_optimality(X, fixed, splits=False, new_atoms=0).bias_is_free
+    with pytest.raises(InputError, match="leave out lam"):
+        check_optimality(X, fit, LAM)
+    with pytest.raises(InputError, match="lam is None"):
+        check_optimality(X, D)
+
+
+@pytest.mark.parametrize(
+    "where", ["cvxsae.solvers.codes.encode.solve_block", "cvxsae.relaxations.convex.wide_limit.WideLimit.scan"]
+)
+def test_an_interrupt_is_not_a_report(learned, monkeypatch, where):
+    """Zero codes of an interrupted encoding, or an unfinished wide limit, must not be measured as if exact."""
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(where, interrupted)
+    X, D, b = learned
+    with pytest.raises(KeyboardInterrupt):
+        check_optimality(X, D, LAM, bias=b, splits=False, new_atoms=0)
+
+
+def test_no_time_is_said(learned):
+    X, D, b = learned
+    report = check_optimality(X, D, LAM, bias=b, max_seconds=1e-6, second_order=True, noiseless=True)
+    assert {"split scores", "new atoms", "the second-order test", "the cone condition"} <= set(report.unfinished)
+    assert "max_seconds passed" in " ".join(report.objections)
+    assert report.second_order is None
+    if "codes" in report.unfinished:
+        assert not report.is_stationary
+    assert check_optimality(X, D, LAM, bias=b, splits=False, new_atoms=0).unfinished == ()
 
 
 def test_c1_both_dictionaries():
@@ -89,7 +141,7 @@ def test_c1_both_dictionaries():
     X = np.vstack([v1, v1 + v2])
     best = check_optimality(X, np.vstack([v1, v1 + v2]), 0.1, second_order=True, noiseless=True)
     assert best.value == pytest.approx(0.11571068, abs=1e-8)
-    assert best.complaints == ()
+    assert best.objections == ()
     assert best.is_optimal_at_every_width
     assert best.wide_value == pytest.approx(best.value)
     assert len(best.new_atoms) == 0
@@ -97,7 +149,7 @@ def test_c1_both_dictionaries():
     assert best.noiseless.all_hold
     truth = check_optimality(X, np.vstack([v1, v2]), 0.1, noiseless=True)
     assert truth.value == pytest.approx(0.5 * (0.1 - 0.005) + 0.5 * (0.2 - 0.01))
-    assert len(truth.complaints) == 3
+    assert len(truth.objections) == 3
     pair = truth.pairs.iloc[0]
     assert (pair["feature"], pair["other"]) == (1, 0)  # the child turns towards the parent
     assert pair["cofiring"] == 1
@@ -121,7 +173,7 @@ def test_splits_new_atoms_and_their_tokens(rng):
     first, _ = report.split_tokens(0, 1)
     assert len(first) == 1
     assert np.isnan(report.features["split_score"][1])  # dead
-    assert "dead" in " ".join(report.complaints)
+    assert "dead" in " ".join(report.objections)
     wider = encode(X, np.vstack([D, report.new_atoms[:1]]), 0.05).value
     assert wider <= report.value - report.new_atom_gains[0]
     assert (np.diff(report.new_atom_gains) <= 0).all()
@@ -135,7 +187,7 @@ def test_duplicates_are_named(learned):
     X, D, _ = learned
     report = check_optimality(X, np.vstack([D, D[:1] + 1e-4]), LAM)
     assert len(report.duplicates) == 1
-    assert "duplicates" in " ".join(report.complaints)
+    assert "duplicates" in " ".join(report.objections)
 
 
 def test_text_json_tables_and_figure(learned):
@@ -160,7 +212,7 @@ def test_text_json_tables_and_figure(learned):
 def test_all_features_dead():
     report = check_optimality(np.eye(3), -np.eye(3), 0.1)
     assert report.stationarity == 0
-    assert "3 features are dead" in report.complaints[0]
+    assert "3 features are dead" in report.objections[0]
     assert str(report)
     json.dumps(report.to_dict(), default=float)
     report.figure()

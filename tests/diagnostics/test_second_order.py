@@ -36,11 +36,34 @@ def test_a_saddle_is_left_and_a_learned_dictionary_is_a_minimum(device):
 
 def test_rows_of_any_norm_and_a_bias(rng):
     X, D, b = rng.normal(size=(40, 5)), rng.normal(size=(6, 5)), rng.normal(size=5)
-    free = cvxsae.second_order(X, D, 0.2, bias=b, bias_is_free=True, tol=1e-6)
+    free = cvxsae.second_order(X, D, 0.2, bias=b, trained_bias=True, tol=1e-6)
     fixed = cvxsae.second_order(X - b, 3 * D, 0.2, tol=1e-6)
     assert fixed.value == pytest.approx(free.value)
     assert free.least.eigenvalue <= fixed.least.eigenvalue + 1e-6  # one more variable
     assert free.least.bias_direction is not None
     assert fixed.least.bias_direction is None
-    with pytest.raises(InputError, match="bias_is_free"):
+    with pytest.raises(InputError, match="trained_bias"):
         cvxsae.second_order(X, D, 0.2, bias="free")
+
+
+def test_an_interrupt_is_not_a_curvature(monkeypatch, rng):
+    """Seen: F = 2.310 where it is 1.980, because the zero codes of an interrupted encoding were believed."""
+    synthetic = sparse_features(200, 6, 8, seed=1)
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cvxsae.solvers.codes.encode.solve_block", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        cvxsae.second_order(synthetic.X, rng.normal(size=(8, 6)), 0.2)
+
+
+def test_limits_and_directions(rng):
+    X, D = rng.normal(size=(40, 5)), rng.normal(size=(6, 5))
+    with pytest.raises(InputError, match="max_seconds passed"):
+        cvxsae.second_order(rng.normal(size=(3000, 40)), rng.normal(size=(200, 40)), 0.05, max_seconds=1e-6)
+    short, long = cvxsae.second_order(X, D, 0.2, max_steps=2, tol=1e-9), cvxsae.second_order(X, D, 0.2, tol=1e-9)
+    assert short.least.eigenvalue >= long.least.eigenvalue
+    assert long.direction.shape == D.shape
+    assert isinstance(long.direction, np.ndarray)
+    assert long.bias_direction is None

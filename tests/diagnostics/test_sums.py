@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
 
-from cvxsae import InputError, Status, encode, feature_statistics
+from cvxsae import InputError, feature_statistics
 from cvxsae.diagnostics import sums as statistics
 from cvxsae.diagnostics.sums import pair_blocks
 from tests.helpers import problems
@@ -115,9 +113,9 @@ def test_what_it_refuses(rng):
 
 
 def test_interrupted_codes_are_not_measured(monkeypatch):
-    def interrupted(*args, **kwargs):
-        return dataclasses.replace(encode(*args, **kwargs), status=Status.INTERRUPTED)
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
 
-    monkeypatch.setattr(statistics, "encode", interrupted)
+    monkeypatch.setattr("cvxsae.solvers.codes.encode.solve_block", interrupted)
     with pytest.raises(KeyboardInterrupt):
         feature_statistics(np.eye(3), np.eye(3), 0.1)

@@ -67,7 +67,7 @@ def test_what_is_no_relu_sae_is_refused(arrays, rng, tmp_path):
     config = json.loads((folder / "cfg.json").read_text())
     for change, sentence in (
         ({"architecture": "topk"}, "'topk' SAE"),
-        ({"normalize_activations": "layer_norm"}, "normalises activations"),
+        ({"normalize_activations": "layer_norm"}, "normalizes activations"),
     ):
         (folder / "cfg.json").write_text(json.dumps({**config, **change}))
         with pytest.raises(InputError, match=sentence):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import cvxsae
-from cvxsae import CertificateError, Floor, InputError, LossLedger, SparseAutoencoder, WideLimit, encode
+from cvxsae import CertificateError, Floor, InputError, JointProblem, LossLedger, SparseAutoencoder, WideLimit, encode
 from cvxsae.data.synthetic import sparse_features
 from cvxsae.sae.ledger import GAPS
 from cvxsae.solvers import learn_dictionary
@@ -46,7 +47,7 @@ def adds_up(ledger):
 
 def test_every_level_is_what_it_says(rng):
     X, arrays = data(), autoencoder(rng)
-    ledger = audit(arrays, X, lam=LAM)
+    ledger = audit(X, arrays, lam=LAM)
     adds_up(ledger)
     D, b = arrays["W_dec"], arrays["b_dec"]
     Z = np.maximum((X - b) @ arrays["W_enc"] + arrays["b_enc"], 0)
@@ -73,7 +74,7 @@ def test_lines_add_up_and_none_is_negative(seed, K, lam, free):
     rng = np.random.default_rng(seed)
     X, arrays = data(40, 4), autoencoder(rng, 4, K)
     arrays["W_dec"] *= rng.uniform(0.1, 3, (K, 1))
-    ledger = audit(arrays, X, lam=lam, bias="free" if free else arrays["b_dec"], max_seconds=0.2)
+    ledger = audit(X, arrays, lam=lam, bias="free" if free else arrays["b_dec"], max_seconds=0.2)
     adds_up(ledger)
     other = unit(rng.normal(size=(K, 4)))
     shift = 0.3 * rng.normal(size=4) if free else arrays["b_dec"]
@@ -83,7 +84,7 @@ def test_lines_add_up_and_none_is_negative(seed, K, lam, free):
 def test_an_optimal_sae_has_nothing_to_lose():
     u = unit(np.array([[1.0, 2.0, -1.0]]))  # C8: the pair {u, −u} attains the wide limit
     X = np.vstack([u, -u, 0 * u])
-    ledger = audit(orthonormal_arrays(np.vstack([u, -u])), X, lam=LAM, bias=None)
+    ledger = audit(X, orthonormal_arrays(np.vstack([u, -u])), lam=LAM, bias=None)
     assert ledger.loss == pytest.approx(2 * (LAM - LAM**2 / 2) / 3)
     assert all(abs(getattr(ledger, name)) < 1e-7 for name in GAPS)
     assert ledger.bias == "fixed"
@@ -94,10 +95,10 @@ def test_absorption_is_a_dictionary_gap():
     lam, p = 0.1, 0.5  # C1 at 90°: the true dictionary costs more than {v1, (v1 + v2)/√2}
     X = np.repeat([[1.0, 0.0], [1.0, 1.0]], 10, axis=0)
     truth = {**orthonormal_arrays(np.eye(2)), "b_enc": np.full(2, -lam)}
-    ledger = audit(truth, X, lam=lam, bias=None)
+    ledger = audit(X, truth, lam=lam, bias=None)
     expected = (1 - p) * (lam - lam**2 / 2) + p * (2 * lam - lam**2)
     assert ledger.exact == pytest.approx(expected)
-    assert abs(ledger.amortisation_gap) < 1e-7
+    assert abs(ledger.amortization_gap) < 1e-7
     assert ledger.local == pytest.approx(0.11571068, abs=1e-7)
     assert ledger.local_gap == pytest.approx(0, abs=1e-6)  # two directions, two atoms: the wide limit
 
@@ -107,11 +108,11 @@ def test_atoms_of_any_norm_and_silent_ones_are_the_same_sae(rng):
     scale = rng.uniform(0.2, 5, 6)
     scaled = {**arrays, "W_enc": arrays["W_enc"] / scale, "b_enc": arrays["b_enc"] / scale,
               "W_dec": arrays["W_dec"] * scale[:, None]}  # fmt: skip
-    one, other = audit(arrays, X, lam=LAM), audit(scaled, X, lam=LAM)
+    one, other = audit(X, arrays, lam=LAM), audit(X, scaled, lam=LAM)
     for name in ("loss", "exact", "wide"):
         assert getattr(other, name) == pytest.approx(getattr(one, name), rel=1e-6)
     silent = {**arrays, "W_dec": np.where(np.arange(6)[:, None] < 2, 0, arrays["W_dec"])}
-    ledger = audit(silent, X, lam=LAM)
+    ledger = audit(X, silent, lam=LAM)
     adds_up(ledger)
     assert ledger.exact_dead >= 2
     assert ledger.n_atoms == 6
@@ -119,11 +120,11 @@ def test_atoms_of_any_norm_and_silent_ones_are_the_same_sae(rng):
 
 def test_a_search_that_finds_nothing_leaves_the_dictionary_as_it_is(rng, monkeypatch):
     X, arrays = data(60), autoencoder(rng)
-    good = audit(arrays, X, lam=LAM, bias=arrays["b_dec"])
+    good = audit(X, arrays, lam=LAM, bias=arrays["b_dec"])
     best = {**arrays, "W_dec": good.dictionary}
     poor = learn_dictionary(X, 6, LAM, bias=arrays["b_dec"], max_seconds=1e-3, moves=False, epochs=0, init=unit(X[:6]))
-    monkeypatch.setattr("cvxsae.sae.ledger.learn_dictionary", lambda *_, **__: poor)
-    ledger = audit(best, X, lam=LAM, bias=arrays["b_dec"])
+    monkeypatch.setattr(sys.modules["cvxsae.sae.audit"], "learn_dictionary", lambda *_, **__: poor)
+    ledger = audit(X, best, lam=LAM, bias=arrays["b_dec"])
     assert not ledger.improved
     assert ledger.dictionary_gap == 0
     np.testing.assert_allclose(ledger.dictionary, good.dictionary, atol=1e-15)
@@ -132,11 +133,11 @@ def test_a_search_that_finds_nothing_leaves_the_dictionary_as_it_is(rng, monkeyp
 
 def test_a_floor_that_is_too_high_is_an_error_and_so_is_a_lower_bound(rng, monkeypatch):
     X, arrays = data(60), autoencoder(rng)
-    right = audit(arrays, X, lam=LAM)
-    broken = Floor(right.local * 1.001, 6, LAM, "T14")
-    monkeypatch.setattr("cvxsae.sae.ledger.width_floor", lambda *_, **__: broken)
+    right = audit(X, arrays, lam=LAM)
+    broken = Floor(JointProblem(X, 6, LAM), right.local * 1.001, "T14")
+    monkeypatch.setattr(sys.modules["cvxsae.sae.audit"], "find_floors", lambda *_, **__: (broken,))
     with pytest.raises(CertificateError, match="local gap is negative"):
-        audit(arrays, X, lam=LAM)
+        audit(X, arrays, lam=LAM)
     for name, (above, below, _) in GAPS.items():
         with pytest.raises(CertificateError, match=name.replace("_", " ")):
             dataclasses.replace(right, **{below: getattr(right, above) * (1 + 1e-6)})
@@ -148,13 +149,13 @@ def test_a_floor_that_is_too_high_is_an_error_and_so_is_a_lower_bound(rng, monke
         return dataclasses.replace(codes, values=codes.values * 10)
 
     monkeypatch.undo()
-    monkeypatch.setattr("cvxsae.sae.ledger.encode", boastful)
+    monkeypatch.setattr("cvxsae.diagnostics.sums.encode", boastful)
     with pytest.raises(CertificateError, match="below the lower bound of all codes"):
-        audit(arrays, X, lam=LAM)
+        audit(X, arrays, lam=LAM)
 
 
 def test_it_survives_json_and_prints(rng):
-    ledger = audit(autoencoder(rng), data(60), lam=LAM)
+    ledger = audit(data(60), autoencoder(rng), lam=LAM)
     report = json.loads(json.dumps(ledger.to_dict(), allow_nan=False))
     again = LossLedger.from_dict(report)
     assert str(again) == str(ledger)
@@ -170,7 +171,7 @@ def test_it_survives_json_and_prints(rng):
 def test_an_sae_from_a_folder_knows_its_penalty(rng, tmp_path):
     arrays = {name: a.astype(np.float32).astype(float) for name, a in autoencoder(rng).items()}
     folder = SparseAutoencoder.from_arrays(arrays, lam=LAM).save(tmp_path / "sae")
-    assert audit(folder, data(60), max_seconds=5).loss == audit(arrays, data(60), lam=LAM, max_seconds=5).loss
+    assert audit(data(60), folder, max_seconds=5).loss == audit(data(60), arrays, lam=LAM, max_seconds=5).loss
 
 
 def test_bad_input_is_one_sentence(rng):
@@ -188,3 +189,38 @@ def test_bad_input_is_one_sentence(rng):
     ):
         with pytest.raises(InputError, match=sentence):
             audit(**{"sae": arrays, "X": data(20), "lam": LAM, **change})
+
+
+@pytest.mark.parametrize(
+    "where", ["cvxsae.solvers.codes.encode.solve_block", "cvxsae.relaxations.convex.wide_limit.WideLimit.scan"]
+)
+def test_an_interrupt_is_not_a_ledger(rng, monkeypatch, where):
+    """Zero codes of an interrupted encoding, or a search that was stopped, must not become a line."""
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(where, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        audit(data(30), autoencoder(rng), lam=LAM)
+
+
+def test_an_interrupted_search_is_not_a_ledger(rng, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cvxsae.solvers.dictionary.learner.Learner.step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        audit(data(30), autoencoder(rng), lam=LAM)
+
+
+def test_a_fit_as_an_autoencoder(rng):
+    X = data(60)
+    fit = learn_dictionary(X, 6, LAM)
+    sae = SparseAutoencoder.from_fit(fit)
+    assert sae.lam == LAM
+    ledger = audit(X, sae)
+    assert ledger.exact == pytest.approx(fit.value, rel=1e-6)
+    assert ledger.dictionary_gap < 1e-4 * ledger.loss
+    exact = SparseAutoencoder.from_fit(learn_dictionary(np.vstack([np.eye(3), -np.eye(3)]), 6, 0.1, bias=None))
+    assert audit(np.vstack([np.eye(3), -np.eye(3)]), exact, bias=None).amortization_gap < 1e-9

@@ -125,11 +125,32 @@ def test_data_of_any_kind_will_do(tmp_path):
         ({"trainer": "magic"}, "trainer is 'magic'"),
         ({"device": "abacus"}, "device"),
         ({"lr": 1e30, "steps": 30}, "diverged"),
+        ({"max_seconds": 0}, "max_seconds is 0"),
+        ({"folder": "x"}, "'folder' is not an option"),
     ],
 )
 def test_bad_input_is_one_sentence(change, sentence):
     with pytest.raises(InputError, match=sentence):
         train_sae(**{"X": data(50), "n_atoms": 8, "lam": LAM, **change})
+
+
+def test_an_interrupted_start_is_not_trained_from(monkeypatch):
+    """The geometric median is a solve of its own: Ctrl-C in it must not become a bias to start from."""
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cvxsae.relaxations.convex.wide_limit.WideLimit.scan", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train_sae(data(), 8, LAM, **QUICK)
+
+
+def test_time_is_kept_to_and_said():
+    X = data()
+    sae = train_sae(X, 8, LAM, steps=10**6, batch_size=64, max_seconds=0.5)
+    assert sae.metadata["stopped_at_step"] == sae.history[-1].step < 10**6
+    assert np.isfinite(sae.W_dec).all()
+    assert train_sae(X, 8, LAM, steps=3).metadata == {}
 
 
 @pytest.mark.skipif(importlib.util.find_spec("sae_lens") is not None, reason="sae-lens is installed")

@@ -58,7 +58,7 @@ def test_every_row_is_certified_and_lies_above_the_floors_that_hold_for_it(finis
     assert (rows(table, "large_dictionary")["floor"] == wide).all()
     assert learned["best"].is_monotonic_decreasing
     sae = rows(table, "trained_sae").iloc[0]
-    lines = ("amortisation_gap", "dictionary_gap", "local_gap", "width_gap")
+    lines = ("amortization_gap", "dictionary_gap", "local_gap", "width_gap")
     assert sae["value"] == pytest.approx(sum(sae[line] for line in lines) + sae["wide"], rel=1e-12)
     assert rows(table, "check")["value"].iloc[0] == pytest.approx(learned.loc[4, "value"], rel=1e-5)
     for column in ("seconds", "cvxsae", "torch", "numpy", "python", "platform", "data_hash"):

@@ -23,6 +23,7 @@ from cvxsae import (
     WideLimit,
 )
 from cvxsae.relaxations import Problem
+from cvxsae.validation import violation as violation_module
 from tests.helpers import problems
 from tests.helpers.problems import certify, solve
 
@@ -452,8 +453,70 @@ def test_what_is_no_problem_or_no_candidate_is_named():
     unchecked: Any = inspect.unwrap(cvxsae.certify)
     with pytest.raises(InputError, match="problem is a Solution; pass a Problem"):
         unchecked(solution, problem)
-    with pytest.raises(InputError, match="solution is a ndarray; pass a Candidate"):
+    with pytest.raises(InputError, match="candidate is a ndarray; pass a Candidate or a Floor"):
         unchecked(problem, solution.bias)
+    with pytest.raises(InputError, match="answer is a WideLimit; pass the candidate too"):
+        unchecked(problem)
+    with pytest.raises(InputError, match="answer is a ndarray; pass a Solution or a Floor"):
+        unchecked(solution.bias)
+
+
+def test_a_solution_is_checked_against_its_own_problem(name):
+    problem, solution = solved(name)
+    one, two = cvxsae.certify(solution), cvxsae.certify(problem, solution)
+    assert one.to_dict() == two.to_dict()
+    assert one.violation is None
+
+
+# ---------------------------------------------------------------- what violates
+
+
+def test_the_violation_of_a_wrong_code_names_it():
+    problem, solution = solved("codes", None)
+    codes = solution.codes.copy()
+    n, k = (int(i) for i in np.unravel_index(codes.argmax(), codes.shape))
+    codes[n, k] *= 1.5
+    found = certify(problem, change(solution, False, codes=codes)).violation
+    assert found is not None
+    assert (found.datapoint, found.atom) == (n, k)
+    np.testing.assert_allclose(found.direction, solution.dictionary[k])
+    assert f"datapoint {n}, atom {k}" in str(certify(problem, change(solution, False, codes=codes)))
+    codes[n, k] = 0  # too small: the correlation is above λ
+    found = certify(problem, change(solution, False, codes=codes)).violation
+    assert (found.datapoint, found.atom) == (n, k)
+    residual = problem.residual(change(solution, False, codes=codes)).numpy()
+    assert found.excess == pytest.approx(residual[n] @ solution.dictionary[k] / LAM - 1)
+
+
+def test_the_violation_of_a_missing_atom_is_one_worth_adding():
+    """As in SE-Sync: a failed certificate returns where to go next, here an atom that lowers the value."""
+    for name in ("wide", "candidates", "large"):
+        problem, solution = solved(name)
+        zeros = dataclasses.replace(without_claims(solution), codes=np.zeros_like(solution.codes))
+        certificate = certify(problem, dataclasses.replace(zeros, dual=None, multipliers=None, similarity=None))
+        found = certificate.violation
+        assert found is not None
+        assert found.excess > 0
+        direction = found.direction
+        assert np.linalg.norm(direction) == pytest.approx(1)
+        residual = problem.residual(zeros).numpy()
+        if found.condition != "mean_n r_n = 0":
+            gauge = problem.penalty.polar(torch.from_numpy(residual @ direction)[:, None])
+            assert float(gauge) / LAM - 1 == pytest.approx(found.excess, rel=1e-6)
+
+
+def test_the_violation_of_a_bias_points_to_the_better_one():
+    problem, solution = solved("codes")
+    off = change(solution, False, bias=solution.bias + 3.0)
+    certificate = certify(problem, off)
+    found = certificate.violation
+    assert json.dumps(certificate.to_dict())
+    (bias,) = violation_module._of_bias(problem, off)
+    assert bias.excess == pytest.approx(certificate.bias_residual)
+    step = bias.excess * LAM * bias.direction
+    better = dataclasses.replace(off, bias=off.bias + step)
+    assert problem.primal_value(better) < problem.primal_value(off)
+    assert found.excess >= bias.excess
 
 
 @pytest.mark.parametrize("tol", [-1.0, float("nan"), float("inf")])

@@ -149,7 +149,7 @@ def test_a_false_claim_does_not_agree(rng, monkeypatch):
     tampered(monkeypatch, "torch", lambda s: dataclasses.replace(s, value=0.9 * s.value))
     result = crosscheck(WideLimit(rng.normal(size=(8, 4)), LAM))
     assert not result.agrees
-    assert "claims the value" in " ".join(result.complaints)
+    assert "claims the value" in " ".join(result.objections)
     assert abs(result.difference) < 1e-6  # the numbers compared are the referee's
 
 
@@ -162,16 +162,16 @@ def test_a_relaxation_above_what_is_attained_does_not_agree(rng, monkeypatch):
     tampered(monkeypatch, "reference", raised)
     result = crosscheck(LargeDictionary(problems.clustered(rng, 8, 4), LAM, 1.0))
     assert not result.agrees
-    assert "apart, tol" in " ".join(result.complaints)
+    assert "apart, tol" in " ".join(result.objections)
 
     def lowered(solution):
         return dataclasses.replace(solution, info={**solution.info, "relaxed_value": 0.5 * solution.value})
 
     monkeypatch.undo()
     tampered(monkeypatch, "reference", lowered)
-    complaints = " ".join(crosscheck(LargeDictionary(problems.clustered(rng, 8, 4), LAM, 1.0)).complaints)
-    assert "lower bound of torch" in complaints
-    assert "exceeds" in complaints
+    objections = " ".join(crosscheck(LargeDictionary(problems.clustered(rng, 8, 4), LAM, 1.0)).objections)
+    assert "lower bound of torch" in objections
+    assert "exceeds" in objections
 
 
 def test_a_tighter_tolerance_can_be_asked_for(rng):

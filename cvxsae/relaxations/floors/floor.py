@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import torch
+
+from cvxsae.relaxations.joint.joint import JointProblem
 
 if TYPE_CHECKING:
+    from jaxtyping import Float64
+
     from cvxsae.relaxations.floors.kernels import ZonalKernel
 
 
@@ -50,23 +55,55 @@ class Floor:
 
     Attributes
     ----------
+    problem
+        The joint problem it bounds from below: data, width K, λ and bias (for ``"free"`` it holds for every bias). It
+        holds for every smaller width too.
     value
         The bound, mean per datapoint as in (P).
-    n_atoms
-        The width K it holds for (and for every smaller one).
-    lam
-        Penalty λ.
     theorem
         Where it comes from; of several parts, that of the first.
-    bias
-        The bias it holds for: None (zero), an array (d,), or ``"free"`` (every bias).
     parts
         How it was found, part by part; empty for :func:`spectral_floor` and where the wide limit is the best.
+    fingerprint
+        Of the data it was computed for (:func:`cvxsae.data.storage.fingerprint`): data that change later are noticed.
     """
 
+    problem: JointProblem = field(repr=False)
     value: float
-    n_atoms: int
-    lam: float
     theorem: str
-    bias: np.ndarray | Literal["free"] | None = field(default=None, repr=False)
     parts: tuple[FloorPart, ...] = field(default=(), repr=False)
+    fingerprint: str = field(default="", repr=False)
+
+    @property
+    def n_atoms(self) -> int:
+        """The width K."""
+        return self.problem.n_atoms
+
+    @property
+    def lam(self) -> float:
+        """Penalty λ."""
+        return self.problem.lam
+
+    @property
+    def bias(self) -> Float64[np.ndarray, " d"] | Literal["free"] | None:
+        """The bias it holds for: None (zero), an array (d,), or ``"free"`` (every bias)."""
+        bias = self.problem.bias
+        return bias.numpy().copy() if isinstance(bias, torch.Tensor) else bias
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON: the number and what it is about, without the parts that prove it."""
+        return {
+            "value": self.value,
+            "theorem": self.theorem,
+            "kernel": str(self.parts[0].kernel) if self.parts and self.parts[0].kernel is not None else None,
+            "n_parts": len(self.parts),
+            "n_points": self.problem.n_points,
+            "dim": self.problem.dim,
+            "n_atoms": self.n_atoms,
+            "lam": self.lam,
+            "bias": "free" if self.problem.bias_is_free else "fixed",
+        }
+
+    def __repr__(self) -> str:
+        bias = "every bias" if self.problem.bias_is_free else "this bias"
+        return f"Floor({self.value:.9g} for {self.n_atoms} atoms and {bias}, λ {self.lam:.4g}, {self.theorem})"

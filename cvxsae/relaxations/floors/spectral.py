@@ -6,17 +6,19 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from cvxsae.data import arguments
-from cvxsae.data.activations import Activations, ActivationsLike
+from cvxsae.data.storage import fingerprint
+from cvxsae.errors import InputError
 from cvxsae.relaxations import linalg
 from cvxsae.relaxations.floors.floor import Floor
+from cvxsae.relaxations.joint.joint import JointProblem
 from cvxsae.relaxations.problem import EPS
 
 if TYPE_CHECKING:
+    from cvxsae.data.activations import Activations, ActivationsLike
     from cvxsae.data.arguments import BiasLike
 
 
-def spectral_floor(X: ActivationsLike, lam: float, n_atoms: int, *, bias: BiasLike = None) -> Floor:
+def spectral_floor(X: ActivationsLike, n_atoms: int, lam: float, *, bias: BiasLike = None) -> Floor:
     """Lower bound of F(D, b) for every dictionary of K atoms, at a fixed bias (T10, equation 6).
 
     ``(1/N) [ ½ Σ_n ‖x_n − b‖² − ½ Σ_{i≤K} eig_i( Σ_n w_n (x_n − b)(x_n − b)ᵀ ) ]``,
@@ -27,10 +29,10 @@ def spectral_floor(X: ActivationsLike, lam: float, n_atoms: int, *, bias: BiasLi
     ----------
     X
         Datapoints, (N, d): anything :class:`~cvxsae.data.Activations` accepts.
-    lam
-        Penalty λ > 0.
     n_atoms
         Width K.
+    lam
+        Penalty λ > 0.
     bias
         None (zero) or an array (d,); the bound is for this bias only.
 
@@ -39,13 +41,12 @@ def spectral_floor(X: ActivationsLike, lam: float, n_atoms: int, *, bias: BiasLi
     InputError
         For arguments that cannot be used, a free bias among them.
     """
-    activations = Activations(X)
-    lam, width = arguments.penalty(lam, "lam"), arguments.count(n_atoms, "n_atoms")
-    shift = arguments.bias_vector(bias, activations.shape[1])
-    if isinstance(shift, str):
-        raise arguments.InputError("bias is 'free' but the spectral floor holds at one bias; pass None or an array.")
-    value = spectral_values(activations, lam, (width,), shift)[0]
-    return Floor(value, width, lam, "T10", None if shift is None else shift.numpy())
+    problem = JointProblem(X, n_atoms, lam, bias=bias)
+    if problem.bias_is_free:
+        raise InputError("bias is 'free' but the spectral floor holds at one bias; pass None or an array.")
+    shift = None if problem.bias is None else problem.fixed_bias()
+    value = spectral_values(problem.X, problem.lam, (problem.n_atoms,), shift)[0]
+    return Floor(problem, value, "T10", fingerprint=fingerprint(problem.X))
 
 
 def spectral_values(

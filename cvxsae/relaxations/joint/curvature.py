@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -159,7 +161,9 @@ class Curvature:
         bent = self.lam * self.mass[:, None] * tangent
         return self._tangent(-raw / len(self.residuals)) + bent, -residual_moves.mean(dim=0)
 
-    def least(self, *, tol: float = 1e-3, products: int = 500, seed: int = 0) -> LeastCurvature:
+    def least(
+        self, *, tol: float = 1e-3, products: int = 500, seed: int = 0, deadline: float = math.inf
+    ) -> LeastCurvature:
         """Smallest eigenvalue of the Hessian over live atoms (and a free bias) by Lanczos, in the scaled metric.
 
         Parameters
@@ -170,13 +174,15 @@ class Curvature:
             Hessian-vector products at most.
         seed
             Of the starting vector.
+        deadline
+            The ``time.perf_counter`` at which to stop with the best pair so far.
         """
         space = _TangentSpace(self)
         if space.size == 0:
             none = torch.zeros_like(self.dictionary)
             return LeastCurvature(float("inf"), 0.0, float("inf"), none, None, converged=True)
         start = torch.randn(space.size, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-        eigenvalue, vector, residual = _lowest(space.apply, start.to(self.device), tol, products)
+        eigenvalue, vector, residual = _lowest(space.apply, start.to(self.device), tol, products, deadline)
         direction, shift = space.unpack(vector)
         length = float(torch.sqrt(direction.square().sum() + (0 if shift is None else shift.square().sum())))
         return LeastCurvature(
@@ -253,7 +259,11 @@ class _TangentSpace:
 
 
 def _lowest(
-    apply: Callable[[torch.Tensor], torch.Tensor], start: Float64[torch.Tensor, " m"], tol: float, products: int
+    apply: Callable[[torch.Tensor], torch.Tensor],
+    start: Float64[torch.Tensor, " m"],
+    tol: float,
+    products: int,
+    deadline: float,
 ) -> tuple[float, Float64[torch.Tensor, " m"], float]:
     """Lowest eigenpair of a symmetric operator and its residual: Lanczos with full orthogonality and thick restarts.
 
@@ -271,7 +281,7 @@ def _lowest(
         eigenvalue, lowest = float(values[0]), mixing[:, 0] @ basis[:size]
         left = mixing[:, 0] @ images[:size] - eigenvalue * lowest
         residual = float(torch.linalg.vector_norm(left))
-        if residual <= tol or size == len(start):
+        if residual <= tol or size == len(start) or time.perf_counter() > deadline:
             break
         if size == room:
             size = min(_KEPT, room - 1)

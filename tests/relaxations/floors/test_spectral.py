@@ -22,7 +22,7 @@ def low_rank(rng, n=40, d=6, rank=2):
 def test_no_dictionary_of_that_width_goes_below(width, lam, bias, rng):
     X = low_rank(rng)
     b = X.mean(axis=0) if bias == "mean" else None
-    floor = spectral_floor(X, lam, width, bias=b)
+    floor = spectral_floor(X, width, lam, bias=b)
     centred = X if b is None else X - b
     axes = np.linalg.svd(centred)[2]
     signed = np.vstack([axes, -axes])[:width]  # PCA-like: the ones that come close
@@ -39,13 +39,13 @@ def test_equation_six(rng):
         w = np.clip(1 - lam / np.linalg.norm(centred, axis=1), 0, None) ** 2
         eigenvalues = np.linalg.eigvalsh((centred * w[:, None]).T @ centred)[::-1][:width]
         expected = (np.sum(centred**2) / 2 - eigenvalues.sum() / 2) / 20
-        assert spectral_floor(X, lam, width, bias=b).value == pytest.approx(expected, rel=1e-10)
+        assert spectral_floor(X, width, lam, bias=b).value == pytest.approx(expected, rel=1e-10)
 
 
 @pytest.mark.parametrize("width", [5, 6, 100])
 def test_enough_atoms_reach_the_wide_limit(width, rng):
     X, b = problems.gaussian(rng, 30, 5), rng.normal(size=5)
-    floor = spectral_floor(X, 0.4, width, bias=b).value
+    floor = spectral_floor(X, width, 0.4, bias=b).value
     wide = solve(WideLimit(X, 0.4, b)).value
     assert floor == pytest.approx(wide, rel=1e-10)
     assert floor <= wide
@@ -54,15 +54,15 @@ def test_enough_atoms_reach_the_wide_limit(width, rng):
 def test_informative_for_few_atoms(rng):
     X = low_rank(rng)
     wide = solve(WideLimit(X, 0.1, None)).value
-    floors = [spectral_floor(X, 0.1, k).value for k in range(1, 7)]
+    floors = [spectral_floor(X, k, 0.1).value for k in range(1, 7)]
     assert floors[0] > 2 * wide
     assert (np.diff(floors) <= 0).all()
 
 
 def test_awkward_data(rng):
-    assert spectral_floor(np.zeros((3, 2)), 0.5, 1).value == 0
-    assert spectral_floor(np.ones((1, 1)), 0.5, 1).value == pytest.approx(0.375)
-    tiny, huge = (spectral_floor(s * low_rank(rng), s * 0.1, 2).value / s**2 for s in (1e-12, 1e12))
+    assert spectral_floor(np.zeros((3, 2)), 1, 0.5).value == 0
+    assert spectral_floor(np.ones((1, 1)), 1, 0.5).value == pytest.approx(0.375)
+    tiny, huge = (spectral_floor(s * low_rank(rng), 2, s * 0.1).value / s**2 for s in (1e-12, 1e12))
     assert tiny > 0
     assert huge > 0
 

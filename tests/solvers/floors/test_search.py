@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from dataclasses import replace
-from types import SimpleNamespace
+from dataclasses import dataclass
 from typing import Any
 
 import hypothesis.strategies as st
@@ -13,13 +11,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from cvxsae import InputError, WideLimit, spectral_floor, width_floor
+from cvxsae import InputError, WideLimit, certify, learn_dictionary, width_floor
 from cvxsae.relaxations.floors import kernels as bound
-from cvxsae.relaxations.floors.floor import Floor, FloorPart
-from cvxsae.solvers.floors.search import width_floors
-from cvxsae.validation.floors import check_floor
+from cvxsae.relaxations.floors.spectral import spectral_floor
+from cvxsae.solvers.floors.ascent import FrankWolfe
 from tests.helpers import problems
-from tests.helpers.problems import huber, primal, solve, unit
+from tests.helpers.problems import primal, solve, unit
 
 
 def codes(X, D, lam, Z, sweeps=30):
@@ -77,8 +74,8 @@ def test_never_above_a_dictionary_that_was_found(kind, seed, n, d, width, lam, b
     rng = np.random.default_rng(seed)
     X = data(kind, rng, n, d)
     b = {"zero": None, "free": "free", "vector": rng.normal(size=d)}[bias]
-    floor = width_floor(X, lam, width, bias=b, kernels=(1, 2, 3) if bias == "free" else (1, 2, {2: 1.0, 3: 1.0}))
-    assert check_floor(X, floor, samples=300) == ()
+    floor = width_floor(X, width, lam, bias=b, kernels=(1, 2, 3) if bias == "free" else (1, 2, {2: 1.0, 3: 1.0}))
+    assert certify(floor).is_certified
     points = X - b if bias == "vector" else X
     rows = points[np.arange(width) % n] + 1e-3 * rng.normal(size=(width, d))
     starts = [rng.normal(size=(width, d)), rows]
@@ -98,9 +95,9 @@ def test_below_the_global_optimum_in_the_plane(width, lam, rng):
         chosen, key=lambda ids: primal(X, 0, grid[ids], codes(X, grid[ids], lam, np.zeros((7, width)), 8), lam)
     )
     best = min(improved(X, grid[ids], lam, rounds=40) for ids in starts[:5])
-    floor = width_floor(X, lam, width).value
+    floor = width_floor(X, width, lam, bias=None).value
     assert 0.4 * best < floor <= best
-    assert floor >= max(spectral_floor(X, lam, width).value, solve(WideLimit(X, lam, None)).value) * (1 - 1e-12)
+    assert floor >= max(spectral_floor(X, width, lam).value, solve(WideLimit(X, lam, None)).value) * (1 - 1e-12)
 
 
 def test_enough_atoms_reach_the_wide_limit(rng):
@@ -108,33 +105,33 @@ def test_enough_atoms_reach_the_wide_limit(rng):
     for bias in (None, rng.normal(size=3), "free"):
         wide = solve(WideLimit(X, 0.3, bias), tol=1e-9).value
         for width in (12, 40):
-            floor = width_floor(X, 0.3, width, bias=bias)
+            floor = width_floor(X, width, 0.3, bias=bias)
             assert wide * (1 - 1e-8) <= floor.value <= wide
             assert floor.theorem == "T9"
 
 
 def test_wider_dictionaries_have_lower_floors(rng):
     X = problems.clustered(rng, 40, 5)
-    floors = width_floors(X, 0.1, (1, 2, 4, 8, 16, 32, 64))
+    floors = width_floor(X, (1, 2, 4, 8, 16, 32, 64), 0.1, bias=None)
     values = np.array([floor.value for floor in floors])
     assert (np.diff(values) <= 0).all()
     assert values[0] > 1.5 * values[-1]
     assert [floor.n_atoms for floor in floors] == [1, 2, 4, 8, 16, 32, 64]
-    back = width_floors(X, 0.1, (64, 4))
+    back = width_floor(X, (64, 4), 0.1, bias=None)
     assert [floor.n_atoms for floor in back] == [64, 4]
 
 
 def test_kernels_beat_the_other_bounds_beyond_the_dimension(rng):
     X = unit(rng.normal(size=(60, 6)))
-    floor = width_floor(X, 0.05, 8)
+    floor = width_floor(X, 8, 0.05, bias=None)
     assert floor.theorem == "T15"
     assert floor.value > 1.15 * solve(WideLimit(X, 0.05, None)).value
-    assert check_floor(X, floor) == ()
+    assert certify(floor).is_certified
 
 
 def test_the_weights_are_the_best_there_are(rng):
     X = rng.normal(size=(40, 4))
-    floor = width_floor(X, 0.05, 6, kernels=(2,), tol=1e-4)
+    floor = width_floor(X, 6, 0.05, bias=None, kernels=(2,), tol=1e-4)
     part: Any = floor.parts[0]
     k, lengths = part.kernel, torch.linalg.vector_norm(torch.from_numpy(X), dim=1)
     costs, ends = bound.least_costs(lengths, 0.05, k), bound.shares(k)
@@ -153,28 +150,28 @@ def test_the_weights_are_the_best_there_are(rng):
 
 def test_scale_and_order_do_not_matter(rng):
     X = problems.clustered(rng, 30, 4)
-    value = width_floor(X, 0.1, 6).value
+    value = width_floor(X, 6, 0.1, bias=None).value
     for scale in (4.0, 3.7, 1e-9, 1e9):
-        assert width_floor(scale * X, scale * 0.1, 6).value == pytest.approx(scale**2 * value, rel=3e-3)
-    assert width_floor(X[rng.permutation(30)], 0.1, 6).value == pytest.approx(value, rel=3e-3)
+        assert width_floor(scale * X, 6, scale * 0.1, bias=None).value == pytest.approx(scale**2 * value, rel=3e-3)
+    assert width_floor(X[rng.permutation(30)], 6, 0.1, bias=None).value == pytest.approx(value, rel=3e-3)
 
 
 def test_parts_bound_the_whole(rng):
     X = problems.gaussian(rng, 60, 5)
-    whole = width_floor(X, 0.05, 8)
-    parted = width_floor(X, 0.05, 8, max_points=25, seed=3)
+    whole = width_floor(X, 8, 0.05, bias=None)
+    parted = width_floor(X, 8, 0.05, bias=None, max_points=25, seed=3)
     assert len(parted.parts) == 3
     assert sorted(np.concatenate([part.rows for part in parted.parts])) == list(range(60))
     assert parted.value <= whole.value
     assert parted.value == pytest.approx(sum(len(p.rows) * p.value for p in parted.parts) / 60)
-    assert check_floor(X, parted) == ()
+    assert certify(parted).is_certified
 
 
 def test_a_free_bias_is_a_harder_question(rng):
     X = problems.gaussian(rng, 41, 4) + 5
-    free = width_floor(X, 0.1, 3, bias="free")
-    assert free.value <= width_floor(X, 0.1, 3, bias=X.mean(axis=0)).value
-    assert check_floor(X, free) == ()
+    free = width_floor(X, 3, 0.1, bias="free")
+    assert free.value <= width_floor(X, 3, 0.1, bias=X.mean(axis=0)).value
+    assert certify(free).is_certified
     part: Any = free.parts[0]
     assert len(part.rows) == len(part.partners) == 20
 
@@ -182,131 +179,71 @@ def test_a_free_bias_is_a_harder_question(rng):
 @pytest.mark.parametrize("X", [np.zeros((5, 3)), np.ones((1, 2)), 1e-3 * np.ones((6, 2))])
 @pytest.mark.parametrize("bias", [None, "free"])
 def test_data_with_nothing_to_say(X, bias):
-    floor = width_floor(X, 0.5, 2, bias=bias)
+    floor = width_floor(X, 2, 0.5, bias=bias)
     assert floor.value == pytest.approx(solve(WideLimit(X, 0.5, bias)).value, rel=1e-9, abs=1e-12)
+
+
+def test_the_defaults_bound_what_the_defaults_find(rng):
+    """Off-center data: both are about every bias, so the floor is below the dictionary."""
+    X = rng.normal(size=(60, 4)) + 5
+    fit = learn_dictionary(X, 3, 0.3, max_steps=30)
+    assert width_floor(X, 3, 0.3).value <= fit.value
+    assert width_floor(X, 3, 0.3, bias=None).value > fit.value  # the floor of another problem
+
+
+def test_one_width_is_a_floor_and_several_are_a_tuple(rng):
+    X = rng.normal(size=(20, 3))
+    single, several = width_floor(X, 2, 0.1), width_floor(X, [2], 0.1)
+    assert isinstance(several, tuple)
+    assert several[0].value == single.value
+    assert single.to_dict()["n_atoms"] == 2
+    assert "every bias" in repr(single)
+
+
+def test_an_interrupt_is_no_floor(rng, monkeypatch):
+    """Inside a search the wide limit must not take Ctrl-C for its own and return a point as if it were done."""
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cvxsae.relaxations.convex.wide_limit.WideLimit.scan", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        width_floor(rng.normal(size=(20, 3)), 2, 0.1)
 
 
 def test_no_time_still_gives_a_floor(rng):
     X = problems.gaussian(rng, 40, 4)
-    floor = width_floor(X, 0.1, 6, max_seconds=1e-6)
+    floor = width_floor(X, 6, 0.1, bias=None, max_seconds=1e-6)
     assert floor.value >= solve(WideLimit(X, 0.1, None)).value * (1 - 1e-12)
-    assert check_floor(X, floor) == ()
+    assert certify(floor).is_certified
 
 
 def test_many_points_take_the_subspace_iteration(rng, monkeypatch):
     X = unit(rng.normal(size=(200, 6)))
-    dense = width_floor(X, 0.05, 20)
-    monkeypatch.setattr(sys.modules["cvxsae.solvers.floors.search"], "_DENSE", 10)
-    assert width_floor(X, 0.05, 20).value == pytest.approx(dense.value, rel=5e-3)
+    dense = width_floor(X, 20, 0.05, bias=None)
+
+    @dataclass(frozen=True, kw_only=True)
+    class Few(FrankWolfe):
+        dense: int = 10
+
+    monkeypatch.setattr("cvxsae.solvers.floors.search.FrankWolfe", Few)
+    assert width_floor(X, 20, 0.05, bias=None).value == pytest.approx(dense.value, rel=5e-3)
 
 
 @pytest.mark.cuda
 def test_devices_agree(device, rng):
     X = unit(rng.normal(size=(100, 6)))
-    assert width_floor(X, 0.05, 9, device=device).value == pytest.approx(width_floor(X, 0.05, 9).value, rel=1e-3)
-
-
-# ---------------------------------------------------------------------- what is broken on purpose
-
-
-@pytest.fixture
-def points(rng):
-    """Data for which the kernel bound is the best one."""
-    return unit(rng.normal(size=(60, 6)))
-
-
-def test_eigenvalues_left_out_are_noticed(points, monkeypatch):
-    honest = bound.share_limit
-    monkeypatch.setattr(bound, "share_limit", lambda V, w, k, width: honest(V, w, k, max(1, width - 1)))
-    floor = width_floor(points, 0.05, 8)
-    assert any("largest eigenvalues sum to" in said for said in check_floor(points, floor))
-    assert any("prove at most" in said for said in check_floor(points, floor))
-
-
-@pytest.mark.parametrize(("kernel", "cells"), [(3, 1), (2, 12)])
-def test_an_interval_end_swapped_is_noticed(kernel, cells, points, monkeypatch):
-    """T15 is bounded on cells of three quantities at once, so one end counts for less: there the interval is wider."""
-    honest = bound.shares
-    assert check_floor(points, width_floor(points, 0.05, 8, kernels=(kernel,))) == ()
-    monkeypatch.setattr(bound, "shares", lambda k: torch.cat([honest(k)[cells:], torch.ones(cells).double()]))
-    floor = width_floor(points, 0.05, 8, kernels=(kernel,))
-    assert any("prove at most" in said for said in check_floor(points, floor))
-
-
-def test_claims_without_proof_are_noticed(points):
-    floor = width_floor(points, 0.05, 8)
-    part: Any = floor.parts[0]
-
-    def objections(**changes):
-        return " ".join(check_floor(points, replace(floor, parts=(replace(part, **changes),))))
-
-    assert "prove at most" in objections(value=part.value * 1.02)
-    assert "zero or more" in objections(weights=-part.weights)
-    assert "largest eigenvalues" in objections(share_limit=part.share_limit * 0.99)
-    assert "twice" in objections(rows=np.zeros(60, dtype=int))
-    assert "needs a kernel" in objections(kernel=None)
-    assert "its parts give" in " ".join(check_floor(points, replace(floor, value=floor.value * 1.02)))
-    assert "no pairs" in " ".join(check_floor(points, replace(floor, bias="free")))
-
-
-def test_floors_without_parts_are_computed_again(points):
-    wide, spectral = width_floor(points, 0.05, 99), spectral_floor(points, 0.05, 2, bias=np.ones(6))
-    free = width_floor(points + 3, 0.05, 99, bias="free")
-    assert (wide.theorem, spectral.theorem, free.theorem) == ("T9", "T10", "T9")
-    for X, found in ((points, wide), (points, spectral), (points + 3, free)):
-        floor = replace(found, parts=())
-        assert check_floor(X, floor) == ()
-        assert len(check_floor(X, replace(floor, value=floor.value * (1 + 1e-6)))) == 1
-    assert "needs parts" in " ".join(check_floor(points, replace(free, theorem="T10", parts=())))
-    assert check_floor(np.eye(3)[[0, 0]], spectral_floor(np.eye(3)[[0, 0]], 1e-9, 1)) == ()  # zero but for rounding
-
-
-def test_a_floor_for_something_else_is_noticed(points):
-    floor = width_floor(points, 0.05, 8)
-    for bias in (np.zeros(1), np.full(6, np.nan)):
-        assert "neither None nor" in " ".join(check_floor(points, replace(floor, bias=bias)))
-    for changes in ({"lam": -1.0}, {"lam": np.nan}, {"n_atoms": 0}, {"n_atoms": -52}):
-        assert "above zero" in " ".join(check_floor(points, replace(floor, **changes)))
-
-
-def test_one_partner_for_all_is_noticed():
-    """One far point paired with twenty would charge its distance twenty times; the best bias charges it once."""
-    X = np.zeros((21, 6))
-    X[0] = 10
-    value = float(huber(np.linalg.norm(X[:1] / 2, axis=1), 0.05)[0])
-    part = FloorPart(np.arange(1, 21), np.array([0]), value, "T9")
-    floor = Floor(value * 40 / 21, 8, 0.05, "T9", "free", (part,))
-    assert floor.value > 1.5 * solve(WideLimit(X, 0.05, "free")).value
-    assert "as many partners" in " ".join(check_floor(X, floor))
-    honest = replace(part, rows=np.array([1]))
-    assert check_floor(X, replace(floor, value=value * 2 / 21, parts=(honest,))) == ()
-
-
-def test_rows_and_kernels_that_prove_nothing(points):
-    floor = width_floor(points, 0.05, 8)
-    part: Any = floor.parts[0]
-
-    def objections(**changes):
-        return " ".join(check_floor(points, replace(floor, parts=(replace(part, **changes),))))
-
-    for rows in (np.arange(60.0), np.arange(60)[:, None], np.ones(60, dtype=bool)):
-        assert "whole numbers" in objections(rows=rows)
-    assert "no datapoints" in objections(rows=np.zeros(0, dtype=int))
-    assert "one a point" in objections(weights=part.weights[:, None])
-    assert "is claimed to be nan" in objections(share_limit=np.nan)
-    assert "T15 holds for the kernel t²" in objections(kernel=bound.kernel(3))
-    for terms in (((2,), (0.01,)), ((2, 4), (2.0, -1.0)), ((0,), (1.0,)), ((2.5,), (1.0,))):
-        kernel = SimpleNamespace(powers=terms[0], coefficients=terms[1])
-        assert "sum to 1" in " ".join(check_floor(points, replace(floor, parts=(replace(part, kernel=kernel),))))
-    points[3] = 0  # a weight where there is no direction is ignored, not an error
-    assert "Λ_K" not in " ".join(check_floor(points, floor))
+    on_cpu, there = (width_floor(X, 9, 0.05, bias=None, device=where).value for where in ("cpu", device))
+    assert there == pytest.approx(on_cpu, rel=1e-3)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"lam": 0}, "lam is 0"),
-        ({"n_atoms": 0}, "n_atoms is 0"),
+        ({"widths": 0}, "widths is 0"),
+        ({"widths": "32"}, "widths is '32'"),
+        ({"steps": 3}, "'steps' is not an option"),
         ({"bias": np.zeros(3)}, "bias has shape"),
         ({"kernels": ()}, "kernels is empty"),
         ({"kernels": 2}, "kernels is 2"),
@@ -320,10 +257,10 @@ def test_rows_and_kernels_that_prove_nothing(points):
 )
 def test_bad_arguments_are_named(arguments, message):
     with pytest.raises(InputError, match=message):
-        width_floor(**{"X": np.ones((4, 2)), "lam": 0.5, "n_atoms": 1, **arguments})
+        width_floor(**{"X": np.ones((4, 2)), "lam": 0.5, "widths": 1, "bias": None, **arguments})
 
 
 @pytest.mark.parametrize("widths", [(), (2, 0)])
 def test_bad_widths_are_named(widths):
-    with pytest.raises(InputError, match=r"widths|n_atoms"):
-        width_floors(np.ones((4, 2)), 0.5, widths)
+    with pytest.raises(InputError, match="widths"):
+        width_floor(np.ones((4, 2)), widths, 0.5)
