@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
@@ -12,11 +11,11 @@ from tqdm import tqdm
 
 from cvxsae.data import arguments
 from cvxsae.errors import InputError
-from cvxsae.parallel.context import SHORTEST, Compute, Run, keywords
+from cvxsae.parallel.context import Compute, Run, keywords
+from cvxsae.parallel.group import all_rows
 from cvxsae.relaxations.convex.fixed_atoms import SparseCodes
 from cvxsae.relaxations.joint.active_gram import ActiveSolver, CodePattern
-from cvxsae.relaxations.solution import Status
-from cvxsae.solvers.codes.encode import encode
+from cvxsae.solvers.codes.encode import encode_rows, relative_gap_asked, warm_codes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -213,25 +212,13 @@ def at_one_bias(X: ActivationsLike, dictionary: Any, lam: float, bias: BiasLike)
             f"bias is {bias!r}, but conditions are checked at one bias; pass its value, "
             "and trained_bias=True if it was optimized along with the dictionary."
         )
-    return SparseCodes(X, dictionary, lam, bias=bias)
+    return SparseCodes(all_rows(X), dictionary, lam, bias=bias)
 
 
 def exact_codes(problem: SparseCodes, start: Any, tol: float, run: Run) -> Codes:
     """Exact codes, from codes that are not believed. An interrupt passes through: partial codes would mislead."""
-    found = encode(
-        problem.X,
-        problem.atoms,
-        problem.lam,
-        bias=problem.bias,
-        tol=tol,
-        warm_start=start,
-        device=run.device,
-        max_seconds=max(run.left, SHORTEST) if math.isfinite(run.deadline) else None,
-        progress=run.progress,
-    )
-    if found.status is Status.INTERRUPTED:
-        raise KeyboardInterrupt
-    return found
+    inner = replace(run.inner(), progress=run.progress)
+    return encode_rows(problem, inner, tol=relative_gap_asked(tol), warm=warm_codes(start, problem))
 
 
 def measured(problem: SparseCodes, start: Any, tol: float, run: Run) -> FeatureStatistics:

@@ -329,6 +329,18 @@ def _fresh_store(timeout: timedelta) -> dict[str, Any]:
     return {"store": distributed_c10d.PrefixStore(f"cvxsae/{turn}", store), "rank": rank, "world_size": size}
 
 
+def all_rows(X: ActivationsLike) -> Activations:
+    """Data that this process has all rows of; a share of them is refused where processes cannot work together."""
+    data = Activations(X)
+    group = group_of(data)
+    if not group.is_alone:
+        raise InputError(
+            f"X is shared by {group.size} processes, which cannot work together here; pass all rows in one process "
+            "(encode, learn_dictionary and solve(WideLimit) take shared data)."
+        )
+    return data
+
+
 def group_of(X: Activations) -> ProcessGroup:
     """The processes that share these data; :data:`ALONE` if they are all here."""
     return ALONE if X.group is None else X.group

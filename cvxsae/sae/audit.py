@@ -15,6 +15,7 @@ from cvxsae.data.activations import Activations
 from cvxsae.diagnostics.sums import exact_codes
 from cvxsae.errors import CertificateError, InputError
 from cvxsae.parallel.context import SHORTEST, Compute, Run, Seeded, keywords
+from cvxsae.parallel.group import all_rows
 from cvxsae.relaxations.candidate import Candidate
 from cvxsae.relaxations.convex.fixed_atoms import SparseCodes
 from cvxsae.relaxations.convex.wide_limit import WideLimit
@@ -102,7 +103,7 @@ def audit(
     penalty = model.lam if lam is None else arguments.penalty(lam, "lam")
     if penalty is None:
         raise InputError("lam is None and the SAE does not know its own; pass lam (SAELens: half of l1_coefficient).")
-    data = Activations(X)
+    data = all_rows(X)
     shift = _fixed_bias(model, data, bias)
     problem = JointProblem(data, model.n_atoms, penalty, bias="free" if shift is None else shift)
     tol = arguments.positive(tol, "tol")

@@ -14,6 +14,7 @@ from cvxsae.data import arguments, tensors
 from cvxsae.data.activations import Activations
 from cvxsae.errors import InputError
 from cvxsae.parallel.context import Compute, Run, Seeded, keywords
+from cvxsae.parallel.group import all_rows
 from cvxsae.parallel.threads import threads_for_cost
 from cvxsae.relaxations.convex.wide_limit import WideLimit
 from cvxsae.sae.autoencoder import SparseAutoencoder, TrainingRecord
@@ -200,8 +201,8 @@ def train_sae(
         from cvxsae.sae import saelens
 
         saelens.require(run)
-        return trained(_plan(Activations(X), n_atoms, lam, bias, init, recipe, run), saelens.train, trainer)
-    return trained(_plan(Activations(X), n_atoms, lam, bias, init, recipe, run), _adam, trainer)
+        return trained(_plan(all_rows(X), n_atoms, lam, bias, init, recipe, run), saelens.train, trainer)
+    return trained(_plan(all_rows(X), n_atoms, lam, bias, init, recipe, run), _adam, trainer)
 
 
 def trained(plan: Plan, train: Callable[[Plan], tuple[Weights, History]], name: str) -> SparseAutoencoder:

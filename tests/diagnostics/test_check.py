@@ -110,7 +110,7 @@ def test_a_fit_is_checked_as_it_was_learned(fit, learned):
 
 
 @pytest.mark.parametrize(
-    "where", ["cvxsae.solvers.codes.encode.solve_block", "cvxsae.relaxations.convex.wide_limit.WideLimit.scan"]
+    "where", ["cvxsae.solvers.codes.plan.solve_block", "cvxsae.relaxations.convex.wide_limit.WideLimit.scan"]
 )
 def test_an_interrupt_is_not_a_report(learned, monkeypatch, where):
     """Zero codes of an interrupted encoding, or an unfinished wide limit, must not be measured as if exact."""

@@ -53,7 +53,7 @@ def test_an_interrupt_is_not_a_curvature(monkeypatch, rng):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("cvxsae.solvers.codes.encode.solve_block", interrupted)
+    monkeypatch.setattr("cvxsae.solvers.codes.plan.solve_block", interrupted)
     with pytest.raises(KeyboardInterrupt):
         cvxsae.second_order(synthetic.X, rng.normal(size=(8, 6)), 0.2)
 

@@ -116,6 +116,6 @@ def test_interrupted_codes_are_not_measured(monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("cvxsae.solvers.codes.encode.solve_block", interrupted)
+    monkeypatch.setattr("cvxsae.solvers.codes.plan.solve_block", interrupted)
     with pytest.raises(KeyboardInterrupt):
         feature_statistics(np.eye(3), np.eye(3), 0.1)

@@ -17,6 +17,7 @@ from cvxsae import CertificateError, Floor, InputError, JointProblem, LossLedger
 from cvxsae.data.synthetic import sparse_features
 from cvxsae.sae.ledger import GAPS
 from cvxsae.solvers import learn_dictionary
+from cvxsae.solvers.codes.encode import encode_rows
 from tests.helpers.problems import primal, solve, unit
 
 LAM = 0.2
@@ -145,11 +146,11 @@ def test_a_floor_that_is_too_high_is_an_error_and_so_is_a_lower_bound(rng, monke
         dataclasses.replace(right, floor=float("nan"))
 
     def boastful(*arguments, **options):
-        codes = encode(*arguments, **options)
+        codes = encode_rows(*arguments, **options)
         return dataclasses.replace(codes, values=codes.values * 10)
 
     monkeypatch.undo()
-    monkeypatch.setattr("cvxsae.diagnostics.sums.encode", boastful)
+    monkeypatch.setattr("cvxsae.diagnostics.sums.encode_rows", boastful)
     with pytest.raises(CertificateError, match="below the lower bound of all codes"):
         audit(X, arrays, lam=LAM)
 
@@ -192,7 +193,7 @@ def test_bad_input_is_one_sentence(rng):
 
 
 @pytest.mark.parametrize(
-    "where", ["cvxsae.solvers.codes.encode.solve_block", "cvxsae.relaxations.convex.wide_limit.WideLimit.scan"]
+    "where", ["cvxsae.solvers.codes.plan.solve_block", "cvxsae.relaxations.convex.wide_limit.WideLimit.scan"]
 )
 def test_an_interrupt_is_not_a_ledger(rng, monkeypatch, where):
     """Zero codes of an interrupted encoding, or a search that was stopped, must not become a line."""

@@ -591,3 +591,41 @@ def test_the_bound_says_when_it_is_of_a_relaxation(rng):
     certificate = certify(problem, solve(problem, tol=1e-1, raise_on_failure=False))
     assert certificate.bound == "relaxation"
     assert "of the relaxation" in str(certificate)
+
+
+# ---------------------------------------------------------------- codes and learned dictionaries
+
+
+@pytest.fixture(scope="module")
+def codes():
+    rng = np.random.default_rng(0)
+    return cvxsae.encode(rng.normal(size=(30, 4)), rng.normal(size=(6, 4)), 0.3, bias=0.1 * np.ones(4), tol=1e-8)
+
+
+def test_codes_are_an_answer(codes):
+    certificate = cvxsae.certify(codes)
+    assert certificate.is_certified, str(certificate)
+    assert certificate.value == pytest.approx(codes.value, rel=1e-12)
+    assert certificate.lower_bound == pytest.approx(codes.lower_bound, rel=1e-9)
+
+
+def test_codes_that_claim_too_much(codes):
+    off = codes.codes.copy()
+    off.data[0] *= 1.1
+    said = " ".join(cvxsae.certify(dataclasses.replace(codes, codes=off)).objections)
+    assert "1 datapoints claim another value than they attain, first" in said
+    values = codes.values.copy()
+    values[[2, 3]] *= [0.9, 1.1]  # the mean may be right where the rows are not
+    said = " ".join(cvxsae.certify(dataclasses.replace(codes, values=values)).objections)
+    assert "2 datapoints claim another value" in said
+    loose = cvxsae.encode(codes.problem.X, codes.dictionary, 0.3, bias=0.1 * np.ones(4), tol=0.5)
+    boast = dataclasses.replace(loose, gaps=np.zeros(30))
+    assert "claim a smaller gap than their codes prove" in " ".join(cvxsae.certify(boast).objections)
+
+
+def test_codes_that_were_stopped_are_true_about_it(codes):
+    stopped = cvxsae.encode(codes.problem.X, codes.dictionary, 0.3, max_seconds=1e-9)
+    if not stopped.done.all():
+        said = cvxsae.certify(stopped).objections
+        assert len(said) == 1
+        assert "exceeds tol" in said[0]

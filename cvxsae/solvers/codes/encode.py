@@ -122,7 +122,7 @@ def encode(
         tol = relative_gap_asked(tol)
         arguments.choice(engine, "engine", ENGINES)
         memory = arguments.count(memory_limit, "memory_limit", least=LEAST_MEMORY)
-        warm = _warm_codes(warm_start, problem)
+        warm = warm_codes(warm_start, problem)
         group.agree(
             call="encode", d=problem.dim, dtype=data.tensor.dtype, dictionary=problem.atoms, lam=problem.lam,
             bias=problem.bias, tol=tol,
@@ -168,7 +168,8 @@ def encode_rows(
     return Codes.of_blocks(problem, job.all_blocks(), tol=tol, ended=ended, seconds=seconds, info=info)
 
 
-def _warm_codes(warm_start: Any, problem: SparseCodes) -> sp.csr_array | None:
+def warm_codes(warm_start: Any, problem: SparseCodes) -> sp.csr_array | None:
+    """Check codes to start from: :class:`Codes` or a sparse array (N, K)."""
     if warm_start is None:
         return None
     n, K = problem.n_points, problem.n_atoms

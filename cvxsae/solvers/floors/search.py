@@ -17,6 +17,7 @@ from cvxsae.data.activations import Activations
 from cvxsae.data.storage import fingerprint
 from cvxsae.errors import InputError
 from cvxsae.parallel.context import Compute, Run, Seeded, keywords
+from cvxsae.parallel.group import all_rows
 from cvxsae.parallel.threads import threads_for
 from cvxsae.relaxations.convex.wide_limit import WideLimit
 from cvxsae.relaxations.floors import kernels as bound
@@ -170,7 +171,8 @@ def width_floor(
     run = Run.start(options, FloorOptions)
     search = FloorSearch.of(kernels, max_points, tol)
     chosen = _widths(widths) if isinstance(widths, Iterable) else (arguments.count(widths, "widths"),)
-    floors = find_floors([JointProblem(Activations(X), width, lam, bias=bias) for width in chosen], search, run)
+    data = all_rows(X)
+    floors = find_floors([JointProblem(data, width, lam, bias=bias) for width in chosen], search, run)
     return floors if isinstance(widths, Iterable) else floors[0]
 
 
