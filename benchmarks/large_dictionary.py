@@ -174,7 +174,7 @@ def cuts(store: Store, device: str) -> None:
         name = {"n": n, "d": d, "lam": lam, "tau": tau, "seed": seed}
         if not store.has("cuts", name):
             problem = LargeDictionary(dataset("random", n, d, seed), lam, tau)
-            store.add("cuts", {**name, **measure(problem, 2e-4, solver="cuts", device=device)})
+            store.add("cuts", {**name, **measure(problem, 2e-4, solver="copositive", device=device)})
 
 
 def candidates(store: Store, device: str) -> None:

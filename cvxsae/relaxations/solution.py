@@ -30,7 +30,7 @@ class Status(Enum):
     )
     RELAXED = (
         "the solver's gap closed to tol: value and bound enclose what the relaxation leaves open",
-        "accept it (raise_on_failure=False; info says how much is the solver's and how much the relaxation's)",
+        "accept it (the solution says how much of the gap is the solver's and how much the relaxation's)",
     )
     STALLED = (
         "the gap stopped shrinking before it reached tol",
@@ -56,6 +56,11 @@ class Status(Enum):
     def __init__(self, message: str, remedy: str) -> None:
         self.message = message
         self.remedy = remedy
+
+    @property
+    def is_success(self) -> bool:
+        """Whether the solve reached the best end there is for its problem, so that nothing is raised."""
+        return self in (Status.CERTIFIED, Status.STATIONARY, Status.RELAXED)
 
 
 @dataclass(frozen=True)

@@ -144,7 +144,7 @@ def bad_inputs(folder):
         "negative atom cost": (["large", X, *lam, "--atom-cost", -1], "atom_cost is -1"),
         "too many rows": (["wide", X, *lam, "--rows", 21], "--rows is 21"),
         "unknown solver": (["wide", X, *lam, "--solver", "magic"], "solver is 'magic'"),
-        "solver of another problem": (["wide", X, *lam, "--solver", "factorised"], "solver is 'factorised'"),
+        "solver of another problem": (["wide", X, *lam, "--solver", "factorized"], "solver is 'factorized'"),
         "unknown device": (["wide", X, *lam, "--device", "abacus"], "device"),
         "out of unknown type": (["wide", X, *lam, "--out", folder / "out.txt"], "--out"),
         "out in no folder": (["wide", X, *lam, "--out", folder / "no" / "out.npz"], "does not exist"),

@@ -117,6 +117,20 @@ def iterate(algorithm: Algorithm[P, S], problem: P, tol: float, run: Run) -> Sol
     )
 
 
+def announce(solution: Solution, run: Run) -> Solution:
+    """Tell the callback of a solve that has no loop what is in its history; an interrupt of it ends the solve."""
+    if run.callback is None:
+        return solution
+    try:
+        for record in solution.history:
+            run.callback(record)
+    except KeyboardInterrupt:
+        if not run.is_outermost:
+            raise
+        return solution if solution.is_certified else replace(solution, status=Status.INTERRUPTED)
+    return solution
+
+
 def run_loop(algorithm: Algorithm[P, S], problem: P, tol: float, run: Run, *, every_step: bool = False) -> Outcome[S]:
     """The loop itself.
 

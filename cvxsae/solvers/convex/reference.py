@@ -11,24 +11,38 @@ from typing import TYPE_CHECKING
 
 from tqdm.auto import tqdm
 
-from cvxsae.data.arguments import InputError
 from cvxsae.parallel.context import SHORTEST
 from cvxsae.relaxations.convex.large_dictionary import LargeDictionary
 from cvxsae.relaxations.problem import Problem
-from cvxsae.relaxations.solution import Solution, Status, judge
+from cvxsae.relaxations.solution import Record, Solution, Status, judge
+from cvxsae.solvers.convex.driver import announce
 
 if TYPE_CHECKING:
     from cvxsae.parallel.context import Run
 
 NAME = "clarabel"
+
 LARGEST_SIZE = 200_000
+"""Scalar unknowns of the largest conic form worth starting: minutes and a few gigabytes."""
+
 LARGEST_SEMIDEFINITE = 100
+"""Rows of the largest doubly nonnegative relaxation worth starting: a few minutes."""
+
+ACCURACY = {"tol_gap_rel": 1e-11, "tol_gap_abs": 1e-11, "tol_feas": 1e-10}
+"""What Clarabel is asked for: as much as float64 allows on data scaled to norm 1, so that it can be a reference."""
+
+MINUTES_AT_60 = 12 / 60
+GROWTH = 5.4
+"""Time of the doubly nonnegative relaxation: minutes at 60 rows, and the power of N by which they grow (measured)."""
+
+BYTES_PER_UNKNOWN = 800
+"""Memory of an interior-point solve (measured, to the order of magnitude)."""
 
 
 def size_objection(problem: Problem) -> str | None:
-    """Why the reference would not finish on this problem, or None if it would.
+    """Why the reference would not finish on this problem, as the end of a sentence; None if it would.
 
-    Clarabel's interior-point steps factorise a matrix as large as the number of unknowns; the semidefinite block of
+    Clarabel's interior-point steps factorize a matrix as large as the number of unknowns; the semidefinite block of
     :class:`LargeDictionary` makes that dense, and time grows about as the fifth power of N (12 s at 60, 57 s at 80).
     """
     from cvxsae.relaxations.convex.conic import conic_size
@@ -36,63 +50,75 @@ def size_objection(problem: Problem) -> str | None:
     size, what = conic_size(problem)
     if isinstance(problem, LargeDictionary):
         if problem.n_points > LARGEST_SEMIDEFINITE:
-            minutes = 12 / 60 * (problem.n_points / 60) ** 5.4
+            minutes = MINUTES_AT_60 * (problem.n_points / 60) ** GROWTH
             return (
-                f"solver='reference' would need {what} for {problem.n_points} rows (about {minutes:,.0f} minutes); "
-                f"pass at most {LARGEST_SEMIDEFINITE} rows or use solver='factorised'."
+                f"would need {what} for {problem.n_points} rows (about {minutes:,.0f} minutes; it takes at most "
+                f"{LARGEST_SEMIDEFINITE} rows)"
             )
         return None
     if size > LARGEST_SIZE:
-        gigabytes = size * 100 * 8 / 2**30
+        gigabytes = size * BYTES_PER_UNKNOWN / 2**30
         return (
-            f"solver='reference' would need {what}, {size:,} unknowns (limit {LARGEST_SIZE:,}; several minutes and "
-            f"upwards of {gigabytes:.1f} GB); pass fewer rows or use the torch solver."
+            f"would need {what}, {size:,} unknowns (limit {LARGEST_SIZE:,}; several minutes and upwards of "
+            f"{gigabytes:.1f} GB)"
         )
     return None
+
+
+def _ended(conic_status: str, run: Run) -> Status:
+    """Why Clarabel reports no optimum."""
+    if run.is_late:
+        return Status.TIME_LIMIT
+    return Status.MAX_ITER if "limit" in conic_status and run.max_steps is not None else Status.REFERENCE_FAILED
 
 
 def solve_reference(problem: Problem, tol: float, run: Run) -> Solution:
     """Solve the conic form with Clarabel to its full accuracy and evaluate the answer as every other.
 
     For :class:`LargeDictionary` it solves the doubly nonnegative relaxation: its optimal value is in
-    ``info["relaxed_value"]``, its Q in ``similarity``; ``value`` is that of the dictionary and codes factorised from Q.
+    ``info["relaxed_value"]``, its Q in ``similarity``; ``value`` is that of the dictionary and codes factorized from Q.
 
-    Raises
-    ------
-    InputError
-        If the problem is too large; the message says what would happen.
+    The callback hears of the answer once, at the end; ``max_steps`` limits Clarabel's iterations.
     """
     import cvxpy as cp
 
     from cvxsae.relaxations.convex.conic import conic_form
 
-    objection = size_objection(problem)
-    if objection is not None:
-        raise InputError(objection)
     start = time.perf_counter()
     form = conic_form(problem)
-    options: dict[str, float] = {"tol_gap_rel": 1e-11, "tol_gap_abs": 1e-11, "tol_feas": 1e-10}
+    options: dict[str, float] = dict(ACCURACY)
     if math.isfinite(run.deadline):
         options["time_limit"] = max(run.left, SHORTEST)
-    bar = tqdm(total=None, disable=not run.progress, desc=f"{problem.name} ({NAME})")
-    with warnings.catch_warnings():
+    if run.max_steps is not None:
+        options["max_iter"] = run.max_steps
+    interrupted = False
+    with (
+        tqdm(total=None, disable=not run.progress, desc=f"{problem.name} ({NAME})"),
+        warnings.catch_warnings(),
+        contextlib.suppress(cp.error.SolverError),  # the status says so, and is reported
+    ):
         # An inaccurate answer is judged by its certificate, like any other.
         warnings.filterwarnings("ignore", message="Solution may be inaccurate")
-        with contextlib.suppress(cp.error.SolverError):  # the status says so, and is reported
+        try:
             form.problem.solve(solver=cp.CLARABEL, **options)
-    bar.close()
-    seconds = time.perf_counter() - start
-    if form.problem.status not in (cp.OPTIMAL, cp.OPTIMAL_INACCURATE):
-        timed_out = run.is_late
-        return judge(
+        except KeyboardInterrupt:
+            if not run.is_outermost:
+                raise
+            interrupted = True
+    if interrupted or form.problem.status not in (cp.OPTIMAL, cp.OPTIMAL_INACCURATE):
+        nothing, seconds = problem.zero_candidate(), time.perf_counter() - start
+        value, bound = problem.bounds(nothing)
+        solution = judge(
             problem,
-            problem.zero_candidate(),
-            Status.TIME_LIMIT if timed_out else Status.REFERENCE_FAILED,
+            nothing,
+            Status.INTERRUPTED if interrupted else _ended(form.problem.status, run),
             tol=tol,
+            history=(Record(0, seconds, value, bound),),
             seconds=seconds,
             solver=NAME,
             info={"conic_status": str(form.problem.status)},
         )
+        return announce(solution, run)
     candidate, nothing = form.read(), problem.zero_candidate()
     if problem.primal_value(nothing) <= problem.primal_value(candidate):
         # An interior point is never exactly zero, and no codes at all can be the answer.
@@ -101,12 +127,8 @@ def solve_reference(problem: Problem, tol: float, run: Run) -> Solution:
     if isinstance(problem, LargeDictionary) and candidate.similarity is not None:
         # Zero and what is attained bound the relaxation's optimum too, and exactly where it is zero.
         info["relaxed_value"] = min(max(info["conic_value"], 0.0), problem.primal_value(candidate))
-    return judge(
-        problem,
-        candidate,
-        Status.STALLED,
-        tol=tol,
-        seconds=time.perf_counter() - start,
-        solver=NAME,
-        info=info,
+    solution = judge(
+        problem, candidate, Status.STALLED, tol=tol, seconds=time.perf_counter() - start, solver=NAME, info=info
     )
+    last = Record(int(form.problem.solver_stats.num_iters or 0), solution.seconds, solution.value, solution.lower_bound)
+    return announce(replace(solution, history=(last,)), run)

@@ -1,13 +1,16 @@
-"""``solve``: one call for every problem."""
+"""``solve``: one call for every problem, and the table of what solves what."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import replace
-from typing import Unpack
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Unpack
+
+import torch
 
 from cvxsae.data import arguments
-from cvxsae.data.arguments import InputError
+from cvxsae.errors import InputError, NotCertifiedError
 from cvxsae.parallel.context import Run, Steps, keywords
 from cvxsae.parallel.threads import threads_for
 from cvxsae.relaxations.convex.fixed_atoms import CandidateDictionary, FixedAtoms, SparseCodes
@@ -15,10 +18,11 @@ from cvxsae.relaxations.convex.large_dictionary import LargeDictionary
 from cvxsae.relaxations.convex.polar_proofs import LARGEST_TRIPLES
 from cvxsae.relaxations.convex.polar_search import LARGEST_DIM
 from cvxsae.relaxations.convex.wide_limit import WideLimit
+from cvxsae.relaxations.joint.joint import JointProblem
 from cvxsae.relaxations.problem import Problem
 from cvxsae.relaxations.shared import share_wide_limit
-from cvxsae.relaxations.solution import NotCertifiedError, Solution, judge
-from cvxsae.solvers.convex import working_set as active_set
+from cvxsae.relaxations.solution import Solution, judge
+from cvxsae.solvers.convex import working_set
 from cvxsae.solvers.convex.candidates.block_descent import BlockDescent
 from cvxsae.solvers.convex.candidates.proximal_gradient import ProximalGradient
 from cvxsae.solvers.convex.driver import iterate
@@ -26,25 +30,164 @@ from cvxsae.solvers.convex.large.column_generation import Directions
 from cvxsae.solvers.convex.large.copositive import CuttingPlanes
 from cvxsae.solvers.convex.large.factorised import Factorised
 from cvxsae.solvers.convex.large.relaxation import DoublyNonnegative
-from cvxsae.solvers.convex.reference import solve_reference
+from cvxsae.solvers.convex.reference import size_objection, solve_reference
 from cvxsae.solvers.convex.wide_newton import WideLimitNewton
 
-_WORTH_COMPILING = 1e6
+WORTH_COMPILING = 1e6
 """Multiplications in a pass from which the compiled block descent pays for the seconds its first call may compile."""
 
-SOLVERS = (
-    "auto",
-    "torch",
-    "newton",
-    "working-set",
-    "proximal-gradient",
-    "block-descent",
-    "splitting",
-    "directions",
-    "cuts",
-    "factorised",
-    "reference",
+REFERENCE = "reference"
+
+
+def _fits(problem: Any, device: torch.device) -> None:
+    """No objection."""
+    del problem, device
+
+
+def _always(problem: Any) -> bool:
+    del problem
+    return True
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row of the table: a way to solve the problems of one type.
+
+    Attributes
+    ----------
+    name
+        What ``solver`` calls it.
+    problem
+        The type of problem it is for.
+    run
+        Solves such a problem to a relative gap, within the limits of a :class:`~cvxsae.parallel.context.Run`.
+    why_not
+        Why it cannot solve this problem on this device, as the end of a sentence; None if it can.
+    is_worthwhile
+        Whether ``"auto"`` should take it for this problem, if it can solve it.
+    has_steps
+        Whether it has a loop that ``max_steps`` can end.
+    """
+
+    name: str
+    problem: type[Problem]
+    run: Callable[[Any, float, Run], Solution]
+    why_not: Callable[[Any, torch.device], str | None] = _fits
+    is_worthwhile: Callable[[Any], bool] = _always
+    has_steps: bool = True
+
+
+def _wide(problem: WideLimit, tol: float, run: Run) -> Solution:
+    return iterate(WideLimitNewton(problem.group), problem, tol, run)
+
+
+def _shared_wide(problem: WideLimit, tol: float, run: Run) -> Solution:
+    """Newton for the wide limit of the rows of all processes."""
+    group = problem.group
+    group.agree(
+        call="solve",
+        d=problem.dim,
+        dtype=problem.X.tensor.dtype,
+        lam=problem.lam,
+        bias=problem.bias,
+        tol=tol,
+        limited=math.isfinite(run.deadline),
+        max_steps=run.max_steps,
+    )
+    solution = _wide(share_wide_limit(problem, group), tol, run)
+    n_points = int(group.total(problem.n_points))
+    return replace(solution, info={**solution.info, "n_points": n_points, "processes": group.size})
+
+
+def _free_atoms(problem: LargeDictionary, tol: float, run: Run) -> Solution:
+    """At τ = 0 atoms are free and the large dictionary is the wide limit, one atom a datapoint (T9)."""
+    solution = _wide(WideLimit(problem.X, problem.lam, problem.bias), tol, run)
+    if solution.dictionary is None:
+        raise InputError(
+            f"atom_cost is 0 and X has {problem.n_points:,} rows, so the dictionary would be as large as the data; "
+            "solve WideLimit(X, lam) instead."
+        )
+    atoms = problem.atom_per_datapoint(solution.bias)
+    return judge(
+        problem,
+        replace(atoms, dual=solution.dual),
+        solution.status,
+        tol=tol,
+        history=solution.history,
+        seconds=solution.seconds,
+        solver=solution.solver,
+        info=solution.info,
+    )
+
+
+def _loop(make: Callable[[float], Any]) -> Callable[[Any, float, Run], Solution]:
+    """An algorithm in the common loop; it is told the tolerance."""
+    return lambda problem, tol, run: iterate(make(tol), problem, tol, run)
+
+
+def _bias_is_free(problem: SparseCodes, device: torch.device) -> str | None:
+    del device
+    return "works datapoint by datapoint, and a free bias couples them" if problem.bias_is_free else None
+
+
+def _not_on_cpu(problem: CandidateDictionary, device: torch.device) -> str | None:
+    del problem
+    return None if device.type == "cpu" else f"is compiled for CPUs, and device is {str(device)!r}"
+
+
+def _atoms_cost(problem: LargeDictionary, device: torch.device) -> str | None:
+    del device
+    return f"solves atom_cost 0, and atom_cost is {problem.atom_cost:g}" if problem.atom_cost else None
+
+
+def _atoms_are_free(problem: LargeDictionary, device: torch.device) -> str | None:
+    del device
+    return None if problem.atom_cost else "needs a positive atom_cost, and at 0 the problem is the wide limit"
+
+
+def _too_many_dimensions(problem: LargeDictionary, device: torch.device) -> str | None:
+    few = f"searches the sphere in up to {LARGEST_DIM} dimensions, and X has {problem.dim}"
+    return _atoms_are_free(problem, device) or (few if problem.dim > LARGEST_DIM else None)
+
+
+def _too_few_dimensions(problem: LargeDictionary, device: torch.device) -> str | None:
+    exact = f"relaxes a polar that is exact in up to {LARGEST_DIM} dimensions, and X has {problem.dim}"
+    return _atoms_are_free(problem, device) or (exact if problem.dim <= LARGEST_DIM else None)
+
+
+def _too_many_points(problem: LargeDictionary, device: torch.device) -> str | None:
+    many = f"works on tensors of N³ entries, for at most {LARGEST_TRIPLES} rows, and X has {problem.n_points:,}"
+    return _too_few_dimensions(problem, device) or (many if problem.n_points > LARGEST_TRIPLES else None)
+
+
+def _no_reference(problem: Problem, device: torch.device) -> str | None:
+    if device.type != "cpu":
+        return f"computes on the CPU, and device is {str(device)!r}"
+    return size_objection(problem)
+
+
+METHODS: tuple[Method, ...] = (
+    Method(WideLimitNewton.name, WideLimit, _wide),
+    Method(working_set.NAME, SparseCodes, working_set.solve_working_set, _bias_is_free, has_steps=False),
+    Method(
+        BlockDescent.name,
+        CandidateDictionary,
+        _loop(lambda _: BlockDescent()),
+        _not_on_cpu,
+        is_worthwhile=lambda problem: problem.evaluation_cost >= WORTH_COMPILING,
+    ),
+    Method(ProximalGradient.name, FixedAtoms, _loop(lambda _: ProximalGradient())),
+    Method(WideLimitNewton.name, LargeDictionary, _free_atoms, _atoms_cost),
+    Method(Directions.name, LargeDictionary, _loop(Directions), _too_many_dimensions),
+    Method(DoublyNonnegative.name, LargeDictionary, _loop(DoublyNonnegative), _too_few_dimensions),
+    Method(CuttingPlanes.name, LargeDictionary, _loop(CuttingPlanes), _too_many_points),
+    Method(Factorised.name, LargeDictionary, _loop(lambda _: Factorised()), _atoms_are_free),
+    Method(REFERENCE, Problem, solve_reference, _no_reference),
 )
+"""Everything that solves something. For ``"auto"`` the first row that fits and is worthwhile is taken."""
+
+SOLVERS = ("auto", "torch", *dict.fromkeys(method.name for method in METHODS))
+"""What ``solver`` may be."""
 
 
 class SolveOptions(Steps, total=False):
@@ -70,14 +213,14 @@ def solve(
     problem
         :class:`WideLimit`, :class:`SparseCodes`, :class:`CandidateDictionary` or :class:`LargeDictionary`.
     solver
-        ``"auto"`` picks by problem, size, device and bias; ``"torch"`` is the problem's own torch solver
-        (``"newton"``, ``"proximal-gradient"`` or ``"block-descent"``, ``"splitting"`` or in up to three dimensions
-        ``"directions"``); ``"cuts"`` is the large dictionary with a bound above the doubly nonnegative one, for up to
-        100 datapoints; ``"reference"`` is cvxpy with Clarabel.
+        ``"auto"`` picks by problem, size, device and bias; ``"torch"`` is the same without the reference
+        (``"newton"``, ``"working-set"``, ``"proximal-gradient"`` or ``"block-descent"``, ``"splitting"`` or in up to
+        three dimensions ``"directions"``); ``"copositive"`` is the large dictionary with a bound above the doubly
+        nonnegative one, for up to 100 datapoints; ``"reference"`` is cvxpy with Clarabel.
     tol
         Relative gap ``(value − lower_bound)/value`` to reach, evaluated in float64 at the returned point.
     raise_on_failure
-        Whether a solve that is not certified raises.
+        Whether a solve that failed raises. A relaxation that was solved as far as it goes (``RELAXED``) has not failed.
     max_seconds, max_steps
         Limits; None for no limit, and for the algorithm's own.
     device
@@ -115,115 +258,54 @@ def solve(
         arguments.choice(solver, "solver", SOLVERS)
         if isinstance(problem, LargeDictionary):
             problem.require_resolvable()
+        method = choose(problem, solver, run)
         with threads_for(problem):
-            solution = _solve(problem, solver, tol, run)
-    if raise_on_failure and not solution.is_certified:
+            solution = method.run(problem, tol, run)
+    if raise_on_failure and not solution.status.is_success:
         raise NotCertifiedError(solution)
     return solution
 
 
-def _solve(problem: Problem, solver: str, tol: float, run: Run) -> Solution:
-    """Solve with arguments that have been checked."""
+def choose(problem: Problem, solver: str, run: Run) -> Method:
+    """The row of the table that solves this problem as asked.
+
+    Raises
+    ------
+    InputError
+        If the solver asked for does not fit; the sentence says why, and which ones do.
+    """
     if not problem.group.is_alone:
-        return _shared_solve(problem, solver, tol, run)
-    if solver == "reference":
-        return solve_reference(problem, tol, run)
-    return _torch_solve(problem, solver, tol, run)
+        return _choose_shared(problem, solver)
+    if isinstance(problem, JointProblem):
+        raise InputError("problem is the joint problem, which is not convex; use learn_dictionary for it.")
+    rows = [method for method in METHODS if isinstance(problem, method.problem)]
+    if solver in ("auto", "torch"):
+        rows = [method for method in rows if method.name != REFERENCE]
+    fitting = [method for method in rows if method.why_not(problem, run.device) is None]
+    if solver in ("auto", "torch"):
+        chosen = next((method for method in fitting if method.is_worthwhile(problem)), None)
+    else:
+        chosen = next((method for method in fitting if method.name == solver), None)
+    others = ", ".join(repr(name) for name in dict.fromkeys(method.name for method in fitting)) or "none"
+    if chosen is None:
+        reasons = [method.why_not(problem, run.device) for method in rows if method.name == solver]
+        why = next((reason for reason in reasons if reason), f"is not for {problem.name!r}")
+        raise InputError(f"solver is {solver!r}, which {why}; what fits here: {others}.")
+    if run.max_steps is not None and not chosen.has_steps:
+        stepping = ", ".join(repr(method.name) for method in fitting if method.has_steps) or "none"
+        raise InputError(
+            f"max_steps is {run.max_steps} but {chosen.name!r} has no steps to count; leave it out, limit it by "
+            f"max_seconds, or use a solver that has steps ({stepping})."
+        )
+    return chosen
 
 
-def _shared_solve(problem: Problem, solver: str, tol: float, run: Run) -> Solution:
-    """Newton for the wide limit of the rows of all processes."""
-    group = problem.group
+def _choose_shared(problem: Problem, solver: str) -> Method:
+    """Processes share the wide limit, by Newton."""
     if not isinstance(problem, WideLimit) or solver not in ("auto", "torch", WideLimitNewton.name):
         raise InputError(
-            f"X is shared by {group.size} processes but problem is {problem.name!r} with solver {solver!r}; several "
-            "processes share WideLimit with solver='auto' (encode and learn_dictionary take shared data as well)."
+            f"X is shared by {problem.group.size} processes but problem is {problem.name!r} with solver {solver!r}; "
+            "several processes share WideLimit with solver='auto' (encode and learn_dictionary take shared data as "
+            "well)."
         )
-    group.agree(
-        call="solve",
-        d=problem.dim,
-        dtype=problem.X.tensor.dtype,
-        lam=problem.lam,
-        bias=problem.bias,
-        tol=tol,
-        limited=math.isfinite(run.deadline),
-        max_steps=run.max_steps,
-    )
-    shared = share_wide_limit(problem, group)
-    solution = iterate(WideLimitNewton(group), shared, tol, run)
-    return replace(
-        solution, info={**solution.info, "n_points": int(group.total(problem.n_points)), "processes": group.size}
-    )
-
-
-def _torch_solve(problem: Problem, solver: str, tol: float, run: Run) -> Solution:
-    """Dispatch to the algorithm that fits; the one place where problems meet algorithms."""
-    expected: str
-    if isinstance(problem, WideLimit):
-        expected = WideLimitNewton.name
-        if solver in ("auto", "torch", expected):
-            return iterate(WideLimitNewton(), problem, tol, run)
-    elif isinstance(problem, SparseCodes) and not problem.bias_is_free:
-        expected = active_set.NAME
-        if solver in ("auto", "torch", expected):
-            return active_set.solve_active_set(problem, tol, run)
-        if solver == ProximalGradient.name:
-            return iterate(ProximalGradient(), problem, tol, run)
-    elif isinstance(problem, FixedAtoms):
-        blocks = isinstance(problem, CandidateDictionary) and run.device.type == "cpu"
-        if blocks and problem.evaluation_cost >= _WORTH_COMPILING and solver in ("auto", "torch"):
-            solver = BlockDescent.name
-        if blocks and solver == BlockDescent.name:
-            return iterate(BlockDescent(), problem, tol, run)
-        expected = ProximalGradient.name
-        if solver in ("auto", "torch", expected):
-            return iterate(ProximalGradient(), problem, tol, run)
-    elif isinstance(problem, LargeDictionary) and problem.atom_cost == 0:
-        expected = WideLimitNewton.name
-        if solver in ("auto", "torch", expected):
-            return _without_surcharge(problem, tol, run)
-    elif isinstance(problem, LargeDictionary):
-        few = problem.dim <= LARGEST_DIM
-        expected = Directions.name if few else DoublyNonnegative.name
-        # In few dimensions the polar is exact: there is no relaxation, and nothing to cut.
-        if few and solver in ("auto", "torch", expected, CuttingPlanes.name):
-            directions = Directions(tol)
-            return iterate(directions, problem, tol, run)
-        if solver in ("auto", "torch", expected):
-            pair = DoublyNonnegative(tol)
-            return iterate(pair, problem, tol, run)
-        if solver == CuttingPlanes.name:
-            if problem.n_points > LARGEST_TRIPLES:
-                raise InputError(
-                    f"solver is 'cuts' but X has {problem.n_points:,} rows, and cuts work on tensors of N³ entries; "
-                    f"pass at most {LARGEST_TRIPLES} rows or use solver='splitting'."
-                )
-            cuts = CuttingPlanes(tol)
-            return iterate(cuts, problem, tol, run)
-        if solver == Factorised.name:
-            return iterate(Factorised(), problem, tol, run)
-    else:
-        raise InputError(f"problem is a {type(problem).__name__}, which no solver here knows.")
-    raise InputError(f"solver is {solver!r} but {problem.name!r} is solved by {expected!r} (or 'reference').")
-
-
-def _without_surcharge(problem: LargeDictionary, tol: float, run: Run) -> Solution:
-    """At τ = 0 atoms are free and the large dictionary is the wide limit, one atom a datapoint (T9)."""
-    wide = WideLimit(problem.X, problem.lam, problem.bias)
-    solution = iterate(WideLimitNewton(), wide, tol, run)
-    if solution.dictionary is None:
-        raise InputError(
-            f"atom_cost is 0 and X has {problem.n_points:,} rows, so the dictionary would be as large as the data; "
-            "solve WideLimit(X, lam) instead."
-        )
-    atoms = problem.atom_per_datapoint(solution.bias)
-    return judge(
-        problem,
-        replace(atoms, dual=solution.dual),
-        solution.status,
-        tol=tol,
-        history=solution.history,
-        seconds=solution.seconds,
-        solver=solution.solver,
-        info=solution.info,
-    )
+    return Method(WideLimitNewton.name, WideLimit, _shared_wide)

@@ -9,6 +9,7 @@ from cvxsae.relaxations.convex.fixed_atoms import SparseCodes
 from cvxsae.relaxations.convex.wide_limit import RECOVERY_BYTES
 from cvxsae.relaxations.solution import Record, Solution, judge
 from cvxsae.solvers.codes.encode import SMALLEST_TOL, encode_rows
+from cvxsae.solvers.convex.driver import announce
 
 if TYPE_CHECKING:
     from cvxsae.parallel.context import Run
@@ -19,7 +20,7 @@ _WORTH_COMPILING = 1e8
 """Multiplications in a pass from which the compiled engine pays for the seconds its first call may compile."""
 
 
-def solve_active_set(problem: SparseCodes, asked: float, run: Run) -> Solution:
+def solve_working_set(problem: SparseCodes, asked: float, run: Run) -> Solution:
     """Solve every datapoint to a relative gap of ``tol`` by working sets; the solution's codes are sparse.
 
     The gap of the whole is then at most that of its worst datapoint. The dual point is the residual, each row shrunk
@@ -34,7 +35,7 @@ def solve_active_set(problem: SparseCodes, asked: float, run: Run) -> Solution:
     if problem.n_points * problem.dim * 8 <= RECOVERY_BYTES:
         dual = problem.feasible_dual(problem.residual(candidate)).numpy()
         candidate = problem.candidate(codes.codes, bias.numpy(), dual)
-    return judge(
+    solution = judge(
         problem,
         candidate,
         codes.status,
@@ -51,3 +52,4 @@ def solve_active_set(problem: SparseCodes, asked: float, run: Run) -> Solution:
             "device": str(run.device),
         },
     )
+    return announce(solution, run)

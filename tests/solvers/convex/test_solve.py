@@ -57,13 +57,13 @@ def test_every_problem_with_every_bias(name, solver, bias, rng):
     assert own.value == solution.value
 
 
-@pytest.mark.parametrize("solver", ["newton", "proximal-gradient", "factorised"])
+@pytest.mark.parametrize("solver", ["newton", "proximal-gradient", "factorized"])
 def test_a_solver_that_does_not_fit_is_refused(name, solver, rng):
     problem = build(name, rng)
-    fits = {"newton": ("wide", "large without"), "proximal-gradient": ("codes", "cand"), "factorised": ("large",)}[
+    fits = {"newton": ("wide", "large without"), "proximal-gradient": ("codes", "cand"), "factorized": ("large",)}[
         solver
     ]
-    if name == solver or (name.startswith(fits) and not (name.startswith("large without") and solver == "factorised")):
+    if name == solver or (name.startswith(fits) and not (name.startswith("large without") and solver == "factorized")):
         assert solve(problem, solver=solver, tol=3e-2).is_certified
     else:
         with pytest.raises(InputError, match=f"solver is '{solver}' but .* is solved by"):

@@ -77,7 +77,7 @@ class CuttingPlanes:
         Relative gap between value and bound at which it ends.
     """
 
-    name = "cuts"
+    name = "copositive"
     default_iterations = 5_000
     first_check = 1
     patience = 10**9

@@ -40,7 +40,7 @@ class Factorised:
     percent) the gap cannot close and the solve ends as STALLED.
     """
 
-    name = "factorised"
+    name = "factorized"
     default_iterations = 100
     first_check = 1
     patience = 3

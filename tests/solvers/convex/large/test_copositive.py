@@ -21,7 +21,7 @@ def loose(rng, n=14, d=5, tau=10.0, bias=None):
 
 
 def cut(problem, tol=1e-3, **options):
-    return solve(problem, solver="cuts", tol=tol, raise_on_failure=False, **options)
+    return solve(problem, solver="copositive", tol=tol, raise_on_failure=False, **options)
 
 
 @pytest.fixture(scope="module")
@@ -97,4 +97,4 @@ def test_too_many_datapoints_are_refused(rng):
     with pytest.raises(InputError, match="tensors of N³ entries; pass at most 100 rows"):
         cut(LargeDictionary(rng.normal(size=(101, 4)), LAM, 1.0))
     with pytest.raises(InputError, match="solver is 'cuts'"):
-        solve(LargeDictionary(rng.normal(size=(10, 4)), LAM, 0.0), solver="cuts")
+        solve(LargeDictionary(rng.normal(size=(10, 4)), LAM, 0.0), solver="copositive")
