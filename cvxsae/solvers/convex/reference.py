@@ -111,7 +111,7 @@ def solve_reference(problem: Problem, tol: float, run: Run) -> Solution:
         solution = judge(
             problem,
             nothing,
-            Status.INTERRUPTED if interrupted else _ended(form.problem.status, run),
+            Status.INTERRUPTED if interrupted else _ended(str(form.problem.status), run),
             tol=tol,
             history=(Record(0, seconds, value, bound),),
             seconds=seconds,

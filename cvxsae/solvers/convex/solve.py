@@ -184,7 +184,8 @@ METHODS: tuple[Method, ...] = (
     Method(Factorised.name, LargeDictionary, _loop(lambda _: Factorised()), _atoms_are_free),
     Method(REFERENCE, Problem, solve_reference, _no_reference),
 )
-"""Everything that solves something. For ``"auto"`` the first row that fits and is worthwhile is taken."""
+"""Everything that solves something. For ``"auto"`` the first row is taken that fits, is worthwhile, and has steps if
+they are limited."""
 
 SOLVERS = ("auto", "torch", *dict.fromkeys(method.name for method in METHODS))
 """What ``solver`` may be."""
@@ -283,7 +284,8 @@ def choose(problem: Problem, solver: str, run: Run) -> Method:
         rows = [method for method in rows if method.name != REFERENCE]
     fitting = [method for method in rows if method.why_not(problem, run.device) is None]
     if solver in ("auto", "torch"):
-        chosen = next((method for method in fitting if method.is_worthwhile(problem)), None)
+        counting = [method for method in fitting if run.max_steps is None or method.has_steps]
+        chosen = next((method for method in counting if method.is_worthwhile(problem)), None)
     else:
         chosen = next((method for method in fitting if method.name == solver), None)
     others = ", ".join(repr(name) for name in dict.fromkeys(method.name for method in fitting)) or "none"

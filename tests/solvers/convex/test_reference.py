@@ -80,13 +80,15 @@ def test_zero_codes_are_answered_exactly(rng):
 
 def test_guards_say_what_would_happen(rng):
     wide = WideLimit(rng.normal(size=(20_000, 50)), LAM)
-    with pytest.raises(InputError, match=r"20000 second-order cones.*unknowns.*GB.*pass fewer rows or use the torch"):
+    with pytest.raises(InputError, match=r"20000 second-order cones.*unknowns.*GB.*what fits here: 'newton'"):
         solve(wide, solver="reference")
     codes = SparseCodes(rng.normal(size=(500, 50)), rng.normal(size=(400, 50)), LAM)
     with pytest.raises(InputError, match="500 x 400 codes"):
         solve(codes, solver="reference")
     large = LargeDictionary(rng.normal(size=(101, 4)), LAM, 1.0)
-    with pytest.raises(InputError, match=r"semidefinite block of order 105 .*minutes.*'factorised'"):
+    with pytest.raises(
+        InputError, match=r"semidefinite block of order 105 .*minutes.*what fits here: 'splitting', 'factorized'"
+    ):
         solve(large, solver="reference")
     assert size_objection(LargeDictionary(rng.normal(size=(100, 4)), LAM, 1.0)) is None
     assert size_objection(SparseCodes(rng.normal(size=(50, 50)), rng.normal(size=(40, 50)), LAM)) is None

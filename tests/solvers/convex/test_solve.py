@@ -16,6 +16,9 @@ from cvxsae import (
     Status,
     WideLimit,
 )
+from cvxsae.parallel.context import Run
+from cvxsae.relaxations import JointProblem
+from cvxsae.solvers.convex.solve import choose
 from tests.helpers import problems
 from tests.helpers.problems import certify, solve
 
@@ -66,7 +69,7 @@ def test_a_solver_that_does_not_fit_is_refused(name, solver, rng):
     if name == solver or (name.startswith(fits) and not (name.startswith("large without") and solver == "factorized")):
         assert solve(problem, solver=solver, tol=3e-2).is_certified
     else:
-        with pytest.raises(InputError, match=f"solver is '{solver}' but .* is solved by"):
+        with pytest.raises(InputError, match=rf"solver is '{solver}', which .*; what fits here: '.*'reference'"):
             solve(problem, solver=solver)
 
 
@@ -169,3 +172,52 @@ def test_working_sets_keep_to_a_time_limit(rng):
     solution = solve(problem, max_seconds=1e-9, raise_on_failure=False)
     assert solution.status is Status.TIME_LIMIT
     assert solution.lower_bound <= solve(problem).value <= solution.value
+
+
+def test_solvers_without_steps_refuse_to_count_them(rng):
+    """An option is honored or refused, never ignored: auto takes a solver that has steps."""
+    problem = build("codes", rng, rng.normal(size=3))
+    assert solve(problem, tol=1e-4).solver == "working-set"
+    counted = solve(problem, tol=0.0, max_steps=3, raise_on_failure=False)
+    assert (counted.solver, counted.info["iterations"]) == ("proximal-gradient", 3)
+    with pytest.raises(InputError, match=r"max_steps is 3 but 'working-set' has no steps.*'proximal-gradient'"):
+        solve(problem, solver="working-set", max_steps=3)
+    with pytest.raises(InputError, match="computes on the CPU"):
+        choose(problem, "reference", Run(device=torch.device("cuda")))
+
+
+@pytest.mark.parametrize("solver", ["working-set", "reference"])
+def test_solvers_without_a_loop_tell_the_callback_where_they_ended(solver, rng):
+    problem, seen = build("codes", rng, rng.normal(size=3)), []
+    solution = solve(problem, solver=solver, callback=seen.append)
+    assert seen == list(solution.history)
+    assert seen[-1].value == pytest.approx(solution.value)
+
+    def stop(record):
+        raise KeyboardInterrupt
+
+    stopped = solve(problem, solver=solver, tol=0.0, callback=stop, raise_on_failure=False)
+    assert stopped.status is Status.INTERRUPTED
+    assert stopped.value == pytest.approx(solution.value)
+
+
+def test_the_steps_of_the_reference_are_limited():
+    problem = LargeDictionary(problems.gaussian(np.random.default_rng(0), 12, 5), LAM, 1.0)
+    solution = solve(problem, solver="reference", max_steps=2, raise_on_failure=False)
+    assert solution.status is Status.MAX_ITER
+    assert solution.lower_bound <= solution.value
+
+
+def test_a_relaxation_solved_as_far_as_it_goes_has_not_failed():
+    """d > 3, τ > 0: the solver's gap closes, what is left is the relaxation's; that is no failure."""
+    problem = LargeDictionary(problems.gaussian(np.random.default_rng(0), 20, 6), LAM, 5.0)
+    solution = solve(problem, tol=1e-4)
+    assert solution.status in (Status.RELAXED, Status.CERTIFIED)
+    assert solution.gap > 1e-4 or solution.is_certified
+    with pytest.raises(NotCertifiedError):
+        solve(problem, tol=1e-4, max_steps=1)
+
+
+def test_the_joint_problem_is_not_for_solve(rng):
+    with pytest.raises(InputError, match="not convex; use learn_dictionary"):
+        solve(JointProblem(rng.normal(size=(5, 3)), 2, LAM))
