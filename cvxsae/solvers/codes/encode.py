@@ -123,10 +123,8 @@ def encode(
         arguments.choice(engine, "engine", ENGINES)
         memory = arguments.count(memory_limit, "memory_limit", least=LEAST_MEMORY)
         warm = warm_codes(warm_start, problem)
-        group.agree(
-            call="encode", d=problem.dim, dtype=data.tensor.dtype, dictionary=problem.atoms, lam=problem.lam,
-            bias=problem.bias, tol=tol,
-        )  # fmt: skip
+        asked = {"dictionary": problem.atoms, "lam": problem.lam, "bias": problem.bias, "tol": tol}
+        group.agree(call="encode", d=problem.dim, dtype=data.tensor.dtype, **asked)
         return encode_rows(problem, run, tol=tol, warm=warm, engine=engine, memory_limit=memory)
 
 

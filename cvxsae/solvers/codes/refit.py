@@ -16,6 +16,13 @@ if TYPE_CHECKING:
     from cvxsae.relaxations.convex.fixed_atoms import SparseCodes
 
 
+ROUNDING = 1e-13
+"""Correlation with a residual, relative to ‖x − b‖, below which its sign is rounding."""
+
+CYCLES = 10
+"""Cycles at most, for every atom of a support: supports do not repeat, so this only guards against rounding."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Refit:
     """Codes refitted on their support.
@@ -84,8 +91,8 @@ def nonnegative_least_squares(
     """
     z = start.astype(np.float64, copy=True)
     free: Int[np.ndarray, " f"] = np.flatnonzero(z > 0)
-    floor = 1e-13 * float(np.linalg.norm(x))
-    for _ in range(10 * len(z) + 10):
+    floor = ROUNDING * float(np.linalg.norm(x))
+    for _ in range(CYCLES * (len(z) + 1)):
         if len(free):
             step = linalg.least_squares(members[free].T, x - z @ members)
             target = z[free] + step

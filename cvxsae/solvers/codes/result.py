@@ -10,7 +10,9 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
+from cvxsae.data.files import read_arrays
 from cvxsae.errors import InputError
+from cvxsae.relaxations.candidate import Candidate
 from cvxsae.relaxations.convex.fixed_atoms import SparseCodes
 from cvxsae.relaxations.solution import Record, Solution, Status
 from cvxsae.solvers.codes.correlation import largest_correlation
@@ -28,6 +30,14 @@ if TYPE_CHECKING:
 
 SOLVER = "working-set"
 """The algorithm's name."""
+
+
+def as_float64(array: Any) -> Any:
+    """A float64 array, sparse as it was: what a file holds may be of any kind."""
+    if isinstance(array, torch.Tensor):
+        return array.double().numpy()
+    return array.astype(np.float64)
+
 
 _ENDS = (Status.INTERRUPTED, Status.TIME_LIMIT, Status.STALLED)
 """Why codes may not be certified; of what several processes say the first counts."""
@@ -181,13 +191,22 @@ class Codes(Solution):
         """
         if not isinstance(problem, SparseCodes) or problem.bias_is_free:
             raise InputError(f"problem is {problem.name!r}; pass SparseCodes at a fixed bias.")
-        held = Solution.load(path, problem)
-        if not np.array_equal(held.bias, problem.fixed_bias().numpy()):
-            raise InputError(f"path {str(path)!r} holds codes at another bias than the problem's; pass that bias.")
-        if held.codes is None:
-            raise InputError(f"path {str(path)!r} holds no codes; pass a file that Codes.save wrote.")
-        tol = held.tol if held.tol > 0 else 1.0
-        blocks = worth_of(problem, sp.csr_array(held.codes), tol)
+        held = read_arrays(path)
+        if not {"codes", "bias", "dictionary"} <= set(held):
+            raise InputError(f"path {str(path)!r} holds no codes with dictionary and bias; pass what Codes.save wrote.")
+        codes = sp.csr_array(as_float64(held["codes"]))
+        bias, dictionary = as_float64(held["bias"]), as_float64(held["dictionary"])
+        objections = problem.objections(Candidate(bias=bias, dictionary=dictionary))
+        if codes.shape != (problem.n_points, problem.n_atoms):
+            objections.append(f"The codes have shape {codes.shape}, not {(problem.n_points, problem.n_atoms)}.")
+        if not (np.isfinite(codes.data).all() and (codes.data >= 0).all()):
+            objections.append("Some codes are negative or not finite.")
+        if not np.array_equal(bias, problem.fixed_bias().numpy()):
+            objections.append("They are codes at another bias.")
+        if objections:
+            raise InputError(f"path {str(path)!r} does not fit the problem: {objections[0]}")
+        tol = float(as_float64(held["tol"])) if "tol" in held else 1.0
+        blocks = worth_of(problem, codes, tol)
         return cls.of_blocks(problem, blocks, tol=tol, ended=None, seconds=0.0, info={"engine": "file"})
 
     @property

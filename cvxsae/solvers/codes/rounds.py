@@ -63,9 +63,15 @@ class BlockCodes:
         values = 0.5 * (data**2).sum(axis=1)
         nothing = np.zeros(0, np.int64)
         return cls(
-            indptr=np.zeros(n + 1, np.int64), indices=nothing, codes=np.zeros(0), values=values,
-            gaps=(values > 0).astype(np.float64), passes=np.zeros(n, np.int64), rounds=0, done=np.zeros(n, np.bool_),
-        )  # fmt: skip
+            indptr=np.zeros(n + 1, np.int64),
+            indices=nothing,
+            codes=np.zeros(0),
+            values=values,
+            gaps=(values > 0).astype(np.float64),
+            passes=np.zeros(n, np.int64),
+            rounds=0,
+            done=np.zeros(n, np.bool_),
+        )
 
 
 def solve_block(

@@ -13,13 +13,14 @@ import numpy as np
 import torch
 
 from cvxsae.parallel.threads import torch_threads
+from cvxsae.solvers.codes.engines.pivoting import masked_factor, pivot
 from cvxsae.solvers.codes.engines.screening import SPARE_ROUNDINGS, SUM_ROUNDING, UNIT_ROUNDOFF, fast_half_products
 from cvxsae.solvers.codes.engines.state import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from jaxtyping import Bool, Float, Int, Int64
+    from jaxtyping import Float, Int, Int64
 
     from cvxsae.solvers.codes.engines.screening import PreparedDictionary
     from cvxsae.solvers.codes.engines.state import Tuning, Warm
@@ -32,6 +33,9 @@ GATHER_BYTES = 256 * 2**20
 
 NONE = -1
 """Marks an unused place in a working set."""
+
+CORRECTED = 0.05
+"""Share of ``tol`` at which a gradient on the support is zero, and float64 corrections end."""
 
 
 class BatchedState:
@@ -266,9 +270,9 @@ def _solve_part(
     codes = codes.to(torch.float64)
     r, known = _residual(data, exact, codes)
     factor = masked_factor(gram, support)
-    for _ in range(3 if engine.tuning.tol >= 1e-7 else 8):
+    for _ in range(engine.tuning.refinements + 2 * engine.tuning.is_fine):
         wrong = torch.where(support, known - 1, 0.0)
-        if float(wrong.abs().amax()) <= 0.05 * engine.tuning.tol:
+        if float(wrong.abs().amax()) <= CORRECTED * engine.tuning.tol:
             break
         step = torch.cholesky_solve(wrong.to(gram.dtype)[:, :, None], factor)[:, :, 0].to(torch.float64)
         trial = (codes + torch.where(support, step, 0.0)).clamp(min=0)
@@ -303,86 +307,6 @@ def _residual(
 
 def _objective(r: Float[torch.Tensor, "b d"], codes: Float[torch.Tensor, "b m"]) -> Float[torch.Tensor, " b"]:
     return 0.5 * (r * r).sum(dim=1) + codes.sum(dim=1)
-
-
-def masked_factor(gram: Float[torch.Tensor, "b m m"], free: Bool[torch.Tensor, "b m"]) -> Float[torch.Tensor, "b m m"]:
-    """Cholesky factors of the Gram matrices of the free atoms, the identity elsewhere; a ridge where singular."""
-    both = free[:, :, None] & free[:, None, :]
-    system = torch.where(both, gram, 0.0)
-    diagonal = torch.diagonal(system, dim1=1, dim2=2)
-    diagonal.masked_fill_(~free, 1.0)
-    ridge = 8 * torch.finfo(gram.dtype).eps
-    for _ in range(6):
-        factor, info = torch.linalg.cholesky_ex(system)
-        bad = (info > 0) | ~factor.diagonal(dim1=1, dim2=2).isfinite().all(dim=1)
-        if not bool(bad.any()):
-            return factor
-        diagonal[bad] += ridge
-        ridge *= 10
-    factor[bad] = torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
-    return factor
-
-
-def pivot(
-    gram: Float[torch.Tensor, "b m m"], gradient: Float[torch.Tensor, "b m"], codes: Float[torch.Tensor, "b m"],
-    valid: Bool[torch.Tensor, "b m"], tol: float,
-) -> tuple[Float[torch.Tensor, "b m"], Bool[torch.Tensor, "b m"]]:  # fmt: skip
-    """Block principal pivoting on ``max gradient·δ − ½ δ G δ, codes + δ ≥ 0``; the new codes and their support.
-
-    All infeasible atoms change sides at once; a problem whose count of them has not fallen for three iterations
-    exchanges only its last one (Júdice & Pires), which cannot cycle. What is returned is never worse than the start.
-    """
-    eps = torch.finfo(gram.dtype).eps
-    linear = gradient + torch.bmm(gram, codes[:, :, None])[:, :, 0]
-    scale = linear.abs().amax(dim=1, keepdim=True).clamp(min=1.0)
-    floor = torch.maximum(32 * eps * scale, torch.full_like(scale, 0.1 * tol))
-    free = valid & ((codes > 0) | (gradient > 0))
-    fewest = torch.full((len(codes),), codes.shape[1] + 1, device=codes.device)
-    patience = torch.full_like(fewest, 3)
-    result, support = codes.clone(), valid & (codes > 0)
-    open_rows = torch.arange(len(codes), device=codes.device)
-    for _ in range(50 + 4 * codes.shape[1]):
-        G, h, mask, ok = gram[open_rows], linear[open_rows], free[open_rows], valid[open_rows]
-        z = torch.cholesky_solve(torch.where(mask, h, 0.0)[:, :, None], masked_factor(G, mask))[:, :, 0]
-        z = torch.where(mask, z, 0.0)
-        slack = h - torch.bmm(G, z[:, :, None])[:, :, 0]
-        wrong = (mask & (z < 0)) | (~mask & ok & (slack > floor[open_rows]))
-        count = wrong.sum(dim=1)
-        solved = count == 0
-        result[open_rows[solved]], support[open_rows[solved]] = z[solved], mask[solved] & (z[solved] > 0)
-        open_rows, wrong, count, mask = open_rows[~solved], wrong[~solved], count[~solved], mask[~solved]
-        if not len(open_rows):
-            break
-        fell = count < fewest[open_rows]
-        patience[open_rows] = torch.where(fell, 3, patience[open_rows] - 1)
-        fewest[open_rows] = torch.minimum(fewest[open_rows], count)
-        last = wrong.shape[1] - 1 - wrong.flip(1).to(torch.int8).argmax(dim=1)
-        single = torch.zeros_like(wrong).scatter_(1, last[:, None], True)
-        free[open_rows] = mask ^ torch.where((patience[open_rows] >= 0)[:, None], wrong, single)
-    if len(open_rows):
-        result[open_rows], support[open_rows] = descend(
-            gram[open_rows], linear[open_rows], codes[open_rows], valid[open_rows], floor[open_rows]
-        )
-    return result, support
-
-
-def descend(
-    gram: Float[torch.Tensor, "b m m"], linear: Float[torch.Tensor, "b m"], codes: Float[torch.Tensor, "b m"],
-    valid: Bool[torch.Tensor, "b m"], floor: Float[torch.Tensor, "b one"],
-) -> tuple[Float[torch.Tensor, "b m"], Bool[torch.Tensor, "b m"]]:  # fmt: skip
-    """Cyclic coordinate descent for the few systems too close to singular for pivoting."""
-    z = codes.clone()
-    slack = linear - torch.bmm(gram, z[:, :, None])[:, :, 0]
-    for _ in range(300):
-        largest = torch.zeros_like(floor)
-        for k in range(z.shape[1]):
-            step = torch.where(valid[:, k], torch.maximum(slack[:, k], -z[:, k]), 0.0)
-            z[:, k] += step
-            slack -= step[:, None] * gram[:, k]
-            largest = torch.maximum(largest, step.abs()[:, None])
-        if bool((largest <= floor).all()):
-            break
-    return z, valid & (z > 0)
 
 
 @contextmanager
