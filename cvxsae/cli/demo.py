@@ -1,4 +1,4 @@
-"""The demo: a short, true story on the token embeddings of a language model, with its certificates."""
+"""The demo: what the package does, on the token embeddings of a language model, with its certificates."""
 
 from __future__ import annotations
 
@@ -28,31 +28,42 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 RATIOS = (0.5, 0.3, 0.1, 0.03, 0.01, 0.003)
-WORDS = [
-    "dog",
-    "dogs",
-    "cat",
-    "red",
-    "blue",
-    "green",
-    "king",
-    "queen",
-    "Paris",
-    "London",
-    "run",
-    "running",
-    "seven",
-    "eight",
-]
+"""Penalties of the floor, as fractions of λ_max: from nearly no atoms to nearly one a token."""
+
+WORDS = "dog dogs cat red blue green king queen Paris London run running seven eight".split()  # noqa: SIM905
+"""Words of the part about sharing: a few close pairs and some that are alone."""
+
 LAM = 0.08
+"""Penalty of all parts but the second: about ten active atoms a token in a dictionary of a few hundred."""
+
 CODING_LAM = 0.13
+"""Penalty of the random dictionary, whose atoms fit worse."""
+
+CODING_ATOMS, CODING_TOKENS = 2048, 4000
+"""Random tokens that are atoms, and others that are coded with them."""
+
 SAMPLE = 24
+"""Tokens of the cross-checks: as many as the interior-point solver finishes in a second."""
+
+SHARING_COSTS = (0.9, 1.1)
+"""Prices of an atom around the one at which sharing begins, as multiples of it."""
+
+HIGHEST_COST = 5.0
+"""The last price, at which several words have one atom."""
+
+SHARED, PRIVATE = 1e-3, 1e-5
+"""Cosines in Q above which words share an atom, and below which they do not: solver accuracy lies between."""
+
 LEDGER_WIDTHS, LEDGER_TOKENS, LEDGER_STEPS, LEDGER_SECONDS = (32, 128), 3000, 800, 5.0
+"""Widths of the SAEs that are taken apart, tokens they are trained on, steps of training, seconds of each search."""
+
+WIDE_TOL, CODES_TOL, LEDGER_TOL, SHARING_TOL = 1e-9, 1e-6, 1e-3, 1e-4
+"""Relative gaps asked of floors, of codes, of the codes in a ledger, and of large dictionaries."""
 
 
 @dataclass(frozen=True)
-class Story:
-    """The embeddings after centring and scaling, and how to speak."""
+class Demo:
+    """The embeddings, centered and scaled, and where the text goes."""
 
     X: Activations
     tokens: tuple[str, ...]
@@ -68,7 +79,7 @@ def run_demo(folder: Path, *, say: Callable[[str], None] | None = print, progres
     folder
         Made if it is not there.
     say
-        Receives the lines of the story; None for silence.
+        Receives the lines of text; None for silence.
     progress
         Whether to show progress bars.
 
@@ -90,15 +101,15 @@ def run_demo(folder: Path, *, say: Callable[[str], None] | None = print, progres
     speak = say or (lambda _: None)
     raw = wordllama()
     transform = center_and_scale(raw)
-    story = Story(transform.apply(raw), wordllama_tokens(), speak, progress)
+    demo = Demo(transform.apply(raw), wordllama_tokens(), speak, progress)
     speak(f"cvxsae on the embeddings of {len(raw):,} language-model tokens in {raw.shape[1]} dimensions,")
-    speak(f"centred and scaled to unit mean-square norm (scale {transform.scale:.4g}; λ scales with it).")
+    speak(f"centered and scaled to unit mean-square norm (scale {transform.scale:.4g}; λ scales with it).")
     report: dict[str, Any] = {"scale": transform.scale}
-    report["wide"] = _wide_limit(story)
-    report["dictionary"] = _dictionary(story)
-    report["crosscheck"] = _cross_checks(story)
-    report["sharing"], similarities = _sharing(story)
-    report["ledger"], comparison = _ledger(story)
+    report["wide"] = _wide_limit(demo)
+    report["dictionary"] = _dictionary(demo)
+    report["crosscheck"] = _cross_checks(demo)
+    report["sharing"], similarities = _sharing(demo)
+    report["ledger"], comparison = _ledger(demo)
     report["certified"] = bool(
         all(row["certified"] for row in report["wide"])
         and report["dictionary"]["certified"]
@@ -116,19 +127,19 @@ def run_demo(folder: Path, *, say: Callable[[str], None] | None = print, progres
     return report
 
 
-def _wide_limit(story: Story) -> list[dict[str, Any]]:
+def _wide_limit(demo: Demo) -> list[dict[str, Any]]:
     """The floor under every dictionary, at several penalties."""
-    say = story.say
+    say = demo.say
     say("")
     say("1. The floor. No dictionary of any width can bring the SAE loss below the wide limit (one atom per token).")
     say("   λ/λ_max    λ          floor      (share of F at zero codes)   tokens with an atom   gap      passes")
-    unscaled = WideLimit(story.X, 1.0)
+    unscaled = WideLimit(demo.X, 1.0)
     lambda_max = unscaled.lambda_max()
     ceiling = float(solve(unscaled.with_penalty(lambda_max)).value)
     rows = []
-    for ratio in tqdm(RATIOS, desc="wide limit", disable=not story.progress):
+    for ratio in tqdm(RATIOS, desc="wide limit", disable=not demo.progress):
         problem = unscaled.with_penalty(ratio * lambda_max)
-        solution = solve(problem, tol=1e-9)
+        solution = solve(problem, tol=WIDE_TOL)
         certificate = certify(problem, solution)
         used = float((solution.codes.sum(axis=1) > 0).mean()) if solution.codes is not None else float("nan")
         rows.append(
@@ -153,13 +164,13 @@ def _wide_limit(story: Story) -> list[dict[str, Any]]:
     return rows
 
 
-def _dictionary(story: Story) -> dict[str, Any]:
+def _dictionary(demo: Demo) -> dict[str, Any]:
     """How far a dictionary that anyone could write down is from the best one imaginable."""
-    say = story.say
-    shuffled = np.random.default_rng(1).permutation(len(story.X))
-    atoms, X = story.X[shuffled[:2048]].to_numpy(), story.X[shuffled[2048:6048]]
-    codes = encode(X, atoms, CODING_LAM, tol=1e-6, progress=story.progress)
-    floor = solve(WideLimit(X, CODING_LAM), tol=1e-9)
+    say = demo.say
+    shuffled = np.random.default_rng(1).permutation(len(demo.X))
+    atoms, X = demo.X[shuffled[:CODING_ATOMS]].to_numpy(), demo.X[shuffled[CODING_ATOMS : CODING_ATOMS + CODING_TOKENS]]
+    codes = encode(X, atoms, CODING_LAM, tol=CODES_TOL, progress=demo.progress)
+    floor = solve(WideLimit(X, CODING_LAM), tol=WIDE_TOL)
     say("")
     say(
         f"2. A dictionary. {len(atoms):,} random tokens as atoms, exact codes of {len(X):,} others at λ = {CODING_LAM}:"
@@ -172,7 +183,7 @@ def _dictionary(story: Story) -> dict[str, Any]:
     say(f"   so no training whatever can remove more than {1 - floor.lower_bound / codes.value:.0%} of this loss.")
     return {
         "lam": CODING_LAM,
-        "lam_ratio": CODING_LAM / WideLimit(story.X, CODING_LAM).lambda_max(),
+        "lam_ratio": CODING_LAM / WideLimit(demo.X, CODING_LAM).lambda_max(),
         "n_atoms": len(atoms),
         "n_points": len(X),
         "value": codes.value,
@@ -184,22 +195,22 @@ def _dictionary(story: Story) -> dict[str, Any]:
     }
 
 
-def _cross_checks(story: Story) -> list[dict[str, Any]]:
-    """All four problems on a few tokens, by two unrelated roads."""
-    say = story.say
+def _cross_checks(demo: Demo) -> list[dict[str, Any]]:
+    """All four problems on a few tokens, by two unrelated methods."""
+    say = demo.say
     say("")
-    say(f"3. Two roads, one number. {SAMPLE} tokens, solved by torch and by interior points (cvxpy + Clarabel).")
+    say(f"3. Two ways, one number. {SAMPLE} tokens, solved by torch and by interior points (cvxpy + Clarabel).")
     say("   problem                        torch          reference      difference   referee")
-    chosen = np.sort(np.random.default_rng(0).choice(len(story.X), size=4 * SAMPLE, replace=False))
-    X, atoms = story.X[chosen[:SAMPLE]], story.X[chosen[SAMPLE:]].to_numpy()
+    chosen = np.sort(np.random.default_rng(0).choice(len(demo.X), size=4 * SAMPLE, replace=False))
+    X, atoms = demo.X[chosen[:SAMPLE]], demo.X[chosen[SAMPLE:]].to_numpy()
     problems: list[tuple[str, Problem]] = [
         ("wide limit, free bias", WideLimit(X, LAM)),
         ("codes, 72 atoms", SparseCodes(X, atoms, LAM)),
-        ("candidates, τ = 10", CandidateDictionary(X, datapoint_atoms(X), LAM, atom_cost=10.0)),
-        ("large dictionary, τ = 10", LargeDictionary(X, LAM, atom_cost=10.0)),
+        ("candidates, τ = 10", CandidateDictionary(X, datapoint_atoms(X), LAM, atom_cost=10.0, bias=None)),
+        ("large dictionary, τ = 10", LargeDictionary(X, LAM, atom_cost=10.0, bias=None)),
     ]
     rows = []
-    for label, problem in tqdm(problems, desc="cross-checks", disable=not story.progress):
+    for label, problem in tqdm(problems, desc="cross-checks", disable=not demo.progress):
         check = crosscheck(problem)
         torch_value = check.certificates["torch"].value
         reference = torch_value / (1 + check.difference)
@@ -213,25 +224,25 @@ def _cross_checks(story: Story) -> list[dict[str, Any]]:
     return rows
 
 
-def _sharing(story: Story) -> tuple[dict[str, Any], dict[float, np.ndarray]]:
+def _sharing(demo: Demo) -> tuple[dict[str, Any], dict[float, np.ndarray]]:
     """Atoms are private until they cost more than τ*; then the closest pair shares first (T12)."""
-    say = story.say
-    index = {token: row for row, token in enumerate(story.tokens)}
-    X = story.X[torch.tensor([index["▁" + word] for word in WORDS])]
-    threshold = LargeDictionary(X, LAM, 0.0).sharing_threshold()
+    say = demo.say
+    index = {token: row for row, token in enumerate(demo.tokens)}
+    X = demo.X[torch.tensor([index["▁" + word] for word in WORDS])]
+    threshold = LargeDictionary(X, LAM, 0.0, bias=None).sharing_threshold()
     say("")
     say(f"4. One atom per datapoint, until atoms cost something. {len(WORDS)} words; theory says sharing starts at")
     say(f"   τ* = 1/max cos − 1 = {threshold:.4f} and starts with the closest pair.")
     rows: list[dict[str, Any]] = []
     similarities: dict[float, np.ndarray] = {}
-    costs = (0.0, 0.9 * threshold, 1.1 * threshold, 5.0)
-    for cost in tqdm(costs, desc="sharing", disable=not story.progress):
-        problem = LargeDictionary(X, LAM, atom_cost=cost)
-        reference = solve(problem, solver="reference", tol=1e-4)
-        found = solve(problem, tol=1e-4, raise_on_failure=False)
+    costs = (0.0, *(share * threshold for share in SHARING_COSTS), HIGHEST_COST)
+    for cost in tqdm(costs, desc="sharing", disable=not demo.progress):
+        problem = LargeDictionary(X, LAM, atom_cost=cost, bias=None)
+        reference = solve(problem, solver="reference", tol=SHARING_TOL)
+        found = solve(problem, tol=SHARING_TOL, raise_on_failure=False)
         if reference.similarity is None:
             raise RuntimeError("the reference returns a similarity matrix")
-        cosines = _normalised(reference.similarity)
+        cosines = _normalized(reference.similarity)
         first, second = np.unravel_index(int(np.triu(cosines, 1).argmax()), cosines.shape)
         shared = float(cosines[first, second])
         similarities[cost] = cosines
@@ -245,31 +256,36 @@ def _sharing(story: Story) -> tuple[dict[str, Any], dict[float, np.ndarray]]:
             "certified": certify(problem, found).is_certified and certify(problem, reference).is_certified,
         }
         rows.append(row)
-        pair = f"'{WORDS[first]}' and '{WORDS[second]}' share" if shared > 1e-3 else "nobody shares"
+        pair = f"'{WORDS[first]}' and '{WORDS[second]}' share" if shared > SHARED else "no words share"
         say(
             f"   τ = {cost:<6.3f} value {found.value:.6f} ≥ bound {row['lower_bound']:.6f}   "
             f"largest off-diagonal of Q {shared:.0e}: {pair}"
         )
     for group in _groups(found):
         say(f"     at τ = 5, one atom serves: {', '.join(group)}")
-    quiet = all(row["largest_off_diagonal"] < 1e-5 for row in rows[:2])
-    holds = quiet and all(row["largest_off_diagonal"] > 1e-3 for row in rows[2:]) and all(r["certified"] for r in rows)
+    before, after = ([row["largest_off_diagonal"] for row in part] for part in (rows[:2], rows[2:]))
+    holds = max(before) < PRIVATE and min(after) > SHARED and all(row["certified"] for row in rows)
     say(f"   {'As predicted, on both sides of τ*.' if holds else 'NOT as predicted.'}")
     return {"threshold": threshold, "rows": rows, "holds": bool(holds), "groups": _groups(found)}, similarities
 
 
-def _ledger(story: Story) -> tuple[dict[str, Any], Comparison]:
-    """Where a trained SAE is between its own loss and what nobody can reach, at two widths (theory §7)."""
-    say = story.say
+def _ledger(demo: Demo) -> tuple[dict[str, Any], Comparison]:
+    """Where a trained SAE is between its own loss and what nothing can reach, at two widths (theory §7)."""
+    say = demo.say
     say("")
     say(f"5. The ledger. SAEs, trained the usual way (ReLU, L1, Adam) on {LEDGER_TOKENS:,} tokens at λ = {LAM}")
     say("   and then taken apart. The bias is the mean of all tokens, for SAEs, dictionaries and floors alike.")
-    chosen = np.sort(np.random.default_rng(2).choice(len(story.X), size=LEDGER_TOKENS, replace=False))
+    chosen = np.sort(np.random.default_rng(2).choice(len(demo.X), size=LEDGER_TOKENS, replace=False))
     training = {"steps": LEDGER_STEPS, "batch_size": 512}
     comparison = compare(
-        story.X[chosen], LAM, LEDGER_WIDTHS, bias=None, training=training, max_seconds=LEDGER_SECONDS,
-        progress=story.progress,
-    )  # fmt: skip
+        demo.X[chosen],
+        LAM,
+        LEDGER_WIDTHS,
+        bias=None,
+        training=training,
+        max_seconds=LEDGER_SECONDS,
+        progress=demo.progress,
+    )
     for result in comparison.results:
         ledger, width = result.ledger, result.ledger.n_atoms
         say(f"   width {width:<38} loss      of it")
@@ -281,8 +297,8 @@ def _ledger(story: Story) -> tuple[dict[str, Any], Comparison]:
             ("none of any width is below", ledger.wide, f"certified to {ledger.wide_gap:.0e} (T9)"),
         ):
             say(f"   {text:<44} {value:<9.6f} {value / ledger.loss:>6.1%}   {note}")
-    certified = all(max(r.ledger.codes_gap, r.best_codes_gap) <= 1e-3 for r in comparison.results)
-    certified &= all(r.ledger.wide_gap <= 1e-6 for r in comparison.results)
+    certified = all(max(r.ledger.codes_gap, r.best_codes_gap) <= LEDGER_TOL for r in comparison.results)
+    certified &= all(r.ledger.wide_gap <= CODES_TOL for r in comparison.results)
     return {**comparison.to_dict(), "certified": certified}, comparison
 
 
@@ -293,14 +309,12 @@ def _groups(solution: Solution) -> list[list[str]]:
     return [list(words) for words in sorted(served, key=lambda w: (-len(w), w)) if len(words) > 1]
 
 
-def _normalised(similarity: np.ndarray) -> np.ndarray:
+def _normalized(similarity: np.ndarray) -> np.ndarray:
     scale = np.sqrt(np.clip(similarity.diagonal(), 1e-12, None))
     return similarity / np.outer(scale, scale)
 
 
-def _figure(
-    path: Path, report: dict[str, Any], similarities: dict[float, np.ndarray], comparison: Comparison
-) -> None:  # fmt: skip
+def _figure(path: Path, report: dict[str, Any], similarities: dict[float, np.ndarray], comparison: Comparison) -> None:
     """The floor against λ, the similarity of the words before and after sharing, and the ledger."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -329,5 +343,5 @@ def _figure(
         axes.set(title=title)
         axes.set_xticks(range(len(WORDS)), WORDS, rotation=90)
         axes.set_yticks(range(len(WORDS)), WORDS if axes is private_axes else [""] * len(WORDS))
-    figure.colorbar(image, ax=shared_axes, label="normalised similarity Q", shrink=0.8)
+    figure.colorbar(image, ax=shared_axes, label="normalized similarity Q", shrink=0.8)
     figure.savefig(path, dpi=150)

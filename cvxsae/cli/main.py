@@ -34,7 +34,7 @@ def demo_command(
     as_json: Json = False,
     progress: Progress = None,
 ) -> Answer:
-    """Tell the story on real embeddings: the wide limit, four cross-checks, when atoms start to be shared."""
+    """Show what the package does on real embeddings: floors, cross-checks, when atoms start to be shared."""
     from cvxsae.cli.demo import run_demo
 
     report = run_demo(out, say=None if as_json else print, progress=wants_progress(progress))
