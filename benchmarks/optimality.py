@@ -12,7 +12,10 @@ import numpy as np
 import pandas as pd
 
 import cvxsae
-from cvxsae.data import Activations, center_and_scale, embedded
+from cvxsae import Activations
+from cvxsae.data import center_and_scale, embedded
+from cvxsae.diagnostics import second_order
+from cvxsae.sae import train_sae
 
 
 def row(X, dictionary, bias, lam):
@@ -22,7 +25,7 @@ def row(X, dictionary, bias, lam):
     encoded = time.process_time()
     report = cvxsae.check_optimality(X, dictionary, lam, bias=bias, trained_bias=True, codes=codes)
     checked = time.process_time()
-    curved = cvxsae.second_order(X, dictionary, lam, bias=bias, trained_bias=True, codes=codes)
+    curved = second_order(X, dictionary, lam, bias=bias, trained_bias=True, codes=codes)
     least = curved.least
     return {
         "F(D, b)": f"{report.value:.6f}",
@@ -51,7 +54,7 @@ def main():
     rng = np.random.default_rng(0)
     cvxsae.check_optimality(X[:200], X[:50], lam)  # compiles
     fit = cvxsae.learn_dictionary(X, K, lam, bias="free", tol=1e-6, seed=0)
-    sae = cvxsae.train_sae(X, K, lam, steps=options.sgd_steps, seed=0)
+    sae = train_sae(X, K, lam, steps=options.sgd_steps, seed=0)
     rows = {
         "converged": row(X, fit.dictionary, fit.bias, lam),
         f"SGD, {options.sgd_steps} steps": row(X, sae.W_dec, sae.b_dec, lam),

@@ -35,8 +35,9 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from threadpoolctl import threadpool_limits
 
-from cvxsae import DictionaryFit, encode, learn_dictionary, penalty_path, width_floor
+from cvxsae import encode, learn_dictionary, penalty_path, width_floor
 from cvxsae.data.storage import write_atomically
+from cvxsae.results import DictionaryFit
 
 RESULTS = Path(__file__).parent / "results"
 POINTS, ACTIVE = 2_500, 10

@@ -21,8 +21,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import cvxsae
-from cvxsae import check_optimality, encode, feature_statistics
+from cvxsae import check_optimality, encode
 from cvxsae.data import sparse_features
+from cvxsae.diagnostics import feature_statistics
+from cvxsae.floors import spectral_floor
 from cvxsae.relaxations import AtomPenalty
 from cvxsae.relaxations.convex.polar_search import sphere_polar
 from cvxsae.relaxations.floors import kernels
@@ -211,7 +213,7 @@ def test_t9_the_radial_bound(seed):
 @given(seed=SEEDS, width=st.integers(1, 4))
 def test_t10_the_spectral_floor_is_for_its_width(seed, width):
     rng, X, _, b, lam, _, _, _ = instance(seed)
-    floor = cvxsae.spectral_floor(X, width, lam, bias=b).value
+    floor = spectral_floor(X, width, lam, bias=b).value
     axes = np.linalg.svd(X - b)[2]
     for D in (axes[:width], problems.unit(rng.normal(size=(width, 5))), problems.unit((X - b)[:width])):
         assert encode(X, D, lam, bias=b).value >= floor

@@ -11,7 +11,10 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from cvxsae.data import Activations, arguments, center_and_scale, wordllama, wordllama_tokens
+from cvxsae.data import arguments
+from cvxsae.data.activations import Activations
+from cvxsae.data.embedded import wordllama, wordllama_tokens
+from cvxsae.data.transforms import center_and_scale
 from cvxsae.relaxations.convex.fixed_atoms import CandidateDictionary, SparseCodes, datapoint_atoms
 from cvxsae.relaxations.convex.large_dictionary import LargeDictionary
 from cvxsae.relaxations.convex.wide_limit import WideLimit

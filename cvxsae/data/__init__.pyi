@@ -1,14 +1,8 @@
 from .activations import (
-    Activations as Activations,
-)
-from .activations import (
     ActivationsLike as ActivationsLike,
 )
 from .arguments import (
     BiasLike as BiasLike,
-)
-from .arguments import (
-    InputError as InputError,
 )
 from .embedded import (
     EMBEDDED_NAMES as EMBEDDED_NAMES,

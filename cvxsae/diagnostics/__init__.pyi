@@ -1,9 +1,6 @@
 from .check import (
     Conditions as Conditions,
 )
-from .check import (
-    check_optimality as check_optimality,
-)
 from .pairs import (
     PairScan as PairScan,
 )

@@ -182,7 +182,7 @@ def feature_statistics(
     bias
         None (zero) or an array (d,).
     codes
-        Codes to start from, not to be believed: :class:`~cvxsae.Codes` or sparse (N, K) for atoms of norm 1.
+        Codes to start from, not to be believed: :class:`~cvxsae.results.Codes` or sparse (N, K) for atoms of norm 1.
     code_tol
         Relative gap of every datapoint's codes.
     options

@@ -1,9 +1,3 @@
-from .audit import (
-    audit as audit,
-)
-from .autoencoder import (
-    SparseAutoencoder as SparseAutoencoder,
-)
 from .autoencoder import (
     TrainingRecord as TrainingRecord,
 )

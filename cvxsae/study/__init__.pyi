@@ -4,9 +4,3 @@ from .compare import (
 from .compare import (
     WidthResult as WidthResult,
 )
-from .compare import (
-    compare as compare,
-)
-from .spec import (
-    ScaleStudy as ScaleStudy,
-)

@@ -199,7 +199,7 @@ def compare(
 ) -> Comparison:
     """For each width: a trained SAE and its ledger, the best dictionary found, and the floors under both (§7).
 
-    An SAE is trained (:func:`~cvxsae.train_sae`) and audited (:func:`~cvxsae.audit`); independently of it, a dictionary
+    An SAE is trained (:func:`~cvxsae.sae.train_sae`) and audited (:func:`~cvxsae.audit`); independently of it, a dictionary
     is learned at the first width and grown to each of the others (:func:`~cvxsae.learn_dictionary`). The floors hold
     for all of them (:func:`~cvxsae.width_floor`, :class:`~cvxsae.WideLimit`).
 
@@ -220,7 +220,7 @@ def compare(
     max_seconds
         Limit, for each width, of the search from the SAE and of the growing (each), and of the search for all floors.
     training, floors
-        Further arguments of :func:`~cvxsae.train_sae` (``steps``, ``trainer``, ...) and of
+        Further arguments of :func:`~cvxsae.sae.train_sae` (``steps``, ``trainer``, ...) and of
         :func:`~cvxsae.width_floor` (``kernels``, ``max_points``, ...).
     device, progress
         As elsewhere.

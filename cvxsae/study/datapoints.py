@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cvxsae.data import EMBEDDED_NAMES, Activations, embedded
+from cvxsae.data.activations import Activations
 from cvxsae.data.arguments import InputError
+from cvxsae.data.embedded import EMBEDDED_NAMES, embedded
 from cvxsae.study.keys import DATA, GENERATORS
 
 if TYPE_CHECKING:

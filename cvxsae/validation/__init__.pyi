@@ -1,11 +1,5 @@
 from .certificate import (
-    Certificate as Certificate,
-)
-from .certificate import (
     Violation as Violation,
-)
-from .certify import (
-    certify as certify,
 )
 from .crosscheck import (
     CrossCheck as CrossCheck,

@@ -21,8 +21,9 @@ from matplotlib.figure import Figure
 from reporting import Claims, parser, save, table
 from scipy.special import ndtri
 
-from cvxsae import Status, WideLimit, antipodal_gain, check_optimality, learn_dictionary, solve
+from cvxsae import Status, WideLimit, check_optimality, learn_dictionary, solve
 from cvxsae.data.synthetic import dense_signed_feature
+from cvxsae.diagnostics import antipodal_gain
 
 LAM = 0.1
 

@@ -21,7 +21,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from reporting import Claims, parser, save, table
 
-from cvxsae import Status, absorption_gap, check_optimality, encode, learn_dictionary
+from cvxsae import Status, check_optimality, encode, learn_dictionary
+from cvxsae.diagnostics import absorption_gap
 
 F1, F2 = np.eye(2)
 N = 1000

@@ -22,8 +22,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from reporting import Claims, parser, save, table
 
-from cvxsae import FeatureStatistics, feature_statistics, learn_dictionary
+from cvxsae import learn_dictionary
 from cvxsae.data.synthetic import sparse_features
+from cvxsae.diagnostics import FeatureStatistics, feature_statistics
 from cvxsae.diagnostics.phenomena import residual_structure
 
 LAM = 0.1

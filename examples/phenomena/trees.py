@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
-from cvxsae import absorption_gap
+from cvxsae.diagnostics import absorption_gap
 
 
 @dataclass(frozen=True)

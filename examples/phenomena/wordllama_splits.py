@@ -31,9 +31,10 @@ from matplotlib.figure import Figure
 from reporting import Claims, parser, save, table
 from scipy.stats import spearmanr
 
-from cvxsae import DictionaryFit, check_optimality, encode, grow, learn_dictionary
+from cvxsae import check_optimality, encode, grow, learn_dictionary
 from cvxsae.data import wordllama
 from cvxsae.relaxations.joint.refinement import split_atom
+from cvxsae.results import DictionaryFit
 
 LAM = 0.08
 STEP = 1e-3

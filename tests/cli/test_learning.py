@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from cvxsae import Status, audit, encode, learn_dictionary, train_sae, width_floor
+from cvxsae import Status, audit, encode, learn_dictionary, width_floor
 from cvxsae.cli.main import app
 from cvxsae.data.files import read_arrays
 from cvxsae.data.synthetic import sparse_features
+from cvxsae.sae import train_sae
 
 runner = CliRunner()
 LAM = 0.2

@@ -76,7 +76,7 @@ def test_verbs_have_few_parameters(verb):
 
 def test_help_names_what_there_is():
     assert ", ".join(EMBEDDED_NAMES) == EMBEDDED
-    assert ", ".join(SOLVERS) == problems.SOLVERS
+    assert sorted(SOLVERS) == sorted(problems.SOLVERS.split(", "))
 
 
 def _verbs(group, prefix=()):

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from cvxsae import CandidateDictionary, LargeDictionary, SparseCodes, WideLimit, encode, solve
-from cvxsae.relaxations import Candidate, JointProblem, spectral_floor
+from cvxsae import CandidateDictionary, JointProblem, LargeDictionary, SparseCodes, WideLimit, encode, solve
+from cvxsae.floors import spectral_floor
+from cvxsae.results import Candidate
 from tests.helpers import problems
 
 N, DIM, ATOMS, LAM = 24, 5, 9, 0.4

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from cvxsae.data import Activations, files
+from cvxsae import Activations
+from cvxsae.data import files
 
 NUMPY_DTYPES = ["f2", "f4", "f8", ">f2", ">f4", ">f8", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "?", "g"]
 TORCH_DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int64, torch.uint8, torch.bool]

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from cvxsae.data import Activations, InputError, arguments, tensors
+from cvxsae import Activations, InputError
+from cvxsae.data import arguments, tensors
 from tests.helpers.sentences import rejects
 
 BAD_DATA = {

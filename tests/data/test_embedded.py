@@ -5,7 +5,8 @@ import sys
 
 import numpy as np
 
-from cvxsae.data import EMBEDDED_NAMES, Activations, digits, embedded, wordllama
+from cvxsae import Activations
+from cvxsae.data import EMBEDDED_NAMES, digits, embedded, wordllama
 from tests.helpers.sentences import rejects
 
 

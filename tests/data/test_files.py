@@ -14,7 +14,8 @@ import safetensors.torch
 import torch
 from scipy import sparse
 
-from cvxsae.data import Activations, gather_batches, read_array, read_arrays, write_arrays
+from cvxsae import Activations
+from cvxsae.data import gather_batches, read_array, read_arrays, write_arrays
 from tests.helpers.sentences import rejects
 
 FLOATS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]

@@ -16,7 +16,7 @@ import pytest
 import torch
 from scipy import sparse
 
-from cvxsae.data import Activations
+from cvxsae import Activations
 from cvxsae.data.archive import write_npz
 from cvxsae.data.storage import MANIFEST, RECORD, Folder, fingerprint, json_text, strict_json, write_atomically
 from tests.helpers.sentences import rejects

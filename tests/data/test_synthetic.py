@@ -5,10 +5,10 @@ from functools import partial
 import numpy as np
 import pytest
 
+from cvxsae import Activations
 from cvxsae.data import (
     FOUR_FEATURES,
     TWENTY_FEATURES,
-    Activations,
     Feature,
     circle_feature,
     clustered,

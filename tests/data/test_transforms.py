@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from cvxsae.data import Activations, Affine, center, center_and_scale, files, scale_to_unit_mean_square
+from cvxsae import Activations
+from cvxsae.data import Affine, center, center_and_scale, files, scale_to_unit_mean_square
 from tests.helpers.sentences import rejects
 
 DIM = 3

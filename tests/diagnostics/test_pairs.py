@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cvxsae import encode, feature_statistics
+from cvxsae import encode
+from cvxsae.diagnostics import feature_statistics
 from cvxsae.diagnostics import sums as statistics
 from cvxsae.diagnostics.pairs import identity_score, scan_pairs
 from tests.diagnostics.test_sums import LAM, random_problem

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 
-from cvxsae import InputError, feature_statistics
+from cvxsae import InputError
 from cvxsae.data import dense_signed_feature
+from cvxsae.diagnostics import feature_statistics
 from cvxsae.diagnostics.phenomena import (
     absorption,
     absorption_gap,

@@ -10,12 +10,13 @@ import pytest
 import cvxsae
 from cvxsae import InputError, encode
 from cvxsae.data import sparse_features
+from cvxsae.diagnostics import second_order
 
 
 def test_a_saddle_is_left_and_a_learned_dictionary_is_a_minimum(device):
     X = np.vstack([np.eye(3)[:2], 0.5 * np.eye(3)[:2]])
     saddle = np.array([[1.0, 1.0, 0.0]])  # between two directions: a maximum along the turn
-    found = cvxsae.second_order(X, saddle, 0.1, device=device)
+    found = second_order(X, saddle, 0.1, device=device)
     assert found.is_regular
     assert found.gradient_norm < 1e-12
     assert not found.is_positive
@@ -27,7 +28,7 @@ def test_a_saddle_is_left_and_a_learned_dictionary_is_a_minimum(device):
 
     synthetic = sparse_features(200, 6, 8, seed=1)
     fit = cvxsae.learn_dictionary(synthetic.X, 6, 0.2, bias=None, tol=1e-7)
-    minimum = cvxsae.second_order(synthetic.X, fit.dictionary, 0.2, device=device)
+    minimum = second_order(synthetic.X, fit.dictionary, 0.2, device=device)
     assert minimum.gradient_norm < 1e-6
     assert minimum.is_positive
     assert json.dumps(minimum.to_dict())
@@ -36,14 +37,14 @@ def test_a_saddle_is_left_and_a_learned_dictionary_is_a_minimum(device):
 
 def test_rows_of_any_norm_and_a_bias(rng):
     X, D, b = rng.normal(size=(40, 5)), rng.normal(size=(6, 5)), rng.normal(size=5)
-    free = cvxsae.second_order(X, D, 0.2, bias=b, trained_bias=True, tol=1e-6)
-    fixed = cvxsae.second_order(X - b, 3 * D, 0.2, tol=1e-6)
+    free = second_order(X, D, 0.2, bias=b, trained_bias=True, tol=1e-6)
+    fixed = second_order(X - b, 3 * D, 0.2, tol=1e-6)
     assert fixed.value == pytest.approx(free.value)
     assert free.least.eigenvalue <= fixed.least.eigenvalue + 1e-6  # one more variable
     assert free.least.bias_direction is not None
     assert fixed.least.bias_direction is None
     with pytest.raises(InputError, match="trained_bias"):
-        cvxsae.second_order(X, D, 0.2, bias="free")
+        second_order(X, D, 0.2, bias="free")
 
 
 def test_an_interrupt_is_not_a_curvature(monkeypatch, rng):
@@ -55,14 +56,14 @@ def test_an_interrupt_is_not_a_curvature(monkeypatch, rng):
 
     monkeypatch.setattr("cvxsae.solvers.codes.plan.solve_block", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        cvxsae.second_order(synthetic.X, rng.normal(size=(8, 6)), 0.2)
+        second_order(synthetic.X, rng.normal(size=(8, 6)), 0.2)
 
 
 def test_limits_and_directions(rng):
     X, D = rng.normal(size=(40, 5)), rng.normal(size=(6, 5))
     with pytest.raises(InputError, match="max_seconds passed"):
-        cvxsae.second_order(rng.normal(size=(3000, 40)), rng.normal(size=(200, 40)), 0.05, max_seconds=1e-6)
-    short, long = cvxsae.second_order(X, D, 0.2, max_steps=2, tol=1e-9), cvxsae.second_order(X, D, 0.2, tol=1e-9)
+        second_order(rng.normal(size=(3000, 40)), rng.normal(size=(200, 40)), 0.05, max_seconds=1e-6)
+    short, long = second_order(X, D, 0.2, max_steps=2, tol=1e-9), second_order(X, D, 0.2, tol=1e-9)
     assert short.least.eigenvalue >= long.least.eigenvalue
     assert long.direction.shape == D.shape
     assert isinstance(long.direction, np.ndarray)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from cvxsae import InputError, feature_statistics
+from cvxsae import InputError
+from cvxsae.diagnostics import feature_statistics
 from cvxsae.diagnostics import sums as statistics
 from cvxsae.diagnostics.sums import pair_blocks
 from tests.helpers import problems

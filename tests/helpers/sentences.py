@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from cvxsae.data import InputError
+from cvxsae import InputError
 
 
 @contextmanager

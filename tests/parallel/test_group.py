@@ -11,9 +11,10 @@ import pytest
 import scipy.sparse as sp
 import torch
 
-from cvxsae import Candidate, InputError, SparseCodes, WideLimit, certify, encode, grow, learn_dictionary, process_group
+from cvxsae import InputError, SparseCodes, WideLimit, certify, encode, grow, learn_dictionary, process_group
 from cvxsae import solve as solve_typed
 from cvxsae.parallel.group import ProcessGroup
+from cvxsae.results import Candidate
 from tests.helpers.problems import primal, solve, unit
 from tests.parallel.two_processes import HALF, LAM, LEARNED, PENALTY, WIDTH, data, learn, points, starts
 

@@ -22,9 +22,9 @@ import pytest
 import torch
 
 import cvxsae
-from cvxsae import SparseCodes, WideLimit, certify, encode, learn_dictionary, process_group, solve
-from cvxsae.data import Activations
+from cvxsae import Activations, SparseCodes, WideLimit, certify, encode, learn_dictionary, process_group, solve
 from cvxsae.parallel.group import ProcessGroup
+from cvxsae.results import DictionaryFit, Record
 from cvxsae.solvers.dictionary import checkpoint, sample
 
 LAM = 0.1
@@ -72,7 +72,7 @@ LEARNED: dict[str, dict[str, Any]] = {
 """Arguments of :func:`learn_dictionary` by name, for two processes and for one."""
 
 
-def learn(name: str, X: Any, **more: Any) -> cvxsae.DictionaryFit:
+def learn(name: str, X: Any, **more: Any) -> DictionaryFit:
     """One of them; of ``sampled``, moves are judged on some 300 datapoints."""
     entries = sample.SAMPLE_ENTRIES
     try:
@@ -214,7 +214,7 @@ def refused(group: ProcessGroup, report: Report, folder: Path) -> None:
 
     report.refusal("data", holes)
 
-    def stumble(record: cvxsae.Record) -> None:
+    def stumble(record: Record) -> None:
         if group.rank == 1 and record.iteration == 4:
             raise OSError("no space left")
 

@@ -10,7 +10,8 @@ import pytest
 import scipy.sparse
 import torch
 
-from cvxsae import Candidate, CandidateDictionary, InputError, LargeDictionary, SparseCodes, WideLimit
+from cvxsae import CandidateDictionary, InputError, LargeDictionary, SparseCodes, WideLimit
+from cvxsae.results import Candidate
 from tests.helpers import problems
 
 N, D, K = 9, 4, 5

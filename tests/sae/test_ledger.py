@@ -13,10 +13,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import cvxsae
-from cvxsae import CertificateError, Floor, InputError, JointProblem, LossLedger, SparseAutoencoder, WideLimit, encode
+from cvxsae import InputError, JointProblem, SparseAutoencoder, WideLimit, encode, learn_dictionary
 from cvxsae.data.synthetic import sparse_features
+from cvxsae.errors import CertificateError
+from cvxsae.results import Floor
+from cvxsae.sae import LossLedger
 from cvxsae.sae.ledger import GAPS
-from cvxsae.solvers import learn_dictionary
 from cvxsae.solvers.codes.encode import encode_rows
 from tests.helpers.problems import primal, solve, unit
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from cvxsae import InputError, WideLimit, solve, train_sae
+from cvxsae import InputError, WideLimit, solve
 from cvxsae.data.synthetic import sparse_features
+from cvxsae.sae import train_sae
 from tests.helpers.problems import primal, unit
 
 LAM = 0.2

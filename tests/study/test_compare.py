@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cvxsae import CertificateError, InputError, compare, encode
+from cvxsae import InputError, compare, encode
 from cvxsae.data.synthetic import sparse_features
+from cvxsae.errors import CertificateError
 from cvxsae.sae.ledger import GAPS
 from cvxsae.study.compare import WidthResult
 

@@ -13,16 +13,10 @@ import scipy.sparse
 import torch
 
 import cvxsae
-from cvxsae import (
-    Candidate,
-    CandidateDictionary,
-    CertificateError,
-    InputError,
-    LargeDictionary,
-    SparseCodes,
-    WideLimit,
-)
+from cvxsae import CandidateDictionary, InputError, LargeDictionary, SparseCodes, WideLimit
+from cvxsae.errors import CertificateError
 from cvxsae.relaxations import Problem
+from cvxsae.results import Candidate
 from cvxsae.validation import violation as violation_module
 from tests.helpers import problems
 from tests.helpers.problems import certify, solve

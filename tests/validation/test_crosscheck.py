@@ -9,7 +9,8 @@ import json
 import numpy as np
 import pytest
 
-from cvxsae import CandidateDictionary, InputError, LargeDictionary, SparseCodes, WideLimit, crosscheck
+from cvxsae import CandidateDictionary, InputError, LargeDictionary, SparseCodes, WideLimit
+from cvxsae.validation import crosscheck
 from cvxsae.validation.crosscheck import default_tolerance
 from tests.helpers import problems
 

@@ -11,7 +11,8 @@ import pytest
 import scipy.sparse
 import torch
 
-from cvxsae import AtomPenalty, CandidateDictionary, InputError, SparseCodes, WideLimit, datapoint_atoms
+from cvxsae import CandidateDictionary, InputError, SparseCodes, WideLimit
+from cvxsae.relaxations import AtomPenalty, datapoint_atoms
 from tests.helpers import problems
 from tests.helpers.problems import minimize, solve
 

@@ -9,8 +9,9 @@ import pytest
 import scipy.sparse
 import torch
 
-from cvxsae import Candidate, InputError, LargeDictionary, WideLimit
+from cvxsae import InputError, LargeDictionary, WideLimit
 from cvxsae.relaxations.convex.large_dictionary import nonnegative_factor
+from cvxsae.results import Candidate
 from tests.helpers import problems
 from tests.helpers.problems import certify, solve
 

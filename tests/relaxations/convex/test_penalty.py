@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from cvxsae import AtomPenalty, InputError
+from cvxsae import InputError
+from cvxsae.relaxations import AtomPenalty
 from tests.helpers.problems import minimize, penalties
 
 TAUS = (0.0, 1e-3, 0.5, 5.0, 1e3)

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from cvxsae import AtomPenalty, InputError, LargeDictionary, certify, solve
+from cvxsae import InputError, LargeDictionary, certify, solve
+from cvxsae.relaxations import AtomPenalty
 from cvxsae.relaxations.convex.polar_search import sphere_polar
 from tests.helpers import problems
 

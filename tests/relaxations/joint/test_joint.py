@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from cvxsae import Candidate, InputError, JointProblem, WideLimit, certify, solve
+from cvxsae import InputError, JointProblem, WideLimit, certify, solve
 from cvxsae.relaxations.convex.conic import conic_form, conic_size
+from cvxsae.results import Candidate
 
 
 def candidate(n: int = 12, d: int = 5, k: int = 3, *, seed: int = 0) -> tuple[np.ndarray, Candidate]:

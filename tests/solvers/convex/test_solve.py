@@ -10,6 +10,7 @@ import torch
 from cvxsae import (
     CandidateDictionary,
     InputError,
+    JointProblem,
     LargeDictionary,
     NotCertifiedError,
     SparseCodes,
@@ -17,7 +18,6 @@ from cvxsae import (
     WideLimit,
 )
 from cvxsae.parallel.context import Run
-from cvxsae.relaxations import JointProblem
 from cvxsae.solvers.convex.solve import choose
 from tests.helpers import problems
 from tests.helpers.problems import certify, solve

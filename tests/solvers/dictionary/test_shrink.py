@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
-from cvxsae import DictionaryFit, Record, encode, learn_dictionary, penalty_path, shrink
+from cvxsae import encode, learn_dictionary, penalty_path, shrink
 from cvxsae.data.arguments import InputError
 from cvxsae.relaxations.solution import Status
+from cvxsae.results import DictionaryFit, Record
 from cvxsae.solvers.dictionary.removal import cheapest_apart, removal_prices
 
 

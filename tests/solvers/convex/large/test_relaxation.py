@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from cvxsae import InputError, LargeDictionary, Status, certify, solve
+from cvxsae import CandidateDictionary, InputError, LargeDictionary, Status, WideLimit, certify, solve
 from cvxsae.parallel.context import Run
-from cvxsae.relaxations import CandidateDictionary, WideLimit
 from cvxsae.relaxations.convex.penalty import pencil_bound
 from cvxsae.solvers.convex.driver import iterate
 from cvxsae.solvers.convex.large import admm as splitting
