@@ -112,7 +112,7 @@ def check_optimality(
         Datapoints, (N, d): anything :class:`~cvxsae.data.Activations` accepts.
     dictionary
         Atoms as rows, (K, d), as in an SAE's ``W_dec``; any norm but zero. Codes refer to atoms of norm 1. Or a
-        :class:`~cvxsae.results.DictionaryFit`, which brings λ, its bias, whether that was optimized, and codes to start from.
+        ``DictionaryFit``, which brings λ, its bias, whether that was optimized, and codes to start from.
     lam
         Penalty λ > 0 of (P): half the L1 coefficient of an SAE trained on a sum of squares without ½. Not with a fit.
     bias

@@ -199,7 +199,7 @@ def compare(
 ) -> Comparison:
     """For each width: a trained SAE and its ledger, the best dictionary found, and the floors under both (§7).
 
-    An SAE is trained (:func:`~cvxsae.sae.train_sae`) and audited (:func:`~cvxsae.audit`); independently of it, a dictionary
+    An SAE is trained (``train_sae``) and audited (:func:`~cvxsae.audit`); independently of it, a dictionary
     is learned at the first width and grown to each of the others (:func:`~cvxsae.learn_dictionary`). The floors hold
     for all of them (:func:`~cvxsae.width_floor`, :class:`~cvxsae.WideLimit`).
 
