@@ -24,7 +24,7 @@ from .solvers.dictionary.shrink import penalty_path as penalty_path
 from .solvers.dictionary.shrink import shrink as shrink
 from .solvers.floors.search import width_floor as width_floor
 from .study.compare import compare as compare
-from .study.spec import ScaleStudy as ScaleStudy
+from .study.scale_study import ScaleStudy as ScaleStudy
 from .validation.certify import certify as certify
 
 __version__: str

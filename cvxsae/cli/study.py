@@ -34,7 +34,7 @@ def run_command(
     ] = None,
 ) -> Answer:
     """Compute the cells that are missing, write the table, say what was found."""
-    from cvxsae.study.spec import ScaleStudy
+    from cvxsae.study.scale_study import ScaleStudy
     from cvxsae.study.summary import summary
 
     if options.n_jobs == 0:

@@ -77,6 +77,16 @@ def _flush_folder(folder: Path) -> None:
             os.close(handle)
 
 
+def require_possible(folder: Any, name: str) -> None:
+    """Refuse a folder that can never be one: a file, a path through a file, a name that no file can have."""
+    with one_sentence(folder, name):
+        path = Path(folder)
+        nearest = next((one for one in (path, *path.absolute().parents) if one.exists()), path)
+        if nearest.exists() and not nearest.is_dir():
+            what = "is a file" if nearest == path else f"cannot be made, as {shown(nearest)} is a file"
+            raise InputError(f"{name} {shown(folder)} {what}; pass a folder.")
+
+
 @contextmanager
 def one_sentence(path: Any, name: str) -> Iterator[None]:
     """Turn what an operating system says of a path into one sentence."""

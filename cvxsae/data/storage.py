@@ -27,7 +27,7 @@ import torch
 
 from cvxsae.data.archive import Array, StoredArray, flatten, rebuild, write_npz
 from cvxsae.data.arguments import InputError
-from cvxsae.data.atomic import PARTIAL, one_sentence, shown, write_atomically
+from cvxsae.data.atomic import PARTIAL, one_sentence, require_possible, shown, write_atomically
 from cvxsae.data.tensors import float_tensor
 
 if TYPE_CHECKING:
@@ -162,10 +162,7 @@ class Folder:
         self._verified: set[str] = set()
         with one_sentence(path, name):
             self.path = Path(path)
-            nearest = next((one for one in (self.path, *self.path.absolute().parents) if one.exists()), self.path)
-            if not nearest.is_dir():
-                what = "is a file" if nearest == self.path else f"cannot be made, as {shown(nearest)} is a file"
-                raise InputError(f"{name} {shown(path)} {what}; pass a folder.")
+        require_possible(path, name)
         self._check_manifest()
         if create:
             self._create()

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from cvxsae.data.arguments import InputError
+from cvxsae.data.atomic import one_sentence, write_atomically
 from cvxsae.sae.ledger import stack_ledgers
-from cvxsae.study.laws import by_width, ended_by_themselves, numbers, places, power_law, resolved
+from cvxsae.study.laws import by_width, ended_by_themselves, numbers, power_law, problems, resolved
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
 MOST_PANELS = 6
+"""Problems that one figure shows side by side."""
+
+DPI = 100
+"""Resolution of the files."""
+
 _LEARNED, _SAE, _EXACT, _FLOOR, _SPECTRAL, _WIDE = "#2c7a3f", "#c0504d", "#e8a33d", "#4f81bd", "#8fb4d8", "#1f4e79"
 
 
@@ -30,16 +35,16 @@ def figures(table: pd.DataFrame, name: str) -> dict[str, Figure]:
         "ledger": (lambda rows: bool(rows["width_gap"].notna().any()), _ledger),
         "sparsity": (lambda rows: bool((rows["method"] == "learned").any()), _sparsity),
     }
-    problems = list(places(table))
+    panels_of = list(problems(table))
     drawn: dict[str, Figure] = {}
     for kind, (has, draw_one) in by_problem.items():
-        panels = [(label, rows) for label, rows in problems if has(rows)][:MOST_PANELS]
+        panels = [(label, rows) for label, rows in panels_of if has(rows)][:MOST_PANELS]
         if panels:
             drawn[kind], axes = _panels(len(panels))
             for axis, (label, rows) in zip(axes, panels, strict=True):
                 draw_one(axis, rows)
                 axis.set_title(label or name, fontsize="medium")
-    large = [(label, rows) for label, rows in problems if (rows["method"] == "large_dictionary").any()]
+    large = [(label, rows) for label, rows in panels_of if (rows["method"] == "large_dictionary").any()]
     if large:
         drawn["live_atoms"], (axis,) = _panels(1)
         for label, rows in large:
@@ -64,14 +69,9 @@ def draw(table: pd.DataFrame, name: str, folder: Path) -> list[Path]:
     written = []
     for kind, figure in figures(table, name).items():
         file = folder / f"{kind}.png"
-        part = folder / f".{kind}.{secrets.token_hex(4)}.partial"
-        try:
+        with one_sentence(folder, "--out"):
             folder.mkdir(parents=True, exist_ok=True)
-            figure.savefig(part, dpi=100, format="png")
-            part.replace(file)
-        except OSError as error:
-            raise InputError(f"--out {str(folder)!r} cannot be written to ({error.strerror}); pass another.") from None
-        written.append(file)
+        written.append(write_atomically(file, partial(figure.savefig, dpi=DPI, format="png"), "--out"))
     return written
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from jaxtyping import Float64
 
-PLACE = ["data", "n_points", "lam", "target_l0", "bias"]
+SHARED = ["data", "n_points", "lam", "target_l0", "bias"]
 """What rows of one problem share, whatever their width, τ and seed."""
 
 RESOLVED = 1e-4
@@ -68,16 +68,19 @@ def ended_by_themselves(rows: pd.DataFrame) -> Float64[np.ndarray, " n"]:
     return np.where(limited, np.nan, numbers(rows["seconds"]))
 
 
-def places(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+def problems(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     """The rows that are done, problem by problem, with a label that says what tells them apart."""
     done = table[table["status"] == "done"]
-    varying = [name for name in PLACE if done[name].nunique(dropna=False) > 1]
+    varying = [name for name in SHARED if done[name].nunique(dropna=False) > 1]
     keys = ["data_hash", "bias", "target_l0" if done["target_l0"].notna().any() else "lam"]
     symbols = {"n_points": "N", "lam": "λ", "target_l0": "target L0"}
     for _, rows in done.groupby(keys, sort=False, dropna=False):
         first = rows.iloc[0]
-        parts = [f"{symbols.get(name, name)} {first[name]:g}" if name in symbols else str(first[name])
-                 for name in varying if first[name] is not None and first[name] == first[name]]  # fmt: skip
+        parts = [
+            f"{symbols.get(name, name)} {first[name]:g}" if name in symbols else str(first[name])
+            for name in varying
+            if first[name] is not None and first[name] == first[name]
+        ]
         yield ", ".join(parts), rows
 
 

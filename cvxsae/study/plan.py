@@ -10,14 +10,15 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from cvxsae.data.arguments import InputError
-from cvxsae.study.datapoints import datapoints
-from cvxsae.study.keys import GENERATORS, WITH_SEED, WITH_WIDTH
+from cvxsae.errors import InputError
+from cvxsae.study.registry import CALIBRATION, METHODS
+from cvxsae.study.sources import ARRAY, GENERATORS, datapoints
 
 if TYPE_CHECKING:
-    from cvxsae.study.spec import ScaleStudy
+    from cvxsae.data.activations import Activations
+    from cvxsae.study.spec import StudySpec
 
-SCHEMA = 1
+SCHEMA = 2
 """Raised when a method changes so that old cells no longer answer for new ones."""
 
 
@@ -63,7 +64,7 @@ class Cell:
 
     @cached_property
     def id(self) -> str:
-        """Hash of what decides the answer: not of the grid around it, so cells outlive a change of grid."""
+        """Hash of what decides the answer, not of the grid around it, so that cells outlive a change of grid."""
         own = {
             key: value for key, value in asdict(self).items() if key not in ("data", "source", "warm", "level", "id")
         }
@@ -72,8 +73,8 @@ class Cell:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
-    def place(self) -> tuple[Any, ...]:
-        """Data, penalty and bias: cells of one place are about the same problem, but for width, τ and seed."""
+    def problem(self) -> tuple[Any, ...]:
+        """Data, penalty and bias: what cells of one problem share, whatever their width, τ and seed."""
         return (self.data_hash, self.lam, self.target_l0, self.bias)
 
     def to_dict(self) -> dict[str, Any]:
@@ -96,24 +97,24 @@ class Cell:
         return f"{self.method} ({', '.join(parts)})"
 
 
-def plan(study: ScaleStudy) -> tuple[Cell, ...]:
+def plan(study: StudySpec) -> tuple[Cell, ...]:
     """Every cell once, those that others start from first."""
     cells: dict[str, Cell] = {}
     for name, n_points in itertools.product(study.data, study.n_points or (None,)):
         X, digest = _read(study, name, n_points)
-        base = {"data": name, "source": study.sources[name], "data_hash": digest, "n_points": len(X),
-                "dim": X.shape[1]}  # fmt: skip
+        source = study.sources[name]
+        base = {"data": name, "source": source, "data_hash": digest, "n_points": len(X), "dim": X.shape[1]}
         for bias in study.bias:
             for cell in _of_problem(study, {**base, "bias": bias}):
                 cells.setdefault(cell.id, cell)
     return tuple(sorted(_levelled(cells).values(), key=lambda cell: cell.level))
 
 
-def _read(study: ScaleStudy, name: str, n_points: int | None) -> tuple[Any, str]:
+def _read(study: StudySpec, name: str, n_points: int | None) -> tuple[Activations, str]:
     """Datapoints and hash, or what is wrong with the table of this data set."""
     source = study.sources[name]
     try:
-        return datapoints(source, n_points)
+        return datapoints(source, n_points, array_of(study, source))
     except InputError as error:
         if source["source"] not in GENERATORS:
             raise
@@ -122,75 +123,77 @@ def _read(study: ScaleStudy, name: str, n_points: int | None) -> tuple[Any, str]
         raise InputError(f"[grid] n_points is {n_points}: data {name!r} do not fit in memory; pass fewer.") from None
 
 
-def _of_problem(study: ScaleStudy, base: dict[str, Any]) -> Iterable[Cell]:
+def array_of(study: StudySpec, source: Mapping[str, Any]) -> Activations | None:
+    """The array in memory that a source stands for, if it does."""
+    return study.arrays.get(source["source"].removeprefix(ARRAY))
+
+
+def _of_problem(study: StudySpec, base: dict[str, Any]) -> Iterable[Cell]:
     """The cells of one data set and bias."""
     for penalty in _penalties(study):
         yield from _calibration(study, {**base, **penalty})
-        place = _place(study, base, penalty)
+        point = _at_penalty(study, base, penalty)
         for method in study.methods:
-            widths = _widths(study, method) if method in WITH_WIDTH else (None,)
-            seeds = study.seeds if method in WITH_SEED else (None,)
-            costs = study.atom_cost if method == "large_dictionary" else (None,)
+            axes = METHODS[method].axes
+            widths = _widths(study, method) if "n_atoms" in axes else (None,)
+            seeds = study.seeds if "seed" in axes else (None,)
+            costs = study.atom_cost if "atom_cost" in axes else (None,)
             for width, seed, cost in itertools.product(widths, seeds, costs):
-                yield _joined(study, method, {**place, "n_atoms": width, "seed": seed, "atom_cost": cost})
+                yield _joined(study, method, {**point, "n_atoms": width, "seed": seed, "atom_cost": cost})
 
 
-def _calibration(study: ScaleStudy, place: Mapping[str, Any]) -> list[Cell]:
+def _calibration(study: StudySpec, point: Mapping[str, Any]) -> list[Cell]:
     """The cell that finds λ for a target L0, if there is one."""
-    if place["target_l0"] is None:
+    if point["target_l0"] is None:
         return []
-    width = study.options["calibrate"].get("n_atoms") or min(study.n_atoms)
-    return [_cell(study, "calibrate", {**place, "n_atoms": width, "seed": study.seeds[0], "needs": ()})]
+    width = study.options[CALIBRATION.name].get("n_atoms") or min(study.n_atoms)
+    return [_cell(study, CALIBRATION.name, {**point, "n_atoms": width, "seed": study.seeds[0], "needs": ()})]
 
 
-def _place(study: ScaleStudy, base: Mapping[str, Any], penalty: Mapping[str, Any]) -> dict[str, Any]:
+def _at_penalty(study: StudySpec, base: Mapping[str, Any], penalty: Mapping[str, Any]) -> dict[str, Any]:
     """The same problem at this penalty, with the cell that its λ comes from."""
-    place = {**base, **penalty}
-    return {**place, "needs": tuple(cell.id for cell in _calibration(study, place))}
+    point = {**base, **penalty}
+    return {**point, "needs": tuple(cell.id for cell in _calibration(study, point))}
 
 
-def _widths(study: ScaleStudy, method: str) -> tuple[int, ...]:
-    """The widths of a method; a check can only be of what is learned."""
-    widths = tuple(study.options[method].get("n_atoms", study.n_atoms))
-    return tuple(width for width in widths if width in _widths(study, "learned")) if method == "check" else widths
+def _widths(study: StudySpec, method: str) -> tuple[int, ...]:
+    """The widths of a method; one that needs another can only have the widths of that one."""
+    widths, needed = tuple(study.options[method].get("n_atoms", study.n_atoms)), METHODS[method].needs
+    return widths if needed is None else tuple(width for width in widths if width in _widths(study, needed))
 
 
-def _penalties(study: ScaleStudy) -> list[dict[str, float | None]]:
+def _penalties(study: StudySpec) -> list[dict[str, float | None]]:
     """Large λ first, as a warm start along λ goes down; few active atoms first likewise."""
     if study.lam:
         return [{"lam": float(lam), "target_l0": None} for lam in sorted(study.lam, reverse=True)]
     return [{"lam": None, "target_l0": float(target)} for target in sorted(study.target_l0)]
 
 
-def _cell(study: ScaleStudy, method: str, place: Mapping[str, Any]) -> Cell:
-    return Cell(**place, method=method, options=study.options[method])
+def _cell(study: StudySpec, method: str, point: Mapping[str, Any]) -> Cell:
+    return Cell(**point, method=method, options=study.options[method])
 
 
-def _joined(study: ScaleStudy, method: str, place: dict[str, Any]) -> Cell:
+def _joined(study: StudySpec, method: str, point: dict[str, Any]) -> Cell:
     """The cell with what it starts from."""
-    cell = _cell(study, method, place)
-    if method == "check":
-        learned = _joined(study, "learned", place)
-        return replace(cell, needs=(*cell.needs, learned.id))
-    if method != "learned":
+    cell, needed = _cell(study, method, point), METHODS[method].needs
+    if needed is not None:
+        return replace(cell, needs=(*cell.needs, _joined(study, needed, point).id))
+    along = study.options[method].get("warm", ())
+    if not along:
         return cell
-    options = study.options["learned"]
-    widths, along = _widths(study, "learned"), options["warm"]
-    index = widths.index(place["n_atoms"])
+    widths = _widths(study, method)
+    index = widths.index(point["n_atoms"])
     if index > 0 and "n_atoms" in along:
-        return replace(cell, warm=_cell(study, "learned", {**place, "n_atoms": widths[index - 1]}).id)
+        return replace(cell, warm=_cell(study, method, {**point, "n_atoms": widths[index - 1]}).id)
     penalties = _penalties(study)
     step = penalties.index({"lam": cell.lam, "target_l0": cell.target_l0})
     if step > 0 and "lam" in along:
-        return replace(cell, warm=_cell(study, "learned", _place(study, place, penalties[step - 1])).id)
+        return replace(cell, warm=_cell(study, method, _at_penalty(study, point, penalties[step - 1])).id)
     return cell
 
 
 def _levelled(cells: Mapping[str, Cell]) -> dict[str, Cell]:
-    """Levels: as early as dependencies allow; what nothing waits for runs beside the search of its own width.
-
-    A chain of widths runs one after another, so that is when other cores are free.
-    """
+    """Levels: as early as dependencies allow, or beside the search of their own width (``Method.runs_beside``)."""
     levels: dict[str, int] = {}
 
     def level(cell: Cell) -> int:
@@ -201,8 +204,8 @@ def _levelled(cells: Mapping[str, Cell]) -> dict[str, Cell]:
 
     for cell in cells.values():
         level(cell)
-    beside = {(*cell.place, cell.n_atoms): levels[cell.id] for cell in cells.values() if cell.method == "learned"}
+    beside = {(*cell.problem, cell.n_atoms): levels[cell.id] for cell in cells.values() if cell.method == "learned"}
     for cell in cells.values():
-        if cell.method in ("width_floor", "trained_sae"):
-            levels[cell.id] = max(levels[cell.id], beside.get((*cell.place, cell.n_atoms), 0))
+        if cell.method in METHODS and METHODS[cell.method].runs_beside:
+            levels[cell.id] = max(levels[cell.id], beside.get((*cell.problem, cell.n_atoms), 0))
     return {one: replace(cell, level=levels[one]) for one, cell in cells.items()}

@@ -6,36 +6,84 @@ import math
 import platform
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from threadpoolctl import threadpool_limits
-from tqdm.auto import tqdm
 
 from cvxsae.data import arguments
-from cvxsae.data.arguments import InputError
+from cvxsae.data.activations import Activations
 from cvxsae.data.storage import strict_json
-from cvxsae.errors import reason
-from cvxsae.relaxations.solution import CertificateError
-from cvxsae.study.datapoints import datapoints
-from cvxsae.study.methods import Outcome, Setting, Warm, compute
-from cvxsae.study.plan import SCHEMA, Cell
-from cvxsae.study.status import seconds_left, told
+from cvxsae.errors import CertificateError, InputError, reason
+from cvxsae.parallel.context import Run
+from cvxsae.study.method import CellInput, Outcome, Start
+from cvxsae.study.plan import SCHEMA, Cell, array_of, plan
+from cvxsae.study.registry import CALIBRATION, compute
+from cvxsae.study.sources import datapoints
+from cvxsae.study.spec import StudySpec
+from cvxsae.study.status import in_words, seconds_left
 from cvxsae.study.store import Record, Store
 from cvxsae.study.table import table, violations
 
 if TYPE_CHECKING:
     import pandas as pd
+    from tqdm import tqdm
 
-    from cvxsae.study.spec import ScaleStudy
+UNMET = "the cell it needs failed"
+"""How the reason of a cell begins that was not computed."""
+
+LEAST_SECONDS = 1.0
+"""What the cells that are left share at the least when the time is over: enough to end with something true."""
 
 
-_UNMET = "the cell it needs failed"
+@dataclass(frozen=True, kw_only=True)
+class HowToRun:
+    """What changes how a study runs, and no answer.
+
+    Attributes
+    ----------
+    n_jobs, threads
+        Cells at a time, as in :class:`joblib.Parallel`, and threads of each.
+    device
+        Where cells compute.
+    retry_failed
+        Whether to compute failed cells again.
+    progress
+        Whether to show a progress bar.
+    deadline
+        When the whole run must end, on the clock of ``time.perf_counter``; the cells that are left share the time.
+    ended
+        Called with every cell that has ended and its record.
+    """
+
+    n_jobs: int | None = None
+    threads: int | None = None
+    device: str | torch.device | None = None
+    retry_failed: bool = False
+    progress: bool = False
+    deadline: float = math.inf
+    ended: Callable[[Cell, Record], None] | None = None
+
+    def jobs(self) -> int:
+        """Cells at a time, as a number."""
+        import joblib
+
+        return max(1, joblib.effective_n_jobs(self.n_jobs))
+
+    def threads_of_a_cell(self) -> int:
+        """By default the cores shared out over the cells that run at a time."""
+        import joblib
+
+        if self.threads is not None:
+            return arguments.count(self.threads, "threads")
+        return max(1, joblib.cpu_count() // self.jobs())
 
 
 @dataclass(frozen=True)
@@ -47,30 +95,30 @@ class Task:
     token: str
     threads: int
     lam: float | None = None
-    warm: Warm | None = None
+    start: Start | None = None
     warm_from: str | None = None
     note: str | None = None
     failure: str | None = None
+    array: torch.Tensor | None = None
+    device: str | torch.device | None = None
+    seconds: float | None = None
 
 
-def run(
-    study: ScaleStudy, *, n_jobs: int | None, threads: int | None, retry_failed: bool, progress: bool
-) -> pd.DataFrame:
-    """See :meth:`ScaleStudy.run`."""
-    import joblib
+def run(study: StudySpec, folder: str | Path, how: HowToRun) -> pd.DataFrame:
+    """See :meth:`ScaleStudy.run <cvxsae.ScaleStudy.run>`."""
+    from tqdm.auto import tqdm
 
-    store = Store(study.folder)
-    if n_jobs == 0:
+    if how.n_jobs == 0:
         raise InputError("n_jobs is 0; pass a number of cells at a time, or -1 for one a core.")
-    jobs = max(1, joblib.effective_n_jobs(n_jobs))
-    each = max(1, joblib.cpu_count() // jobs) if threads is None else arguments.count(threads, "threads")
-    cells = study.plan()  # before anything is written: the data can be refused
+    arguments.compute_device(how.device)
+    threads, store = how.threads_of_a_cell(), Store(folder)
+    cells = plan(study)  # before anything is written: the data can be refused
     with store.locked() as token:
         store.write_plan(study.to_dict(), cells)
-        journey = _Journey(store, cells, token, each, n_jobs, retry_failed)
+        driver = _Driver(study, store, cells, token, threads, how)
         try:
-            with tqdm(total=len(cells), disable=not progress, desc=f"study {study.name}", unit="cell") as bar:
-                journey.run(bar)
+            with tqdm(total=len(cells), disable=not how.progress, desc=f"study {study.name}", unit="cell") as bar:
+                driver.run(bar)
         finally:  # interrupted or not, the table says what there is
             found = table(cells, store)
             store.write_table(found)
@@ -78,31 +126,32 @@ def run(
 
 
 @dataclass
-class _Journey:
+class _Driver:
     """One run over the levels of a plan."""
 
+    study: StudySpec
     store: Store
     cells: Sequence[Cell]
     token: str
     threads: int
-    n_jobs: int | None
-    retry_failed: bool
+    how: HowToRun
+    records: dict[str, Record] = field(default_factory=dict)
 
     def run(self, bar: tqdm) -> None:
         """Level after level; what is there already counts as done."""
-        self.records: dict[str, Record] = {}
         for cell in self.cells:
             known = self.store.record(cell.id)
-            if known is not None and not (self.retry_failed and known["status"] == "failed"):
+            if known is not None and not (self.how.retry_failed and known["status"] == "failed"):
                 self.records[cell.id] = known
+                if self.how.ended is not None:
+                    self.how.ended(cell, known)
         bar.update(len(self.records))
         for level in sorted({cell.level for cell in self.cells}):
             waiting = [cell for cell in self.cells if cell.level == level and cell.id not in self.records]
-            for record in self._computed([self._task(cell) for cell in waiting]):
+            for record in self._computed(waiting):
                 self._keep(record, bar)
 
     def _keep(self, record: Record, bar: tqdm) -> None:
-        import joblib
 
         arrays = record.pop("arrays", None)
         if arrays is not None:  # its worker does not see the folder
@@ -113,41 +162,60 @@ class _Journey:
         said += [f"VIOLATION: {cell}: {sentence}" for sentence in violations(self.records, self.cells, cell)]
         for line in () if bar.disable else said:  # a table says it too
             bar.write(line, file=sys.stderr)
-        left = seconds_left(self.cells, self.records, max(1, joblib.effective_n_jobs(self.n_jobs)))
-        bar.set_postfix_str("" if left is None else f"about {told(left)} left", refresh=False)
+        left = seconds_left(self.cells, self.records, self.how.jobs())
+        bar.set_postfix_str("" if left is None else f"about {in_words(left)} left", refresh=False)
         bar.update()
+        if self.how.ended is not None:
+            self.how.ended(cell, record)
 
     def _task(self, cell: Cell) -> Task:
         """The cell with λ and start, or with the reason why it cannot be computed."""
-        lam, warm, warm_from, note, failure = cell.lam, None, None, None, None
+        lam, start, warm_from, note, failure = cell.lam, None, None, None, None
         for needed in cell.needs:
             record = self.records[needed]
             if record["status"] == "failed":
-                reason = record["reason"]
-                failure = reason if reason.startswith(_UNMET) else f"{_UNMET} ({reason})"
-            elif record["method"] == "calibrate":
+                said = record["reason"]
+                failure = said if said.startswith(UNMET) else f"{UNMET} ({said})"
+            elif record["method"] == CALIBRATION.name:
                 lam = record["numbers"]["lam"]
             else:
-                warm, warm_from = self.store.arrays(needed), needed
-                failure = None if warm else f"the arrays of the cell it needs, {needed}, are gone"
+                start, warm_from = self.store.arrays(needed), needed
+                failure = None if start else f"the arrays of the cell it needs, {needed}, are gone"
         if cell.warm is not None:
             done = self.records[cell.warm]["status"] == "done"
-            warm = self.store.arrays(cell.warm) if done else None
-            warm_from = cell.warm if warm else None
+            start = self.store.arrays(cell.warm) if done else None
+            warm_from = cell.warm if start else None
             why = "has lost its arrays" if done else "failed"
-            note = None if warm else f"cold start, as cell {cell.warm}, which it would start from, {why}"
+            note = None if start else f"cold start, as cell {cell.warm}, which it would start from, {why}"
         if failure is not None:  # it starts from nothing, as it does not start
-            warm = warm_from = note = None
+            start = warm_from = note = None
+        array = array_of(self.study, cell.source)
         return Task(
-            cell, str(self.store.folder.absolute()), self.token, self.threads, lam, warm, warm_from, note, failure
+            cell=cell,
+            folder=str(self.store.folder.absolute()),
+            token=self.token,
+            threads=self.threads,
+            lam=lam,
+            start=start,
+            warm_from=warm_from,
+            note=note,
+            failure=failure,
+            array=None if array is None else array.tensor,
+            device=self.how.device,
+            seconds=self._seconds(),
         )
 
-    def _computed(self, tasks: list[Task]) -> Iterator[Record]:
+    def _seconds(self) -> float | None:
+        """The share of a cell in the time that is left for all of them."""
+        left, waiting = self.how.deadline - time.perf_counter(), len(self.cells) - len(self.records)
+        return None if math.isinf(left) else max(left, LEAST_SECONDS) * self.how.jobs() / max(1, waiting)
+
+    def _computed(self, cells: list[Cell]) -> Iterator[Record]:
         """Records in the order in which cells end. A worker that dies takes its cells along: each is tried alone."""
         ended: set[str] = set()
-        engine_said = "its worker died"
+        engine_said, tasks = "its worker died", [self._task(cell) for cell in cells]
         try:
-            for record in _parallel(tasks, self.n_jobs):
+            for record in _parallel(tasks, self.how.n_jobs):
                 ended.add(record["id"])
                 yield record
         except Exception as error:  # cells catch their own: this is the engine's
@@ -156,11 +224,11 @@ class _Journey:
             known = None if task.cell.id in ended else self.store.record(task.cell.id)
             if task.cell.id in ended:
                 continue
-            if known is not None and not (known["status"] == "failed" and self.retry_failed):
+            if known is not None and not (known["status"] == "failed" and self.how.retry_failed):
                 yield known
                 continue
             try:
-                yield from _parallel([task], 2 if self.n_jobs in (None, 1) else self.n_jobs)
+                yield from _parallel([task], 2 if self.how.n_jobs in (None, 1) else self.how.n_jobs)
             except Exception:
                 record = _failed(task.cell, f"{engine_said} (also when tried alone).")
                 self.store.write(record, {})
@@ -183,19 +251,19 @@ def run_cell(task: Task) -> Record:
     Where the folder cannot be seen from here the arrays are in the record under ``arrays``, for the driver to write.
     """
     wall, cpu = time.perf_counter(), time.process_time()
-    cell, outcome, reason = task.cell, Outcome({}), task.failure
+    cell, outcome, why = task.cell, Outcome({}), task.failure
     violated: str | None = None
-    if reason is None:
+    if why is None:
         try:
-            with _threads(task.threads):
-                outcome = compute(_setting(task))
+            with thread_limit(task.threads):
+                outcome = compute(_input(task))
         except CertificateError as error:
-            reason = violated = f"CertificateError: {error}"
+            why = violated = f"CertificateError: {error}"
         except Exception as error:  # a failed cell must not stop the others
-            reason = _told(error)
+            why = _in_words(error)
     record = {
-        **_failed(cell, reason),
-        "status": "done" if reason is None else "failed",
+        **_failed(cell, why),
+        "status": "done" if why is None else "failed",
         "numbers": {"lam": task.lam, **strict_json(outcome.numbers)},
         "objections": [violated] if violated else list(outcome.objections),
         "ledger": strict_json(outcome.ledger) if outcome.ledger else None,
@@ -212,27 +280,54 @@ def run_cell(task: Task) -> Record:
     return {**record, "arrays": outcome.arrays}
 
 
-def _setting(task: Task) -> Setting:
+def _input(task: Task) -> CellInput:
     cell = task.cell
-    X, digest = datapoints(cell.source, cell.n_points)
+    X, digest = datapoints(dict(cell.source), cell.n_points, None if task.array is None else Activations(task.array))
     if digest != cell.data_hash:
         raise InputError(
             f"data {cell.data!r} differ here from those the study was planned with; give workers the same."
         )
-    assert task.lam is not None or cell.method == "calibrate"
-    warm = None if task.warm is None else (np.array(task.warm[0]), np.array(task.warm[1]))  # joblib's are read-only
-    return Setting(cell, X, math.nan if task.lam is None else task.lam, warm)
+    assert task.lam is not None or cell.method == CALIBRATION.name
+    start = None if task.start is None else (np.array(task.start[0]), np.array(task.start[1]))  # joblib's are read-only
+    return CellInput(
+        method=cell.method,
+        X=X,
+        lam=math.nan if task.lam is None else task.lam,
+        bias=cell.bias,
+        options=cell.options,
+        n_atoms=cell.n_atoms,
+        atom_cost=cell.atom_cost,
+        target_l0=cell.target_l0,
+        start=start,
+        run=Run(
+            device=arguments.compute_device(task.device),
+            deadline=math.inf if task.seconds is None else time.perf_counter() + task.seconds,
+            seed=cell.seed or 0,
+            is_outermost=False,
+        ),
+    )
 
 
-def _failed(cell: Cell, reason: str | None) -> Record:
+def _failed(cell: Cell, why: str | None) -> Record:
+    """The record of a cell that has no numbers; of one that has, the rest is filled in."""
+    nothing = dict.fromkeys(("ledger", "warm_from", "note", "threads"))
     return {
-        "schema": SCHEMA, "id": cell.id, "method": cell.method, "status": "failed", "reason": reason, "numbers": {},
-        "objections": [], "ledger": None, "warm_from": None, "note": None, "threads": None, "seconds": 0.0,
-        "cpu_seconds": 0.0, "versions": versions(), "ended": time.strftime("%Y-%m-%dT%H:%M:%S"),
-    }  # fmt: skip
+        "schema": SCHEMA,
+        "id": cell.id,
+        "method": cell.method,
+        "status": "failed",
+        "reason": why,
+        "numbers": {},
+        "objections": [],
+        **nothing,
+        "seconds": 0.0,
+        "cpu_seconds": 0.0,
+        "versions": versions(),
+        "ended": time.strftime("%Y-%m-%dT%H:%M:%S"),
+    }
 
 
-def _told(error: Exception) -> str:
+def _in_words(error: Exception) -> str:
     said = str(error) if isinstance(error, InputError) else reason(error)
     return f"{type(error).__name__}: {said}" if said != type(error).__name__ else said
 
@@ -250,14 +345,17 @@ def versions() -> dict[str, str]:
 
 
 @contextmanager
-def _threads(limit: int) -> Iterator[None]:
-    """Threads of BLAS, OpenMP and numba in this process."""
+def thread_limit(limit: int) -> Iterator[None]:
+    """Threads of BLAS, OpenMP, torch and numba in this process, all as they were afterwards."""
+    of_torch = torch.get_num_threads()  # first, as numba sets the number of everybody's threads once it starts its own
     import numba
 
-    before = numba.get_num_threads()
-    with threadpool_limits(limits=limit):
-        numba.set_num_threads(min(limit, before))
-        try:
+    of_numba = numba.get_num_threads()
+    try:
+        with threadpool_limits(limits=limit):
+            torch.set_num_threads(limit)
+            numba.set_num_threads(min(limit, of_numba))
             yield
-        finally:
-            numba.set_num_threads(before)
+    finally:
+        numba.set_num_threads(of_numba)
+        torch.set_num_threads(of_torch)

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from cvxsae.study.plan import Cell
     from cvxsae.study.store import Record, Store
 
+MOST_SECONDS, MOST_MINUTES = 90, 90
+"""Up to so many seconds a time is given in seconds, up to so many minutes in minutes."""
+
 
 @dataclass(frozen=True)
 class StudyStatus:
@@ -40,8 +43,8 @@ class StudyStatus:
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
         totals = {what: self.total(what) for what in ("done", "failed", "missing")}
-        return {"name": self.name, **totals, "methods": self.counts, "reasons": self.reasons,
-                "seconds_left": self.seconds_left}  # fmt: skip
+        own = {"methods": self.counts, "reasons": self.reasons, "seconds_left": self.seconds_left}
+        return {"name": self.name, **totals, **own}
 
     def __str__(self) -> str:
         done, failed, missing = (self.total(what) for what in ("done", "failed", "missing"))
@@ -51,7 +54,7 @@ class StudyStatus:
             lines.append(f"  {method:<17}{parts}")
         lines += [f"  failed: {cell}: {why}" for cell, why in self.reasons.items()]
         if missing:
-            left = "unknown" if self.seconds_left is None else f"about {told(self.seconds_left)}"
+            left = "unknown" if self.seconds_left is None else f"about {in_words(self.seconds_left)}"
             lines.append(f"  time left, one cell at a time: {left}")
         return "\n".join(lines)
 
@@ -76,8 +79,8 @@ def seconds_left(cells: Sequence[Cell], records: Mapping[str, Record], jobs: int
 
     Where none is done: its time limit, else the mean of all that are.
     """
-    done = [(cell, records[cell.id]["seconds"]) for cell in cells
-            if cell.id in records and records[cell.id]["status"] == "done"]  # fmt: skip
+    ended = [cell for cell in cells if cell.id in records]
+    done = [(cell, records[cell.id]["seconds"]) for cell in ended if records[cell.id]["status"] == "done"]
     missing = [cell for cell in cells if cell.id not in records]
     if not missing:
         return 0.0
@@ -101,8 +104,8 @@ def _size(cell: Cell) -> float:
     return float(cell.n_points * (cell.n_atoms or 1))
 
 
-def told(seconds: float) -> str:
+def in_words(seconds: float) -> str:
     """A time in words."""
-    if seconds < 90:
+    if seconds < MOST_SECONDS:
         return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    return f"{seconds / 60:.0f} min" if seconds < MOST_MINUTES * 60 else f"{seconds / 3600:.1f} h"

@@ -12,8 +12,8 @@ from cvxsae.study.laws import (
     closed_by_doubling,
     ended_by_themselves,
     numbers,
-    places,
     power_law,
+    problems,
     resolved,
 )
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MOST_LINES = 12
+"""Lines of a summary: what fits on a screen beside the table."""
 
 
 def summary(name: str, table: pd.DataFrame, *, n_planned: int | None = None) -> str:
     """At most twelve lines; what is not proved is called what it is: an upper bound, a fit, a floor."""
     head = _cells(name, table, n_planned)
-    problems = list(places(table))
     body: list[str] = []
-    for label, rows in problems:
+    for label, rows in problems(table):
         body += [f"{label}: {line}" if label else line for line in _problem(rows)]
     room = MOST_LINES - len(head)
     if len(body) > room:
@@ -113,7 +113,7 @@ def _sae(rows: pd.DataFrame) -> list[str]:
     if trained.empty:
         return []
     above = numbers(trained["value"]) / numbers(trained["best"]) - 1
-    encoder = numbers(trained["amortisation_gap"]) / numbers(trained["value"])
+    encoder = (numbers(trained["value"]) - numbers(trained["exact"])) / numbers(trained["value"])
     return [
         f"Trained SAEs lie {above.min():.1%} to {above.max():.1%} above the best found; their encoders' share of the "
         f"loss is {encoder.min():.1%} to {encoder.max():.1%}."

@@ -9,8 +9,9 @@ from typer.testing import CliRunner
 
 from cvxsae import ScaleStudy
 from cvxsae.cli.main import app
-from cvxsae.study import methods
+from cvxsae.study import registry
 from cvxsae.study import run as runner
+from cvxsae.study.store import Store
 
 STUDY = """
 name = "toys"
@@ -63,10 +64,10 @@ def test_run_status_and_plot_end_with_zero_and_say_what_was_found(tmp_path, file
 
 
 def test_failures_and_violations_end_with_one(tmp_path, file, monkeypatch):
-    def compute(setting):
-        if setting.cell.n_atoms == 4:
+    def compute(cell):
+        if cell.n_atoms == 4:
             raise MemoryError
-        return methods.compute(setting)
+        return registry.compute(cell)
 
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
@@ -78,12 +79,10 @@ def test_failures_and_violations_end_with_one(tmp_path, file, monkeypatch):
     status = run("status", out)
     assert status.exit_code == 1 and "MemoryError" in status.stdout
     assert run("run", file, "--folder", out, "--retry-failed").exit_code == 0
-    record = next(
-        path for path in (out / "cells").glob("*.json") if json.loads(path.read_text())["method"] == "learned"
-    )
-    spoilt = json.loads(record.read_text())
-    spoilt["numbers"]["value"] = 1e-6
-    record.write_text(json.dumps(spoilt))
+    store = Store(out)
+    learned = next(cell for cell in store.cells.keys() if store.record(cell)["method"] == "learned")  # noqa: SIM118
+    record, arrays = store.cells.read(learned)
+    store.cells.write(learned, {**record, "numbers": {**record["numbers"], "value": 1e-6}}, arrays)
     violated = run("run", file, "--folder", out)
     assert violated.exit_code == 1
     assert "VIOLATION of theory in 1 rows" in violated.stdout
@@ -114,7 +113,7 @@ def test_bad_input_ends_with_two_and_one_sentence(tmp_path, file):
 def test_a_study_without_a_cell_that_is_done_has_no_figures(tmp_path, file):
     out = tmp_path / "out"
     assert run("run", file, "--folder", out).exit_code == 0
-    for path in (out / "cells").glob("*.json"):
+    for path in (out / "cells").glob("*.npz"):
         path.unlink()
     result = run("plot", out)
     assert result.exit_code == 2 and "no cell that is done" in result.stderr

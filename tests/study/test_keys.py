@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cvxsae import ScaleStudy
-from cvxsae.study import keys
+from cvxsae.study import keys, registry
 from tests.helpers.sentences import rejects
 
 GOOD = """
@@ -26,7 +26,7 @@ dim = 5
 n_features = 7
 
 [learned]
-tol = 1e-3
+stationarity = 1e-3
 """
 
 BROKEN = {
@@ -41,9 +41,9 @@ BROKEN = {
         r"STUDY .* has the unknown table \[lerned\] \(did you mean 'learned'\?\); its tables are \[grid\],",
     ),
     "unknown option": (
-        "tol = 1e-3",
-        "tolerance = 1e-3",
-        r"\[learned\] has the unknown key 'tolerance'.*; its keys are max_seconds,",
+        "stationarity = 1e-3",
+        "stationary = 1e-3",
+        r"\[learned\] has the unknown key 'stationary'.*; its keys are max_seconds,",
     ),
     "unknown number of a generator": (
         "dim = 5",
@@ -60,9 +60,9 @@ BROKEN = {
     "number for a text": ('data = ["toy"]', "data = [3]", r"\[grid\] data is 3; it must be names: wordllama, digits,"),
     "table for a list": ("lam = [0.2]", "lam = {a = 1}", r"\[grid\] lam is \{'a': 1\}; it must be numbers above zero"),
     "list for a table": (
-        "[learned]\ntol = 1e-3",
-        "[[learned]]\ntol = 1e-3",
-        r"\[learned\] is \[\{'tol': 0\.001\}\]; it must be a table of max_seconds,",
+        "[learned]\nstationarity = 1e-3",
+        "[[learned]]\nstationarity = 1e-3",
+        r"\[learned\] is \[\{'stationarity': 0\.001\}\]; it must be a table of max_seconds,",
     ),
     "empty list": (
         "n_atoms = [2, 4]",
@@ -144,12 +144,12 @@ BROKEN = {
     "bad pair": ("dim = 5", "dim = 5\nstrength = [1.0]", r"\[data\.toy\] strength is \[1\.0\]; it must be two numbers"),
     "bad bias": ('bias = ["none"]', 'bias = ["zero"]', r"\[grid\] bias is 'zero'; it must be one of none, free, mean"),
     "stray width": (
-        "tol = 1e-3",
-        "tol = 1e-3\nn_atoms = [3]",
+        "stationarity = 1e-3",
+        "stationarity = 1e-3\nn_atoms = [3]",
         r"\[learned\] n_atoms is 3; it must be among \[grid\] n_atoms, 2, 4",
     ),
     "bad start": (
-        "tol = 1e-3",
+        "stationarity = 1e-3",
         'warm = ["none", "lam"]',
         r"\[learned\] warm is \['none', 'lam'\]; it must be 'none' alone",
     ),
@@ -216,7 +216,7 @@ def test_the_same_study_from_toml_and_from_python(tmp_path):
     from_file = study(tmp_path, GOOD)
     in_python = ScaleStudy(
         folder=tmp_path / "out", name="study", data=["toy"], n_points=[40], n_atoms=(4, 2, 4), lam=[0.2], bias=["none"],
-        methods=["wide_limit", "learned"], options={"learned": {"tol": 1e-3}},
+        methods=["wide_limit", "learned"], options={"learned": {"stationarity": 1e-3}},
         sources={"toy": {"source": "sparse_features", "dim": 5, "n_features": 7}},
     )  # fmt: skip
     assert in_python == from_file == study(tmp_path, GOOD.replace("[0.2]", "0.2"))  # one value for a list of one
@@ -228,7 +228,7 @@ def test_the_same_study_from_toml_and_from_python(tmp_path):
 
 def test_what_is_checked_has_to_be_learned(tmp_path):
     text = GOOD.replace('"learned"]', '"learned", "check"]').replace(
-        "tol = 1e-3", "n_atoms = [2]\n[check]\nn_atoms = [4]"
+        "stationarity = 1e-3", "n_atoms = [2]\n[check]\nn_atoms = [4]"
     )
     with rejects(r"\[check\] n_atoms is 4; it must be among the widths that are learned, 2"):
         study(tmp_path, text)
@@ -267,7 +267,7 @@ def test_a_number_is_the_same_however_it_is_written(tmp_path):
 
 
 def test_a_study_can_be_made_from_another(tmp_path):
-    cold = study(tmp_path, GOOD.replace("tol = 1e-3", 'warm = "none"'))
+    cold = study(tmp_path, GOOD.replace("stationarity = 1e-3", 'warm = "none"'))
     assert cold.options["learned"]["warm"] == ()
     again = dataclasses.replace(cold, name="again")
     assert again.options == cold.options and again.sources == cold.sources
@@ -284,6 +284,7 @@ def test_a_data_file_is_found_beside_the_study_and_has_to_have_the_rows(tmp_path
 
 
 def test_every_default_is_a_value_its_key_takes():
-    for method, table in keys.DEFAULTS.items():
-        for key, value in table.items():
-            assert keys.OPTIONS[method][key].read(value, key) == value
+    for name, method in registry.EVERY_METHOD.items():
+        assert set(method.defaults) <= set(registry.OPTIONS[name])
+        for key, value in method.defaults.items():
+            assert registry.OPTIONS[name][key].read(value, key) == value

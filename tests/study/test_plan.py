@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import hypothesis.strategies as st
 import numpy as np
+import torch
 from hypothesis import given, settings
 
 from cvxsae import ScaleStudy
-from cvxsae.study import keys
-from cvxsae.study.datapoints import datapoints
 from cvxsae.study.plan import Cell
+from cvxsae.study.registry import METHODS, depending_on
+from cvxsae.study.sources import datapoints
+from tests.helpers.sentences import rejects
 
+BY_WIDTH = depending_on("n_atoms")
 TOY = {"toy": {"source": "sparse_features", "dim": 4, "n_features": 6}}
 
 
@@ -22,10 +26,10 @@ def some(values, largest=3):
 
 @st.composite
 def studies(draw):
-    methods = draw(some([m for m in keys.METHODS if m not in ("check", "spectral_floor")], 5))
+    methods = draw(some([m for m in METHODS if m not in ("check", "spectral_floor")], 5))
     if "learned" in methods and draw(st.booleans()):
         methods.append("check")
-    by_width = any(method in keys.WITH_WIDTH for method in methods)
+    by_width = any(method in BY_WIDTH for method in methods)
     calibrated = draw(st.booleans())
     axes = {
         "methods": methods,
@@ -55,7 +59,7 @@ def test_no_cell_twice_and_none_before_what_it_starts_from(axes):
         assert Cell.from_dict(cell.to_dict()) == cell and Cell.from_dict(cell.to_dict()).id == cell.id
     # Axes that a method does not depend on are collapsed.
     places = len(study.n_points) * len(study.bias) * max(len(study.lam), len(study.target_l0))
-    counts = {method: sum(cell.method == method for cell in cells) for method in keys.METHODS}
+    counts = {method: sum(cell.method == method for cell in cells) for method in METHODS}
     assert counts["wide_limit"] == places * ("wide_limit" in study.methods)
     assert counts["width_floor"] == places * len(study.n_atoms) * ("width_floor" in study.methods)
     assert counts["large_dictionary"] == places * len(study.atom_cost) * ("large_dictionary" in study.methods)
@@ -81,7 +85,7 @@ def test_a_cell_is_what_decides_its_answer_and_nothing_else():
     assert ids(base(folder="elsewhere", name="other")) == first
     assert ids(base(options={"trained_sae": {"steps": 3}})) == first  # another method's options
     for change in (
-        {"options": {"learned": {"tol": 1e-2}}},
+        {"options": {"learned": {"stationarity": 1e-2}}},
         {"bias": ["free"]},
         {"seeds": [1]},
         {"n_points": [21]},
@@ -94,7 +98,9 @@ def test_a_cell_is_what_decides_its_answer_and_nothing_else():
 def test_what_a_cell_needs_is_part_of_its_identity():
     """Another dictionary to check, or λ calibrated elsewhere, must not be answered by an old cell."""
     checked = {"methods": ["learned", "check"]}
-    assert not ids(base(**checked), "check") & ids(base(**checked, options={"learned": {"tol": 1e-2}}), "check")
+    assert not ids(base(**checked), "check") & ids(
+        base(**checked, options={"learned": {"stationarity": 1e-2}}), "check"
+    )
     assert ids(base(**checked), "check") < ids(base(**checked, lam=[0.1, 0.2, 0.4]), "check")
     sparse = {"lam": (), "target_l0": [1.0, 2.0]}
     first = base(**sparse)
@@ -118,20 +124,54 @@ def test_chains_run_along_widths_then_penalties_and_large_penalties_first():
     assert all(cell.warm is None and cell.level == 0 for cell in cold.plan())
 
 
-def test_datapoints_are_nested_centred_and_scaled_as_said():
+def rows_of(source, n_points):
+    data, digest = datapoints(source, n_points)
+    return data.to_numpy(), digest
+
+
+def test_datapoints_are_nested_centered_and_scaled_as_said():
     source = {**base().sources["toy"], "source": "digits", "center": True, "scale": "mean_norm"}
     del source["dim"], source["n_features"]
-    X, digest = datapoints(source, 50)
+    X, digest = rows_of(source, 50)
     assert np.abs(X.mean(axis=0)).max() < 1e-12
-    assert np.linalg.norm(X, axis=1).mean() == 1.0 or abs(np.linalg.norm(X, axis=1).mean() - 1) < 1e-12
+    assert abs(np.linalg.norm(X, axis=1).mean() - 1) < 1e-12
     raw = {**source, "center": False, "scale": "none"}
-    few, other = datapoints(raw, 50)
-    more, _ = datapoints(raw, 80)
+    few, other = rows_of(raw, 50)
+    more, _ = rows_of(raw, 80)
     assert np.array_equal(more[:50], few)
     assert digest != other
-    square, _ = datapoints({**raw, "scale": "mean_square"}, 50)
+    square, _ = rows_of({**raw, "scale": "mean_square"}, 50)
     assert abs(np.square(square).sum(axis=1).mean() - 1) < 1e-12
-    assert not few.flags.writeable
+
+
+def test_arrays_are_data_and_are_known_by_their_content(tmp_path, rng):
+    """By name or alone, in a table or bare, of any container: the same rows make the same cells."""
+    X = rng.normal(size=(20, 3)).astype(np.float32)
+    np.save(tmp_path / "X.npy", X)
+    axes = {"sources": {}, "n_points": [], "n_atoms": [2]}
+    first = base(data={"mine": X}, **axes)
+    assert {(cell.data, cell.n_points, cell.dim) for cell in first.plan()} == {("mine", 20, 3)}
+    for other in (
+        {"data": X.astype(np.float64)},
+        {"data": torch.from_numpy(X)},
+        {"data": np.asfortranarray(X)},
+        {"data": ["it"], "sources": {"it": X}},
+        {"data": ["it"], "sources": {"it": {"source": X}}},
+        {"data": [str(tmp_path / "X.npy")]},
+    ):
+        assert ids(base(**{**axes, **other})) == ids(first)
+    changed = X.copy()
+    changed[3, 1] += 1
+    assert not ids(base(**{**axes, "data": {"mine": changed}})) & ids(first)
+    centered = base(**{**axes, "data": {"mine": {"source": X, "center": True}}})
+    assert not ids(centered) & ids(first)
+    again = dataclasses.replace(centered, name="again")
+    assert ids(again) == ids(centered) and again == dataclasses.replace(centered, name="again")
+    json.dumps(first.to_dict())
+    with rejects("data 'mine' has shape .*two-dimensional"):
+        base(**{**axes, "data": {"mine": X[0]}})
+    with rejects("data and sources both describe one data set"):
+        base(**{**axes, "data": {"mine": X}, "sources": {"mine": X}})
 
 
 def test_identity_survives_a_new_schema_only_by_name():

@@ -17,8 +17,9 @@ import pandas as pd
 import pytest
 
 from cvxsae import ScaleStudy
-from cvxsae.data.storage import write_atomically
-from cvxsae.study import methods, store
+from cvxsae.data.storage import Folder
+from cvxsae.errors import InputError
+from cvxsae.study import registry
 from cvxsae.study import run as runner
 from cvxsae.study.store import Store
 from tests.helpers.sentences import rejects
@@ -57,9 +58,9 @@ def solves(monkeypatch):
     """The cells that are really computed, in order."""
     computed = []
 
-    def counted(setting):
-        computed.append(setting.cell)
-        return methods.compute(setting)
+    def counted(cell):
+        computed.append(cell)
+        return registry.compute(cell)
 
     monkeypatch.setattr(runner, "compute", counted)
     return computed
@@ -96,10 +97,10 @@ def test_warm_starts_are_recorded_and_never_end_above_where_they_began(tmp_path)
 
 
 def failing(monkeypatch, wrong):
-    def compute(setting):
-        if wrong(setting.cell):
+    def compute(cell):
+        if wrong(cell):
             raise RuntimeError("the disk caught fire. And more.")
-        return methods.compute(setting)
+        return registry.compute(cell)
 
     monkeypatch.setattr(runner, "compute", compute)
 
@@ -180,10 +181,10 @@ def test_a_worker_that_dies_takes_nobody_along(tmp_path, monkeypatch):
 def test_an_interrupted_cell_is_not_kept_and_the_table_is_written(tmp_path, monkeypatch):
     study = toy(tmp_path / "out")
 
-    def interrupted(setting):
-        if setting.cell.method == "learned":
+    def interrupted(cell):
+        if cell.method == "learned":
             raise KeyboardInterrupt
-        return methods.compute(setting)
+        return registry.compute(cell)
 
     with monkeypatch.context() as patch:
         patch.setattr(runner, "compute", interrupted)
@@ -208,16 +209,16 @@ def test_a_second_process_is_refused_and_a_dead_one_is_not_waited_for(tmp_path):
     holder = subprocess.Popen([sys.executable, "-c", script, str(study.folder)], stdout=subprocess.PIPE, text=True)
     try:
         assert holder.stdout is not None and holder.stdout.readline() == "held\n"
-        with rejects(rf"folder '.*out' is in use by process {holder.pid} on .* since .*; wait for it or stop it"):
+        with rejects(rf"folder '.*cells' is in use by process {holder.pid} on .* since .*; wait for it or stop it"):
             study.run()
         assert not (study.folder / "study.json").exists()
     finally:
         holder.send_signal(signal.SIGKILL)
         holder.communicate()
-    (study.folder / "cells" / ".half.json.1234.partial").write_text("{")
+    (study.folder / "cells" / ".0123456789abcdef.partial").write_text("{")
     assert len(study.run()) == 2
     assert not list(study.folder.rglob("*.partial"))
-    with Store(study.folder).locked(), rejects(rf"folder '.*out' is in use by process {os.getpid()} on"):
+    with Store(study.folder).locked(), rejects(rf"folder '.*cells' is in use by process {os.getpid()} on"):
         study.run()
 
 
@@ -225,7 +226,7 @@ def test_a_folder_that_holds_something_else_is_refused(tmp_path):
     (tmp_path / "thesis.tex").write_text("precious")
     with rejects(r"folder '.*' holds 'thesis\.tex' and no study; pass another"):
         toy(tmp_path).run()
-    with rejects(r"folder '.*thesis\.tex' cannot be made, as '.*thesis\.tex' is a file"):
+    with rejects(r"folder '.*thesis\.tex' is a file; pass a folder"):
         toy(tmp_path / "thesis.tex").run()
     with rejects(r"folder '.*' cannot be made, as '.*thesis\.tex' is a file"):
         toy(tmp_path / "thesis.tex" / "below").run()
@@ -238,7 +239,7 @@ def test_a_folder_that_holds_something_else_is_refused(tmp_path):
         with rejects(r"folder '.*other' holds a 'study\.json' that no study wrote; pass another"):
             toy(tmp_path / "other").run()
         assert (tmp_path / "other" / "study.json").read_text() == content
-    with rejects("folder '.*' cannot be made .*; pass another"):
+    with rejects("folder '.*' cannot be written .*; make room or pass another"):
         toy(tmp_path / ("long" * 100)).run()
     with rejects("n_jobs is 0; pass a number of cells"):
         toy(tmp_path / "new").run(n_jobs=0)
@@ -248,29 +249,32 @@ def test_a_folder_that_holds_something_else_is_refused(tmp_path):
 def test_a_full_disk_is_one_sentence_and_what_had_ended_is_kept(tmp_path, monkeypatch):
     study = toy(tmp_path / "out", lam=[0.2])
 
-    def full(file, text):
-        if file.parent.name == "cells" and len(list(file.parent.glob("*.json"))) >= 2:
-            raise OSError(28, "No space left on device")
-        write_atomically(file, text)
+    def full(self, key, record, arrays):
+        if len(self.keys()) >= 2:
+            raise InputError(
+                f"folder '{self.file(key)}' cannot be written (No space left on device); make room."
+            ) from None
+        write(self, key, record, arrays)
 
+    write = Folder.write
     with monkeypatch.context() as patch:
-        patch.setattr(store, "write_atomically", full)
+        patch.setattr(Folder, "write", full)
         patch.setattr(runner, "_parallel", lambda tasks, _: (runner.run_cell(task) for task in tasks))
-        with rejects(r"folder: '.*\.json' cannot be written \(No space left on device\); make room"):
+        with rejects(r"folder '.*\.npz' cannot be written \(No space left on device\); make room"):
             study.run()
     assert study.status().total("done") == 2 and study.status().total("failed") == 0
     assert study.run()["status"].eq("done").all()
 
 
-def test_arrays_that_cannot_be_read_make_a_start_cold(tmp_path):
+def test_a_dictionary_that_cannot_be_read_is_learned_again_before_a_wider_one_starts_from_it(tmp_path):
     study = toy(tmp_path / "out", lam=[0.2], methods=["learned"])
     table = study.run()
     narrow, wide = table["cell"]
     (study.folder / "cells" / f"{narrow}.npz").write_bytes(b"PK half of it")
-    (study.folder / "cells" / f"{wide}.json").unlink()
+    (study.folder / "cells" / f"{wide}.npz").unlink()
     again = study.run().set_index("cell").loc[wide]
-    assert again["status"] == "done" and pd.isna(again["warm_from"])
-    assert again["note"] == f"cold start, as cell {narrow}, which it would start from, has lost its arrays"
+    assert again["status"] == "done" and again["warm_from"] == narrow
+    same(study.table(), table)
 
 
 def test_data_that_differ_where_a_cell_runs_are_refused(tmp_path):
@@ -359,16 +363,71 @@ def test_kill_9_at_random_moments_loses_at_most_the_cells_in_flight(tmp_path):
         process.start()
         deadline = time.monotonic() + 60
         before = len(ended)
-        while process.is_alive() and len(list(cells.glob("*.json"))) <= before and time.monotonic() < deadline:
+        while process.is_alive() and len(list(cells.glob("*.npz"))) <= before and time.monotonic() < deadline:
             time.sleep(0.002)
         time.sleep(rng.uniform(0, 0.15))
         process.kill()
         process.join()
-        now = {file.stem for file in cells.glob("*.json")}
+        now = {file.stem for file in cells.glob("*.npz")}
         assert ended <= now, "a cell that had ended is gone"
         assert all(Store(study.folder).record(cell) is not None for cell in now), "a record is half written"
         ended = now
     assert len(ended) >= 5
-    kept = {cell: (cells / f"{cell}.json").stat().st_mtime_ns for cell in ended}
+    kept = {cell: (cells / f"{cell}.npz").stat().st_mtime_ns for cell in ended}
     same(study.run(), undisturbed)
-    assert kept == {cell: (cells / f"{cell}.json").stat().st_mtime_ns for cell in ended}, "a cell was computed again"
+    assert kept == {cell: (cells / f"{cell}.npz").stat().st_mtime_ns for cell in ended}, "a cell was computed again"
+
+
+def test_nothing_of_the_caller_is_changed(tmp_path):
+    """A study left torch with two threads where one was set."""
+    script = (
+        "import sys\nimport numpy as np\nimport torch\nfrom cvxsae import ScaleStudy\n"
+        "torch.set_num_threads(1)\n"
+        "X = np.random.default_rng(0).normal(size=(40, 3))\n"
+        "before = X.copy()\n"
+        "torch.manual_seed(7)\nstate = torch.random.get_rng_state().tolist()\n"
+        "methods = ['wide_limit', 'width_floor', 'learned', 'trained_sae', 'check']\n"
+        "study = ScaleStudy(folder=sys.argv[1], data=X, n_atoms=[2], lam=[0.4], methods=methods,"
+        " options={'trained_sae': {'steps': 5}, 'learned': {'max_steps': 5}})\n"
+        "assert (study.run(threads=2)['status'] == 'done').all()\n"
+        "assert torch.get_num_threads() == 1, torch.get_num_threads()\n"
+        "assert torch.random.get_rng_state().tolist() == state\n"
+        "assert np.array_equal(X, before) and torch.get_default_dtype() == torch.float32\n"
+    )
+    subprocess.run([sys.executable, "-c", script, str(tmp_path / "out")], check=True)
+
+
+def test_a_damaged_cell_is_computed_again_and_a_foreign_one_never_believed(tmp_path, solves):
+    study = toy(tmp_path / "out", lam=[0.2])
+    table = study.run()
+    first, second = (study.folder / "cells" / f"{cell}.npz" for cell in table["cell"].iloc[1:3])
+    other = toy(tmp_path / "other", lam=[0.2], options={"learned": {"max_steps": 1}}).run()
+    assert len(solves) == 5 + 5
+    whole = first.read_bytes()
+    for content in (
+        b"",
+        whole[: len(whole) // 2],
+        second.read_bytes(),
+        (tmp_path / "other" / "cells" / f"{other['cell'].iloc[-1]}.npz").read_bytes(),
+    ):
+        before = len(solves)
+        first.write_bytes(content)
+        assert study.status().total("missing") == 1
+        same(study.run(), table)
+        assert len(solves) == before + 1
+
+
+def test_an_array_reaches_the_cells_and_one_that_changes_is_noticed(tmp_path, rng):
+    X = rng.normal(size=(40, 3))
+    axes = {"sources": {}, "n_points": [], "lam": [0.4]}
+    table = toy(tmp_path / "out", data={"mine": X}, **axes).run(n_jobs=2)
+    assert (table["status"] == "done").all() and set(table["data"]) == {"mine"}
+    np.save(tmp_path / "X.npy", X)
+    same(toy(tmp_path / "file", data=[str(tmp_path / "X.npy")], **axes).run(), table)
+    study = toy(tmp_path / "changed", data={"mine": X}, **axes)
+    cell = study.plan()[0]
+    X[0, 0] += 1
+    with Store(study.folder).locked() as token:
+        array = study.arrays[cell.source["source"].split()[-1]].tensor
+        record = runner.run_cell(runner.Task(cell, str(study.folder), token, 1, lam=0.4, array=array))
+    assert record["status"] == "failed" and "differ here from those" in record["reason"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,9 @@ from typing import Any
 import pytest
 
 from cvxsae import ScaleStudy
-from cvxsae.study import keys, methods
+from cvxsae.sae.ledger import GAPS
+from cvxsae.study import registry, sources, spec
+from cvxsae.study.methods import check
 from cvxsae.study.store import Store
 from cvxsae.study.summary import MOST_LINES
 from cvxsae.study.table import COLUMNS
@@ -58,7 +59,7 @@ def test_every_row_is_certified_and_lies_above_the_floors_that_hold_for_it(finis
     assert (rows(table, "large_dictionary")["floor"] == wide).all()
     assert learned["best"].is_monotonic_decreasing
     sae = rows(table, "trained_sae").iloc[0]
-    lines = ("amortization_gap", "dictionary_gap", "local_gap", "width_gap")
+    lines = tuple(GAPS)
     assert sae["value"] == pytest.approx(sum(sae[line] for line in lines) + sae["wide"], rel=1e-12)
     assert rows(table, "check")["value"].iloc[0] == pytest.approx(learned.loc[4, "value"], rel=1e-5)
     for column in ("seconds", "cvxsae", "torch", "numpy", "python", "platform", "data_hash"):
@@ -69,10 +70,10 @@ def test_the_page_explains_every_column_key_and_method():
     page = (Path(__file__).parents[2] / "docs" / "studies.md").read_text(encoding="utf-8")
     for name, (_, meaning) in COLUMNS.items():
         assert f"| `{name}` | {meaning} |" in page
-    for table, known in {"grid": keys.GRID, **keys.OPTIONS}.items():
+    for table, known in {"grid": spec.GRID, **registry.OPTIONS}.items():
         assert f"`[{table}]`" in page or not set(known) - {"n_atoms"}
         assert all(f"`{key}`" in page for key in known)
-    assert all(f"`{name}`" in page for name in (*keys.METHODS, *keys.GENERATORS, *keys.DATA))
+    assert all(f"`{name}`" in page for name in (*registry.METHODS, *sources.GENERATORS, *sources.DATA))
 
 
 def test_the_table_is_read_back_from_parquet_and_csv(finished):
@@ -84,7 +85,7 @@ def test_the_table_is_read_back_from_parquet_and_csv(finished):
     pd.testing.assert_frame_equal(study.table(), table)
 
 
-SPOILT = {
+SPOILT: dict[str, tuple[str, dict[str, Any], str]] = {
     "a value under every floor": ("learned", {"value": 1e-3}, "is below"),
     "a floor above what is attained": ("spectral_floor", {"lower_bound": 9.0}, "is below the floor"),
     "a wide limit above what is attained": (
@@ -102,19 +103,19 @@ SPOILT = {
 def test_a_spoilt_row_is_objected_to_in_table_and_summary(finished, kind):
     study, table = finished
     method, change, said = SPOILT[kind]
-    file = study.folder / "cells" / f"{rows(table, method)['cell'].iloc[-1]}.json"
-    kept = file.read_text()
+    store, cell = Store(study.folder), rows(table, method)["cell"].iloc[-1]
+    kept = store.cells.read(cell)
+    assert kept is not None
     try:
-        record = json.loads(kept)
-        record["numbers"] |= change
-        file.write_text(json.dumps(record))
+        numbers = {**kept.record["numbers"], **change}
+        store.cells.write(cell, {**kept.record, "numbers": numbers}, kept.arrays)
         spoilt = study.table()
         objections = spoilt["violation"].dropna()
         assert objections.str.contains(said, regex=False).any(), list(objections)
         assert not spoilt.loc[spoilt["violation"].notna(), "certified"].any()
         assert "VIOLATION" in study.summary()
     finally:
-        file.write_text(kept)
+        store.cells.write(cell, *kept)
     assert study.table()["violation"].isna().all()
     assert "VIOLATION" not in study.summary()
 
@@ -209,22 +210,7 @@ def test_codes_that_are_not_exact_and_a_time_limit_are_told(tmp_path, monkeypatc
     table = study.run()
     assert rows(table, "width_floor")["outcome"].tolist() == ["TIME_LIMIT"]
     assert rows(table, "check")["certified"].tolist() == [True]
-    (Path(study.folder) / "cells" / f"{rows(table, 'check')['cell'].item()}.json").unlink()
-    monkeypatch.setattr(methods, "CODES_TOL", -1.0)  # which no gap is within
+    (Path(study.folder) / "cells" / f"{rows(table, 'check')['cell'].item()}.npz").unlink()
+    monkeypatch.setattr(check, "CODES_TOL", -1.0)  # which no gap is within
     spoilt = rows(study.run(), "check")
     assert spoilt["certified"].tolist() == [False] and "The codes are exact to" in spoilt["violation"].item()
-
-
-def test_records_that_cannot_be_read_count_as_missing(finished):
-    study, table = finished
-    file = study.folder / "cells" / f"{table['cell'].iloc[0]}.json"
-    kept = file.read_text()
-    bare = json.dumps({"id": file.stem, "status": "done"})
-    try:
-        for broken in (kept[:40], "[]", json.dumps({"id": "other", "status": "done"}), bare):
-            file.write_text(broken)
-            assert Store(study.folder).record(table["cell"].iloc[0]) is None
-            assert study.status().total("missing") == 1
-    finally:
-        file.write_text(kept)
-    assert study.status().total("missing") == 0

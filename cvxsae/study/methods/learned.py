@@ -1,0 +1,85 @@
+"""A learned dictionary, grown along the widths."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+
+from cvxsae.relaxations.convex.fixed_atoms import SparseCodes
+from cvxsae.relaxations.solution import Status
+from cvxsae.solvers.dictionary.learn import learn_dictionary
+from cvxsae.study.keys import COUNT, POSITIVE, YES_OR_NO, one_of
+from cvxsae.study.method import CODES_TOL, CellInput, Method, Outcome, fvu, seconds_of
+from cvxsae.validation.certify import certify
+from cvxsae.validation.claims import stationarity as residuals_of
+
+if TYPE_CHECKING:
+    from cvxsae.solvers.dictionary.result import DictionaryFit
+
+
+def learned(
+    cell: CellInput,
+    *,
+    stationarity: Annotated[float, POSITIVE] = 1e-4,
+    max_seconds: Annotated[float | None, POSITIVE] = None,
+    max_steps: Annotated[int | None, COUNT] = None,
+    second_order: Annotated[bool, YES_OR_NO] = False,
+) -> Outcome:
+    """Learn a dictionary; the referee says what it attains, from data and arrays alone."""
+    fit = learn(
+        cell,
+        cell.lam,
+        cell.start,
+        stationarity=stationarity,
+        max_seconds=max_seconds,
+        max_steps=max_steps,
+        second_order=second_order,
+    )
+    problem = SparseCodes(cell.X, fit.dictionary, cell.lam, bias=fit.bias)
+    found = certify(problem, fit.candidate(), tol=CODES_TOL)
+    residuals, drift = residuals_of(problem, fit.candidate())
+    numbers = {
+        "value": found.value,
+        "lower_bound": fit.floor,
+        "codes_gap": found.gap,
+        "stationarity": float(np.nanmax(residuals, initial=0)),
+        "bias_residual": drift if cell.bias == "free" else None,
+        "least_curvature": fit.least_curvature,
+        "l0": fit.codes.l0,
+        "live_atoms": fit.n_atoms - fit.dead_atoms,
+        "outcome": fit.status.name,
+        "fvu": fvu(problem, fit.candidate(), cell.X),
+    }
+    return Outcome(numbers, found.objections, {"dictionary": fit.dictionary, "bias": fit.bias})
+
+
+def learn(
+    cell: CellInput, lam: float, start: Any, *, stationarity: float, max_seconds: float | None = None, **more: Any
+) -> DictionaryFit:
+    """Learn at this λ from this start; an interrupted search has no answer to keep."""
+    run = cell.within(max_seconds)
+    fit = learn_dictionary(
+        cell.X,
+        cell.width,
+        lam,
+        bias=cell.bias_value,
+        seed=run.seed,
+        init=start,
+        tol=stationarity,
+        max_seconds=seconds_of(run),
+        device=run.device,
+        **more,
+    )
+    if fit.status is Status.INTERRUPTED:
+        raise KeyboardInterrupt
+    return fit
+
+
+METHOD = Method(
+    "learned",
+    learned,
+    axes=("n_atoms", "seed"),
+    attains=("value",),
+    planned={"warm": (one_of(("n_atoms", "lam", "none"), many=True), ("n_atoms", "lam"))},
+)

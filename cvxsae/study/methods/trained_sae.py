@@ -1,0 +1,105 @@
+"""A trained SAE and its ledger."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+
+from cvxsae.relaxations.convex.wide_limit import WideLimit
+from cvxsae.relaxations.floors.floor import Floor
+from cvxsae.relaxations.joint.joint import JointProblem
+from cvxsae.sae.audit import account
+from cvxsae.sae.ledger import GAPS
+from cvxsae.sae.train import train_sae
+from cvxsae.solvers.floors.search import WIDE_TOL, solved_wide_limit
+from cvxsae.study.keys import COUNT, POSITIVE, YES_OR_NO, one_of
+from cvxsae.study.method import CellInput, Method, Outcome, inexact, seconds_of, unexplained
+
+
+def trained_sae(
+    cell: CellInput,
+    *,
+    steps: Annotated[int, COUNT] = 5000,
+    batch_size: Annotated[int, COUNT] = 1024,
+    lr: Annotated[float, POSITIVE] = 5e-3,
+    resample: Annotated[bool, YES_OR_NO] = True,
+    trainer: Annotated[str, one_of(("adam", "saelens"))] = "adam",
+    tol: Annotated[float, POSITIVE] = 1e-4,
+    search_seconds: Annotated[float | None, POSITIVE] = 60.0,
+) -> Outcome:
+    """Train an SAE as practitioners do, and take its loss apart above the wide limit."""
+    bias = cell.bias_value
+    sae = train_sae(
+        cell.X,
+        cell.width,
+        cell.lam,
+        bias=bias,
+        trainer=trainer,
+        seed=cell.run.seed,
+        device=cell.run.device,
+        max_seconds=seconds_of(cell.run),
+        steps=steps,
+        batch_size=batch_size,
+        lr=lr,
+        resample=resample,
+    )
+    wide = solved_wide_limit(WideLimit(cell.X, cell.lam, bias=bias), WIDE_TOL, cell.run)
+    floor = Floor(JointProblem(cell.X, cell.width, cell.lam, bias=bias), wide.lower_bound, "T9")
+    found = account(sae, floor, wide, tol, cell.within(search_seconds))
+    numbers = {
+        "value": found.loss,
+        "lower_bound": found.wide,
+        "exact": found.exact,
+        "local": found.local,
+        "codes_gap": found.codes_gap,
+        "local_codes_gap": found.local_codes_gap,
+        "stationarity": found.stationarity,
+        "bias_residual": found.bias_residual,
+        "l0": found.l0,
+        "exact_l0": found.exact_l0,
+        "local_l0": found.local_l0,
+        "live_atoms": cell.width - found.dead,
+        "fvu": unexplained(_squared_error(sae, cell), cell.X),
+        "lambda_max": found.lambda_max,
+        "train_seconds": sae.seconds,
+        "outcome": "TRAINED",
+    }
+    arrays = {"dictionary": found.dictionary, "bias": found.decoder_bias}
+    return Outcome(numbers, inexact(max(found.codes_gap, found.local_codes_gap), tol), arrays, found.to_dict())
+
+
+def _squared_error(sae: Any, cell: CellInput) -> float:
+    """Summed over the datapoints, with the encoder's codes."""
+    codes, row, total = sae.encode(cell.X), 0, 0.0
+    for batch in cell.X.batches():
+        fitted = codes[row : row + len(batch)] @ sae.dictionary + sae.b_dec.astype(np.float64)
+        total += float((batch - torch.from_numpy(fitted)).square().sum())
+        row += len(batch)
+    return total
+
+
+def _difference(above: str, below: str) -> tuple[str, str]:
+    return "Float64", f"trained_sae: {'value' if above == 'loss' else above} − {below}"
+
+
+METHOD = Method(
+    "trained_sae",
+    trained_sae,
+    axes=("n_atoms", "seed"),
+    columns={
+        "exact": ("Float64", "trained_sae: its dictionary with exact codes"),
+        "local": ("Float64", "trained_sae: best dictionary found from its own"),
+        **{name: _difference(above, below) for name, (above, below, _) in GAPS.items()},
+        "local_codes_gap": (
+            "Float64",
+            "trained_sae: codes_gap of the best dictionary found from its own",
+        ),
+        "exact_l0": ("Float64", "trained_sae: active atoms per datapoint of exact codes"),
+        "local_l0": ("Float64", "trained_sae: the same of the best dictionary found from its own"),
+        "train_seconds": ("Float64", "trained_sae: wall-clock time of training alone"),
+    },
+    attains=("value", "exact", "local"),
+    runs_beside=True,
+)
