@@ -40,7 +40,8 @@ class ScaleStudy(StudySpec):
     methods
         Of ``wide_limit`` (T9), ``spectral_floor`` (T10), ``width_floor`` (T10, T14, T15), ``large_dictionary`` (7),
         ``learned`` (:func:`~cvxsae.learn_dictionary`, grown along the widths), ``trained_sae``
-        (:func:`~cvxsae.sae.train_sae` and its ledger), ``check`` (:func:`~cvxsae.check_optimality` of what was learned).
+        (:func:`~cvxsae.sae.train_sae` and its ledger), ``check`` (:func:`~cvxsae.check_optimality` of what was
+        learned).
     data
         Names: ``wordllama``, ``digits``, a generator of :mod:`cvxsae.data`, a file, or a key of ``sources``; or arrays
         by name, ``{"tokens": X}``; or one array, then called ``X``.
