@@ -57,13 +57,10 @@ def read_array(path: str | os.PathLike[str], name: str, key: str | None = None) 
         holds several arrays and no key chooses one.
     """
     file, key = _locate(path, name, key)
-    if file.suffix == ".npy":
-        if key is not None:
-            raise InputError(f"{name} {str(file)!r} is one array and has no key {key!r}; leave the key out.")
-        with _reading(file, name):
-            return np.lib.format.open_memmap(file, mode="r")
     with _reading(file, name):
-        entries = _open_entries(file)
+        entries = READERS[file.suffix](file)
+    if key is not None and list(entries) == [ONLY]:
+        raise InputError(f"{name} {str(file)!r} is one array and has no key {key!r}; leave the key out.")
     chosen = _choose(list(entries), file, name, key)
     with _reading(file, name):
         return entries[chosen]()
@@ -86,7 +83,7 @@ def read_arrays(path: str | os.PathLike[str], name: str = "path") -> dict[str, S
     file = arguments.existing_file(os.fspath(path), name)
     _writer(file, name)
     with _reading(file, name):
-        return rebuild({entry: _as_numpy(load()) for entry, load in _open_entries(file).items()})
+        return rebuild({entry: _as_numpy(load()) for entry, load in READERS[file.suffix](file).items()})
 
 
 def write_arrays(path: str | os.PathLike[str], mapping: Mapping[str, Any], name: str = "path") -> Path:
@@ -205,10 +202,11 @@ def _locate(path: str | os.PathLike[str], name: str, key: str | None) -> tuple[P
     if key is None and "::" in text and not Path(text).exists():
         text, _, key = text.rpartition("::")
     file = arguments.existing_file(text, name)
-    if file.suffix not in (".npy", ".npz", ".safetensors", ".pt"):
+    if file.suffix not in READERS:
+        *first, last = READERS
         raise InputError(
             f"{name} {str(file)!r} has the file type {file.suffix or 'none'!r}; "
-            "pass a .npy, .npz, .safetensors or .pt file."
+            f"pass a {', '.join(first)} or {last} file."
         )
     return file, key
 
@@ -239,26 +237,49 @@ def _refuse_pickle(file: Path, name: str) -> None:
         )
 
 
-def _open_entries(file: Path) -> dict[str, Callable[[], Array]]:
-    """Map each key of a ``.npz``, ``.safetensors`` or ``.pt`` file to a function that opens its array."""
-    if file.suffix == ".npz":
-        if not zipfile.is_zipfile(file):
-            raise ValueError("it is not a zip archive")
-        with np.load(file, allow_pickle=False) as archive:
-            names = list(archive.files)
-        return {entry: partial(_npz_member, file, entry) for entry in names}
-    if file.suffix == ".safetensors":
-        opened: Any = safetensors.safe_open(file, framework="pt")
-        return {entry: partial(opened.get_tensor, entry) for entry in opened.keys()}  # noqa: SIM118
+Entries = dict[str, Callable[[], Array]]
+"""The arrays of a file by name, each as a function that opens it."""
+
+ONLY = ""
+"""The name of an array in a file that holds one and names none."""
+
+
+def _npy_entries(file: Path) -> Entries:
+    return {ONLY: partial(np.lib.format.open_memmap, file, mode="r")}
+
+
+def _npz_entries(file: Path) -> Entries:
+    if not zipfile.is_zipfile(file):
+        raise ValueError("it is not a zip archive")
+    with np.load(file, allow_pickle=False) as archive:
+        names = list(archive.files)
+    return {entry: partial(_npz_member, file, entry) for entry in names}
+
+
+def _safetensors_entries(file: Path) -> Entries:
+    opened: Any = safetensors.safe_open(file, framework="pt")
+    return {entry: partial(opened.get_tensor, entry) for entry in opened.keys()}  # noqa: SIM118
+
+
+def _pt_entries(file: Path) -> Entries:
     if not zipfile.is_zipfile(file):
         raise ValueError("it is not a zip archive written by torch.save")
     content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     if isinstance(content, torch.Tensor):
-        content = {"": content}
+        content = {ONLY: content}
     if not isinstance(content, dict):
         raise TypeError(f"it holds a {type(content).__name__}, not a tensor or a dict of tensors")
     tensors = {str(entry): tensor for entry, tensor in content.items() if isinstance(tensor, torch.Tensor)}
     return {entry: tensor.detach for entry, tensor in tensors.items()}
+
+
+READERS: dict[str, Callable[[Path], Entries]] = {
+    ".npy": _npy_entries,
+    ".npz": _npz_entries,
+    ".safetensors": _safetensors_entries,
+    ".pt": _pt_entries,
+}
+"""What opens a file, by its suffix. What a reader raises becomes one sentence; none may ever unpickle."""
 
 
 def _npz_member(file: Path, entry: str) -> np.ndarray:
