@@ -53,7 +53,7 @@ def main():
     lam, K = options.lam, options.atoms
     rng = np.random.default_rng(0)
     cvxsae.check_optimality(X[:200], X[:50], lam)  # compiles
-    fit = cvxsae.learn_dictionary(X, K, lam, bias="free", tol=1e-6, seed=0)
+    fit = cvxsae.learn_dictionary(X, K, lam, bias="free", stationarity=1e-6, seed=0)
     sae = train_sae(X, K, lam, steps=options.sgd_steps, seed=0)
     rows = {
         "converged": row(X, fit.dictionary, fit.bias, lam),

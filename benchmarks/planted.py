@@ -5,8 +5,8 @@
 Protocol, that of "Stop probing, start coding" (arXiv 2603.28744) as published: 2,500 datapoints, each the sum of k = 10
 of n atoms with codes U(0, 1); atoms are Gaussian in m dimensions, scaled to norm 1; a dictionary of width n is learned.
 The match is the mean |cos| over the assignment of learned to true atoms that is best (Hungarian). Nothing that is
-learned uses k, the distribution of codes or the true atoms: `cvxsae.penalty_path` gets the data, n, zero bias and the
-penalties below, and the last fit of its path, at the smallest penalty, is judged. Penalties, surplus and reseeding
+learned uses k, the distribution of codes or the true atoms: `cvxsae.dictionary_path` gets the data, n, zero bias and
+the penalties below, and the last fit of its path, at the smallest penalty, is judged. Penalties, surplus and reseeding
 were chosen on seed 0 of n = 500 and 1000, with its match in view. One thread; the clock is CPU time.
 
 `F(found)` and `F(truth)` have exact, certified codes. `F(from truth)` is the local optimum that descent from the true
@@ -35,7 +35,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from threadpoolctl import threadpool_limits
 
-from cvxsae import encode, learn_dictionary, penalty_path, width_floor
+from cvxsae import dictionary_path, encode, learn_dictionary, width_floor
 from cvxsae.data.storage import write_atomically
 from cvxsae.results import DictionaryFit
 
@@ -80,7 +80,7 @@ def stage(X: np.ndarray, atoms: np.ndarray, fit: DictionaryFit) -> dict[str, Any
     mean, share = match(fit.dictionary, atoms)
     return {
         "lam": fit.lam, "n_atoms": fit.n_atoms, "found": fit.value, "truth": encode(X, atoms, fit.lam, tol=1e-8).value,
-        "wide": fit.floor, "match": mean, "above_0.95": share, "l0": fit.codes.l0, "seconds": fit.seconds,
+        "wide": fit.lower_bound, "match": mean, "above_0.95": share, "l0": fit.encoding.l0, "seconds": fit.seconds,
         "stationarity": fit.worst_stationarity, "status": fit.status.name,
     }  # fmt: skip
 
@@ -91,11 +91,11 @@ def record(n_atoms: int, seed: int) -> dict[str, Any]:
     options = PATHS[n_atoms]
     with mock.patch("time.perf_counter", time.process_time):  # its time limit, too, is one of CPU time
         started = time.process_time()
-        fits = penalty_path(X, n_atoms, bias=None, seed=seed, tol=1e-3, **options)
+        fits = dictionary_path(X, n_atoms, bias=None, seed=seed, stationarity=1e-3, **options)
         seconds = time.process_time() - started
         last = fits[-1]
         truth = learn_dictionary(
-            X, n_atoms, last.lam, bias=None, init=atoms, tol=1e-2, max_seconds=30.0, moves=False
+            X, n_atoms, last.lam, bias=None, init=atoms, stationarity=1e-2, max_seconds=30.0, moves=False
         )  # fmt: skip
         floor = width_floor(X, n_atoms, last.lam, bias=None, kernels=(2,), max_seconds=30.0, tol=1e-2)
     stages = [stage(X, atoms, fit) for fit in fits]
@@ -160,7 +160,7 @@ def report(runs: list[dict[str, Any]]) -> str:
         for part in run["stages"]
     ]
     options = "; ".join(f"n = {n}: {json.dumps(PATHS[n])}" for n in DIMS)
-    return "\n".join(lines) + f"\n\nArguments of `penalty_path`, with `tol=1e-3` and zero bias: {options}.\n"
+    return "\n".join(lines) + f"\n\nArguments of `dictionary_path`, with `tol=1e-3` and zero bias: {options}.\n"
 
 
 def main() -> None:

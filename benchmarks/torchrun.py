@@ -68,7 +68,7 @@ def calls(quick: bool, file: Path) -> dict[str, Any]:
 
     def learned(group):
         share = group.shard(X[:few])
-        return learn_dictionary(share, width, LAM, max_steps=steps, group=group).value
+        return learn_dictionary(share, width, LAM, max_steps=steps).value
 
     return {
         f"encode, {rows:,} rows, {atoms:,} atoms": coded,

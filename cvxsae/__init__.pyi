@@ -20,7 +20,7 @@ from .solvers.convex.large.path import atom_cost_path as atom_cost_path
 from .solvers.convex.solve import solve as solve
 from .solvers.dictionary.learn import grow as grow
 from .solvers.dictionary.learn import learn_dictionary as learn_dictionary
-from .solvers.dictionary.shrink import penalty_path as penalty_path
+from .solvers.dictionary.shrink import dictionary_path as dictionary_path
 from .solvers.dictionary.shrink import shrink as shrink
 from .solvers.floors.search import width_floor as width_floor
 from .study.compare import compare as compare

@@ -114,7 +114,7 @@ def test_t3_away_from_stationarity_f_falls_at_the_predicted_rate(seed):
 def stationary():
     """A dictionary learned to stationarity 1e-6, with its exact codes."""
     X = sparse_features(250, 7, 16, seed=4, probability=0.2).X
-    fit = cvxsae.learn_dictionary(X, 10, 0.2, bias="free", tol=1e-6, seed=0)
+    fit = cvxsae.learn_dictionary(X, 10, 0.2, bias="free", stationarity=1e-6, seed=0)
     D, b = np.asarray(fit.dictionary), np.asarray(fit.bias)
     Z = encode(X, D, 0.2, bias=b, tol=1e-13).codes.toarray()
     return X, D, b, Z, X - b - Z @ D

@@ -63,7 +63,9 @@ def learn_command(
     compute: TimedOptions,
     stationarity: Stationarity = 1e-4,
     init: Annotated[str | None, typer.Option("--init", help="File with atoms to start from, as rows.")] = None,
-    folder: Annotated[Path | None, typer.Option("--folder", help="A .npz file to resume from.")] = None,
+    folder: Annotated[
+        Path | None, typer.Option("--folder", help="Folder to keep the state in and resume from.")
+    ] = None,
     second_order: Annotated[
         bool, typer.Option("--second-order", help="Compute the least curvature at the end, and leave saddles (T5).")
     ] = False,
@@ -82,26 +84,26 @@ def learn_command(
         lam,
         bias=bias,
         seed=terms.data.seed,
-        tol=stationarity,
+        stationarity=stationarity,
         init=start,
-        checkpoint=folder,
+        folder=folder,
         second_order=second_order,
         **compute.keywords(),
     )
-    report = fit.summary()
+    report = fit.to_dict()
     text = [
         f"dictionary of {fit.n_atoms} atoms: {fit.message}",
-        f"  value         {fit.value:.9g}   (codes exact to {fit.codes.gap:.1e})",
-        f"  floor         {fit.floor:.9g}   (no dictionary of any width is below)",
+        f"  value         {fit.value:.9g}   (codes exact to {fit.encoding.gap:.1e})",
+        f"  floor         {fit.lower_bound:.9g}   (no dictionary of any width is below)",
         f"  stationarity  {fit.worst_stationarity:.2e}   (tol {stationarity:.0e})",
         f"  lambda        {lam:.6g} = {report['lam_over_lambda_max'] or float('nan'):.4g} lambda_max",
-        f"  L0            {fit.codes.l0:.2f}   ({fit.dead_atoms} dead atoms)",
+        f"  L0            {fit.encoding.l0:.2f}   ({fit.dead_atoms} dead atoms)",
         f"  time          {fit.seconds:.1f} s",
     ]
     if fit.remedy:
         text.append(f"  status        {fit.status.name}: {fit.remedy}")
     code = exit_code(fit.status.name in ("STATIONARY", "CERTIFIED"), fit.status)
-    notes += save(out, fit.arrays(), lam=lam, value=fit.value, lower_bound=fit.floor)
+    notes += save(out, fit.arrays(), lam=lam, value=fit.value, lower_bound=fit.lower_bound)
     return Answer("\n".join(text), report, code, notes)
 
 

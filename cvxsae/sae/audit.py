@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -14,16 +14,17 @@ from cvxsae.data import arguments
 from cvxsae.data.activations import Activations
 from cvxsae.diagnostics.sums import exact_codes
 from cvxsae.errors import CertificateError, InputError
-from cvxsae.parallel.context import SHORTEST, Compute, Run, Seeded, keywords
+from cvxsae.parallel.context import Compute, Run, Seeded, keywords
 from cvxsae.parallel.group import all_rows
 from cvxsae.relaxations.candidate import Candidate
 from cvxsae.relaxations.convex.fixed_atoms import SparseCodes
 from cvxsae.relaxations.convex.wide_limit import WideLimit
 from cvxsae.relaxations.joint.joint import JointProblem
-from cvxsae.relaxations.solution import GAP_SLACK, Status
+from cvxsae.relaxations.solution import GAP_SLACK
 from cvxsae.sae.autoencoder import SparseAutoencoder
 from cvxsae.sae.ledger import LossLedger
-from cvxsae.solvers.dictionary.learn import learn_dictionary
+from cvxsae.solvers.dictionary.learn import Settings, learn
+from cvxsae.solvers.dictionary.start import Given
 from cvxsae.solvers.floors.search import WIDE_TOL, FloorSearch, find_floors, solved_wide_limit
 from cvxsae.validation.certify import certify
 from cvxsae.validation.claims import row_bounds, stationarity
@@ -133,7 +134,7 @@ def account(model: SparseAutoencoder, floor: Floor, wide: Solution, tol: float, 
         start[~live] = generator.standard_normal((int((~live).sum()), model.dim))
     fit = _search(joint, (start, b), tol, run)
     found = SparseCodes(data, fit.dictionary, lam, bias=fit.bias)
-    candidate = _candidate(found, fit.codes.codes)
+    candidate = _candidate(found, fit.codes)
     local = certify(found, candidate, tol=1.0)
     improved = local.value < certificate.value
     if not improved:
@@ -171,21 +172,8 @@ def account(model: SparseAutoencoder, floor: Floor, wide: Solution, tol: float, 
 
 def _search(problem: JointProblem, start: tuple[np.ndarray, np.ndarray], tol: float, run: Run) -> DictionaryFit:
     """A better dictionary than the start. An interrupt passes through."""
-    fit = learn_dictionary(
-        problem.X,
-        problem.n_atoms,
-        problem.lam,
-        bias=problem.bias,
-        seed=run.seed,
-        tol=tol,
-        max_seconds=max(run.left, SHORTEST) if math.isfinite(run.deadline) else None,
-        device=run.device,
-        progress=run.progress,
-        init=start,
-    )
-    if fit.status is Status.INTERRUPTED:
-        raise KeyboardInterrupt
-    return fit
+    settings = Settings(tol, Given.of(start, problem))
+    return learn(problem, settings, replace(run.inner(), progress=run.progress))
 
 
 def as_autoencoder(sae: SAELike) -> SparseAutoencoder:

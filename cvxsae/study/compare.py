@@ -355,7 +355,7 @@ class _Asked:
         """From scratch, or grown from a narrower dictionary and its bias."""
         s = self.search
         return learn_dictionary(
-            self.data, n_atoms, self.lam, bias=self.bias, seed=s.seed, tol=s.tol, max_seconds=s.max_seconds,
+            self.data, n_atoms, self.lam, bias=self.bias, seed=s.seed, stationarity=s.tol, max_seconds=s.max_seconds,
             device=s.device, progress=s.progress, init=narrower,
         )  # fmt: skip
 
@@ -372,7 +372,7 @@ def _result(
         attained["narrower"] = previous
     best_from = min(attained, key=attained.__getitem__)
     return WidthResult(
-        ledger=found, best=attained[best_from], best_from=best_from, grown=fit.value, best_codes_gap=fit.codes.gap,
+        ledger=found, best=attained[best_from], best_from=best_from, grown=fit.value, best_codes_gap=fit.encoding.gap,
         best_stationarity=fit.worst_stationarity, train_seconds=sae.seconds, learn_seconds=fit.seconds,
         floor_seconds=float(floor["seconds"]), seconds=time.perf_counter() - begun,
     )  # fmt: skip

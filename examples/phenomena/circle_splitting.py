@@ -37,9 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     plane = data.dictionary[:2]
     rows, polygons, worst_gap, worst_cost, off, uneven = [], {}, 0.0, 0.0, 0.0, 0.0
     for M in asked.widths:
-        fit = learn_dictionary(data.X, M, LAMBDAS[0], bias=None, tol=1e-5)
+        fit = learn_dictionary(data.X, M, LAMBDAS[0], bias=None, stationarity=1e-5)
         for lam in LAMBDAS[1:]:
-            fit = learn_dictionary(data.X, M, lam, bias=None, tol=1e-5, init=fit, moves=False)
+            fit = learn_dictionary(data.X, M, lam, bias=None, stationarity=1e-5, init=fit, moves=False)
         flat = fit.dictionary @ plane.T
         angles = np.sort(np.arctan2(flat[:, 1], flat[:, 0]))
         gaps = np.diff(np.append(angles, angles[0] + 2 * np.pi))

@@ -32,13 +32,15 @@ def three_points(claims: Claims) -> None:
     """C8."""
     data = dense_signed_feature(3, 5, seed=0)
     u = data.dictionary[0]
-    pair = learn_dictionary(data.X, 2, LAM, bias=None, tol=1e-8)
-    free = learn_dictionary(data.X, 2, LAM, bias="free", tol=1e-8)
-    single = learn_dictionary(data.X, 1, LAM, bias="free", tol=1e-8)
-    fixed = learn_dictionary(data.X, 1, LAM, bias=None, tol=1e-8)
+    pair = learn_dictionary(data.X, 2, LAM, bias=None, stationarity=1e-8)
+    free = learn_dictionary(data.X, 2, LAM, bias="free", stationarity=1e-8)
+    single = learn_dictionary(data.X, 1, LAM, bias="free", stationarity=1e-8)
+    fixed = learn_dictionary(data.X, 1, LAM, bias=None, stationarity=1e-8)
     rows = []
     for name, fit in (("2, b = 0", pair), ("2, b free", free), ("1, b free", single), ("1, b = 0", fixed)):
-        rows.append((name, 3 * fit.value, 3 * fit.floor, float(fit.bias @ u), str(np.round(fit.dictionary @ u, 6))))
+        rows.append(
+            (name, 3 * fit.value, 3 * fit.lower_bound, float(fit.bias @ u), str(np.round(fit.dictionary @ u, 6)))
+        )
     claims.close("C8: the pair, b = 0", 3 * pair.value, 0.19, 1e-9)
     claims.check("C8: it is global, at any width and with any bias", pair.status is free.status is Status.CERTIFIED)
     claims.close("C8: d_1·d_2", float(pair.dictionary[0] @ pair.dictionary[1]), -1, 1e-9)
@@ -68,7 +70,7 @@ def gaussian(claims: Claims, points: int) -> tuple[np.ndarray, np.ndarray]:
 def beside_sparse(claims: Claims, points: int, seeds: int) -> np.ndarray:
     """A Gaussian along u and eight sparse features, ten atoms, free bias; the cosines of the optimum with the truth."""
     data = dense_signed_feature(points, 20, seed=0, levels=None, n_sparse=8)
-    fits = [learn_dictionary(data.X, 10, LAM, bias="free", seed=seed, tol=1e-6) for seed in range(seeds)]
+    fits = [learn_dictionary(data.X, 10, LAM, bias="free", seed=seed, stationarity=1e-6) for seed in range(seeds)]
     best = min(fits, key=lambda fit: fit.value)
     spread = max(fit.value for fit in fits) / best.value - 1
     report = check_optimality(

@@ -58,8 +58,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     claims.check("8,000 datapoints are the population exactly", len(X) == POINTS)
     rows, drawn = [], {}
     for lam in (0.1,) if asked.small else (0.1, 0.01, 0.001):
-        fits = [learn_dictionary(X, 4, lam, bias=None, seed=s, tol=1e-6) for s in range(1 if asked.small else 3)]
-        fits.append(learn_dictionary(X, 4, lam, bias=None, init=truth, moves=False, tol=1e-6))
+        fits = [
+            learn_dictionary(X, 4, lam, bias=None, seed=s, stationarity=1e-6) for s in range(1 if asked.small else 3)
+        ]
+        fits.append(learn_dictionary(X, 4, lam, bias=None, init=truth, moves=False, stationarity=1e-6))
         best = min(fits, key=lambda fit: fit.value)
         spread = max(fit.value for fit in fits) / best.value - 1
         true, absorbed = tree.values(lam)

@@ -39,13 +39,13 @@ def nested(claims: Claims, settings: Sequence[tuple[float, float, float]]) -> No
         v2 = np.array([np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))])
         joined = np.arange(N) < round(p * N)
         X = F1 + joined[:, None] * v2
-        fit = learn_dictionary(X, 2, lam, bias=None, tol=1e-8)
+        fit = learn_dictionary(X, 2, lam, bias=None, stationarity=1e-8)
         rho = float(np.linalg.norm(F1 + v2))
         known = (1 - p) * (lam - lam**2 / 2) + p * (rho * lam - lam**2 / 2)
         truth = encode(X, [F1, v2], lam, tol=1e-12).value
         cosines = fit.dictionary @ np.array([F1, (F1 + v2) / rho]).T
         parent = int(cosines[:, 0].argmax())
-        gap = absorption_gap(fit.codes.codes, parent, np.ones(N), joined)
+        gap = absorption_gap(fit.codes, parent, np.ones(N), joined)
         worst = max(worst, abs(fit.value - known))
         exact &= bool(cosines.max(axis=0).min() > 1 - 1e-9) and gap == 1
         certified &= fit.status is Status.CERTIFIED
@@ -108,12 +108,12 @@ def partial_absorption(claims: Claims, counts: Sequence[int], steps: int) -> np.
     rows, deficits, apart = [], [], []
     for count in counts:
         X, parent, child = with_child_alone(count)
-        fit = learn_dictionary(X, 2, LAM, bias=None, tol=1e-6)
+        fit = learn_dictionary(X, 2, LAM, bias=None, stationarity=1e-6)
         d1, d2 = np.argsort(fit.dictionary[:, 1])
         delta = fit.dictionary[d2, 0] / fit.dictionary[d2, 1]
         report = check_optimality(X, fit.dictionary, LAM, codes=fit.codes, new_atoms=0, splits=False)
         pair = report.pairs[report.pairs["feature"] == d2].iloc[0]
-        gap = absorption_gap(fit.codes.codes, int(d1), parent, child)
+        gap = absorption_gap(fit.codes, int(d1), parent, child)
         least, degrees = grid_of_dictionaries(count, steps)
         angles = np.sort(np.rad2deg(np.arctan2(fit.dictionary[:, 1], fit.dictionary[:, 0])))
         limit = LAM * P11 * N / count if count else np.inf

@@ -52,7 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows, error, mismatch, stationarity = [], 0.0, 0.0, 0.0
     for noise in asked.noises:
         data = sparse_features(asked.points, 24, 32, seed=0, probability=0.08, noise=noise)
-        fits = [learn_dictionary(data.X, 32, LAM, bias=None, seed=seed, tol=1e-4) for seed in range(asked.seeds)]
+        fits = [
+            learn_dictionary(data.X, 32, LAM, bias=None, seed=seed, stationarity=1e-4) for seed in range(asked.seeds)
+        ]
         fit = min(fits, key=lambda found: found.value)
         found = feature_statistics(data.X, fit.dictionary, LAM, codes=fit.codes)
         parts = residual_structure(found)

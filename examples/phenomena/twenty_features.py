@@ -33,8 +33,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     X, truth = tree.points, tree.features
     rows, details, lambdas = [], [], (0.01,) if asked.small else (0.1, 0.01)
     for lam in lambdas:
-        fits = [learn_dictionary(X, 20, lam, bias=None, seed=seed, tol=1e-6) for seed in range(1 if asked.small else 3)]
-        descent = learn_dictionary(X, 20, lam, bias=None, init=truth, moves=False, tol=1e-6)
+        fits = [
+            learn_dictionary(X, 20, lam, bias=None, seed=seed, stationarity=1e-6)
+            for seed in range(1 if asked.small else 3)
+        ]
+        descent = learn_dictionary(X, 20, lam, bias=None, init=truth, moves=False, stationarity=1e-6)
         best = min([*fits, descent], key=lambda fit: fit.value)
         agree = sum(fit.value <= best.value * (1 + 1e-9) for fit in fits)
         true, absorbed = tree.values(lam)

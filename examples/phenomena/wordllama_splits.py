@@ -124,11 +124,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     X = sample(asked.points, 0)
     tables, worst = [], 0.0
     for seed in range(asked.seeds):
-        narrow = learn_dictionary(X, asked.width, LAM, bias=None, seed=seed, tol=asked.tol)
+        narrow = learn_dictionary(X, asked.width, LAM, bias=None, seed=seed, stationarity=asked.tol)
         if asked.grow:
             wide = grow(narrow, 2 * asked.width)
         else:
-            wide = learn_dictionary(X, 2 * asked.width, LAM, bias=None, seed=1000 + seed, tol=asked.tol)
+            wide = learn_dictionary(X, 2 * asked.width, LAM, bias=None, seed=1000 + seed, stationarity=asked.tol)
         worst = max(worst, narrow.worst_stationarity, wide.worst_stationarity)
         print(f"seed {seed}: F {narrow.value:.5f} at {narrow.n_atoms} atoms, {wide.value:.5f} at {wide.n_atoms}")
         guesses, directions = predictors(X, narrow, seed)

@@ -41,7 +41,7 @@ def test_learn_gives_what_the_api_gives(folder):
     report = json.loads(result.stdout)
     expected = learn_dictionary(np.load(folder / "X.npy"), 4, LAM)
     assert report["value"] == pytest.approx(expected.value, rel=1e-6)
-    assert report["floor"] <= report["value"]
+    assert report["lower_bound"] <= report["value"]
     arrays: dict[str, Any] = dict(read_arrays(out))
     again = encode(np.load(folder / "X.npy"), arrays["dictionary"], LAM, bias=arrays["bias"], tol=1e-9)
     assert again.value == pytest.approx(report["value"], rel=1e-8)

@@ -21,7 +21,7 @@ LAM = 0.2
 def fit():
     """A dictionary learned to stationarity 1e-6, narrower than the truth so that features share atoms."""
     synthetic = sparse_features(300, 8, 20, seed=0, probability=0.15)
-    return cvxsae.learn_dictionary(synthetic.X, 12, LAM, bias="free", tol=1e-6, seed=0)
+    return cvxsae.learn_dictionary(synthetic.X, 12, LAM, bias="free", stationarity=1e-6, seed=0)
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ def test_a_saddle_is_left_and_a_learned_dictionary_is_a_minimum(device):
     assert encode(X, unit - 0.1 * move, 0.1).value < found.value - 1e-4
 
     synthetic = sparse_features(200, 6, 8, seed=1)
-    fit = cvxsae.learn_dictionary(synthetic.X, 6, 0.2, bias=None, tol=1e-7)
+    fit = cvxsae.learn_dictionary(synthetic.X, 6, 0.2, bias=None, stationarity=1e-7)
     minimum = second_order(synthetic.X, fit.dictionary, 0.2, device=device)
     assert minimum.gradient_norm < 1e-6
     assert minimum.is_positive

@@ -154,8 +154,8 @@ def test_a_dictionary_of_two_processes_is_certified_for_all_rows(launch, name):
 def test_two_processes_learn_what_one_learns(launch, name):
     one = learn(name, points(name))
     assert launch.same(f"{name}_value") == pytest.approx(one.value, rel=1e-5)
-    assert launch.same(f"{name}_floor") == pytest.approx(one.floor, rel=1e-9)
-    ours, theirs = json.loads(launch.said(f"{name}_summary")[0]), one.summary()
+    assert launch.same(f"{name}_lower_bound") == pytest.approx(one.lower_bound, rel=1e-9)
+    ours, theirs = json.loads(launch.said(f"{name}_summary")[0]), one.to_dict()
     assert ours["n_points"] == one.problem.n_points
     assert ours["lam_over_lambda_max"] == pytest.approx(theirs["lam_over_lambda_max"])
     if name in ("idle", "sampled"):  # so that moves are judged over both processes' datapoints
@@ -212,7 +212,7 @@ def test_a_group_can_be_made_again(launch):
 def test_a_lost_part_of_a_checkpoint_is_refused_in_both(launch):
     first, second = launch.said("checkpoint")
     assert first == second
-    assert first.startswith("InputError: the state in the checkpoint is not the same in all processes")
+    assert first.startswith("InputError: the state in the folder is not the same in all processes")
 
 
 @pytest.mark.parametrize(
@@ -299,7 +299,7 @@ def test_gpus_share_a_solve_through_nccl(tmp_path):
         "from tests.parallel.two_processes import data\n"
         "X, _ = data()\n"
         "with process_group('cuda') as group:\n"
-        "    fit = learn_dictionary(group.shard(X), 24, 0.1, seed=3, group=group)\n"
+        "    fit = learn_dictionary(group.shard(X), 24, 0.1, seed=3)\n"
         "    wide = solve(WideLimit(group.shard(X), 0.3))\n"
         "    total = float(group.sum(torch.ones(3, device=group.device))[0].sum())\n"
         "    if group.is_first:\n"

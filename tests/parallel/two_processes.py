@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable
@@ -77,7 +78,7 @@ def learn(name: str, X: Any, **more: Any) -> DictionaryFit:
     entries = sample.SAMPLE_ENTRIES
     try:
         sample.SAMPLE_ENTRIES = 8 * 300 if name == "sampled" else entries
-        return learn_dictionary(X, WIDTH, LAM, tol=1e-4, seed=3, **LEARNED[name], **more)
+        return learn_dictionary(X, WIDTH, LAM, stationarity=1e-4, seed=3, **LEARNED[name], **more)
     finally:
         sample.SAMPLE_ENTRIES = entries
 
@@ -109,10 +110,10 @@ class Report:
             self.arrays[f"{name}_{number}"] = np.float64(getattr(found, number))
 
     def fit(self, name, fit) -> None:
-        self.codes(name, fit.codes)
+        self.codes(name, fit.encoding)
         self.arrays |= {f"{name}_dictionary": fit.dictionary, f"{name}_bias": fit.bias}
-        self.numbers(name, fit, "value", "floor", "worst_stationarity", "dead_atoms")
-        self.sentences |= {f"{name}_status": fit.status.name, f"{name}_summary": json.dumps(fit.summary())}
+        self.numbers(name, fit, "value", "lower_bound", "worst_stationarity", "dead_atoms")
+        self.sentences |= {f"{name}_status": fit.status.name, f"{name}_summary": json.dumps(fit.to_dict())}
 
     def refusal(self, name, action) -> None:
         try:
@@ -156,36 +157,34 @@ def learned(group: ProcessGroup, report: Report, folder: Path) -> None:
     X, _ = data()
     mine = group.shard(X)
     for name in ("scratch", "idle", "sampled"):
-        report.fit(name, learn(name, group.shard(points(name)), group=group))
+        report.fit(name, learn(name, group.shard(points(name))))
     lopsided = X[: len(X) - FEW] if group.is_first else X[len(X) - FEW :]
-    report.fit("lopsided", learn("lopsided", lopsided, group=group))
-    kept = folder / "fit.npz"
-    learn("resumed", mine, group=group, checkpoint=kept, max_steps=12)
-    report.fit("resumed", learn("resumed", mine, group=group, checkpoint=kept))
-    small = learn_dictionary(mine, HALF, LAM, init=starts()[:HALF], max_steps=3, group=group)
-    report.fit("grown", cvxsae.grow(small, WIDTH, group=group))
-    report.sentences["late"] = learn("scratch", mine, group=group, max_seconds=1e-3).status.name
+    report.fit("lopsided", learn("lopsided", Activations(lopsided, group=group)))
+    kept = folder / "fit"
+    learn("resumed", mine, folder=kept, max_steps=12)
+    report.fit("resumed", learn("resumed", mine, folder=kept))
+    small = learn_dictionary(mine, HALF, LAM, init=starts()[:HALF], max_steps=3)
+    report.fit("grown", cvxsae.grow(small, WIDTH))
+    report.sentences["late"] = learn("scratch", mine, max_seconds=1e-3).status.name
 
 
 def skewed(group: ProcessGroup, report: Report, folder: Path) -> None:
     """Process 1 was a state ahead when all were killed, and is killed again while the common one is taken up."""
-    mine, kept = group.shard(data()[0]), folder / "skewed.npz"
-    part = kept.with_name(f"skewed.process-{group.rank}-of-{group.size}.npz")
-    learn("resumed", mine, group=group, checkpoint=kept, max_steps=12)
-    older = part.read_bytes()
-    learn("resumed", mine, group=group, checkpoint=kept, max_steps=1)
-    part.with_suffix(".before.npz").write_bytes(older)
+    mine, kept = group.shard(data()[0]), folder / "skewed"
+    part = kept / f"process-{group.rank}-of-{group.size}"
+    learn("resumed", mine, folder=kept, max_steps=12)
+    learn("resumed", mine, folder=kept, max_steps=1)
     if group.is_first:
-        part.write_bytes(older)
+        (part / f"{checkpoint.SLOTS[1]}.npz").unlink()
 
-    def killed(*_: Any) -> Path:
+    def killed(*_: Any) -> None:
         raise OSError("killed")
 
     with pytest.MonkeyPatch.context() as patch:
         if group.rank:
-            patch.setattr(checkpoint, "write_arrays", killed)
-        report.refusal("killed", lambda: learn("resumed", mine, group=group, checkpoint=kept))
-    report.fit("skewed", learn("resumed", mine, group=group, checkpoint=kept))
+            patch.setattr(checkpoint.Folder, "write", killed)
+        report.refusal("killed", lambda: learn("resumed", mine, folder=kept))
+    report.fit("skewed", learn("resumed", mine, folder=kept))
 
 
 def refused(group: ProcessGroup, report: Report, folder: Path) -> None:
@@ -196,15 +195,13 @@ def refused(group: ProcessGroup, report: Report, folder: Path) -> None:
     report.refusal("d", lambda: solve(WideLimit(Activations(mine.to_numpy()[:, group.rank :], group=group), LAM)))
     mixed = Activations(mine.tensor.float() if group.rank else mine, group=group)
     report.refusal("dtype", lambda: solve(WideLimit(mixed, LAM)))
-    report.refusal("seed", lambda: learn_dictionary(mine, 4, LAM, seed=group.rank, group=group))
-    report.refusal("init", lambda: learn_dictionary(mine, 2, LAM, init=atoms[:2] * (1 - 2 * group.rank), group=group))
+    report.refusal("seed", lambda: learn_dictionary(mine, 4, LAM, seed=group.rank))
+    report.refusal("init", lambda: learn_dictionary(mine, 2, LAM, init=atoms[:2] * (1 - 2 * group.rank)))
     some = atoms[:2] if group.rank else None
-    report.refusal("init_or_none", lambda: learn_dictionary(mine, 2, LAM, init=some, group=group))
-    report.refusal(
-        "function", lambda: encode(mine, atoms, LAM) if group.rank else _learn(mine, atoms, LAM, group=group)
-    )
+    report.refusal("init_or_none", lambda: learn_dictionary(mine, 2, LAM, init=some))
+    report.refusal("function", lambda: (encode if group.rank else _learn)(mine, atoms, LAM))
     report.refusal("problem", lambda: solve(SparseCodes(mine, atoms, LAM)))
-    report.refusal("curvature", lambda: learn_dictionary(mine, 2, LAM, second_order=True, group=group))
+    report.refusal("curvature", lambda: learn_dictionary(mine, 2, LAM, second_order=True))
     holed = mine.to_numpy().copy()
     holed[0, 0] = np.nan if group.rank else 0
 
@@ -218,7 +215,7 @@ def refused(group: ProcessGroup, report: Report, folder: Path) -> None:
         if group.rank == 1 and record.iteration == 4:
             raise OSError("no space left")
 
-    report.refusal("midway", lambda: learn_dictionary(mine, WIDTH, LAM, callback=stumble, group=group))
+    report.refusal("midway", lambda: learn_dictionary(mine, WIDTH, LAM, callback=stumble))
 
     def nested() -> None:
         with group.guard():
@@ -227,9 +224,8 @@ def refused(group: ProcessGroup, report: Report, folder: Path) -> None:
     report.refusal("nested", nested)
     report.refusal("interrupted", lambda: interrupted(group))
     if group.rank:
-        for part in folder.glob("fit.process-1-of-2.*"):
-            part.unlink()
-    report.refusal("checkpoint", lambda: learn("resumed", mine, group=group, checkpoint=folder / "fit.npz"))
+        shutil.rmtree(folder / "fit" / "process-1-of-2")
+    report.refusal("checkpoint", lambda: learn("resumed", mine, folder=folder / "fit"))
     report.refusal("few", lambda: group.shard(X[:1]))
     report.arrays["alive"] = np.float64(group.total(1.0))  # after all that, the processes still answer each other
 
@@ -250,8 +246,8 @@ def interrupted(group: ProcessGroup) -> None:
         group.total(1.0)
 
 
-def _learn(X, atoms, lam, *, group):
-    return learn_dictionary(X, len(atoms), lam, group=group)
+def _learn(X, atoms, lam):
+    return learn_dictionary(X, len(atoms), lam)
 
 
 def main(folder: Path) -> None:

@@ -126,7 +126,7 @@ def test_a_search_that_finds_nothing_leaves_the_dictionary_as_it_is(rng, monkeyp
     good = audit(X, arrays, lam=LAM, bias=arrays["b_dec"])
     best = {**arrays, "W_dec": good.dictionary}
     poor = learn_dictionary(X, 6, LAM, bias=arrays["b_dec"], max_seconds=1e-3, moves=False, epochs=0, init=unit(X[:6]))
-    monkeypatch.setattr(sys.modules["cvxsae.sae.audit"], "learn_dictionary", lambda *_, **__: poor)
+    monkeypatch.setattr(sys.modules["cvxsae.sae.audit"], "learn", lambda *_, **__: poor)
     ledger = audit(X, best, lam=LAM, bias=arrays["b_dec"])
     assert not ledger.improved
     assert ledger.dictionary_gap == 0

@@ -1,23 +1,27 @@
-"""The state of dictionary learning on disk: written atomically, taken up again by a call with the same arguments."""
+"""The state of dictionary learning on disk: kept in a folder, gone on from by a call with the same arguments.
+
+Only arrays and counters are kept. Sums, values, gradients and verdicts are computed again from them, so that no file
+can make a search end as stationary that is not.
+"""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import time
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 
-from cvxsae.data.arguments import InputError
-from cvxsae.data.files import read_arrays, write_arrays
-from cvxsae.errors import reason
+from cvxsae.data.storage import Folder, fingerprint
+from cvxsae.errors import InputError, reason
 from cvxsae.solvers.dictionary.state import CurvaturePair, Exact, Moments, Polish, RoundStart, Stochastic
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Mapping
+    from pathlib import Path
 
     from cvxsae.parallel.group import ProcessGroup
     from cvxsae.relaxations.joint.joint import JointProblem
@@ -25,50 +29,106 @@ if TYPE_CHECKING:
     from cvxsae.solvers.dictionary.state import State
 
 SECONDS = 10.0
-"""Least time between two checkpoints."""
+"""Least time between two states that are kept."""
 
-_FORMAT = 3
+SLOTS = ("state", "state-before")
+"""Records of the last two states. If a process ends while the others write, the older one is what all still have."""
+
+NORM_TOLERANCE = 1e-9
+"""How far an atom's norm may be from 1 in a state that is gone on from."""
+
+KIND = "a search for a dictionary"
+"""What the folder holds, in words."""
+
+
+_OF_POLISH = (
+    "idle",
+    "least_residual",
+    "least_curvature",
+    "last_moves",
+    "value_at_moves",
+    "is_settled",
+    "is_stuck",
+)
 
 
 class Checkpoint:
-    """A file that holds the last state offered, and which problem it belongs to.
+    """The states of one search: of several processes, each keeps its part of the same ones.
 
     Parameters
     ----------
     path
-        A ``.npz`` file.
-    fingerprint
-        What the arguments of the call hash to.
-    seconds
-        Time that earlier runs took.
-    every
-        Least seconds between two writes.
+        The folder that was asked for; each of several processes has one of its own in it.
+    problem
+        Data, width, λ and bias.
+    options
+        What else decides the answer, ready for JSON.
+
+    Attributes
+    ----------
+    before
+        Seconds that earlier runs took.
     """
 
-    def __init__(self, path: str | Path, fingerprint: str, *, seconds: float = 0.0, every: float = SECONDS) -> None:
-        self.path = Path(path)
-        if self.path.suffix != ".npz":
-            raise InputError(f"checkpoint {str(path)!r} has another suffix than .npz; pass the path of a .npz file.")
-        if not self.path.parent.is_dir():
-            raise InputError(f"checkpoint {str(path)!r} is in a folder that does not exist; create it first.")
-        self.fingerprint, self.every, self.before = fingerprint, every, seconds
+    def __init__(self, path: Path, problem: JointProblem, options: Mapping[str, Any]) -> None:
+        self.group: ProcessGroup = problem.group
+        asked: dict[str, Any] = {
+            "X": fingerprint(problem.X),
+            "n_atoms": problem.n_atoms,
+            "lam": problem.lam,
+            "bias": "free" if problem.bias_is_free else _digest(problem.fixed_bias().numpy()),
+            **options,
+        }
+        if not self.group.is_alone:
+            asked["process"] = [self.group.rank, self.group.size]
+            path = path / f"process-{self.group.rank}-of-{self.group.size}"
+        self.folder = Folder(path, KIND, asked)
+        self.before, self.turn = 0.0, 0
         self.started = self.written = time.perf_counter()
 
-    def offer(self, state: State, group: ProcessGroup) -> None:
-        """Keep a state if the last one is old enough: of several processes, each its part of the same state."""
-        if group.any(time.perf_counter() - self.written >= self.every):
-            self.write(state, keep_last=not group.is_alone)
+    def resume(self, evaluator: Evaluator, target: float) -> State | None:
+        """The last state that all processes have, None if there is none; ``target`` is the stationarity asked for.
 
-    @property
-    def last_but_one(self) -> Path:
-        """The state before the last: if a process ends while the others write, it is what all of them still have."""
-        return self.path.with_suffix(".before.npz")
+        Raises
+        ------
+        InputError
+            If processes have states, but none in common, or one that no search wrote.
+        """
+        found = {}
+        for turn, slot in enumerate(SLOTS):
+            kept = self.folder.read(slot)
+            if kept is not None:
+                found[int(kept.record["step"])] = (turn, kept)
+        everywhere = set.intersection(*(set(steps) for steps in self.group.gather(list(found))))
+        if not everywhere:
+            self.group.agree(**{"the state in the folder": sorted(found)})
+            return None
+        turn, kept = found[max(everywhere)]
+        self.turn = 1 - turn  # the next state goes where the one that all have is not
+        self.before = float(kept.record["seconds"])
+        try:
+            state = _unpack(kept.record, kept.arrays, evaluator)
+        except (KeyError, ValueError, TypeError, RuntimeError, IndexError) as error:
+            raise InputError(
+                f"folder {str(self.folder.path)!r} holds a state that cannot be gone on from "
+                f"({type(error).__name__}: {reason(error)}); pass another folder."
+            ) from None
+        if isinstance(state, Polish) and state.is_settled:  # only if it is: no record is believed
+            assert state.evaluation is not None
+            state = replace(state, is_settled=evaluator.worst_residual(state.evaluation) <= target)
+        return state
 
-    def write(self, state: State, *, keep_last: bool = False) -> None:
-        """Keep a state now; the one before as well if asked to."""
-        if keep_last and self.path.exists():
-            self.path.replace(self.last_but_one)
-        write_arrays(self.path, _pack(state, self.fingerprint, self.seconds), "checkpoint")
+    def offer(self, state: State, evaluator: Evaluator) -> None:
+        """Keep a state if the last one is old enough, in all processes at once."""
+        if self.group.any(time.perf_counter() - self.written >= SECONDS):
+            self.write(state, evaluator)
+
+    def write(self, state: State, evaluator: Evaluator) -> None:
+        """Keep a state now, in place of the one before the last."""
+        record, arrays = _pack(state)
+        arrays["bias"] = evaluator.bias(state.offset)
+        self.folder.write(SLOTS[self.turn], {**record, "seconds": self.seconds}, arrays)
+        self.turn = 1 - self.turn
         self.written = time.perf_counter()
 
     @property
@@ -77,153 +137,118 @@ class Checkpoint:
         return self.before + time.perf_counter() - self.started
 
 
-def fingerprint(problem: JointProblem, **options: Any) -> str:
-    """Hash of data, λ, bias, width and options: two calls with the same one do the same."""
-    digest = hashlib.sha256(json.dumps({"lam": problem.lam, "K": problem.n_atoms, **options}, sort_keys=True).encode())
-    if not problem.bias_is_free:
-        digest.update(problem.fixed_bias().numpy().tobytes())
-    for batch in problem.X.batches():
-        digest.update(batch.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+def _digest(*arrays: np.ndarray) -> str:
+    return hashlib.sha256(b"".join(np.ascontiguousarray(array).tobytes() for array in arrays)).hexdigest()
 
 
-def read(path: Path, expected: str) -> tuple[dict[str, Any], float]:
-    """The arrays of a checkpoint and the seconds it took.
-
-    Raises
-    ------
-    InputError
-        If the file is no checkpoint, or one of other data or options.
-    """
-    arrays: dict[str, Any] = dict(read_arrays(path, "checkpoint"))
-    if "fingerprint" not in arrays or not np.array_equal(arrays.get("format", 0), _FORMAT):
-        raise InputError(f"checkpoint {str(path)!r} is not a checkpoint of learn_dictionary; pass another path.")
-    if not np.array_equal(arrays["fingerprint"], np.frombuffer(expected.encode(), dtype=np.uint8)):
-        raise InputError(
-            f"checkpoint {str(path)!r} belongs to other data or other options; pass another path, or the arguments "
-            "it was made with."
-        )
-    return arrays, float(arrays.get("seconds", 0.0))
+def digest_of(dictionary: np.ndarray, bias: np.ndarray | None) -> str:
+    """What identifies a start that was given."""
+    return _digest(dictionary) if bias is None else _digest(dictionary, bias)
 
 
-def _pack(state: State, fingerprint: str, seconds: float) -> dict[str, Any]:
-    packed: dict[str, Any] = {
-        "format": np.int64(_FORMAT),
-        "fingerprint": np.frombuffer(fingerprint.encode(), dtype=np.uint8).astype(np.int64),
-        "seconds": np.float64(seconds),
-        "dictionary": state.dictionary,
-        "offset": state.offset,
-        "value": np.float64(state.value),
-        "step": np.int64(state.step),
-    }
-    for name in sorted(state.counts):
-        packed[f"count_{name}"] = np.int64(state.counts[name])
+# ---------------------------------------------------------------------- states as records
+
+
+def _pack(state: State) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Numbers and arrays."""
+    record: dict[str, Any] = {"stage": type(state).__name__, "step": state.step, "counts": state.counts}
+    arrays: dict[str, Any] = {"dictionary": state.dictionary, "offset": state.offset}
+    record["value"] = state.value
     if isinstance(state, Polish):
-        _pack_polish(packed, state)
-        return packed
-    packed["round"], packed["parts"] = np.int64(state.round), np.int64(len(state.codes))
-    for part, codes in enumerate(state.codes):
-        if codes is not None:
-            packed[f"codes_{part}"] = codes
+        record.update({name: getattr(state, name) for name in _OF_POLISH})
+        if state.warm is not None:
+            arrays["warm"] = state.warm
+        if state.evaluation is not None:
+            arrays["codes"], record["code_tol"] = state.evaluation.codes.codes, state.evaluation.codes.tol
+        for number, pair in enumerate(state.pairs):
+            arrays[f"step_{number}"], arrays[f"change_{number}"] = pair.step, pair.change
+        record["pairs"] = len(state.pairs)
+        return record, arrays
+    record["round"], record["parts"] = state.round, len(state.codes)
+    arrays.update({f"codes_{part}": codes for part, codes in enumerate(state.codes) if codes is not None})
     if isinstance(state, Exact):
-        packed["part"] = np.int64(state.part)
-        return packed
-    packed["first"], packed["second"] = state.moments.first, state.moments.second
-    packed["taken"] = np.int64(state.moments.taken)
+        record["part"] = state.part
+        return record, arrays
+    record["taken"] = state.moments.taken
+    arrays["first"], arrays["second"] = state.moments.first, state.moments.second
     if state.start is not None:
-        packed["start_dictionary"], packed["start_offset"] = state.start.dictionary, state.start.offset
-        packed["start_value"], packed["start_codes"] = np.float64(state.start.value), state.start.codes
-    return packed
+        record["start_value"], arrays["start_codes"] = state.start.value, state.start.codes
+        arrays["start_dictionary"], arrays["start_offset"] = state.start.dictionary, state.start.offset
+    return record, arrays
 
 
-def _pack_polish(packed: dict[str, Any], state: Polish) -> None:
-    packed["ended"] = np.int64(2 * state.is_stuck + state.is_settled)
-    packed["last_moves"], packed["value_at_moves"] = np.int64(state.last_moves), np.float64(state.value_at_moves)
-    packed["least_curvature"] = np.float64(np.nan if state.least_curvature is None else state.least_curvature)
-    if state.warm is not None:
-        packed["warm"] = state.warm
-    if state.evaluation is not None:
-        packed["codes"], packed["tol"] = state.evaluation.codes.codes, np.float64(state.evaluation.codes.tol)
-    for number, pair in enumerate(state.pairs):
-        packed[f"step_{number}"], packed[f"change_{number}"] = pair.step, pair.change
+def _unpack(record: dict[str, Any], arrays: dict[str, Any], evaluator: Evaluator) -> State:
+    problem = evaluator.problem
+    # Where the time of an earlier run ended the wide limit, its origin was another one.
+    shift = arrays["bias"] - evaluator.bias(tensor_of(arrays["offset"], evaluator)).numpy()
+    moved = float(np.abs(shift).max()) > 0
 
-
-def unpack(arrays: dict[str, Any], evaluator: Evaluator) -> State:
-    """Rebuild the state: sums and residuals are computed again from the codes.
-
-    Raises
-    ------
-    InputError
-        If arrays are missing, or are not those of a state.
-    """
-    try:
-        _check(arrays, evaluator.problem)
-        return _unpack(arrays, evaluator)
-    except (KeyError, ValueError, TypeError, RuntimeError, IndexError) as error:
-        raise InputError(
-            f"checkpoint is damaged ({type(error).__name__}: {reason(error)}); remove the file and start again."
-        ) from None
-
-
-def _check(arrays: dict[str, Any], problem: JointProblem) -> None:
-    """Refuse arrays that no run wrote: a broken dictionary would be certified as stationary."""
-    dictionary, offset = arrays["dictionary"], arrays["offset"]
-    if dictionary.shape != (problem.n_atoms, problem.dim) or offset.shape != (problem.dim,):
-        raise ValueError("dictionary or offset has another shape")
-    if not (np.abs(np.linalg.norm(dictionary, axis=1) - 1) < 1e-9).all() or not np.isfinite(offset).all():
-        raise ValueError("its atoms are not of norm 1, or its offset is not finite")
-    if "codes" in arrays and arrays["codes"].shape != (problem.n_points, problem.n_atoms):
-        raise ValueError("codes have another shape")
-
-
-def _unpack(arrays: dict[str, Any], evaluator: Evaluator) -> State:
     def tensor(name: str) -> torch.Tensor:
-        return torch.from_numpy(arrays[name]).to(evaluator.device)
+        found = arrays[name] + shift if moved and name.endswith("offset") else arrays[name]
+        return tensor_of(found, evaluator)
 
+    for name in ("dictionary", "start_dictionary"):
+        if name in arrays:
+            _check_atoms(arrays[name], (problem.n_atoms, problem.dim))
     at_hand: dict[str, Any] = {
         "dictionary": tensor("dictionary"),
         "offset": tensor("offset"),
-        "value": float(arrays["value"]),
-        "step": int(arrays["step"]),
-        "counts": {name.removeprefix("count_"): int(arrays[name]) for name in arrays if name.startswith("count_")},
+        "value": float(record["value"]),
+        "step": int(record["step"]),
+        "counts": dict(record["counts"]),
     }
-    if "ended" in arrays:
-        return _unpack_polish(arrays, evaluator, at_hand, tensor)
-    codes = tuple(arrays.get(f"codes_{part}") for part in range(int(arrays["parts"])))
-    minibatches, number = evaluator.deal(len(codes)), int(arrays["round"])
-    if "taken" in arrays:
-        moments = Moments(tensor("first"), tensor("second"), int(arrays["taken"]))
+    if record["stage"] == Polish.__name__:
+        return _unpack_polish(record, arrays, evaluator, at_hand)
+    minibatches, number = evaluator.deal(int(record["parts"])), int(record["round"])
+    codes = tuple(arrays.get(f"codes_{part}") for part in range(len(minibatches)))
+    if record["stage"] == Stochastic.__name__:
         start = None
-        if "start_value" in arrays:
+        if "start_value" in record:
             start = RoundStart(
-                tensor("start_dictionary"), tensor("start_offset"), float(arrays["start_value"]), arrays["start_codes"]
+                tensor("start_dictionary"), tensor("start_offset"), float(record["start_value"]), arrays["start_codes"]
             )
+        moments = Moments(tensor("first"), tensor("second"), int(record["taken"]))
         return Stochastic(**at_hand, round=number, minibatches=minibatches, codes=codes, moments=moments, start=start)
     held = tuple(arrays[f"codes_{part}"] for part in range(len(codes)))
-    sums = evaluator.no_sums(len(at_hand["dictionary"]))
+    sums = evaluator.no_sums(problem.n_atoms)
     for rows, part_codes in zip(minibatches, held, strict=True):
         if len(rows):
-            sums.add(part_codes, evaluator.measured(evaluator.problem.X[rows].to_tensor()))
-    return Exact(**at_hand, round=number, part=int(arrays["part"]), minibatches=minibatches, codes=held, sums=sums)
+            sums.add(part_codes, evaluator.measured(problem.X[rows].to_tensor()))
+    return Exact(**at_hand, round=number, part=int(record["part"]), minibatches=minibatches, codes=held, sums=sums)
 
 
 def _unpack_polish(
-    arrays: dict[str, Any], evaluator: Evaluator, at_hand: dict[str, Any], tensor: Callable[[str], torch.Tensor]
+    record: dict[str, Any], arrays: dict[str, Any], evaluator: Evaluator, at_hand: dict[str, Any]
 ) -> Polish:
-    curvature, evaluation = float(arrays["least_curvature"]), None
+    """Polishing goes on from codes, value and gradient that are computed again."""
+    evaluation = None
     if "codes" in arrays:
-        evaluation = evaluator.evaluate(at_hand["dictionary"], at_hand["offset"], arrays["codes"], float(arrays["tol"]))
+        tol = float(record["code_tol"])
+        again = evaluator.until(np.inf)  # an evaluation that was there is there again, whatever the deadline
+        evaluation = again.evaluate(at_hand["dictionary"], at_hand["offset"], _checked(arrays, evaluator), tol)
+        at_hand["value"] = evaluation.value
+    pairs = [(arrays[f"step_{number}"], arrays[f"change_{number}"]) for number in range(int(record["pairs"]))]
     return Polish(
         **at_hand,
         evaluation=evaluation,
         warm=arrays.get("warm"),
-        pairs=tuple(
-            CurvaturePair(tensor(f"step_{number}"), tensor(f"change_{number}"))
-            for number in range(sum(name.startswith("change_") for name in arrays))
-        ),
-        least_curvature=None if np.isnan(curvature) else curvature,
-        last_moves=int(arrays["last_moves"]),
-        value_at_moves=float(arrays["value_at_moves"]),
-        is_settled=int(arrays["ended"]) == 1,
-        is_stuck=int(arrays["ended"]) == 2,
+        pairs=tuple(CurvaturePair(*(tensor_of(part, evaluator) for part in pair)) for pair in pairs),
+        **{name: record[name] for name in _OF_POLISH},
     )
+
+
+def tensor_of(array: np.ndarray, evaluator: Evaluator) -> torch.Tensor:
+    """An array on the device of the search."""
+    return torch.from_numpy(np.ascontiguousarray(array)).to(evaluator.device)
+
+
+def _check_atoms(atoms: np.ndarray, shape: tuple[int, int]) -> None:
+    if atoms.shape != shape or not (np.abs(np.linalg.norm(atoms, axis=1) - 1) < NORM_TOLERANCE).all():
+        raise ValueError("its atoms have another shape, or not norm 1")
+
+
+def _checked(arrays: dict[str, Any], evaluator: Evaluator) -> sp.csr_array:
+    codes: sp.csr_array = arrays["codes"]
+    if codes.shape != (evaluator.problem.n_points, evaluator.problem.n_atoms):
+        raise ValueError("its codes have another shape")
+    return codes

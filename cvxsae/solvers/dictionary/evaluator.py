@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import scipy.sparse as sp
 import torch
 
-from cvxsae.data.activations import Activations
-from cvxsae.parallel.context import Run
 from cvxsae.relaxations.convex.fixed_atoms import SparseCodes
+from cvxsae.relaxations.solution import Status
 from cvxsae.solvers.codes.encode import encode_rows
 from cvxsae.solvers.dictionary.sample import ResidualSample, sample_here
 from cvxsae.solvers.dictionary.state import DataSummary, Evaluation
@@ -20,14 +19,22 @@ from cvxsae.solvers.dictionary.sums import CodeSums
 if TYPE_CHECKING:
     from jaxtyping import Float, Float32, Float64, Int64
 
+    from cvxsae.parallel.context import Run
     from cvxsae.parallel.group import ProcessGroup
     from cvxsae.relaxations.joint.joint import JointProblem
     from cvxsae.solvers.codes.result import Codes
 
 
+class DeadlineReached(Exception):  # noqa: N818
+    """Time ran out before all datapoints were coded. It never leaves the search: the state before is gone on from."""
+
+
 @dataclass(frozen=True)
 class Evaluator:
     """The joint problem as its search sees it.
+
+    Where several processes hold the datapoints, all decide the same: decisions are made on sums over all of them, and
+    what went through a matrix product is taken from the first.
 
     Attributes
     ----------
@@ -35,20 +42,32 @@ class Evaluator:
         Data, width, λ and bias.
     summary
         Sums of the data and the lower bound.
-    seed
-        Of everything that is drawn.
-    device
-        Where to compute.
-    group
-        The processes that hold the datapoints. All decide the same: decisions are made on sums over all of them, and
-        what went through a matrix product is taken from the first.
+    run
+        How passes over the data run: device, seed and deadline of the search.
     """
 
     problem: JointProblem
     summary: DataSummary
-    seed: int
-    device: torch.device
-    group: ProcessGroup
+    run: Run
+
+    @property
+    def group(self) -> ProcessGroup:
+        """The processes that hold the datapoints."""
+        return self.problem.group
+
+    @property
+    def device(self) -> torch.device:
+        """Where to compute."""
+        return self.run.device
+
+    @property
+    def seed(self) -> int:
+        """Of everything that is drawn."""
+        return self.run.seed
+
+    def until(self, deadline: float) -> Evaluator:
+        """The same with another deadline."""
+        return replace(self, run=replace(self.run, deadline=deadline))
 
     @property
     def lam(self) -> float:
@@ -85,12 +104,12 @@ class Evaluator:
         warm: sp.csr_array | None,
         tol: float,
     ) -> tuple[Float64[torch.Tensor, "n d"], sp.csr_array]:
-        """Some datapoints of this process, as seen from the origin, and their codes."""
+        """Some datapoints of this process, as seen from the origin, and their codes; whatever the deadline."""
         if not len(rows):  # of a process with few datapoints, some minibatches have none
             return offset.new_zeros((0, self.problem.dim)), sp.csr_array((0, len(dictionary)))
         data = self.problem.X[rows]
-        problem = SparseCodes.of_unit_rows(data, dictionary.cpu(), self.lam, self.bias(offset))
-        codes = encode_rows(problem, Run(device=self.device, is_outermost=False), tol=tol, warm=warm)
+        at = SparseCodes.of_unit_rows(data, dictionary.cpu(), self.lam, self.bias(offset))
+        codes = encode_rows(at, self.run.without_limit(), tol=tol, warm=warm)
         return self.measured(data.to_tensor()), codes.codes
 
     def encode_all(
@@ -100,10 +119,18 @@ class Evaluator:
         warm: sp.csr_array | None,
         tol: float,
     ) -> Codes:
-        """Codes of all datapoints."""
-        data = Activations(self.problem.X, group=None if self.group.is_alone else self.group)
-        problem = SparseCodes.of_unit_rows(data, dictionary.cpu(), self.lam, self.bias(offset))
-        return encode_rows(problem, Run(device=self.device, is_outermost=False), tol=tol, warm=warm)
+        """Codes of all datapoints.
+
+        Raises
+        ------
+        DeadlineReached
+            If some are not finished at the deadline, in one process or another.
+        """
+        at = SparseCodes.of_unit_rows(self.problem.X, dictionary.cpu(), self.lam, self.bias(offset))
+        codes = encode_rows(at, self.run, tol=tol, warm=warm)
+        if codes.status is Status.TIME_LIMIT:
+            raise DeadlineReached
+        return codes
 
     def evaluate(
         self,

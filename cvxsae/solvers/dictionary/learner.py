@@ -16,6 +16,7 @@ data.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from threadpoolctl import threadpool_limits
 
 from cvxsae.relaxations.candidate import Candidate
 from cvxsae.relaxations.solution import Status
+from cvxsae.solvers.dictionary.evaluator import DeadlineReached
 from cvxsae.solvers.dictionary.stages.exact import ExactPasses, in_order
 from cvxsae.solvers.dictionary.stages.stochastic import StochasticSteps
 from cvxsae.solvers.dictionary.state import Exact, Polish, State, Stochastic
@@ -85,15 +87,21 @@ class Learner:
         state = Polish(dictionary=dictionary, offset=offset, value=self.evaluator.group.same_number(value))
         if not self.rounds or self.evaluator.summary.n_points <= self.exact.minibatch(problem.n_atoms):
             return state
-        return self._begin_round(state, 0, None)
+        try:
+            return self._begin_round(state, 0, None)
+        except DeadlineReached:
+            return state
 
     def step(self, problem: JointProblem, state: State) -> State:
-        """One minibatch, one descent step, or one round of moves."""
+        """One minibatch, one descent step, or one round of moves; nothing where the deadline came before its end."""
         del problem
-        with threadpool_limits(limits=1, user_api="blas"):
-            after = replace(self._step(state), step=state.step + 1)
+        try:
+            with threadpool_limits(limits=1, user_api="blas"):
+                after = replace(self._step(state), step=state.step + 1)
+        except DeadlineReached:
+            return state
         if self.checkpoint is not None:
-            self.checkpoint.offer(after, self.evaluator.group)
+            self.checkpoint.offer(after, self.evaluator)
         return after
 
     def bounds(self, problem: JointProblem, state: State) -> tuple[float, float]:
@@ -168,13 +176,13 @@ class Learner:
     # ------------------------------------------------------------------ the end
 
     def better_end(self, state: State) -> State:
-        """The state, or, if it ended among stochastic steps that led up, where they began."""
+        """The state, or, if it ended among stochastic steps that led up, where they began; whatever the deadline."""
         if not isinstance(state, Stochastic):
             return state
         start, codes = state.start, None if state.start is None else state.start.codes
         began = self.start if start is None else (start.dictionary, start.offset)
+        evaluator = self.evaluator.until(math.inf)
         now, then = (
-            self.evaluator.evaluate(*end, codes, self.exact.code_tol)
-            for end in ((state.dictionary, state.offset), began)
+            evaluator.evaluate(*end, codes, self.exact.code_tol) for end in ((state.dictionary, state.offset), began)
         )
         return state if now.value < then.value else replace(state, dictionary=then.dictionary, offset=then.offset)

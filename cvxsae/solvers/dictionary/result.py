@@ -2,37 +2,64 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import scipy.sparse as sp
+import torch
 
+from cvxsae.data import tensors
+from cvxsae.data.arguments import Bias
+from cvxsae.data.files import read_arrays, write_arrays
+from cvxsae.errors import InputError
+from cvxsae.parallel.context import Run
 from cvxsae.relaxations.candidate import Candidate
-from cvxsae.relaxations.solution import Status, relative_gap
+from cvxsae.relaxations.joint.joint import JointProblem
+from cvxsae.relaxations.solution import Solution, Status, relative_gap
+from cvxsae.solvers.dictionary.evaluator import Evaluator
+from cvxsae.solvers.dictionary.summary import summarize
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from jaxtyping import Float64
 
-    from cvxsae.relaxations.joint.joint import JointProblem
-    from cvxsae.relaxations.solution import Record
+    from cvxsae.relaxations.problem import Problem
     from cvxsae.solvers.codes.result import Codes
+
+FINAL_TOL = 1e-9
+"""Largest relative duality gap of the codes that are returned."""
+
+GLOBAL_TOL = 1e-9
+"""A value this close to the lower bound, relative, is a global optimum."""
+
+SOLVER = "dictionary"
+"""The algorithm's name."""
 
 # A search for a stationary point does not end by a gap, as most solves do.
 _MESSAGES = {
-    Status.CERTIFIED: "the value reached the floor: no dictionary of any width is better",
-    Status.STALLED: "no step lowers the value any more at this precision, though stationarity is above tol",
-    Status.TIME_LIMIT: "max_seconds was reached before stationarity was within tol",
-    Status.INTERRUPTED: "the search was interrupted before stationarity was within tol",
+    Status.CERTIFIED: "the value reached the lower bound: no dictionary of any width is better",
+    Status.STALLED: "no step lowers the value any more at this precision, though stationarity is above its target",
+    Status.MAX_ITER: "max_steps was reached before stationarity was within its target",
+    Status.TIME_LIMIT: "max_seconds was reached before stationarity was within its target",
+    Status.INTERRUPTED: "the search was interrupted before stationarity was within its target",
 }
 _REMEDIES = {
-    Status.STALLED: "accept the stationarity reached (a larger tol), or centre the data if it lies far from the bias",
-    Status.INTERRUPTED: "run it again, with a checkpoint or with this fit as init",
+    Status.STALLED: "accept the stationarity reached (a larger target), or center the data if it lies far from the "
+    "bias",
+    Status.MAX_ITER: "raise max_steps, or go on with this fit as init",
+    Status.TIME_LIMIT: "raise max_seconds, or go on with this fit as init",
+    Status.INTERRUPTED: "run it again, with a folder or with this fit as init",
 }
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class DictionaryFit:
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class DictionaryFit(Solution):
     """A learned dictionary with exact codes. Values are in units of (P): mean per datapoint.
+
+    ``lower_bound`` holds for every dictionary of every width (T9), at the fixed bias if it is fixed; ``gap`` is all
+    that any other dictionary could gain, and ``is_certified`` says that nothing is left (to 1e-9).
 
     Attributes
     ----------
@@ -43,9 +70,9 @@ class DictionaryFit:
     bias
         Decoder bias, (d,).
     codes
-        Exact codes of every datapoint; their duality gaps certify F(D, b).
-    floor
-        Certified lower bound over every dictionary of every width (T9); at the fixed bias, if it is fixed.
+        Exact codes of every datapoint (of this process), sparse (N, K).
+    encoding
+        The same codes with what certifies them: their duality gaps certify ``value`` as F(D, b).
     stationarity
         ``‖E_k[r]/λ − d_k‖`` of every atom at the returned point, NaN for a dead one, (K,) (T3).
     bias_residual
@@ -54,39 +81,63 @@ class DictionaryFit:
         Smallest eigenvalue of the Riemannian Hessian where it was asked for (T5), scaled as in
         :class:`~cvxsae.relaxations.joint.curvature.LeastCurvature`; None otherwise.
     status
-        ``STATIONARY`` if every stationarity residual is within ``tol``; ``CERTIFIED`` if the value reached the floor, a
-        global optimum of every width; otherwise why the search ended.
-    tol
+        ``STATIONARY`` if every stationarity residual is within ``stationarity_target``; ``CERTIFIED`` if the value
+        reached the lower bound, a global optimum of every width; otherwise why the search ended.
+    stationarity_target
         The stationarity that was asked for.
     seed
         Of the start and of every choice made on the way.
     history
-        Value and floor over time. Values are those of the codes at hand; they never rise.
+        Value and lower bound over time. Values are those of the codes at hand; they never rise.
     seconds
         Wall-clock time, earlier runs of a resumed fit included.
     info
-        Epochs, steps, evaluations, atoms given up for better ones, device.
+        Epochs, steps, evaluations, atoms replaced by better ones, device.
     """
 
     problem: JointProblem
     dictionary: Float64[np.ndarray, "K d"]
-    bias: Float64[np.ndarray, " d"]
-    codes: Codes
-    floor: float
+    codes: sp.csr_array
+    encoding: Codes
     stationarity: Float64[np.ndarray, " K"]
     bias_residual: float | None
-    least_curvature: float | None
-    status: Status
-    tol: float
+    least_curvature: float | None = None
+    stationarity_target: float
     seed: int
-    history: tuple[Record, ...] = ()
-    seconds: float = 0.0
-    info: dict[str, Any] = field(default_factory=dict)
 
-    @property
-    def value(self) -> float:
-        """F(D, b) at the exact codes."""
-        return self.codes.value
+    @classmethod
+    def load(cls, path: str | Path, problem: Problem) -> DictionaryFit:
+        """Read a fit that :meth:`save` wrote and judge it again: data are coded and the bound is computed anew.
+
+        Raises
+        ------
+        InputError
+            For a file that cannot be read, or arrays that do not fit the problem.
+        """
+        if not isinstance(problem, JointProblem):
+            raise InputError(f"problem is {problem.name!r}; pass the JointProblem that the fit answers.")
+        held, missing = read_arrays(path), {"dictionary", "bias", "stationarity_target"}
+        missing -= set(held)
+        if missing:
+            raise InputError(f"path {str(path)!r} holds no {min(missing)}; pass a file that DictionaryFit.save wrote.")
+        atoms = tensors.unit_rows(held["dictionary"], "dictionary", problem.dim)[0].cpu()
+        bias = Bias.fixed(held["bias"], problem.dim, "pass a file that DictionaryFit.save wrote")
+        objections = problem.objections(Candidate(bias=held["bias"], dictionary=held["dictionary"]))
+        if objections:
+            raise InputError(f"path {str(path)!r} does not fit the problem: {objections[0]}")
+        run = Run(is_outermost=False, seed=int(held.get("seed", 0)))
+        evaluator = Evaluator(problem, summarize(problem, run), run)
+        offset = bias.vector_or_zeros(problem.dim) - evaluator.summary.origin
+        warm = held.get("codes")
+        is_fitting = isinstance(warm, sp.csr_array) and warm.shape == (problem.n_points, problem.n_atoms)
+        encoding = evaluator.encode_all(atoms, offset, warm if is_fitting else None, FINAL_TOL)
+        target = float(held["stationarity_target"])
+        return judge_fit(evaluator, atoms, offset, encoding, Status.STATIONARY, target)
+
+    def save(self, path: str | Path) -> Path:
+        """Write dictionary, bias, codes and what was claimed of them to a ``.npz`` or ``.safetensors`` file."""
+        claims = {name: getattr(self, name) for name in ("lam", "value", "lower_bound", "tol", "stationarity_target")}
+        return write_arrays(path, {**self.arrays(), **claims, "seed": self.seed})
 
     @property
     def lam(self) -> float:
@@ -110,11 +161,6 @@ class DictionaryFit:
         return max(float(live.max(initial=0.0)), self.bias_residual or 0.0)
 
     @property
-    def gap(self) -> float:
-        """``(value − floor)/value``: all that any other dictionary, of any width, could gain."""
-        return relative_gap(self.value, self.floor)
-
-    @property
     def message(self) -> str:
         """How the search ended, in words."""
         return _MESSAGES.get(self.status, self.status.message)
@@ -125,43 +171,69 @@ class DictionaryFit:
         return _REMEDIES.get(self.status, self.status.remedy)
 
     def candidate(self) -> Candidate:
-        """The arrays alone, for :func:`cvxsae.certify` and others that trust nothing else."""
-        return Candidate(bias=self.bias, dictionary=self.dictionary, codes=self.codes.codes)
+        """The arrays alone, without what is claimed of them."""
+        return Candidate(bias=self.bias, dictionary=self.dictionary, codes=self.codes)
 
-    def arrays(self) -> dict[str, Any]:
-        """``dictionary``, ``bias`` and ``codes``, for :func:`cvxsae.data.write_arrays`."""
-        return {"dictionary": self.dictionary, "bias": self.bias, "codes": self.codes.codes}
-
-    def summary(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """The numbers, ready for JSON."""
-        lambda_max = self.problem.lambda_max()
         return {
-            "problem": self.problem.name,
-            "n_points": self.codes.n_points,
-            "dim": self.problem.dim,
+            **super().to_dict(),
+            "n_points": self.encoding.n_points,
             "n_atoms": self.n_atoms,
             "dead_atoms": self.dead_atoms,
-            "lam": self.lam,
-            "lam_over_lambda_max": self.lam / lambda_max if lambda_max > 0 else None,
-            "value": self.value,
-            "floor": self.floor,
-            "gap": self.gap,
-            "codes_gap": self.codes.gap,
-            "largest_code_gap": self.codes.largest_gap,
-            "l0": self.codes.l0,
+            "codes_gap": self.encoding.gap,
+            "largest_code_gap": self.encoding.largest_gap,
+            "l0": self.encoding.l0,
             "stationarity": self.worst_stationarity,
+            "stationarity_target": self.stationarity_target,
             "bias_residual": self.bias_residual,
             "least_curvature": self.least_curvature,
-            "tol": self.tol,
             "seed": self.seed,
-            "status": self.status.name,
-            "message": self.message,
-            "seconds": self.seconds,
-            **self.info,
         }
 
-    def __repr__(self) -> str:
+    def _line(self) -> str:
         return (
-            f"DictionaryFit({self.n_atoms} atoms, λ {self.lam:.4g}, value {self.value:.6g}, floor {self.floor:.6g}, "
-            f"stationarity {self.worst_stationarity:.1e}, L0 {self.codes.l0:.1f}, {self.status.name.lower()})"
+            f"{self.n_atoms} atoms, λ {self.lam:.4g}, value {self.value:.6g}, lower bound {self.lower_bound:.6g}, "
+            f"stationarity {self.worst_stationarity:.1e}, L0 {self.encoding.l0:.1f}, {self.status.name.lower()}"
         )
+
+
+def judge_fit(
+    evaluator: Evaluator,
+    dictionary: Float64[torch.Tensor, "K d"],
+    offset: Float64[torch.Tensor, " d"],
+    encoding: Codes,
+    status: Status,
+    target: float,
+) -> DictionaryFit:
+    """What a dictionary with exact codes is worth; the status that was reached as far as the numbers bear it out.
+
+    Values are those of the codes, not of their sums, which cancel where data are far from the bias.
+    """
+    problem, group = evaluator.problem, evaluator.group
+    sums, bound = evaluator.sums(encoding.codes), evaluator.summary.lower_bound
+    stationarity = group.same(sums.stationarity(dictionary, offset, problem.lam)).cpu().numpy()
+    drift = None
+    if problem.bias_is_free:
+        drift = group.same_number(sums.bias_residual(dictionary, offset, problem.lam))
+    worst = max(float(np.nan_to_num(stationarity).max(initial=0.0)), drift or 0.0)
+    if status is Status.CERTIFIED and relative_gap(encoding.value, bound) > GLOBAL_TOL:
+        status = Status.STALLED
+    if status is Status.STATIONARY and not worst <= target:
+        status = Status.STALLED
+    return DictionaryFit(
+        problem=problem,
+        dictionary=dictionary.cpu().numpy(),
+        bias=evaluator.bias(offset).numpy(),
+        codes=encoding.codes,
+        encoding=encoding,
+        value=encoding.value,
+        lower_bound=bound,
+        stationarity=stationarity,
+        bias_residual=drift,
+        status=status,
+        tol=GLOBAL_TOL,
+        stationarity_target=target,
+        seed=evaluator.seed,
+        solver=SOLVER,
+    )

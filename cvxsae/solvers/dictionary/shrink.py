@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import math
-import time
+from dataclasses import replace
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
 import torch
 
 from cvxsae.data import arguments
-from cvxsae.data.arguments import InputError
-from cvxsae.parallel.context import Run
+from cvxsae.errors import InputError
+from cvxsae.parallel.context import Compute, Run, Seeded, keywords
 from cvxsae.relaxations.convex.fixed_atoms import SparseCodes
+from cvxsae.relaxations.joint.joint import JointProblem
 from cvxsae.relaxations.solution import Status
 from cvxsae.solvers.codes.encode import encode_rows
-from cvxsae.solvers.dictionary.learn import learn_dictionary
+from cvxsae.solvers.dictionary.learn import LearnOptions, Settings, learn
 from cvxsae.solvers.dictionary.removal import cheapest_apart, removal_prices
 from cvxsae.solvers.dictionary.reseed import reseeded
 from cvxsae.solvers.dictionary.result import DictionaryFit
 from cvxsae.solvers.dictionary.sample import sample_rows
-from cvxsae.solvers.dictionary.start import FILL_TOL
+from cvxsae.solvers.dictionary.start import FILL_TOL, Given
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,28 +31,28 @@ if TYPE_CHECKING:
 
     from cvxsae.data.activations import ActivationsLike
     from cvxsae.data.arguments import BiasLike
-    from cvxsae.relaxations.joint.joint import JointProblem
 
 SURPLUS = 1.2
-"""Atoms that :func:`penalty_path` learns with, over those it is asked for."""
+"""Atoms that :func:`dictionary_path` learns with, over those it is asked for."""
 
 RESEED_STEPS = 60
 """Descent steps between two rounds of reseeding."""
+
+REMOVAL_SHARE = 0.5
+"""Share of the time left that choosing the atoms to remove may take."""
 
 ON_THE_WAY = 1e-2
 """Stationarity of the fits that a path only passes through."""
 
 
+@keywords(LearnOptions)
 def shrink(
     fit: DictionaryFit,
     n_atoms: int,
     *,
-    seed: int | None = None,
-    tol: float | None = None,
-    max_seconds: float | None = None,
-    device: str | torch.device | None = None,
-    progress: bool = False,
+    stationarity: float | None = None,
     second_order: bool = False,
+    **options: Unpack[LearnOptions],
 ) -> DictionaryFit:
     """Continue a fit at a smaller width: the atoms go whose removal costs least, then all are learned.
 
@@ -65,9 +66,9 @@ def shrink(
         What :func:`cvxsae.learn_dictionary`, :func:`cvxsae.grow` or this returned.
     n_atoms
         The new width, smaller than ``fit.n_atoms``.
-    seed, tol
+    stationarity, seed
         Those of the fit, unless given.
-    max_seconds, device, progress, second_order
+    second_order, max_seconds, max_steps, device, progress, callback, folder
         As in :func:`cvxsae.learn_dictionary`.
 
     Raises
@@ -80,36 +81,49 @@ def shrink(
     width = arguments.count(n_atoms, "n_atoms")
     if width >= fit.n_atoms:
         raise InputError(f"n_atoms is {width} but the fit has {fit.n_atoms} atoms; pass a smaller width.")
-    where = arguments.compute_device(device)
-    started = time.perf_counter()
-    kept = without_cheapest(fit.problem, fit.dictionary, fit.bias, width, where)
-    left = None if max_seconds is None else max(max_seconds - (time.perf_counter() - started), 1e-3)
-    return learn_dictionary(
-        fit.problem.X, width, fit.lam, bias=fit.problem.bias, seed=fit.seed if seed is None else seed,
-        tol=fit.tol if tol is None else tol, max_seconds=left, device=device, progress=progress,
-        init=(kept, fit.bias), second_order=second_order,
-    )  # fmt: skip
+    if not fit.problem.group.is_alone:
+        raise InputError("fit is of datapoints that several processes share; shrink takes those of one process.")
+    options.setdefault("seed", fit.seed)
+    run = Run.start(options, LearnOptions)
+    target = fit.stationarity_target if stationarity is None else arguments.positive(stationarity, "stationarity")
+    return shrunk(fit, width, Settings(target, second_order=second_order), run)
 
 
-def without_cheapest(
-    problem: JointProblem, dictionary: Float64[np.ndarray, "K d"], bias: Float64[np.ndarray, " d"], width: int,
-    device: torch.device,
-) -> Float64[np.ndarray, "k d"]:  # fmt: skip
-    """The ``width`` atoms that are left when those go, round by round, whose removal costs least."""
+def shrunk(fit: DictionaryFit, width: int, settings: Settings, run: Run) -> DictionaryFit:
+    """:func:`shrink` with arguments that have been checked."""
+    kept = without_cheapest(fit, width, run.inner(share=REMOVAL_SHARE))
+    problem = JointProblem(fit.problem.X, width, fit.lam, fit.problem.bias)
+    return learn(problem, replace(settings, start=Given.of((kept, fit.bias), problem)), run)
+
+
+def without_cheapest(fit: DictionaryFit, width: int, run: Run) -> Float64[np.ndarray, "k d"]:
+    """The ``width`` atoms that are left when those go, round by round, whose removal costs least.
+
+    Past the deadline those with the largest codes stay.
+    """
+    problem, dictionary = fit.problem, fit.dictionary
     rows = sample_rows(problem.n_points, problem.dim)
     data = problem.X if len(rows) == problem.n_points else problem.X[rows]
-    points = data.to_numpy() - bias
+    points, bias = data.to_numpy() - fit.bias, torch.from_numpy(fit.bias)
     while len(dictionary) > width:
-        here = SparseCodes.of_unit_rows(data, torch.from_numpy(dictionary), problem.lam, torch.from_numpy(bias))
-        codes = encode_rows(here, Run(device=device, is_outermost=False), tol=FILL_TOL).codes
-        prices = removal_prices(points, dictionary, codes, problem.lam)
+        at = SparseCodes.of_unit_rows(data, torch.from_numpy(dictionary), problem.lam, bias)
+        coded = encode_rows(at, run, tol=FILL_TOL)
+        if coded.status is Status.TIME_LIMIT:
+            squares = np.asarray((fit.codes * fit.codes).sum(axis=0)).ravel()
+            return fit.dictionary[np.sort(np.argsort(-squares, kind="stable")[:width])]
+        prices = removal_prices(points, dictionary, coded.codes, problem.lam)
         surplus = len(dictionary) - width
         gone = cheapest_apart(prices, dictionary, -(-surplus // 2))
         dictionary = np.delete(dictionary, gone, axis=0)
     return dictionary
 
 
-def penalty_path(
+class PathOptions(Compute, Seeded, total=False):
+    """Options of :func:`dictionary_path` that it shares with other verbs."""
+
+
+@keywords(PathOptions)
+def dictionary_path(
     X: ActivationsLike,
     n_atoms: int,
     lams: Sequence[float],
@@ -117,11 +131,8 @@ def penalty_path(
     bias: BiasLike = "free",
     surplus: float = SURPLUS,
     reseeds: int = 0,
-    seed: int = 0,
-    tol: float = 1e-4,
-    max_seconds: float | None = None,
-    device: str | torch.device | None = None,
-    progress: bool = False,
+    stationarity: float = 1e-4,
+    **options: Unpack[PathOptions],
 ) -> tuple[DictionaryFit, ...]:
     """Follow the joint optimum from a large penalty to a small one, with more atoms than asked for until the last.
 
@@ -129,7 +140,7 @@ def penalty_path(
     not that of a small λ and a given width. So every fit starts from the one before; all but the last have
     ``⌈surplus · n_atoms⌉`` atoms; at the last penalty but one the cheapest of them are removed (:func:`cvxsae.shrink`),
     and the last is learned at ``n_atoms``. Where datapoints are few for an atom, ``reseeds`` is the stronger lever: at
-    the first penalty, atoms that memorise a few datapoints are replaced again and again (:mod:`reseed`).
+    the first penalty, atoms that memorize a few datapoints are replaced again and again (:mod:`reseed`).
 
     Parameters
     ----------
@@ -146,8 +157,8 @@ def penalty_path(
     reseeds
         Rounds of :data:`RESEED_STEPS` steps at the first penalty, between which weakly supported atoms are replaced.
         The round with the lowest value is gone on from.
-    tol
-        Stationarity of the last fit; those on the way go to a hundredth at best.
+    stationarity
+        Of the last fit; those on the way go to a hundredth at best.
     max_seconds
         For the whole path, shared out evenly over what is left of it.
 
@@ -161,99 +172,63 @@ def penalty_path(
     ------
     InputError
         For penalties that do not fall, and arguments that cannot be used.
+    KeyboardInterrupt
+        If Ctrl-C came before the last fit, which is returned as it is then.
     """
     penalties = [arguments.penalty(lam, "lams") for lam in lams]
     if not penalties or any(low >= high for high, low in pairwise(penalties)):
         raise InputError(f"lams are {list(lams)}; pass at least one penalty, each smaller than the one before.")
-    width = arguments.count(n_atoms, "n_atoms")
+    problem = JointProblem(X, n_atoms, penalties[-1], bias)
+    if not problem.group.is_alone:
+        raise InputError("X is shared by several processes; dictionary_path takes data of one process.")
     if not (math.isfinite(surplus) and surplus >= 1):
         raise InputError(f"surplus is {surplus:g}; pass how many times n_atoms to learn with, 1 or more.")
-    tol = arguments.positive(tol, "tol")
-    wide = math.ceil(surplus * width)
-    clock = _Clock(max_seconds, len(penalties) + (wide > width) + reseeds)
-    on_the_way = max(tol, ON_THE_WAY)
+    run, target = Run.start(options, PathOptions), arguments.positive(stationarity, "stationarity")
+    wide = JointProblem(problem.X, math.ceil(surplus * problem.n_atoms), penalties[0], bias)
+    stages = _Stages(run, len(penalties) + (wide.n_atoms > problem.n_atoms) + reseeds)
+    on_the_way = Settings(max(target, ON_THE_WAY))
     fits: list[DictionaryFit] = []
     start = None
     if reseeds:
-        first = wide if len(penalties) > 1 else width
-        start = _reseed(X, first, penalties[0], bias, arguments.count(reseeds, "reseeds"), seed, clock, device)
+        first = wide if len(penalties) > 1 else problem
+        start = _reseed(first, arguments.count(reseeds, "reseeds"), stages)
     for lam in penalties[:-1]:
-        fits.append(
-            learn_dictionary(
-                X,
-                wide,
-                lam,
-                bias=bias,
-                seed=seed,
-                tol=on_the_way,
-                max_seconds=clock.share(),
-                device=device,
-                progress=progress,
-                init=fits[-1] if fits else start,
-            )
-        )
-        _go_on(fits[-1])
-    if fits and wide > width:
-        fits.append(
-            shrink(fits[-1], width, tol=on_the_way, max_seconds=clock.share(), device=device, progress=progress)
-        )
-        _go_on(fits[-1])
-    fits.append(
-        learn_dictionary(
-            X,
-            width,
-            penalties[-1],
-            bias=bias,
-            seed=seed,
-            tol=tol,
-            max_seconds=clock.share(),
-            device=device,
-            progress=progress,
-            init=fits[-1] if fits else start,
-        )
-    )
+        here = JointProblem(wide.X, wide.n_atoms, lam, bias)
+        settings = replace(on_the_way, start=Given.of(fits[-1] if fits else start, here))
+        fits.append(learn(here, settings, stages.next()))
+    if fits and wide.n_atoms > problem.n_atoms:
+        fits.append(shrunk(fits[-1], problem.n_atoms, on_the_way, stages.next()))
+    # What the last fit has reached is worth returning; an interrupt before it leaves nothing at this penalty.
+    last = replace(stages.next(), is_outermost=True)
+    fits.append(learn(problem, Settings(target, Given.of(fits[-1] if fits else start, problem)), last))
     return tuple(fits)
 
 
-def _go_on(fit: DictionaryFit) -> None:
-    """Pass on a Ctrl-C that a fit on the way took for its own: there is none yet at the last penalty and width."""
-    if fit.status is Status.INTERRUPTED:
-        raise KeyboardInterrupt
-
-
-def _reseed(
-    X: ActivationsLike, width: int, lam: float, bias: BiasLike, rounds: int, seed: int, clock: _Clock,
-    device: str | torch.device | None,
-) -> DictionaryFit:  # fmt: skip
-    """Learn for a while and replace the atoms that memorise, so many times: the best of the rounds."""
+def _reseed(problem: JointProblem, rounds: int, stages: _Stages) -> DictionaryFit:
+    """Learn for a while and replace the atoms that memorize, so many times: the best of the rounds."""
     best: DictionaryFit | None = None
-    start = None
+    settings = Settings(ON_THE_WAY, moves=False, epochs=0)
     for turn in range(rounds):
-        fit = learn_dictionary(
-            X, width, lam, bias=bias, seed=seed, tol=ON_THE_WAY, max_seconds=clock.share(), max_steps=RESEED_STEPS,
-            device=device, init=start, moves=False, epochs=0,
-        )  # fmt: skip
-        _go_on(fit)
+        run = replace(stages.next(), max_steps=RESEED_STEPS, progress=False)
+        fit = learn(problem, settings, run)
         if best is None or fit.value < best.value:
             best = fit
-        rows = sample_rows(fit.problem.n_points, fit.problem.dim)
-        points = fit.problem.X[rows].to_numpy() - fit.bias
-        start = (reseeded(points, fit.dictionary, fit.codes.codes[rows], seed + turn), fit.bias)
+        rows = sample_rows(problem.n_points, problem.dim)
+        points = problem.X[rows].to_numpy() - fit.bias
+        atoms = reseeded(points, fit.dictionary, fit.codes[rows], run.seed + turn)
+        settings = replace(settings, start=Given.of((atoms, fit.bias), problem))
     assert best is not None
     return best
 
 
-class _Clock:
+class _Stages:
     """Shares what is left of a time limit over what is left to do."""
 
-    def __init__(self, max_seconds: float | None, stages: int) -> None:
-        self.limit = None if max_seconds is None else arguments.positive(max_seconds, "max_seconds")
-        self.started, self.stages = time.perf_counter(), stages
+    def __init__(self, run: Run, count: int) -> None:
+        self.run, self.count = run, count
 
-    def share(self) -> float | None:
-        """Seconds for the next stage."""
-        self.stages -= 1
-        if self.limit is None:
-            return None
-        left = self.limit - (time.perf_counter() - self.started)
-        return max(left / (self.stages + 1), 1e-3)
+    def next(self) -> Run:
+        """How the next stage runs."""
+        share = 1 / max(1, self.count)
+        self.count -= 1
+        return replace(self.run.inner(share=share), progress=self.run.progress)

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import scipy.sparse as sp
 import torch
 
-from cvxsae.data import arguments, tensors
-from cvxsae.data.arguments import InputError
-from cvxsae.parallel.context import Run
+from cvxsae.data import tensors
+from cvxsae.data.arguments import Bias
+from cvxsae.errors import InputError
 from cvxsae.relaxations.convex.fixed_atoms import SparseCodes
-from cvxsae.relaxations.convex.wide_limit import WideLimit
 from cvxsae.relaxations.joint.joint import JointProblem
-from cvxsae.relaxations.shared import share_wide_limit
+from cvxsae.relaxations.solution import Status
 from cvxsae.solvers.codes.encode import encode_rows
-from cvxsae.solvers.convex.driver import run_loop
-from cvxsae.solvers.convex.wide_newton import WideLimitNewton
 from cvxsae.solvers.dictionary.moves import replace_atoms
 from cvxsae.solvers.dictionary.result import DictionaryFit
 from cvxsae.solvers.dictionary.sample import ResidualSample, sample_here, sample_rows
@@ -28,6 +26,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float64, Int64
     from numpy.typing import ArrayLike
 
+    from cvxsae.parallel.context import Run
     from cvxsae.parallel.group import ProcessGroup
 
 SAME = 1e-9
@@ -42,96 +41,110 @@ GROWTH = 2
 FILL_TOL = 2e-2
 """Relative gap of the codes between two such rounds."""
 
-SCAN_TOL = 1e-9
-"""Relative gap to which the wide limit is solved."""
-
 Init: TypeAlias = "DictionaryFit | ArrayLike | torch.Tensor | tuple[Any, Any] | None"
 """Where to start: a fit, a dictionary (K', d) with K' ≤ K, or a dictionary and a bias."""
 
 
-def summarize(problem: JointProblem, run: Run, group: ProcessGroup) -> tuple[DataSummary, Float64[np.ndarray, " d"]]:
-    """The lower bound and its bias, and the sums of the data measured from there."""
-    wide = share_wide_limit(WideLimit(problem.X, problem.lam, problem.bias), group)
-    scan, device = run_loop(WideLimitNewton(group), wide, SCAN_TOL, run.inner().without_limit()), run.device
-    bias = problem.fixed_bias() if not problem.bias_is_free else scan.primal.bias.cpu()
-    total, energy = torch.zeros(problem.dim, dtype=torch.float64), 0.0
-    for batch in problem.X.batches():
-        shifted = batch.cpu() - bias
-        total += shifted.sum(dim=0)
-        energy += float(shifted.square().sum())
-    (total,), n_points = group.sum(total), int(group.total(problem.n_points))
-    bound = scan.dual.scan.lower_bound
-    summary = DataSummary(bias.to(device), total.to(device), group.total(energy), bound, n_points)
-    return summary, np.ascontiguousarray(bias.numpy())
+@dataclass(frozen=True)
+class Given:
+    """A start that was given, checked.
+
+    Attributes
+    ----------
+    dictionary
+        Unit-norm atoms, (k, d) with k at most the problem's width.
+    bias
+        (d,), or None where none was given.
+    """
+
+    dictionary: Float64[np.ndarray, "k d"]
+    bias: Float64[np.ndarray, " d"] | None = None
+
+    @classmethod
+    def of(cls, init: Init, problem: JointProblem) -> Given | None:
+        """Check ``init``; None for none."""
+        if init is None:
+            return None
+        if isinstance(init, DictionaryFit):
+            init = (init.dictionary, init.bias)
+        atoms, bias = init if isinstance(init, tuple) and len(init) == 2 else (init, None)
+        rows = tensors.unit_rows(atoms, "init", problem.dim)[0].cpu().numpy()
+        if len(rows) > problem.n_atoms:
+            raise InputError(f"init has {len(rows)} atoms but n_atoms is {problem.n_atoms}; pass at most as many.")
+        if bias is None:
+            return cls(rows)
+        vector = Bias.of(bias, problem.dim).vector
+        if vector is None:
+            raise InputError("init holds a bias that is not an array; pass (dictionary, bias) or the dictionary alone.")
+        return cls(rows, np.ascontiguousarray(vector.numpy()))
 
 
 def starting_point(
-    problem: JointProblem,
-    bias: Float64[np.ndarray, " d"],
-    init: Init,
-    seed: int,
-    device: torch.device,
-    group: ProcessGroup,
-) -> tuple[Float64[np.ndarray, "K d"], Float64[np.ndarray, " d"], bool]:
-    """Dictionary and bias to start from, and whether they were given complete."""
-    if init is None:
-        return datapoint_directions(problem, bias, seed, group), bias, False
-    if isinstance(init, DictionaryFit):
-        init = (init.dictionary, init.bias)
-    atoms, given = init if isinstance(init, tuple) and len(init) == 2 else (init, None)
-    rows = tensors.unit_rows(atoms, "init", problem.dim)[0].cpu().numpy()
-    if len(rows) > problem.n_atoms:
-        raise InputError(f"init has {len(rows)} atoms but n_atoms is {problem.n_atoms}; pass at most as many.")
-    if given is not None:
-        fixed = arguments.bias_vector(given, problem.dim)
-        if not isinstance(fixed, torch.Tensor):
-            raise InputError("init holds a bias that is not an array; pass (dictionary, bias) or the dictionary alone.")
-        if problem.bias_is_free:
-            bias = np.ascontiguousarray(fixed.cpu().numpy())
-    group.agree(init=rows, bias=bias)
-    if len(rows) == problem.n_atoms:
-        return rows, bias, True
+    problem: JointProblem, summary: DataSummary, given: Given | None, run: Run
+) -> tuple[Float64[torch.Tensor, "K d"], Float64[torch.Tensor, " d"]]:
+    """Dictionary and offset to start from, on the run's device, the same in all processes."""
+    group, origin = problem.group, summary.origin.cpu()
+    bias = origin.numpy()
+    if given is None:
+        atoms = datapoint_directions(problem, bias, run.seed, group)
+    else:
+        if given.bias is not None and problem.bias_is_free:
+            bias = given.bias
+        atoms = given.dictionary
+        group.agree(init=atoms, bias=bias)
+        if len(atoms) < problem.n_atoms:
+            atoms = _filled(problem, atoms, bias, run)
+    offset = torch.from_numpy(bias).to(run.device) - summary.origin
+    return group.same(torch.from_numpy(atoms)).to(run.device), offset
+
+
+def _filled(
+    problem: JointProblem, atoms: Float64[np.ndarray, "k d"], bias: Float64[np.ndarray, " d"], run: Run
+) -> Float64[np.ndarray, "K d"]:
+    """:func:`fill` on the sample of all processes' rows, by the first of them."""
+    group = problem.group
     if group.is_alone:
-        return fill(problem, rows, bias, seed, device), bias, False
+        return fill(problem, atoms, bias, run)
     chosen = sample_here(problem.n_points, problem.dim, group)
     points = problem.X[chosen].to_numpy() if len(chosen) else np.zeros((0, problem.dim))
-    filled = group.on_first(
+    filled: Float64[np.ndarray, "K d"] = group.on_first(
         points,
-        lambda parts: fill(JointProblem(np.concatenate(parts), problem.n_atoms, problem.lam), rows, bias, seed, device),
+        lambda parts: fill(JointProblem(np.concatenate(parts), problem.n_atoms, problem.lam), atoms, bias, run),
     )
-    return filled, bias, False
+    return filled
 
 
 def fill(
-    problem: JointProblem,
-    dictionary: Float64[np.ndarray, "k d"],
-    bias: Float64[np.ndarray, " d"],
-    seed: int,
-    device: torch.device,
+    problem: JointProblem, dictionary: Float64[np.ndarray, "k d"], bias: Float64[np.ndarray, " d"], run: Run
 ) -> Float64[np.ndarray, "K d"]:
-    """Add the atoms that lower F most (T7, T8), in rounds with exact codes between them, up to the problem's width."""
-    rng = np.random.default_rng(seed)
+    """Add the atoms that lower F most (T7, T8), in rounds with exact codes between them, up to the problem's width.
+
+    Past the deadline, random directions are added.
+    """
+    rng = np.random.default_rng(run.seed)
     rows = sample_rows(problem.n_points, problem.dim)
     data = problem.X if len(rows) == problem.n_points else problem.X[rows]
     points = data.to_numpy() - bias
     length = unit_length(float(np.square(points).sum(axis=1).mean()))
     while len(dictionary) < problem.n_atoms:
         wanted = min(problem.n_atoms - len(dictionary), max(LEAST_GROWTH, len(dictionary) // GROWTH))
-        here = SparseCodes.of_unit_rows(data, torch.from_numpy(dictionary), problem.lam, torch.from_numpy(bias))
-        codes = encode_rows(here, Run(device=device, is_outermost=False), tol=FILL_TOL).codes
-        residuals = ((points - codes @ dictionary) / length).astype(np.float32)
-        padded = np.concatenate([dictionary, random_directions(wanted, problem.dim, rng)])
-        empty = sp.csr_array((len(points), wanted))
-        found = replace_atoms(
-            ResidualSample(residuals, None, length),
-            sp.csr_array(sp.hstack([codes, empty], format="csr")),
-            padded,
-            problem.lam,
-            at_most=wanted,
-            seed=seed + len(dictionary),
-            device=device,
-        )
-        if found is None:  # no residual is longer than λ: this dictionary is optimal at any width (T7)
+        at = SparseCodes.of_unit_rows(data, torch.from_numpy(dictionary), problem.lam, torch.from_numpy(bias))
+        coded = encode_rows(at, run, tol=FILL_TOL)
+        found = None
+        if coded.status is not Status.TIME_LIMIT:
+            residuals = ((points - coded.codes @ dictionary) / length).astype(np.float32)
+            padded = np.concatenate([dictionary, random_directions(wanted, problem.dim, rng)])
+            empty = sp.csr_array((len(points), wanted))
+            found = replace_atoms(
+                ResidualSample(residuals, None, length),
+                sp.csr_array(sp.hstack([coded.codes, empty], format="csr")),
+                padded,
+                problem.lam,
+                at_most=wanted,
+                seed=run.seed + len(dictionary),
+                device=run.device,
+            )
+        if found is None:  # no residual is longer than λ: this dictionary is optimal at any width (T7); or it is late
             missing = problem.n_atoms - len(dictionary)
             return np.concatenate([dictionary, random_directions(missing, problem.dim, rng)])
         old = len(dictionary)

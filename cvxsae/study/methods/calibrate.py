@@ -39,7 +39,7 @@ def calibrate(
     fit = learn(cell, penalty, None, stationarity=FIRST_STATIONARITY, **limits)
     small, large = 0.0, math.inf
     for turn in range(rounds):
-        if fit.codes.l0 > target:
+        if fit.encoding.l0 > target:
             small = max(small, penalty)
         else:
             large = min(large, penalty)
@@ -47,12 +47,12 @@ def calibrate(
         if 0 < small < large < math.inf and (turn % 2 or not small < penalty < large):
             penalty = math.sqrt(small * large)
         fit = learn(cell, penalty, (fit.dictionary, fit.bias), stationarity=STATIONARITY, **limits)
-        if abs(fit.codes.l0 - target) <= rtol * target:
+        if abs(fit.encoding.l0 - target) <= rtol * target:
             numbers = {
                 "value": fit.value,
-                "lower_bound": fit.floor,
-                "l0": fit.codes.l0,
-                "codes_gap": fit.codes.gap,
+                "lower_bound": fit.lower_bound,
+                "l0": fit.encoding.l0,
+                "codes_gap": fit.encoding.gap,
                 "live_atoms": fit.n_atoms - fit.dead_atoms,
                 "outcome": f"CALIBRATED_IN_{turn + 1}",
                 "lam": penalty,
@@ -60,7 +60,7 @@ def calibrate(
             return Outcome(numbers)
     raise InputError(
         f"[grid] target_l0 is {target:g} but after {rounds} rounds of [calibrate] the learned dictionary has "
-        f"{fit.codes.l0:.3g} active atoms at λ = {penalty:.4g}; raise [calibrate] rounds or rtol."
+        f"{fit.encoding.l0:.3g} active atoms at λ = {penalty:.4g}; raise [calibrate] rounds or rtol."
     )
 
 

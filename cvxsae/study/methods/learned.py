@@ -41,12 +41,12 @@ def learned(
     residuals, drift = residuals_of(problem, fit.candidate())
     numbers = {
         "value": found.value,
-        "lower_bound": fit.floor,
+        "lower_bound": fit.lower_bound,
         "codes_gap": found.gap,
         "stationarity": float(np.nanmax(residuals, initial=0)),
         "bias_residual": drift if cell.bias == "free" else None,
         "least_curvature": fit.least_curvature,
-        "l0": fit.codes.l0,
+        "l0": fit.encoding.l0,
         "live_atoms": fit.n_atoms - fit.dead_atoms,
         "outcome": fit.status.name,
         "fvu": fvu(problem, fit.candidate(), cell.X),
@@ -66,7 +66,7 @@ def learn(
         bias=cell.bias_value,
         seed=run.seed,
         init=start,
-        tol=stationarity,
+        stationarity=stationarity,
         max_seconds=seconds_of(run),
         device=run.device,
         **more,

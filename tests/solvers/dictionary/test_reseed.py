@@ -8,7 +8,7 @@ import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cvxsae import encode, penalty_path
+from cvxsae import dictionary_path, encode
 from cvxsae.solvers.dictionary.reseed import MOST, reseeded, supports, weakly_supported
 from tests.solvers.dictionary.test_shrink import match, planted, unit
 
@@ -53,7 +53,7 @@ def test_memorised_atoms_are_replaced_and_the_others_kept() -> None:
 
 def test_reseeding_never_ends_above_its_first_round() -> None:
     X, atoms = planted(150)
-    path = {rounds: penalty_path(X, 16, (0.1,), bias=None, reseeds=rounds, tol=1e-3) for rounds in (1, 5)}
+    path = {rounds: dictionary_path(X, 16, (0.1,), bias=None, reseeds=rounds, stationarity=1e-3) for rounds in (1, 5)}
     assert path[5][-1].value <= path[1][-1].value * (1 + 1e-9)
     assert path[5][-1].n_atoms == 16
     assert match(path[5][-1].dictionary, atoms) > 0.8

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
-from cvxsae import encode, learn_dictionary, penalty_path, shrink
+from cvxsae import dictionary_path, encode, learn_dictionary, shrink
 from cvxsae.data.arguments import InputError
 from cvxsae.relaxations.solution import Status
 from cvxsae.results import DictionaryFit, Record
@@ -77,7 +78,7 @@ def test_shrinking_takes_away_what_was_added() -> None:
     mixtures = unit(atoms[:6] + atoms[6:12])
     wide = learn_dictionary(X, 28, 0.05, bias=None, init=np.concatenate([mixtures, atoms, unit(
         rng.standard_normal((6, 10)))]), max_seconds=0.001, moves=False)  # fmt: skip
-    fit = shrink(wide, 16, tol=1e-3)
+    fit = shrink(wide, 16, stationarity=1e-3)
     assert fit.n_atoms == 16
     assert fit.status is Status.STATIONARY
     assert match(fit.dictionary, atoms) > 0.96
@@ -87,7 +88,7 @@ def test_shrinking_takes_away_what_was_added() -> None:
 
 def test_a_path_finds_the_planted_atoms() -> None:
     X, atoms = planted()
-    fits = penalty_path(X, 16, (0.2, 0.05, 0.02), bias=None, tol=1e-3)
+    fits = dictionary_path(X, 16, (0.2, 0.05, 0.02), bias=None, stationarity=1e-3)
     assert [(fit.lam, fit.n_atoms) for fit in fits] == [(0.2, 20), (0.05, 20), (0.05, 16), (0.02, 16)]
     assert fits[-1].status is Status.STATIONARY
     assert match(fits[-1].dictionary, atoms) > 0.98
@@ -96,39 +97,41 @@ def test_a_path_finds_the_planted_atoms() -> None:
 
 def test_one_penalty_or_no_surplus_is_plain_learning() -> None:
     X, _ = planted(100)
-    (fit,) = penalty_path(X, 8, (0.2,), bias=None, tol=1e-3, seed=3)
-    assert fit.value == pytest.approx(learn_dictionary(X, 8, 0.2, bias=None, tol=1e-3, seed=3).value, rel=1e-9)
-    assert [fit.n_atoms for fit in penalty_path(X, 8, (0.3, 0.2), surplus=1.0)] == [8, 8]
+    (fit,) = dictionary_path(X, 8, (0.2,), bias=None, stationarity=1e-3, seed=3)
+    assert fit.value == pytest.approx(learn_dictionary(X, 8, 0.2, bias=None, stationarity=1e-3, seed=3).value, rel=1e-9)
+    assert [fit.n_atoms for fit in dictionary_path(X, 8, (0.3, 0.2), surplus=1.0)] == [8, 8]
 
 
 @pytest.mark.parametrize(("reseeds", "stage"), [(2, 0), (0, 0), (0, 1)])
 def test_an_interrupted_path_goes_no_further(monkeypatch: pytest.MonkeyPatch, reseeds: int, stage: int) -> None:
     """It went on to the next penalty, as if the Ctrl-C had been for one fit alone."""
     calls: list[int] = []
-    module = sys.modules[penalty_path.__module__]
+    module = sys.modules[dictionary_path.__module__]
+    learn = module.learn
 
     def interrupt(_: Record) -> None:
         if len(calls) == stage + 1:
             raise KeyboardInterrupt
 
-    def counted(*args: Any, **kwargs: Any) -> DictionaryFit:
+    def counted(problem: Any, settings: Any, run: Any) -> DictionaryFit:
         calls.append(1)
-        return learn_dictionary(*args, **kwargs, callback=interrupt)
+        fit: DictionaryFit = learn(problem, settings, replace(run, callback=interrupt))
+        return fit
 
-    monkeypatch.setattr(module, "learn_dictionary", counted)
+    monkeypatch.setattr(module, "learn", counted)
     with pytest.raises(KeyboardInterrupt):
-        penalty_path(planted(60)[0], 4, (0.3, 0.2), reseeds=reseeds)
+        dictionary_path(planted(60)[0], 4, (0.3, 0.2), reseeds=reseeds)
     assert len(calls) == stage + 1
 
 
 def test_refuses() -> None:
     X, _ = planted(60)
-    fit = learn_dictionary(X, 4, 0.3, tol=1e-2)
+    fit = learn_dictionary(X, 4, 0.3, stationarity=1e-2)
     with pytest.raises(InputError, match="smaller width"):
         shrink(fit, 4)
     for lams in ([0.1, 0.2], [0.1, 0.1], []):
         with pytest.raises(InputError, match="lams"):
-            penalty_path(X, 4, lams)
+            dictionary_path(X, 4, lams)
     for surplus in (0.9, float("nan"), float("inf")):
         with pytest.raises(InputError, match="surplus"):
-            penalty_path(X, 4, [0.2, 0.1], surplus=surplus)
+            dictionary_path(X, 4, [0.2, 0.1], surplus=surplus)

@@ -1,0 +1,39 @@
+"""What the search knows of the data before it begins: a certified lower bound, and sums measured from its bias."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from cvxsae.relaxations.convex.wide_limit import WideLimit
+from cvxsae.relaxations.shared import share_wide_limit
+from cvxsae.solvers.convex.driver import run_loop
+from cvxsae.solvers.convex.wide_newton import WideLimitNewton
+from cvxsae.solvers.dictionary.state import DataSummary
+
+if TYPE_CHECKING:
+    from cvxsae.parallel.context import Run
+    from cvxsae.relaxations.joint.joint import JointProblem
+
+TOL = 1e-9
+"""Relative gap to which the wide limit is solved."""
+
+TIME_SHARE = 0.5
+"""Share of the time left that it may take: its bound is valid wherever it ends, and the search needs time too."""
+
+
+def summarize(problem: JointProblem, run: Run) -> DataSummary:
+    """Solve the wide limit (T9), and measure the data from its bias, or from the fixed one."""
+    group = problem.group
+    wide = share_wide_limit(WideLimit(problem.X, problem.lam, problem.bias), group)
+    scan = run_loop(WideLimitNewton(group), wide, TOL, run.inner(share=TIME_SHARE))
+    bias = problem.fixed_bias() if not problem.bias_is_free else scan.primal.bias.cpu()
+    total, energy = torch.zeros(problem.dim, dtype=torch.float64), 0.0
+    for batch in problem.X.batches():
+        shifted = batch.cpu() - bias
+        total += shifted.sum(dim=0)
+        energy += float(shifted.square().sum())
+    (total,), n_points = group.sum(total), int(group.total(problem.n_points))
+    bound = scan.dual.scan.lower_bound
+    return DataSummary(bias.to(run.device), total.to(run.device), group.total(energy), bound, n_points)
