@@ -116,8 +116,8 @@ class DictionaryFit(Solution):
         """
         if not isinstance(problem, JointProblem):
             raise InputError(f"problem is {problem.name!r}; pass the JointProblem that the fit answers.")
-        held, missing = read_arrays(path), {"dictionary", "bias", "stationarity_target"}
-        missing -= set(held)
+        held: dict[str, Any] = dict(read_arrays(path))
+        missing = {"dictionary", "bias", "stationarity_target"} - set(held)
         if missing:
             raise InputError(f"path {str(path)!r} holds no {min(missing)}; pass a file that DictionaryFit.save wrote.")
         atoms = tensors.unit_rows(held["dictionary"], "dictionary", problem.dim)[0].cpu()

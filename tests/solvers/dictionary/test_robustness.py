@@ -1,14 +1,13 @@
 """Dictionary learning on what people get wrong, and on data that rounding spoils."""
 
 import json
-import sys
 
 import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
 
-from cvxsae import InputError, JointProblem, Status, certify, encode, grow, learn_dictionary
+from cvxsae import InputError, JointProblem, Status, certify, grow, learn_dictionary
 from cvxsae.data.storage import Folder
 from cvxsae.solvers.dictionary.checkpoint import KIND, SLOTS
 from cvxsae.solvers.dictionary.move_table import MoveTable, Split
@@ -77,7 +76,9 @@ def test_interruption_before_the_search_is_not_swallowed(monkeypatch):
 @pytest.mark.parametrize("call", [2, 9, 30])
 def test_interruption_while_codes_are_computed_ends_the_search(call, monkeypatch):
     """In a step of the stochastic stage, of the exact pass or of polishing. Codes were taken for finished once."""
-    module, calls = sys.modules[encode.__module__], []
+    calls = []
+    from cvxsae.solvers.codes import plan as module
+
     wait = module.wait
 
     def interrupted(*args, **kwargs):
