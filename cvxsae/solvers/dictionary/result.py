@@ -217,7 +217,9 @@ def judge_fit(
     if problem.bias_is_free:
         drift = group.same_number(sums.bias_residual(dictionary, offset, problem.lam))
     worst = max(float(np.nan_to_num(stationarity).max(initial=0.0)), drift or 0.0)
-    if status is Status.CERTIFIED and relative_gap(encoding.value, bound) > GLOBAL_TOL:
+    if relative_gap(encoding.value, bound) <= GLOBAL_TOL:
+        status = Status.CERTIFIED
+    elif status is Status.CERTIFIED:
         status = Status.STALLED
     if status is Status.STATIONARY and not worst <= target:
         status = Status.STALLED
