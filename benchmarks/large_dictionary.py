@@ -123,7 +123,7 @@ def small(store: Store, device: str) -> None:
                 name = {"data": kind, "n": n, "d": d, "tau": tau}
                 if store.has("small", name):
                     continue
-                problem = LargeDictionary(dataset(kind, n, d), LAM, tau)
+                problem = LargeDictionary(dataset(kind, n, d), LAM, tau, bias=None)
                 row = {**name, **measure(problem, 1e-5, device=device)}
                 theirs, times = timed(functools.partial(solve, problem, solver="reference", raise_on_failure=False))
                 row |= {"sdp": theirs.info["relaxed_value"], "sdp_cpu": times["cpu"], "ten_starts": ten_starts(problem)}
@@ -132,7 +132,7 @@ def small(store: Store, device: str) -> None:
 
 def reference(store: Store, device: str) -> None:
     """N = 80 beside Clarabel, to a solver gap of 1e-3."""
-    problem = LargeDictionary(dataset("clustered", 80, 8), LAM, ATOM_COST)
+    problem = LargeDictionary(dataset("clustered", 80, 8), LAM, ATOM_COST, bias=None)
     for _ in range(3):
         store.add("reference", {"data": "clustered", "n": 80, "d": 8, **measure(problem, 1e-3, device=device)})
     store.add("reference", {"data": "clustered", "n": 80, "d": 8, **measure(problem, 1e-3, solver="reference")})
@@ -143,7 +143,7 @@ def few(store: Store, device: str) -> None:
     for n, d, tau in ((500, 2, 1.0), (500, 3, 10.0), (2000, 2, 1.0), (2000, 2, 10.0), (2000, 3, 10.0)):
         name = {"n": n, "d": d, "tau": tau}
         if not store.has("few", name):
-            problem = LargeDictionary(dataset("random", n, d), LAM, tau)
+            problem = LargeDictionary(dataset("random", n, d), LAM, tau, bias=None)
             store.add("few", {**name, **measure(problem, 1e-4, device=device)})
 
 
@@ -173,7 +173,7 @@ def cuts(store: Store, device: str) -> None:
     for n, d, lam, tau, seed in [*CUT_SUITE, (60, 8, 0.1, 10.0, 0)]:
         name = {"n": n, "d": d, "lam": lam, "tau": tau, "seed": seed}
         if not store.has("cuts", name):
-            problem = LargeDictionary(dataset("random", n, d, seed), lam, tau)
+            problem = LargeDictionary(dataset("random", n, d, seed), lam, tau, bias=None)
             store.add("cuts", {**name, **measure(problem, 2e-4, solver="copositive", device=device)})
 
 
@@ -190,7 +190,7 @@ def candidates(store: Store, device: str) -> None:
         for solver in rivals:
             given: Any = bias
             atoms = datapoint_atoms(X - X.mean(axis=0) if bias == "free" else X)
-            problem = CandidateDictionary(X, atoms, LAM, ATOM_COST, given)
+            problem = CandidateDictionary(X, atoms, LAM, ATOM_COST, bias=given)
             name = {"data": kind, "n": n, "bias": bias or "none", "solver": solver}
             if not store.has("candidates", name):
                 row = measure(problem, 1e-5, solver=solver, max_seconds=300, device=device)
@@ -203,7 +203,7 @@ def scale(store: Store, device: str, points: tuple[int, ...], max_seconds: float
         for kind in ("random", "clustered", "wordllama") if n <= 1000 else ("clustered",):
             name = {"data": kind, "n": n, "device": device}
             if not store.has("scale", name):
-                problem = LargeDictionary(dataset(kind, n), LAM, ATOM_COST)
+                problem = LargeDictionary(dataset(kind, n), LAM, ATOM_COST, bias=None)
                 row = measure(problem, 2e-3, device=device, max_seconds=max_seconds)
                 store.add("scale", {**name, "d": problem.dim, **row})
 
@@ -216,7 +216,7 @@ def gpu(store: Store) -> None:
     store.begin("gpu")
     for n, devices in ((1000, ("cpu", "cuda")), (4000, ("cuda",)), (10_000, ("cuda",))):
         for device in devices:
-            problem = LargeDictionary(dataset("clustered", n), LAM, ATOM_COST)
+            problem = LargeDictionary(dataset("clustered", n), LAM, ATOM_COST, bias=None)
             row = measure(problem, 2e-3, device=device, max_seconds=1800)
             name = torch.cuda.get_device_name() if device == "cuda" else "cpu"
             store.add("gpu", {"data": "clustered", "n": n, "d": problem.dim, "device": name, **row})

@@ -54,7 +54,7 @@ def plain(X: np.ndarray, widths: tuple[int, ...]) -> list[float]:
 
 def measure(n: int, widths: tuple[int, ...], learn: float, check: bool) -> list[dict[str, Any]]:
     X = wordllama(n)
-    wide = solve(WideLimit(X, LAM, None)).lower_bound
+    wide = solve(WideLimit(X, LAM, bias=None)).lower_bound
     rows = []
     for width, simple in zip(widths, plain(X, widths), strict=True):
         start = time.process_time()

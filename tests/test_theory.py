@@ -66,7 +66,7 @@ def test_t1_the_residual_is_a_projection_and_the_dual_is_equation_one(seed):
 def test_t1_with_a_free_bias_the_dual_has_one_more_constraint():
     """A gap that ignores Σ_n y_n = 0 is negative: the residual's dual value at a poor bias exceeds the optimum."""
     _, X, D, b, lam, codes, _, R = instance(1)
-    best = problems.solve(cvxsae.SparseCodes(X, D, lam, "free")).value
+    best = problems.solve(cvxsae.SparseCodes(X, D, lam, bias="free")).value
     ignored = problems.dual(X, b, R * np.minimum(1, lam / (R @ D.T).max(axis=1))[:, None])
     assert ignored == pytest.approx(codes.value, rel=1e-6)
     assert best < ignored * 0.99

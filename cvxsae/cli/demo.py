@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -138,10 +138,10 @@ def _wide_limit(demo: Demo) -> list[dict[str, Any]]:
     say("   λ/λ_max    λ          floor      (share of F at zero codes)   tokens with an atom   gap      passes")
     unscaled = WideLimit(demo.X, 1.0)
     lambda_max = unscaled.lambda_max()
-    ceiling = float(solve(unscaled.with_penalty(lambda_max)).value)
+    ceiling = float(solve(replace(unscaled, lam=lambda_max)).value)
     rows = []
     for ratio in tqdm(RATIOS, desc="wide limit", disable=not demo.progress):
-        problem = unscaled.with_penalty(ratio * lambda_max)
+        problem = replace(unscaled, lam=ratio * lambda_max)
         solution = solve(problem, tol=WIDE_TOL)
         certificate = certify(problem, solution)
         used = float((solution.codes.sum(axis=1) > 0).mean()) if solution.codes is not None else float("nan")

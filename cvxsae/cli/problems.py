@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -122,7 +122,7 @@ class ProblemOptions:
             atoms = datapoint_atoms(X, start) if file == "data" else read_array(file, "--atoms")
             problem = CandidateDictionary(X, atoms, lam, cost, bias=bias)
         if self.penalty.lam is None:
-            problem = problem.with_penalty(self.penalty.penalty(problem.lambda_max))
+            problem = replace(problem, lam=self.penalty.penalty(problem.lambda_max))
         return problem, notes
 
 

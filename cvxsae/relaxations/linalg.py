@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Array = TypeVar("Array", np.ndarray, torch.Tensor)
 
-FAILURES = (np.linalg.LinAlgError, torch.linalg.LinAlgError)
+FAILURES: tuple[type[Exception], ...] = (np.linalg.LinAlgError, vars(torch.linalg)["LinAlgError"])
 """What numpy, scipy and torch raise when LAPACK reports a failure."""
 
 

@@ -1,6 +1,6 @@
 """What the four convex problems share: one objective, one dual, one gauge each.
 
-Every problem minimises, in units of (P) (mean per datapoint),
+Every problem minimizes, in units of (P) (mean per datapoint),
 
     (1/N) [ ½‖X − 1bᵀ − Z D‖² + λ Σ_k ‖d_k‖ θ_τ(z_k) ],   Z ≥ 0,                            (primal)
 
@@ -10,14 +10,14 @@ over some of Z, D and b, and has the dual
 
 They differ in which dictionaries are allowed, hence in the polar: ``max_nk d_k·y_n`` (codes),
 ``max_n ‖y_n‖`` (wide limit), ``max_k θ°_τ(Y a_k)`` (candidates), ``θ°_τ(Y)`` (large dictionary).
-Any Y becomes feasible by re-centring and rescaling, so any candidate has a certificate.
+Any Y becomes feasible by re-centering and rescaling, so any candidate has a certificate.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import scipy.sparse
@@ -25,6 +25,7 @@ import torch
 
 from cvxsae.data import arguments, tensors
 from cvxsae.data.activations import Activations, ActivationsLike
+from cvxsae.data.arguments import InputError
 from cvxsae.parallel.group import group_of
 from cvxsae.relaxations.convex.penalty import AtomPenalty
 
@@ -40,6 +41,25 @@ if TYPE_CHECKING:
 EPS = float(np.finfo(np.float64).eps)
 
 
+@dataclass(frozen=True)
+class Whole:
+    """What a process knows of all datapoints, of which it has some; asked for once, when the problem is made.
+
+    Attributes
+    ----------
+    n_points
+        Their number.
+    center
+        The bias of zero codes, (d,).
+    lambda_max
+        λ_max of the whole; None where it costs a product with a dictionary: then it is asked for when it is needed.
+    """
+
+    n_points: int
+    center: torch.Tensor
+    lambda_max: float | None
+
+
 @dataclass(frozen=True, init=False, eq=False)
 class Problem(ABC):
     """A convex problem over activations: data, penalty λ, surcharge τ (``atom_cost``) and bias.
@@ -47,24 +67,62 @@ class Problem(ABC):
     Attributes
     ----------
     X
-        The datapoints, (N, d).
+        The datapoints, (N, d): all of them, or this process's share (:meth:`cvxsae.parallel.ProcessGroup.shard`).
     lam
         Penalty λ > 0, in the units of the data.
     bias
-        None (zero), a float64 vector (fixed) or ``"free"`` (optimised).
+        None (zero), a float64 vector (fixed) or ``"free"`` (optimized).
+
+    Notes
+    -----
+    Problems are frozen; ``dataclasses.replace(problem, lam=...)`` makes another, checked like the first.
+
+    Of shared datapoints, ``n_points``, codes and duals are those here; values, bounds, violations and λ_max are those
+    of all, summed over the processes: such methods are collective, and so is making the problem.
     """
 
     X: Activations
     lam: float
     bias: torch.Tensor | Literal["free"] | None
+    _whole: Whole | None = field(init=False, repr=False, default=None)
 
     name: ClassVar[str]
+    can_be_shared: ClassVar[bool] = True
+    """Whether the objective is a sum over datapoints, so that several processes can share them."""
+    polar_is_cheap: ClassVar[bool] = True
+    """Whether λ_max costs a pass over the data and no more."""
 
     def __init__(self, X: ActivationsLike, lam: float, bias: BiasLike) -> None:
         activations = Activations(X)
-        object.__setattr__(self, "X", activations)
-        object.__setattr__(self, "lam", arguments.penalty(lam, "lam"))
-        object.__setattr__(self, "bias", arguments.bias_vector(bias, activations.shape[1]))
+        self._set(
+            X=activations,
+            lam=arguments.penalty(lam, "lam"),
+            bias=arguments.bias_vector(bias, activations.shape[1]),
+            _whole=None,
+        )
+
+    def _set(self, **values: Any) -> None:
+        """Set fields while the problem is being made; afterwards it is frozen."""
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    def _meet(self) -> None:
+        """Ask the other processes once what is known of all datapoints; done last when a problem is made."""
+        group = self.group
+        if group.is_alone:
+            return
+        if not self.can_be_shared:
+            raise InputError(
+                f"X is shared by {group.size} processes but atoms of the {self.name} problem pay for all datapoints at "
+                "once; pass all rows to each process, or use WideLimit or JointProblem."
+            )
+        with group.guard():
+            group.agree(call=type(self).__name__, d=self.dim, dtype=self.X.tensor.dtype, lam=self.lam, bias=self.bias)
+            total = int(group.total(self.n_points))
+            self._set(_whole=Whole(total, torch.zeros(self.dim, dtype=torch.float64), None))
+            center = self._computed_bias()
+            top = self._largest(self._lambda_max_here(center)) if self.polar_is_cheap else None
+            self._set(_whole=Whole(total, center, top))
 
     # ------------------------------------------------------------------ data and bias
 
@@ -72,6 +130,11 @@ class Problem(ABC):
     def n_points(self) -> int:
         """Number of datapoints N."""
         return self.X.shape[0]
+
+    @property
+    def total_points(self) -> int:
+        """Number of datapoints of all processes."""
+        return self.n_points if self._whole is None else self._whole.n_points
 
     @property
     def group(self) -> ProcessGroup:
@@ -90,7 +153,7 @@ class Problem(ABC):
 
     @property
     def bias_is_free(self) -> bool:
-        """Whether the bias is optimised."""
+        """Whether the bias is optimized."""
         return isinstance(self.bias, str)
 
     @property
@@ -108,22 +171,22 @@ class Problem(ABC):
 
     def starting_bias(self) -> Float[torch.Tensor, " d"]:
         """The optimal bias when all codes are zero: the fixed one, or the mean of the data."""
+        return self._computed_bias() if self._whole is None else self._whole.center.clone()
+
+    def _computed_bias(self) -> Float[torch.Tensor, " d"]:
         if not self.bias_is_free:
             return self.fixed_bias()
         # Measured from the first row: equal rows have exactly that mean, and a large offset costs no digits.
-        origin = self.X.tensor[0].to(torch.float64)
+        origin = self.group.same(self.X.tensor[0].to(device="cpu", dtype=torch.float64))
+        there = origin.to(self.X.tensor.device)
         total = torch.zeros(self.dim, dtype=torch.float64)
         for batch in self.X.batches():
-            total += (batch - origin).sum(dim=0).cpu()
-        return origin.cpu() + total / self.n_points
+            total += (batch - there).sum(dim=0).cpu()
+        return origin + self.group.sum(total)[0] / self.total_points
 
-    def with_penalty(self, lam: float) -> Problem:
-        """Return the same problem at another λ."""
-        other = object.__new__(type(self))
-        for field, value in self.__dict__.items():
-            object.__setattr__(other, field, value)
-        object.__setattr__(other, "lam", arguments.penalty(lam, "lam"))
-        return other
+    def _largest(self, number: float) -> float:
+        """The largest of the processes' numbers."""
+        return max(self.group.gather(number))
 
     # ------------------------------------------------------------------ primal
 
@@ -146,7 +209,7 @@ class Problem(ABC):
         ``(1/N) [ ½ Σ_n ‖x_n − b − z_n D‖² + λ Σ_k ‖d_k‖ θ_τ(z_k) ]``
         """
         squares = sum(float(residual.square().sum()) for _, residual in self.residual_batches(candidate))
-        return (squares / 2 + self.lam * self._penalty_value(candidate)) / self.n_points
+        return self.group.total(squares / 2 + self.lam * self._penalty_value(candidate)) / self.total_points
 
     def _penalty_value(self, candidate: Candidate) -> float:
         if candidate.codes is None or candidate.dictionary is None:
@@ -192,12 +255,12 @@ class Problem(ABC):
             rows = Y[start : start + len(batch)]
             start += len(batch)
             total += float(((batch.cpu() - reference) * rows).sum() - rows.square().sum() / 2)
-        return total / self.n_points
+        return self.group.total(total) / self.total_points
 
     def feasible_dual(
         self, Y: Float[torch.Tensor, "N d"], multipliers: np.ndarray | None = None
     ) -> Float[torch.Tensor, "N d"]:
-        """Turn any Y into a feasible dual point: re-centre if the bias is free, then shrink into ``polar ≤ λ``.
+        """Turn any Y into a feasible dual point: re-center if the bias is free, then shrink into ``polar ≤ λ``.
 
         Rows shrink one by one where the polar is a maximum over rows and nothing couples them (fixed bias);
         otherwise all by one factor. What rounding can hide of the polar, ``2dε‖y_n‖``, is added to it first, so the
@@ -205,13 +268,13 @@ class Problem(ABC):
         """
         Y = Y.to(torch.float64)
         if self.bias_is_free:
-            Y = Y - Y.mean(dim=0)
+            Y = Y - self._mean_row(Y)
         limit = self.lam * (1 - 4 * self.dim * EPS)
         slack = 2 * self.dim * EPS * torch.linalg.vector_norm(Y, dim=1)
         rows = None if self.bias_is_free else self.row_polars(Y)
         if rows is not None:
             return Y * torch.clamp(limit / (rows + slack).clamp(min=limit), max=1)[:, None]
-        polar = self.polar(Y, multipliers) + float(slack.max())
+        polar = self._largest(self.polar(Y, multipliers) + float(slack.max()))
         return Y * min(1.0, limit / polar) if polar > 0 else Y
 
     def dual_violations(
@@ -219,9 +282,13 @@ class Problem(ABC):
     ) -> tuple[float, float]:
         """How far Y is from feasible: ``(polar(Y) − λ)_+/λ`` and, for a free bias, ``‖mean y_n‖/λ`` (else zero)."""
         Y = Y.to(torch.float64)
-        excess = max(0.0, self.polar(Y, multipliers) / self.lam - 1)
-        drift = float(torch.linalg.vector_norm(Y.mean(dim=0))) / self.lam if self.bias_is_free else 0.0
+        excess = self._largest(max(0.0, self.polar(Y, multipliers) / self.lam - 1))
+        drift = float(torch.linalg.vector_norm(self._mean_row(Y))) / self.lam if self.bias_is_free else 0.0
         return excess, drift
+
+    def _mean_row(self, Y: Float[torch.Tensor, "N d"]) -> Float[torch.Tensor, " d"]:
+        """The mean of the rows of all processes."""
+        return Y.mean(dim=0) if self.group.is_alone else self.group.sum(Y.sum(dim=0))[0] / self.total_points
 
     def residual(self, candidate: Candidate) -> Float[torch.Tensor, "N d"]:
         """All residuals at once, (N, d) float64."""
@@ -241,13 +308,18 @@ class Problem(ABC):
         total = torch.zeros(self.dim, dtype=torch.float64)
         for _, residual in self.residual_batches(candidate):
             total += residual.sum(dim=0)
-        return float(torch.linalg.vector_norm(total)) / (self.n_points * self.lam)
+        return float(torch.linalg.vector_norm(self.group.sum(total)[0])) / (self.total_points * self.lam)
 
     # ------------------------------------------------------------------ scale and reference
 
     def lambda_max(self) -> float:
         """The smallest λ known to make all codes zero: the polar of the data at the bias of zero codes."""
-        bias = self.starting_bias()
+        if self._whole is not None and self._whole.lambda_max is not None:
+            return self._whole.lambda_max
+        return self._largest(self._lambda_max_here(self.starting_bias()))
+
+    def _lambda_max_here(self, bias: Float[torch.Tensor, " d"]) -> float:
+        """The polar of the datapoints here, seen from a bias."""
         largest = 0.0
         for batch in self.X.batches():
             rows = self.row_polars(batch.cpu() - bias)

@@ -191,7 +191,7 @@ class Solution(Candidate):
             For a file that cannot be read, or arrays that do not fit the problem.
         """
         held = read_arrays(path)
-        arrays = {f.name: held[f.name] for f in fields(Candidate) if f.name in held}
+        arrays: dict[str, Any] = {f.name: held[f.name] for f in fields(Candidate) if f.name in held}
         if "bias" not in arrays:
             raise InputError(f"path {str(path)!r} holds no bias; pass a file that Solution.save wrote.")
         candidate = Candidate(**arrays)

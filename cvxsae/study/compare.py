@@ -343,7 +343,10 @@ class _Asked:
 
     def wide_limit(self) -> Solution:
         return solve(
-            WideLimit(self.data, self.lam, self.bias), tol=WIDE_TOL, raise_on_failure=False, device=self.search.device
+            WideLimit(self.data, self.lam, bias=self.bias),
+            tol=WIDE_TOL,
+            raise_on_failure=False,
+            device=self.search.device,
         )
 
     def train(self, n_atoms: int) -> SparseAutoencoder:

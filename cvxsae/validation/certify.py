@@ -9,14 +9,12 @@ import scipy.sparse
 
 from cvxsae.data import arguments, tensors
 from cvxsae.errors import CertificateError, InputError
-from cvxsae.parallel.group import ALONE
 from cvxsae.parallel.threads import threads_for
 from cvxsae.relaxations.candidate import Candidate
 from cvxsae.relaxations.convex.wide_limit import WideLimit
 from cvxsae.relaxations.floors.floor import Floor
 from cvxsae.relaxations.joint.joint import JointProblem
 from cvxsae.relaxations.problem import Problem, float64_tensor
-from cvxsae.relaxations.shared import Shared
 from cvxsae.relaxations.solution import GAP_SLACK, Solution, gap_parts, relative_gap
 from cvxsae.validation.certificate import Certificate
 from cvxsae.validation.claims import claims_of
@@ -87,7 +85,7 @@ def certify(
     asked = None if tol is None else arguments.nonnegative(tol, "tol")
     if isinstance(found, Floor):
         return _certified_floor(problem, found)
-    group = problem.group if isinstance(problem, Shared) else ALONE
+    group = problem.group
     with group.guard(), threads_for(problem):
         return _certified(problem, found, asked, group)
 

@@ -174,8 +174,8 @@ def test_joint_problem_and_spectral_floor(name):
     codes = encode(X, D, LAM, bias=b, tol=1e-12)
     written = JointProblem(encoding.rows(X), ATOMS, LAM * encoding.lam, bias=encoding.vector(b))
     again = encode(written.X, encoding.atoms(D), written.lam, bias=encoding.vector(b), tol=1e-12)
-    unit_atoms = problems.unit(encoding.atoms(D))
-    found = written.primal_value(Candidate(dictionary=unit_atoms, codes=again.codes, bias=encoding.vector(b)))
+    atoms = problems.unit(encoding.atoms(D))
+    found = written.primal_value(Candidate(dictionary=atoms, codes=again.codes, bias=encoding.vector(b)))
     assert found == pytest.approx(codes.value * encoding.value, rel=1e-9)
     plain = spectral_floor(X, LAM, 2, bias=b).value
     floor = spectral_floor(written.X, written.lam, 2, bias=encoding.vector(b)).value

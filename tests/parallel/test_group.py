@@ -95,7 +95,7 @@ def test_each_process_writes_its_blocks_to_a_folder_of_its_own(launch):
 
 @pytest.mark.parametrize(("name", "bias"), [("free", "free"), ("zero", None)])
 def test_the_wide_limit_of_two_processes_is_certified_for_all_rows(launch, name, bias):
-    problem = WideLimit(X, PENALTY, bias)
+    problem = WideLimit(X, PENALTY, bias=bias)
     one = solve(problem, tol=1e-9)
     assert launch.same(f"wide_{name}_value") == pytest.approx(one.value, rel=1e-9)
     found = Candidate(
@@ -182,7 +182,7 @@ def test_arguments_that_differ_are_refused_in_both_by_name(launch, name):
 
 
 def test_different_calls_are_refused_instead_of_waiting_for_each_other(launch):
-    assert all("'learn_dictionary' in process 0, 'encode' in process 1" in said for said in launch.said("function"))
+    assert all("'JointProblem' in process 0, 'encode' in process 1" in said for said in launch.said("function"))
 
 
 @pytest.mark.parametrize(

@@ -138,7 +138,7 @@ def codes(group: ProcessGroup, report: Report, folder: Path) -> None:
 def wide(group: ProcessGroup, report: Report) -> None:
     X, _ = data()
     for name, bias in (("free", "free"), ("zero", None)):
-        solution = solve(WideLimit(group.shard(X), PENALTY, bias), tol=1e-9)
+        solution = solve(WideLimit(group.shard(X), PENALTY, bias=bias), tol=1e-9)
         report.numbers(f"wide_{name}", solution, "value", "lower_bound")
         assert solution.codes is not None
         arrays = {"dictionary": solution.dictionary, "codes": solution.codes.diagonal(), "dual": solution.dual}

@@ -36,10 +36,10 @@ def build(name, bias="free", scale=1.0, lam=LAM):
     rng = np.random.default_rng(11)
     X, atoms = scale * problems.clustered(rng, 14, 3), rng.normal(size=(6, 3))
     return {
-        "wide": lambda: WideLimit(X, lam * scale, bias),
-        "codes": lambda: SparseCodes(X, atoms, lam * scale, bias),
-        "candidates": lambda: CandidateDictionary(X, atoms, lam * scale, 2.0, bias),
-        "large": lambda: LargeDictionary(X, lam * scale, 2.0, bias),
+        "wide": lambda: WideLimit(X, lam * scale, bias=bias),
+        "codes": lambda: SparseCodes(X, atoms, lam * scale, bias=bias),
+        "candidates": lambda: CandidateDictionary(X, atoms, lam * scale, 2.0, bias=bias),
+        "large": lambda: LargeDictionary(X, lam * scale, 2.0, bias=bias),
     }[name]()
 
 
@@ -427,7 +427,7 @@ def test_a_float16_candidate_is_evaluated_in_float64(name):
 def test_float32_codes_are_summed_in_float64(atom_cost):
     """Many small codes: a sum in the precision of the entries would put the value below the optimum."""
     X, codes = np.full((50_000, 1), 1.1), np.full((50_000, 1), 1.0, np.float32)
-    problem = CandidateDictionary(X, np.eye(1), 0.1, atom_cost)
+    problem = CandidateDictionary(X, np.eye(1), 0.1, atom_cost, bias=None)
     dense = Candidate(bias=np.zeros(1), dictionary=np.eye(1), codes=codes)
     sparse = dataclasses.replace(dense, codes=scipy.sparse.csr_array(codes + np.float32(1e-6)))
     exact = dataclasses.replace(dense, codes=(codes + np.float32(1e-6)).astype(np.float64))
@@ -581,7 +581,7 @@ def test_the_referee_uses_no_solver_state(monkeypatch):
 
 def test_the_bound_says_when_it_is_of_a_relaxation(rng):
     """In more than three dimensions the polar is only bounded, and the certificate must not claim the optimum."""
-    problem = LargeDictionary(problems.gaussian(rng, 10, 4), 0.3, 2.0)
+    problem = LargeDictionary(problems.gaussian(rng, 10, 4), 0.3, 2.0, bias=None)
     certificate = certify(problem, solve(problem, tol=1e-1, raise_on_failure=False))
     assert certificate.bound == "relaxation"
     assert "of the relaxation" in str(certificate)

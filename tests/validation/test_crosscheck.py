@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -43,18 +44,18 @@ def check(problem):
 
 @pytest.mark.parametrize("n", [5, 40])
 def test_wide_limit_to_1e6(kind, bias, n, rng):
-    assert abs(check(WideLimit(data(kind, rng, n), LAM, bias)).difference) <= 1e-6
+    assert abs(check(WideLimit(data(kind, rng, n), LAM, bias=bias)).difference) <= 1e-6
 
 
 @pytest.mark.parametrize("n", [5, 40])
 def test_sparse_codes_to_1e6(kind, bias, n, rng):
-    result = check(SparseCodes(data(kind, rng, n), rng.normal(size=(10, 4)), LAM, bias))
+    result = check(SparseCodes(data(kind, rng, n), rng.normal(size=(10, 4)), LAM, bias=bias))
     assert abs(result.difference) <= 1e-6
 
 
 @pytest.mark.parametrize("tau", [0.0, 0.5, 5.0])
 def test_candidate_dictionary_to_1e5(kind, bias, tau, rng):
-    result = check(CandidateDictionary(data(kind, rng, 30), rng.normal(size=(10, 4)), LAM, tau, bias))
+    result = check(CandidateDictionary(data(kind, rng, 30), rng.normal(size=(10, 4)), LAM, tau, bias=bias))
     assert abs(result.difference) <= 1e-5
 
 
@@ -70,15 +71,15 @@ def check_large(problem):
 
 @pytest.mark.parametrize("tau", [0.5, 5.0])
 def test_large_dictionary_to_2e2(kind, bias, tau, rng):
-    check_large(LargeDictionary(data(kind, rng, 16), LAM, tau, bias))
+    check_large(LargeDictionary(data(kind, rng, 16), LAM, tau, bias=bias))
 
 
 def test_large_dictionary_of_forty_points(rng):
-    check_large(LargeDictionary(problems.clustered(rng, 40, 4), LAM, 2.0, "free"))
+    check_large(LargeDictionary(problems.clustered(rng, 40, 4), LAM, 2.0, bias="free"))
 
 
 def test_large_dictionary_without_surcharge(kind, bias, rng):
-    result = check(LargeDictionary(data(kind, rng, 12), LAM, 0.0, bias))
+    result = check(LargeDictionary(data(kind, rng, 12), LAM, 0.0, bias=bias))
     assert abs(result.difference) <= 1e-5
 
 
@@ -103,21 +104,21 @@ def test_default_tolerances(rng):
     X = rng.normal(size=(4, 2))
     assert default_tolerance(WideLimit(X, LAM)) == 1e-6
     assert default_tolerance(SparseCodes(X, X, LAM)) == 1e-6
-    assert default_tolerance(CandidateDictionary(X, X, LAM, 1.0)) == 1e-5
-    assert default_tolerance(LargeDictionary(X, LAM, 0.0)) == 1e-5
-    assert default_tolerance(LargeDictionary(X, LAM, 1.0)) == 2e-2
+    assert default_tolerance(CandidateDictionary(X, X, LAM, 1.0, bias=None)) == 1e-5
+    assert default_tolerance(LargeDictionary(X, LAM, 0.0, bias=None)) == 1e-5
+    assert default_tolerance(LargeDictionary(X, LAM, 1.0, bias=None)) == 2e-2
 
 
 def test_zero_data_and_a_penalty_beyond_the_largest(bias):
     X = np.zeros((5, 4))
     for problem in (
-        WideLimit(X, LAM, bias),
-        SparseCodes(X, np.eye(4), LAM, bias),
-        CandidateDictionary(X, np.eye(4), LAM, 1.0, bias),
-        LargeDictionary(X, LAM, 1.0, bias),
+        WideLimit(X, LAM, bias=bias),
+        SparseCodes(X, np.eye(4), LAM, bias=bias),
+        CandidateDictionary(X, np.eye(4), LAM, 1.0, bias=bias),
+        LargeDictionary(X, LAM, 1.0, bias=bias),
     ):
         check(problem)
-        check(problem.with_penalty(100.0))
+        check(replace(problem, lam=100.0))
 
 
 # ---------------------------------------------------------------- negative controls
@@ -161,7 +162,7 @@ def test_a_relaxation_above_what_is_attained_does_not_agree(rng, monkeypatch):
         return dataclasses.replace(solution, info={**solution.info, "relaxed_value": 1.01 * solution.value})
 
     tampered(monkeypatch, "reference", raised)
-    result = crosscheck(LargeDictionary(problems.clustered(rng, 8, 4), LAM, 1.0))
+    result = crosscheck(LargeDictionary(problems.clustered(rng, 8, 4), LAM, 1.0, bias=None))
     assert not result.agrees
     assert "apart, tol" in " ".join(result.objections)
 
@@ -170,13 +171,13 @@ def test_a_relaxation_above_what_is_attained_does_not_agree(rng, monkeypatch):
 
     monkeypatch.undo()
     tampered(monkeypatch, "reference", lowered)
-    objections = " ".join(crosscheck(LargeDictionary(problems.clustered(rng, 8, 4), LAM, 1.0)).objections)
+    objections = " ".join(crosscheck(LargeDictionary(problems.clustered(rng, 8, 4), LAM, 1.0, bias=None)).objections)
     assert "lower bound of torch" in objections
     assert "exceeds" in objections
 
 
 def test_a_tighter_tolerance_can_be_asked_for(rng):
-    problem = LargeDictionary(problems.gaussian(rng, 12, 3), LAM, 5.0)
+    problem = LargeDictionary(problems.gaussian(rng, 12, 3), LAM, 5.0, bias=None)
     assert not crosscheck(problem, tol=1e-12).agrees
     with pytest.raises(InputError, match="tol is 0"):
         crosscheck(problem, tol=0.0)
@@ -184,4 +185,4 @@ def test_a_tighter_tolerance_can_be_asked_for(rng):
 
 def test_too_large_for_the_reference(rng):
     with pytest.raises(InputError, match="would need"):
-        crosscheck(LargeDictionary(rng.normal(size=(200, 3)), LAM, 1.0))
+        crosscheck(LargeDictionary(rng.normal(size=(200, 3)), LAM, 1.0, bias=None))

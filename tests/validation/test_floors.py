@@ -114,7 +114,7 @@ def test_one_partner_for_all_is_noticed():
     value = float(huber(np.linalg.norm(X[:1] / 2, axis=1), 0.05)[0])
     part = FloorPart(np.arange(1, 21), np.array([0]), value, "T9")
     floor = Floor(JointProblem(X, 8, 0.05), value * 40 / 21, "T9", (part,))
-    assert floor.value > 1.5 * solve(WideLimit(X, 0.05, "free")).value
+    assert floor.value > 1.5 * solve(WideLimit(X, 0.05, bias="free")).value
     assert "as many partners" in " ".join(objections_to(floor))
     honest = replace(part, rows=np.array([1]))
     assert objections_to(replace(floor, value=value * 2 / 21, parts=(honest,))) == ()

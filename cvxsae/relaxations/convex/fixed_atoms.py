@@ -18,7 +18,7 @@ from cvxsae.data import arguments, tensors
 from cvxsae.data.activations import Activations, ActivationsLike
 from cvxsae.relaxations.candidate import Candidate, Codes
 from cvxsae.relaxations.convex.penalty import AtomPenalty
-from cvxsae.relaxations.problem import Problem
+from cvxsae.relaxations.problem import EPS, Problem
 
 if TYPE_CHECKING:
     from cvxsae.data.arguments import BiasLike
@@ -35,17 +35,9 @@ class FixedAtoms(Problem):
     ----------
     atoms
         Unit-norm atoms as rows, (K, d) float64.
-    row_norms
-        The norms the caller's rows had, (K,): codes for those rows are ``z_k / row_norms[k]``.
     """
 
     atoms: torch.Tensor = field(repr=False)
-    row_norms: torch.Tensor = field(repr=False)
-
-    def _set_atoms(self, atoms: object, name: str) -> None:
-        rows, norms = tensors.unit_rows(atoms, name, self.dim)
-        object.__setattr__(self, "atoms", rows.cpu())
-        object.__setattr__(self, "row_norms", norms.cpu())
 
     @property
     def n_atoms(self) -> int:
@@ -115,11 +107,11 @@ class SparseCodes(FixedAtoms):
         Datapoints, (N, d): anything :class:`~cvxsae.data.Activations` accepts.
     dictionary
         Atoms as rows, (K, d), as in an SAE's ``W_dec``. Rows of any norm but zero: they are scaled to norm 1 and
-        the codes refer to the unit-norm atoms (``row_norms`` converts).
+        the codes refer to these (``problem.atoms``), and ``z_k / problem.row_norms[k]`` to the rows given.
     lam
         Penalty λ > 0.
     bias
-        None (zero), an array (d,) (fixed, an SAE's ``b_dec``) or ``"free"`` (optimised with the codes).
+        None (zero), an array (d,) (fixed, an SAE's ``b_dec``) or ``"free"`` (optimized with the codes).
 
     Raises
     ------
@@ -128,10 +120,18 @@ class SparseCodes(FixedAtoms):
     """
 
     name: ClassVar[str] = "codes"
+    polar_is_cheap: ClassVar[bool] = False
 
-    def __init__(self, X: ActivationsLike, dictionary: object, lam: float, bias: BiasLike = None) -> None:
+    atoms: torch.Tensor = field(init=False, repr=False)
+    dictionary: torch.Tensor = field(repr=False)
+    row_norms: torch.Tensor = field(init=False, repr=False)
+
+    def __init__(self, X: ActivationsLike, dictionary: object, lam: float, *, bias: BiasLike = None) -> None:
         super().__init__(X, lam, bias)
-        self._set_atoms(dictionary, "dictionary")
+        rows, norms = tensors.unit_rows(dictionary, "dictionary", self.dim)
+        given = tensors.matrix(dictionary, "dictionary", rows="atom").clone()
+        self._set(dictionary=given, atoms=rows.cpu(), row_norms=norms.cpu())
+        self._meet()
 
     @classmethod
     def of_unit_rows(
@@ -140,14 +140,8 @@ class SparseCodes(FixedAtoms):
         """The problem of float64 rows that have norm 1 already: they are taken as they are, bit for bit."""
         problem = object.__new__(cls)
         ones = torch.ones(len(rows), dtype=torch.float64)
-        for name, value in {"X": X, "lam": lam, "bias": bias, "atoms": rows.cpu(), "row_norms": ones}.items():
-            object.__setattr__(problem, name, value)
+        problem._set(X=X, lam=lam, bias=bias, dictionary=rows, atoms=rows.cpu(), row_norms=ones, _whole=None)
         return problem
-
-    @property
-    def dictionary(self) -> Float[torch.Tensor, "K d"]:
-        """The unit-norm dictionary."""
-        return self.atoms
 
 
 @dataclass(frozen=True, init=False, eq=False)
@@ -172,23 +166,27 @@ class CandidateDictionary(FixedAtoms):
     atom_cost
         Surcharge τ ≥ 0, in datapoints: the support below which an atom is not worth having.
     bias
-        None (zero), an array (d,) (fixed) or ``"free"`` (optimised).
+        ``"free"`` (optimized, the default), None (zero) or an array (d,) (fixed).
 
     Raises
     ------
     InputError
-        For data, atoms, λ, τ or bias that cannot be used.
+        For data, atoms, λ, τ or bias that cannot be used, and for datapoints shared by several processes.
     """
 
     name: ClassVar[str] = "candidates"
+    can_be_shared: ClassVar[bool] = False
     atom_cost: float
 
     def __init__(
-        self, X: ActivationsLike, atoms: object, lam: float, atom_cost: float = 0.0, bias: BiasLike = None
+        self, X: ActivationsLike, atoms: object, lam: float, atom_cost: float = 0.0, *, bias: BiasLike = "free"
     ) -> None:
         super().__init__(X, lam, bias)
-        self._set_atoms(atoms, "atoms")
-        object.__setattr__(self, "atom_cost", arguments.nonnegative(atom_cost, "atom_cost"))
+        rows, norms = tensors.unit_rows(atoms, "atoms", self.dim)
+        if isinstance(atoms, torch.Tensor) and atoms.dtype == rows.dtype and bool(((norms - 1).abs() <= 4 * EPS).all()):
+            rows = atoms.detach().clone()  # of norm 1 already, as in dataclasses.replace: bit for bit the same
+        self._set(atoms=rows.cpu(), atom_cost=arguments.nonnegative(atom_cost, "atom_cost"))
+        self._meet()
 
     @property
     def penalty(self) -> AtomPenalty:

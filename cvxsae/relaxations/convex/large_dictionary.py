@@ -52,20 +52,22 @@ class LargeDictionary(Problem):
     atom_cost
         Surcharge τ ≥ 0, in datapoints: the support below which an atom is not worth having.
     bias
-        None (zero), an array (d,) (fixed) or ``"free"`` (optimised).
+        ``"free"`` (optimized, the default), None (zero) or an array (d,) (fixed).
 
     Raises
     ------
     InputError
-        For data, λ, τ or bias that cannot be used.
+        For data, λ, τ or bias that cannot be used, and for datapoints shared by several processes.
     """
 
     name: ClassVar[str] = "large"
+    can_be_shared: ClassVar[bool] = False
     atom_cost: float
 
-    def __init__(self, X: ActivationsLike, lam: float, atom_cost: float, bias: BiasLike = None) -> None:
+    def __init__(self, X: ActivationsLike, lam: float, atom_cost: float, *, bias: BiasLike = "free") -> None:
         super().__init__(X, lam, bias)
-        object.__setattr__(self, "atom_cost", arguments.nonnegative(atom_cost, "atom_cost"))
+        self._set(atom_cost=arguments.nonnegative(atom_cost, "atom_cost"))
+        self._meet()
 
     @property
     def penalty(self) -> AtomPenalty:
@@ -185,7 +187,7 @@ class LargeDictionary(Problem):
         InputError
             Saying which λ float64 can still work with.
         """
-        longest = WideLimit(self.X, self.lam, self.bias).lambda_max()
+        longest = WideLimit(self.X, self.lam, bias=self.bias).lambda_max()
         if self.atom_cost > 0 and self.lam < SMALLEST_LAM * longest:
             raise arguments.InputError(
                 f"lam is {self.lam:g} and the longest datapoint {longest:g} from the bias: float64 cannot tell such "

@@ -10,6 +10,7 @@ import scipy.sparse
 import torch
 from jaxtyping import Float
 
+from cvxsae.data.activations import Activations
 from cvxsae.relaxations.candidate import Candidate
 from cvxsae.relaxations.problem import EPS, Problem, float64_tensor
 
@@ -58,13 +59,13 @@ class HuberPass:
     value
         ``(1/N) Σ_n h_λ(‖x_n − b‖)``.
     lower_bound
-        Dual value of ``ψ_λ(x_n − b)`` re-centred and shrunk by ``λ/(λ + ‖mean ψ‖)``: feasible for certain.
+        Dual value of ``ψ_λ(x_n − b)`` re-centered and shrunk by ``λ/(λ + ‖mean ψ‖)``: feasible for certain.
     mean_psi
         ``(1/N) Σ_n ψ_λ(x_n − b)``, minus the gradient; zero at the optimum.
     hessian
         Of ``value``, (d, d), if asked for.
     mean_weight
-        ``(1/N) Σ_n min(1, λ/‖x_n − b‖)``: the curvature of the quadratic that majorises ``value`` (IRLS).
+        ``(1/N) Σ_n min(1, λ/‖x_n − b‖)``: the curvature of the quadratic that majorizes ``value`` (IRLS).
     nearest
         The datapoint closest to b.
     """
@@ -86,7 +87,7 @@ class WideLimit(Problem):
     with ``h_λ(r) = ½r²`` for ``r ≤ λ`` and ``λr − ½λ²`` beyond. It is attained by one atom per datapoint,
     ``d_n = (x_n − b)/‖x_n − b‖`` with code ``(‖x_n − b‖ − λ)_+``.
     Dual: ``max (1/N) Σ_n [ y_n·(x_n − b) − ½‖y_n‖² ]`` with ``‖y_n‖ ≤ λ``, and ``Σ_n y_n = 0`` when b is free; the
-    certificate is ``y_n = ψ_λ(x_n − b)`` re-centred and rescaled, ``ψ_λ(u) = u·min(1, λ/‖u‖)``.
+    certificate is ``y_n = ψ_λ(x_n − b)`` re-centered and rescaled, ``ψ_λ(u) = u·min(1, λ/‖u‖)``.
 
     Parameters
     ----------
@@ -95,7 +96,7 @@ class WideLimit(Problem):
     lam
         Penalty λ > 0.
     bias
-        ``"free"`` (optimised, the default), None (zero) or an array (d,) (fixed: then the value is closed form).
+        ``"free"`` (optimized, the default), None (zero) or an array (d,) (fixed: then the value is closed form).
 
     Raises
     ------
@@ -105,8 +106,9 @@ class WideLimit(Problem):
 
     name: ClassVar[str] = "wide"
 
-    def __init__(self, X: ActivationsLike, lam: float, bias: BiasLike = "free") -> None:
+    def __init__(self, X: ActivationsLike, lam: float, *, bias: BiasLike = "free") -> None:
         super().__init__(X, lam, bias)
+        self._meet()
 
     @property
     def evaluation_cost(self) -> float:
@@ -133,13 +135,22 @@ class WideLimit(Problem):
             gap = (1 - shrink) * inner / n - (1 - shrink**2) * squares / (2 * n)
             gap += shrink * float(m @ mean_offset) - shrink**2 * length**2 / 2
         curvature = None if sums.hessian is None else sums.hessian / n
-        return HuberPass(value / n, value / n - gap, m, curvature, weight_sum / n, sums.closest[1:])
+        # The bound went through a product of vectors, and ends a shared solve in all processes or in none.
+        bound = self.group.same_number(value / n - gap)
+        return HuberPass(value / n, bound, m, curvature, weight_sum / n, sums.closest[1:])
 
     def sums(
         self, bias: Float[torch.Tensor, " d"], *, hessian: bool = False, device: torch.device | None = None
     ) -> HuberSums:
-        """What :meth:`scan` needs of the data."""
-        device = device or self.X.tensor.device
+        """What :meth:`scan` needs of the data, summed over all processes."""
+        here, group = self._sums_here(bias, hessian, device or self.X.tensor.device), self.group
+        nearest = min(group.gather(here.closest), key=lambda found: float(found[0]))
+        parts = [here.scalars, here.vectors] + ([] if here.hessian is None else [here.hessian])
+        scalars, vectors, *curvature = group.sum(*parts)
+        return HuberSums(scalars, vectors, curvature[0] if curvature else None, nearest)
+
+    def _sums_here(self, bias: Float[torch.Tensor, " d"], hessian: bool, device: torch.device) -> HuberSums:
+        """The sums over the datapoints here."""
         d = self.dim
         b = bias.to(device=device, dtype=torch.float64)
         psi_sum, offset_sum = torch.zeros(2, d, dtype=torch.float64, device=device)
@@ -175,7 +186,10 @@ class WideLimit(Problem):
 
     def sample(self, count: int) -> WideLimit | None:
         """The same problem on ``count`` evenly spaced datapoints; None if that would not be much less work."""
-        return WideLimit(self.X.spread(count), self.lam, self.bias) if self.n_points > 2 * count else None
+        if self.total_points <= 2 * count:
+            return None
+        few = self.X.spread(-(-count // self.group.size))
+        return WideLimit(Activations(few, group=self.X.group), self.lam, bias=self.bias)
 
     # ------------------------------------------------------------------ the common vocabulary
 
@@ -211,9 +225,9 @@ class WideLimit(Problem):
         """The atom-per-datapoint dictionary and codes of a bias, and the dual point that certifies it.
 
         Datapoints within λ of the bias get a zero code; one that sits on it gets the first axis as its atom.
-        Beyond ``RECOVERY_BYTES`` only the bias is returned: it determines the rest.
+        Beyond ``RECOVERY_BYTES``, in some process, only the bias is returned: it determines the rest.
         """
-        if self.n_points * self.dim * 8 > RECOVERY_BYTES:
+        if self.group.any(self.n_points * self.dim * 8 > RECOVERY_BYTES):
             return Candidate(bias=bias)
         offsets = self.X.to_numpy() - bias
         norms = np.linalg.norm(offsets, axis=1)

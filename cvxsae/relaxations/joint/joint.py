@@ -48,9 +48,10 @@ class JointProblem(Problem):
 
     name: ClassVar[str] = "joint"
 
-    def __init__(self, X: ActivationsLike, n_atoms: int, lam: float, bias: BiasLike = "free") -> None:
+    def __init__(self, X: ActivationsLike, n_atoms: int, lam: float, *, bias: BiasLike = "free") -> None:
         super().__init__(X, lam, bias)
-        object.__setattr__(self, "n_atoms", arguments.count(n_atoms, "n_atoms"))
+        self._set(n_atoms=arguments.count(n_atoms, "n_atoms"))
+        self._meet()
 
     @property
     def evaluation_cost(self) -> float:
@@ -81,6 +82,6 @@ class JointProblem(Problem):
         """All codes zero, and the bias that is best for them: optimal iff ``λ ≥ lambda_max``."""
         return Candidate(
             bias=self.starting_bias().numpy(),
-            dictionary=np.eye(self.n_atoms, self.dim) if self.n_atoms <= self.dim else None,
-            codes=np.zeros((self.n_points, self.n_atoms)) if self.n_atoms <= self.dim else None,
+            dictionary=np.eye(self.dim)[np.arange(self.n_atoms) % self.dim],
+            codes=np.zeros((self.n_points, self.n_atoms)),
         )

@@ -118,7 +118,7 @@ def encode(
     group = group_of(data)
     with group.guard():
         run = Run.start(options, EncodeOptions, group=group)
-        problem = SparseCodes(data, dictionary, lam, Bias.fixed(bias, data.shape[1], FIXED_BIAS).vector)
+        problem = SparseCodes(data, dictionary, lam, bias=Bias.fixed(bias, data.shape[1], FIXED_BIAS).vector)
         tol = relative_gap_asked(tol)
         arguments.choice(engine, "engine", ENGINES)
         memory = arguments.count(memory_limit, "memory_limit", least=LEAST_MEMORY)

@@ -76,7 +76,7 @@ def _problem(
     data: Activations, dictionary: ArrayLike | torch.Tensor, bias: ArrayLike | torch.Tensor | None
 ) -> SparseCodes:
     """At λ = 1, which stands for none yet."""
-    return SparseCodes(data, dictionary, 1.0, Bias.fixed(bias, data.shape[1], FIXED_BIAS).vector)
+    return SparseCodes(data, dictionary, 1.0, bias=Bias.fixed(bias, data.shape[1], FIXED_BIAS).vector)
 
 
 def _top(problem: SparseCodes) -> float:
@@ -84,7 +84,7 @@ def _top(problem: SparseCodes) -> float:
 
 
 def _at(problem: SparseCodes, lam: float) -> SparseCodes:
-    at = problem.with_penalty(lam)
+    at = replace(problem, lam=lam)
     assert isinstance(at, SparseCodes)
     return at
 

@@ -20,7 +20,6 @@ from cvxsae.relaxations.convex.polar_search import LARGEST_DIM
 from cvxsae.relaxations.convex.wide_limit import WideLimit
 from cvxsae.relaxations.joint.joint import JointProblem
 from cvxsae.relaxations.problem import Problem
-from cvxsae.relaxations.shared import share_wide_limit
 from cvxsae.relaxations.solution import Solution, judge
 from cvxsae.solvers.convex import working_set
 from cvxsae.solvers.convex.candidates.block_descent import BlockDescent
@@ -70,7 +69,7 @@ class Method:
     """
 
     name: str
-    problem: type[Problem]
+    problem: type[Any]
     run: Callable[[Any, float, Run], Solution]
     why_not: Callable[[Any, torch.device], str | None] = _fits
     is_worthwhile: Callable[[Any], bool] = _always
@@ -78,7 +77,7 @@ class Method:
 
 
 def _wide(problem: WideLimit, tol: float, run: Run) -> Solution:
-    return iterate(WideLimitNewton(problem.group), problem, tol, run)
+    return iterate(WideLimitNewton(), problem, tol, run)
 
 
 def _shared_wide(problem: WideLimit, tol: float, run: Run) -> Solution:
@@ -94,14 +93,14 @@ def _shared_wide(problem: WideLimit, tol: float, run: Run) -> Solution:
         limited=math.isfinite(run.deadline),
         max_steps=run.max_steps,
     )
-    solution = _wide(share_wide_limit(problem, group), tol, run)
+    solution = _wide(problem, tol, run)
     n_points = int(group.total(problem.n_points))
     return replace(solution, info={**solution.info, "n_points": n_points, "processes": group.size})
 
 
 def _free_atoms(problem: LargeDictionary, tol: float, run: Run) -> Solution:
     """At τ = 0 atoms are free and the large dictionary is the wide limit, one atom a datapoint (T9)."""
-    solution = _wide(WideLimit(problem.X, problem.lam, problem.bias), tol, run)
+    solution = _wide(WideLimit(problem.X, problem.lam, bias=problem.bias), tol, run)
     if solution.dictionary is None:
         raise InputError(
             f"atom_cost is 0 and X has {problem.n_points:,} rows, so the dictionary would be as large as the data; "

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from cvxsae.parallel.group import ALONE, ProcessGroup
 from cvxsae.relaxations import linalg
 from cvxsae.relaxations.convex.wide_limit import HuberPass, WideLimit
 from cvxsae.relaxations.solution import as_numpy
@@ -44,13 +43,8 @@ class WideLimitNewton:
     which always lowers the value. Starts from the solution for a sample of the rows. For d above 4096 no Hessian is
     formed and every step is reweighted least squares.
 
-    Attributes
-    ----------
-    group
-        The processes that take every step together, if the problem's datapoints are shared out over several.
+    Processes that share the datapoints take every step together.
     """
-
-    group: ProcessGroup = ALONE
 
     name = "newton"
     default_iterations = 200
@@ -109,7 +103,7 @@ class WideLimitNewton:
         return {"passes": state.passes}
 
     def _at(self, problem: WideLimit, bias: torch.Tensor, device: torch.device, *, passes: int) -> NewtonState:
-        bias = self.group.same(bias.cpu())
+        bias = problem.group.same(bias.cpu())
         wants_hessian = problem.bias_is_free and problem.dim <= _LARGEST_HESSIAN
         scan = problem.scan(bias, hessian=wants_hessian, device=device)
         return NewtonState(bias, scan, 0.0, False, passes + 1, device)

@@ -12,7 +12,6 @@ from cvxsae.errors import InputError
 from cvxsae.parallel.context import Kept, Run, Seeded, Steps, keywords
 from cvxsae.parallel.threads import threads_for
 from cvxsae.relaxations.joint.joint import JointProblem
-from cvxsae.relaxations.shared import share_joint_problem
 from cvxsae.relaxations.solution import Status
 from cvxsae.solvers.convex.driver import Outcome, run_loop
 from cvxsae.solvers.dictionary.checkpoint import Checkpoint, digest_of
@@ -161,7 +160,7 @@ def learn_dictionary(
     >>> round(fit.value, 8)
     0.11571068
     """
-    problem = JointProblem(X, n_atoms, lam, bias)
+    problem = JointProblem(X, n_atoms, lam, bias=bias)
     with problem.group.guard():
         run = Run.start(options, LearnOptions, group=problem.group)
         settings = Settings(
@@ -192,7 +191,7 @@ def learn_dictionary(
             folder=run.folder is not None,
             init="absent" if init is None else "given",
         )
-        return learn(share_joint_problem(problem, problem.group), settings, run)
+        return learn(problem, settings, run)
 
 
 def learn(problem: JointProblem, settings: Settings, run: Run) -> DictionaryFit:

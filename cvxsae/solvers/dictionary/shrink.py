@@ -92,7 +92,7 @@ def shrink(
 def shrunk(fit: DictionaryFit, width: int, settings: Settings, run: Run) -> DictionaryFit:
     """:func:`shrink` with arguments that have been checked."""
     kept = without_cheapest(fit, width, run.inner(share=REMOVAL_SHARE))
-    problem = JointProblem(fit.problem.X, width, fit.lam, fit.problem.bias)
+    problem = JointProblem(fit.problem.X, width, fit.lam, bias=fit.problem.bias)
     return learn(problem, replace(settings, start=Given.of((kept, fit.bias), problem)), run)
 
 
@@ -178,13 +178,13 @@ def dictionary_path(
     penalties = [arguments.penalty(lam, "lams") for lam in lams]
     if not penalties or any(low >= high for high, low in pairwise(penalties)):
         raise InputError(f"lams are {list(lams)}; pass at least one penalty, each smaller than the one before.")
-    problem = JointProblem(X, n_atoms, penalties[-1], bias)
+    problem = JointProblem(X, n_atoms, penalties[-1], bias=bias)
     if not problem.group.is_alone:
         raise InputError("X is shared by several processes; dictionary_path takes data of one process.")
     if not (math.isfinite(surplus) and surplus >= 1):
         raise InputError(f"surplus is {surplus:g}; pass how many times n_atoms to learn with, 1 or more.")
     run, target = Run.start(options, PathOptions), arguments.positive(stationarity, "stationarity")
-    wide = JointProblem(problem.X, math.ceil(surplus * problem.n_atoms), penalties[0], bias)
+    wide = JointProblem(problem.X, math.ceil(surplus * problem.n_atoms), penalties[0], bias=bias)
     stages = _Stages(run, len(penalties) + (wide.n_atoms > problem.n_atoms) + reseeds)
     on_the_way = Settings(max(target, ON_THE_WAY))
     fits: list[DictionaryFit] = []
@@ -193,7 +193,7 @@ def dictionary_path(
         first = wide if len(penalties) > 1 else problem
         start = _reseed(first, arguments.count(reseeds, "reseeds"), stages)
     for lam in penalties[:-1]:
-        here = JointProblem(wide.X, wide.n_atoms, lam, bias)
+        here = JointProblem(wide.X, wide.n_atoms, lam, bias=bias)
         settings = replace(on_the_way, start=Given.of(fits[-1] if fits else start, here))
         fits.append(learn(here, settings, stages.next()))
     if fits and wide.n_atoms > problem.n_atoms:

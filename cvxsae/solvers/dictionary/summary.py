@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import torch
 
 from cvxsae.relaxations.convex.wide_limit import WideLimit
-from cvxsae.relaxations.shared import share_wide_limit
 from cvxsae.solvers.convex.driver import run_loop
 from cvxsae.solvers.convex.wide_newton import WideLimitNewton
 from cvxsae.solvers.dictionary.state import DataSummary
@@ -26,8 +25,8 @@ TIME_SHARE = 0.5
 def summarize(problem: JointProblem, run: Run) -> DataSummary:
     """Solve the wide limit (T9), and measure the data from its bias, or from the fixed one."""
     group = problem.group
-    wide = share_wide_limit(WideLimit(problem.X, problem.lam, problem.bias), group)
-    scan = run_loop(WideLimitNewton(group), wide, TOL, run.inner(share=TIME_SHARE))
+    wide = WideLimit(problem.X, problem.lam, bias=problem.bias)
+    scan = run_loop(WideLimitNewton(), wide, TOL, run.inner(share=TIME_SHARE))
     bias = problem.fixed_bias() if not problem.bias_is_free else scan.primal.bias.cpu()
     total, energy = torch.zeros(problem.dim, dtype=torch.float64), 0.0
     for batch in problem.X.batches():

@@ -35,7 +35,7 @@ def value_of(solution):
 def test_relaxed_value_is_equation_seven(tau, rng):
     X, b = problems.gaussian(rng, 8, 3), rng.normal(size=3)
     B = rng.random((8, 4))
-    problem = LargeDictionary(X, LAM, tau, b)
+    problem = LargeDictionary(X, LAM, tau, bias=b)
     assert problem.relaxed_value(B @ B.T, b) == pytest.approx(problems.relaxed(X, b, B @ B.T, LAM, tau), rel=1e-12)
     zero = problem.relaxed_value(np.zeros((8, 8)), b)
     assert zero == pytest.approx(0.5 * np.sum((X - b) ** 2) / 8, rel=1e-13)
@@ -46,7 +46,7 @@ def test_relaxed_value_is_equation_seven(tau, rng):
 def test_a_factor_and_its_dictionary_are_worth_the_same(bias, tau, rng):
     """(L) at the dictionary and codes of B is at most (7) at Q = BBᵀ, with equality once the columns are balanced."""
     X = problems.gaussian(rng, 10, 3)
-    problem = LargeDictionary(X, LAM, tau, rng.normal(size=3) if bias == "given" else bias)
+    problem = LargeDictionary(X, LAM, tau, bias=rng.normal(size=3) if bias == "given" else bias)
     B = rng.random((10, 4)) * (rng.random((10, 4)) < 0.6)
     point: Any = problem.from_factor(B)
     assert np.linalg.norm(point.dictionary, axis=1) == pytest.approx(1)
@@ -64,7 +64,7 @@ def test_a_factor_and_its_dictionary_are_worth_the_same(bias, tau, rng):
 
 def test_at_an_optimum_the_two_forms_agree(rng):
     X = problems.clustered(rng, 12, 3)
-    problem = LargeDictionary(X, LAM, 2.0)
+    problem = LargeDictionary(X, LAM, 2.0, bias=None)
     solution = answer(problem, "torch", 1e-4)
     assert problem.relaxed_value(solution.similarity, solution.bias) == pytest.approx(solution.value, rel=1e-6)
     fitted = solution.bias + solution.codes @ solution.dictionary
@@ -73,7 +73,7 @@ def test_at_an_optimum_the_two_forms_agree(rng):
 
 def test_factor_without_use_is_dropped(rng):
     X = problems.gaussian(rng, 6, 3)
-    problem = LargeDictionary(X, LAM, 1.0)
+    problem = LargeDictionary(X, LAM, 1.0, bias=None)
     B = np.zeros((6, 3))
     B[0, 1] = 1
     used: Any = problem.from_factor(B)
@@ -104,7 +104,7 @@ def test_c6_orthogonal_data(solver, tau):
     X = np.diag(norms) @ np.linalg.qr(np.random.default_rng(3).normal(size=(5, 5)))[0][:4]
     Q = np.diag(np.clip(norms / np.sqrt(1 + tau) - LAM, 0, None))
     expected = problems.relaxed(X, np.zeros(5), Q, LAM, tau)
-    problem = LargeDictionary(X, LAM, tau)
+    problem = LargeDictionary(X, LAM, tau, bias=None)
     solution = answer(problem, solver)
     assert value_of(solution) == pytest.approx(expected, rel=1e-6)
     assert solution.value == pytest.approx(expected, rel=1e-6)
@@ -120,7 +120,7 @@ def test_c7_identical_points(solver, n, tau):
     r = 2.0
     X = np.tile(r * np.array([[0.6, 0.0, 0.8]]), (n, 1))
     t = r * np.sqrt(n / (n + tau)) - LAM
-    problem = LargeDictionary(X, LAM, tau)
+    problem = LargeDictionary(X, LAM, tau, bias=None)
     solution = answer(problem, solver)
     if t > 0:
         expected = (LAM * r * np.sqrt(n * (n + tau)) - LAM**2 * (n + tau) / 2) / n
@@ -144,16 +144,16 @@ def pair_of(cosine, norm=2.0):
 @pytest.mark.parametrize("solver", BOTH)
 def test_t12_sharing_begins_at_the_threshold(solver):
     X = pair_of(0.6)
-    threshold = LargeDictionary(X, LAM, 0.0).sharing_threshold()
+    threshold = LargeDictionary(X, LAM, 0.0, bias=None).sharing_threshold()
     assert threshold == pytest.approx(1 / 0.6 - 1, rel=1e-14)
-    below = LargeDictionary(X, LAM, 0.97 * threshold)
+    below = LargeDictionary(X, LAM, 0.97 * threshold, bias=None)
     solution = answer(below, solver)
     apart = below.primal_value(below.atom_per_datapoint())
     assert value_of(solution) == pytest.approx(apart, rel=1e-6)
     assert solution.value == pytest.approx(apart, rel=1e-6)
     off_diagonal = solution.similarity - np.diag(np.diag(solution.similarity))
     assert np.abs(off_diagonal).max() < 1e-3
-    above = LargeDictionary(X, LAM, 1.5 * threshold)
+    above = LargeDictionary(X, LAM, 1.5 * threshold, bias=None)
     solution = answer(above, solver)
     assert value_of(solution) < above.primal_value(above.atom_per_datapoint()) * (1 - 1e-4)
     assert solution.similarity[0, 1] > 1e-2  # the closest pair shares, and nothing else does
@@ -163,7 +163,7 @@ def test_t12_sharing_begins_at_the_threshold(solver):
 
 @pytest.mark.parametrize("tau", [0.1, 0.5, 0.66])
 def test_t12_below_the_threshold_the_closed_form_is_certified(tau):
-    problem = LargeDictionary(pair_of(0.6), LAM, tau)
+    problem = LargeDictionary(pair_of(0.6), LAM, tau, bias=None)
     point = problem.atom_per_datapoint()
     dual, proof = problem.dual_candidate(problem.residual(point))
     certificate = certify(problem, Candidate(**{**vars(point), "dual": dual, "multipliers": proof}), tol=1e-9)
@@ -171,7 +171,7 @@ def test_t12_below_the_threshold_the_closed_form_is_certified(tau):
 
 
 def test_t12_above_the_threshold_the_closed_form_is_not_certified():
-    problem = LargeDictionary(pair_of(0.6), LAM, 0.8)
+    problem = LargeDictionary(pair_of(0.6), LAM, 0.8, bias=None)
     point = problem.atom_per_datapoint()
     dual, proof = problem.dual_candidate(problem.residual(point))
     certificate = certify(problem, Candidate(**{**vars(point), "dual": dual, "multipliers": proof}), tol=1e-4)
@@ -179,20 +179,20 @@ def test_t12_above_the_threshold_the_closed_form_is_not_certified():
 
 
 def test_sharing_threshold_of_awkward_data(rng):
-    assert LargeDictionary(np.eye(3), LAM, 1.0).sharing_threshold() == np.inf
-    assert LargeDictionary(rng.normal(size=(1, 3)), LAM, 1.0).sharing_threshold() == np.inf
-    assert LargeDictionary(np.ones((3, 2)), LAM, 1.0).sharing_threshold() == pytest.approx(0, abs=1e-12)
-    assert LargeDictionary(np.array([[1.0, 0.0], [0.0, 0.0]]), LAM, 1.0).sharing_threshold() == np.inf
+    assert LargeDictionary(np.eye(3), LAM, 1.0, bias=None).sharing_threshold() == np.inf
+    assert LargeDictionary(rng.normal(size=(1, 3)), LAM, 1.0, bias=None).sharing_threshold() == np.inf
+    assert LargeDictionary(np.ones((3, 2)), LAM, 1.0, bias=None).sharing_threshold() == pytest.approx(0, abs=1e-12)
+    assert LargeDictionary(np.array([[1.0, 0.0], [0.0, 0.0]]), LAM, 1.0, bias=None).sharing_threshold() == np.inf
     with pytest.raises(ValueError, match="bias is free"):
-        LargeDictionary(np.eye(3), LAM, 1.0, "free").sharing_threshold()
+        LargeDictionary(np.eye(3), LAM, 1.0, bias="free").sharing_threshold()
 
 
 @pytest.mark.parametrize("solver", BOTH)
 @pytest.mark.parametrize("bias", [None, "free"])
 def test_without_surcharge_it_is_the_wide_limit_with_a_diagonal_similarity(solver, bias, rng):
     X = problems.gaussian(rng, 10, 3)
-    wide = solve(WideLimit(X, LAM, bias), tol=1e-9)
-    solution = answer(LargeDictionary(X, LAM, 0.0, bias), solver, 1e-5)
+    wide = solve(WideLimit(X, LAM, bias=bias), tol=1e-9)
+    solution = answer(LargeDictionary(X, LAM, 0.0, bias=bias), solver, 1e-5)
     assert solution.is_certified
     assert 10 * value_of(solution) == pytest.approx(10 * wide.value, rel=1e-6)
     assert solution.value == pytest.approx(wide.value, rel=1e-5)
@@ -204,7 +204,7 @@ def test_t11_weak_duality_over_dictionaries(tau, rng):
     """The certified bound holds for every dictionary, codes and bias that can be thought of."""
     X = problems.clustered(rng, 12, 3)
     for bias in (None, "free"):
-        problem = LargeDictionary(X, LAM, tau, bias)
+        problem = LargeDictionary(X, LAM, tau, bias=bias)
         solution = answer(problem, "torch", 1e-4)
         for _ in range(30):
             k = rng.integers(1, 15)
@@ -220,7 +220,7 @@ def test_t11_weak_duality_over_dictionaries(tau, rng):
 def test_multipliers_prove_the_bound_in_plain_numpy(rng):
     X, tau = problems.clustered(rng, 14, 4), 3.0
     for solver in BOTH:
-        solution = answer(LargeDictionary(X, LAM, tau, "free"), solver, 1e-3)
+        solution = answer(LargeDictionary(X, LAM, tau, bias="free"), solver, 1e-3)
         Y, P = solution.dual, solution.multipliers
         assert (P >= 0).all()
         M = LAM**2 * (1 + tau * np.eye(14)) - Y @ Y.T - P
@@ -243,6 +243,6 @@ def test_degenerate_data(case, bias, solver, rng):
         "duplicates": X[[0, 0, 1, 1, 2, 2]],
     }[case]
     b = 0.5 * np.ones(X.shape[1]) if bias == "fixed" else bias
-    solution = solve(LargeDictionary(X, LAM, 1.5, b), solver=solver, tol=2e-2)
+    solution = solve(LargeDictionary(X, LAM, 1.5, bias=b), solver=solver, tol=2e-2)
     if bias == "free" and case in ("one row", "all zero", "equal rows"):
         assert solution.value == pytest.approx(0, abs=1e-25)

@@ -44,7 +44,7 @@ def test_four_dimensions_are_too_many():
 @pytest.mark.parametrize("bias", [None, "free"])
 @pytest.mark.parametrize("d", [2, 3])
 def test_few_dimensions_are_certified_without_a_relaxation(d, bias, rng):
-    problem = LargeDictionary(problems.gaussian(rng, 80, d), 0.3, 10.0, bias)
+    problem = LargeDictionary(problems.gaussian(rng, 80, d), 0.3, 10.0, bias=bias)
     solution = solve(problem, tol=1e-4)
     certificate = certify(problem, solution)
     assert certificate.is_certified
@@ -53,7 +53,7 @@ def test_few_dimensions_are_certified_without_a_relaxation(d, bias, rng):
 
 
 def test_the_exact_bound_is_at_least_the_relaxation_s(rng):
-    problem = LargeDictionary(problems.gaussian(rng, 14, 3), 0.3, 10.0)
+    problem = LargeDictionary(problems.gaussian(rng, 14, 3), 0.3, 10.0, bias=None)
     relaxed = solve(problem, solver="reference", raise_on_failure=False).info["relaxed_value"]
     solution = solve(problem, tol=1e-5, max_seconds=10, raise_on_failure=False)
     assert solution.value >= relaxed * (1 - 1e-7)

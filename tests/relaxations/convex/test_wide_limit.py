@@ -20,7 +20,7 @@ LAM = 0.4
 def test_value_is_the_mean_huber_distance(bias, rng):
     X = problems.gaussian(rng, 12, 3)
     fixed = rng.normal(size=3)
-    problem = WideLimit(X, LAM, fixed if bias == "given" else bias)
+    problem = WideLimit(X, LAM, bias=fixed if bias == "given" else bias)
     b = rng.normal(size=3) if bias == "free" else problem.fixed_bias().numpy()
     expected = problems.huber(np.linalg.norm(X - b, axis=1), LAM).mean()
     point: Any = problem.complete(b)
@@ -60,9 +60,9 @@ def test_scan_agrees_with_plain_numpy(lam, rng):
 
 def test_a_fixed_bias_has_no_gap(rng):
     X, b = problems.gaussian(rng, 30, 4), rng.normal(size=4)
-    scan = WideLimit(X, LAM, b).scan(torch.from_numpy(b))
+    scan = WideLimit(X, LAM, bias=b).scan(torch.from_numpy(b))
     assert scan.value == scan.lower_bound
-    value, bound = WideLimit(X, LAM, b).bounds(WideLimit(X, LAM, b).complete(b))
+    value, bound = WideLimit(X, LAM, bias=b).bounds(WideLimit(X, LAM, bias=b).complete(b))
     assert value == pytest.approx(bound, rel=1e-13)
     assert bound <= value
 
@@ -70,7 +70,7 @@ def test_a_fixed_bias_has_no_gap(rng):
 @pytest.mark.parametrize("bias", [None, "free"])
 def test_a_candidate_that_is_only_a_bias_is_worth_its_completion(bias, rng, monkeypatch):
     X = problems.gaussian(rng, 30, 4)
-    problem = WideLimit(X, LAM, bias)
+    problem = WideLimit(X, LAM, bias=bias)
     b = problem.starting_bias().numpy()
     full = problem.complete(b)
     monkeypatch.setattr(wide_limit, "RECOVERY_BYTES", 10)
@@ -141,8 +141,8 @@ def test_t9_no_dictionary_goes_below(width, lam, rng):
     X = problems.gaussian(rng, 25, 4)
     b = rng.normal(size=4)
     atoms = rng.normal(size=(width, 4))
-    fixed, free = solve(WideLimit(X, lam, b)), solve(WideLimit(X, lam), tol=1e-9)
-    codes = solve(SparseCodes(X, atoms, lam, b))
+    fixed, free = solve(WideLimit(X, lam, bias=b)), solve(WideLimit(X, lam), tol=1e-9)
+    codes = solve(SparseCodes(X, atoms, lam, bias=b))
     assert free.value <= fixed.value * (1 + 1e-9)
     assert fixed.value <= codes.value * (1 + 1e-12)
     # Datapoint by datapoint: φ(x) ≥ h_λ(‖x − b‖).
@@ -154,14 +154,14 @@ def test_t9_no_dictionary_goes_below(width, lam, rng):
 def test_t9_one_atom_per_datapoint_attains_it(rng):
     X = problems.gaussian(rng, 12, 3)
     wide = solve(WideLimit(X, LAM), tol=1e-12)
-    codes = solve(SparseCodes(X, wide.dictionary, LAM, wide.bias), tol=1e-9)
-    free = solve(SparseCodes(X, wide.dictionary, LAM, "free"), tol=1e-9)
+    codes = solve(SparseCodes(X, wide.dictionary, LAM, bias=wide.bias), tol=1e-9)
+    free = solve(SparseCodes(X, wide.dictionary, LAM, bias="free"), tol=1e-9)
     assert codes.value == pytest.approx(wide.value, rel=1e-8)
     assert free.value == pytest.approx(wide.value, rel=1e-8)
     # Leaving out the atoms of the points beyond λ costs: the control.
     far = np.linalg.norm(X - wide.bias, axis=1) > 2 * LAM
-    missing = solve(SparseCodes(X, wide.dictionary[~far], LAM, wide.bias)) if (~far).any() else None
-    single = solve(SparseCodes(X, wide.dictionary[:1], LAM, wide.bias))
+    missing = solve(SparseCodes(X, wide.dictionary[~far], LAM, bias=wide.bias)) if (~far).any() else None
+    single = solve(SparseCodes(X, wide.dictionary[:1], LAM, bias=wide.bias))
     for worse in filter(None, (missing, single)):
         assert worse.value > wide.value * 1.01
 
@@ -169,7 +169,7 @@ def test_t9_one_atom_per_datapoint_attains_it(rng):
 def test_problem_built_backwards(rng):
     known = problems.known_wide(rng, lam=LAM)
     for bias in ("free", known.bias):
-        solution = solve(WideLimit(known.X, LAM, bias), tol=1e-10)
+        solution = solve(WideLimit(known.X, LAM, bias=bias), tol=1e-10)
         assert solution.value == pytest.approx(known.value, rel=1e-10)
         np.testing.assert_allclose(solution.bias, known.bias, atol=1e-6)
     assert WideLimit(known.X, LAM).dual_value(torch.from_numpy(known.dual)) == pytest.approx(known.value, rel=1e-13)

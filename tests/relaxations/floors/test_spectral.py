@@ -27,7 +27,7 @@ def test_no_dictionary_of_that_width_goes_below(width, lam, bias, rng):
     axes = np.linalg.svd(centred)[2]
     signed = np.vstack([axes, -axes])[:width]  # PCA-like: the ones that come close
     for atoms in (signed, *(rng.normal(size=(width, 6)) for _ in range(3)), centred[:width]):
-        value = solve(SparseCodes(X, atoms, lam, b), raise_on_failure=False).value
+        value = solve(SparseCodes(X, atoms, lam, bias=b), raise_on_failure=False).value
         assert floor.value <= value
     assert (floor.n_atoms, floor.lam, floor.theorem) == (width, lam, "T10")
 
@@ -46,14 +46,14 @@ def test_equation_six(rng):
 def test_enough_atoms_reach_the_wide_limit(width, rng):
     X, b = problems.gaussian(rng, 30, 5), rng.normal(size=5)
     floor = spectral_floor(X, width, 0.4, bias=b).value
-    wide = solve(WideLimit(X, 0.4, b)).value
+    wide = solve(WideLimit(X, 0.4, bias=b)).value
     assert floor == pytest.approx(wide, rel=1e-10)
     assert floor <= wide
 
 
 def test_informative_for_few_atoms(rng):
     X = low_rank(rng)
-    wide = solve(WideLimit(X, 0.1, None)).value
+    wide = solve(WideLimit(X, 0.1, bias=None)).value
     floors = [spectral_floor(X, k, 0.1).value for k in range(1, 7)]
     assert floors[0] > 2 * wide
     assert (np.diff(floors) <= 0).all()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -54,7 +55,7 @@ def problem(rng):
     """λ = λ_max/2: zero codes are not optimal, their gap is some number."""
     X, atoms = rng.normal(size=(10, 4)), rng.normal(size=(5, 4))
     problem = SparseCodes(X, atoms, 1.0)
-    return problem.with_penalty(problem.lambda_max() / 2)
+    return replace(problem, lam=problem.lambda_max() / 2)
 
 
 def run(problem, lines, *, tol=1e-6, **options):
@@ -63,7 +64,7 @@ def run(problem, lines, *, tol=1e-6, **options):
 
 
 def test_certified(problem):
-    easy = problem.with_penalty(2 * problem.lambda_max())
+    easy = replace(problem, lam=2 * problem.lambda_max())
     _, solution = run(easy, [(2.0, 1.0), (1.0, 1.0)])
     assert solution.status is Status.CERTIFIED
     assert solution.is_certified
@@ -164,7 +165,7 @@ def test_history_and_callback(problem):
 
 
 def test_history_of_a_real_solve_encloses_the_optimum(rng):
-    problem = CandidateDictionary(rng.normal(size=(20, 4)), rng.normal(size=(9, 4)), 0.2, 2.0, "free")
+    problem = CandidateDictionary(rng.normal(size=(20, 4)), rng.normal(size=(9, 4)), 0.2, 2.0, bias="free")
     solution = iterate(ProximalGradient(), problem, 1e-9, Run())
     for record in solution.history:
         assert record.lower_bound <= solution.value
@@ -216,7 +217,7 @@ def test_the_error_of_an_uncertified_solve_says_why_and_what_to_do(status, probl
 
 
 def test_judge_certifies_by_the_gap_alone(problem):
-    easy = problem.with_penalty(2 * problem.lambda_max())
+    easy = replace(problem, lam=2 * problem.lambda_max())
     for status in (Status.MAX_ITER, Status.TIME_LIMIT, Status.STALLED, Status.CERTIFIED):
         assert judge(easy, easy.zero_candidate(), status, tol=1e-9).status is Status.CERTIFIED
     assert judge(problem, problem.zero_candidate(), Status.CERTIFIED, tol=1e-9).status is Status.STALLED

@@ -1,4 +1,4 @@
-"""No factorization stops a solve: where they fail, or λ is at the end of float64, the answer is true or says why."""
+"""No factorization stops a solve: where they fail, or λ is tiny, the answer is true or one sentence."""
 
 from __future__ import annotations
 

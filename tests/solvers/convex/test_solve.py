@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import scipy.sparse
@@ -29,11 +31,11 @@ NAMES = ("wide", "codes", "candidates", "large", "large without surcharge")
 def build(name, rng, bias=None):
     X, atoms = problems.gaussian(rng, 12, 3), rng.normal(size=(5, 3))
     return {
-        "wide": lambda: WideLimit(X, LAM, bias),
-        "codes": lambda: SparseCodes(X, atoms, LAM, bias),
-        "candidates": lambda: CandidateDictionary(X, atoms, LAM, 2.0, bias),
-        "large": lambda: LargeDictionary(X, LAM, 2.0, bias),
-        "large without surcharge": lambda: LargeDictionary(X, LAM, 0.0, bias),
+        "wide": lambda: WideLimit(X, LAM, bias=bias),
+        "codes": lambda: SparseCodes(X, atoms, LAM, bias=bias),
+        "candidates": lambda: CandidateDictionary(X, atoms, LAM, 2.0, bias=bias),
+        "large": lambda: LargeDictionary(X, LAM, 2.0, bias=bias),
+        "large without surcharge": lambda: LargeDictionary(X, LAM, 0.0, bias=bias),
     }[name]()
 
 
@@ -114,11 +116,11 @@ def test_nothing_passed_is_modified(name, rng):
     originals = X.copy(), atoms.copy(), bias.copy()
     for b in (bias, "free"):
         problem = {
-            "wide": WideLimit(X, LAM, b),
-            "codes": SparseCodes(X, atoms, LAM, b),
-            "candidates": CandidateDictionary(X, atoms, LAM, 2.0, b),
-            "large": LargeDictionary(X, LAM, 2.0, b),
-            "large without surcharge": LargeDictionary(X, LAM, 0.0, b),
+            "wide": WideLimit(X, LAM, bias=b),
+            "codes": SparseCodes(X, atoms, LAM, bias=b),
+            "candidates": CandidateDictionary(X, atoms, LAM, 2.0, bias=b),
+            "large": LargeDictionary(X, LAM, 2.0, bias=b),
+            "large without surcharge": LargeDictionary(X, LAM, 0.0, bias=b),
         }[name]
         for solver in ("torch", "reference"):
             solution = solve(problem, solver=solver, tol=3e-2)
@@ -147,7 +149,7 @@ def test_torch_threads_are_given_back(name, rng):
 @pytest.mark.parametrize("lam", [1e-12, 1e-6, 1e6, 1e12])
 @pytest.mark.parametrize("bias", [None, "free"])
 def test_extreme_penalties_end_with_valid_bounds(name, lam, bias, rng):
-    problem = build(name, rng, bias).with_penalty(lam)
+    problem = replace(build(name, rng, bias), lam=lam)
     solution = solve(problem, tol=1e-4, max_steps=20, raise_on_failure=False)
     reference = 0.5 * np.mean(np.sum((problem.X.to_numpy() - solution.bias) ** 2, axis=1))
     assert 0 <= solution.value <= reference * (1 + 1e-12)
@@ -202,7 +204,7 @@ def test_solvers_without_a_loop_tell_the_callback_where_they_ended(solver, rng):
 
 
 def test_the_steps_of_the_reference_are_limited():
-    problem = LargeDictionary(problems.gaussian(np.random.default_rng(0), 12, 5), LAM, 1.0)
+    problem = LargeDictionary(problems.gaussian(np.random.default_rng(0), 12, 5), LAM, 1.0, bias=None)
     solution = solve(problem, solver="reference", max_steps=2, raise_on_failure=False)
     assert solution.status is Status.MAX_ITER
     assert solution.lower_bound <= solution.value
@@ -210,7 +212,7 @@ def test_the_steps_of_the_reference_are_limited():
 
 def test_a_relaxation_solved_as_far_as_it_goes_has_not_failed():
     """d > 3, τ > 0: the solver's gap closes, what is left is the relaxation's; that is no failure."""
-    problem = LargeDictionary(problems.gaussian(np.random.default_rng(0), 20, 6), LAM, 5.0)
+    problem = LargeDictionary(problems.gaussian(np.random.default_rng(0), 20, 6), LAM, 5.0, bias=None)
     solution = solve(problem, tol=1e-4)
     assert solution.status in (Status.RELAXED, Status.CERTIFIED)
     assert solution.gap > 1e-4 or solution.is_certified

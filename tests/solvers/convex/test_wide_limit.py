@@ -74,7 +74,7 @@ def test_cuda_agrees_with_the_cpu(large):
 def test_passes_are_counted_truthfully(bias, n, rng, monkeypatch):
     """Every iteration over the problem's own data between the call and the last evaluation is one pass."""
     X = Activations(rng.normal(size=(n, 3)))
-    problem = WideLimit(X, 0.3, np.ones(3) if bias == "given" else bias)
+    problem = WideLimit(X, 0.3, bias=np.ones(3) if bias == "given" else bias)
     begun = []
     batches = Activations.batches
 
@@ -204,7 +204,10 @@ def test_a_vanishing_penalty_gives_the_geometric_median(rng):
 @pytest.mark.parametrize("bias", [None, "free"])
 def test_units_do_not_matter(scale, bias, rng):
     X = problems.gaussian(rng, 40, 3)
-    one, other = solve(WideLimit(X, 0.4, bias), tol=1e-9), solve(WideLimit(scale * X, 0.4 * scale, bias), tol=1e-9)
+    one, other = (
+        solve(WideLimit(X, 0.4, bias=bias), tol=1e-9),
+        solve(WideLimit(scale * X, 0.4 * scale, bias=bias), tol=1e-9),
+    )
     assert other.value / scale**2 == pytest.approx(one.value, rel=2e-9)
 
 
@@ -217,7 +220,7 @@ def test_other_dtypes(dtype, rng):
 
 def test_a_fixed_bias_needs_one_pass(rng):
     X, b = rng.normal(size=(100, 3)), rng.normal(size=3)
-    solution = solve(WideLimit(X, 0.3, b), tol=1e-12)
+    solution = solve(WideLimit(X, 0.3, bias=b), tol=1e-12)
     assert solution.info["passes"] == 1
     assert solution.value == pytest.approx(mean_huber(b, X, 0.3), rel=1e-13)
     np.testing.assert_array_equal(solution.bias, b)

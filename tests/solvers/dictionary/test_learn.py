@@ -93,13 +93,13 @@ def test_c9_one_atom_per_direction_attains_the_wide_limit(bias):
     if bias is None:
         X = np.concatenate([X, 2 * X[:10]])
     fit = learn_dictionary(X, 25, 0.3, bias=bias)
-    assert fit.value == pytest.approx(solve(WideLimit(X, 0.3, bias)).value, rel=1e-8)
+    assert fit.value == pytest.approx(solve(WideLimit(X, 0.3, bias=bias)).value, rel=1e-8)
     assert fit.status is Status.CERTIFIED
 
 
 def test_above_lambda_max_all_atoms_are_dead():
     X = planted(n=50)
-    lam = 1.01 * JointProblem(X, 3, 1.0, None).lambda_max()
+    lam = 1.01 * JointProblem(X, 3, 1.0, bias=None).lambda_max()
     fit = learn_dictionary(X, 3, lam, bias=None)
     assert fit.dead_atoms == 3
     assert fit.codes.nnz == 0
@@ -132,7 +132,7 @@ def test_stationary_certified_monotone(bias):
     assert (np.diff(values) <= 1e-12 * values[0]).all()
     assert fit.encoding.gaps.max() <= 1e-9
     assert fit.lower_bound <= fit.value
-    referee = certify(JointProblem(X, 14, 0.1, given), fit.candidate(), tol=1.0)
+    referee = certify(JointProblem(X, 14, 0.1, bias=given), fit.candidate(), tol=1.0)
     assert referee.is_certified
     assert referee.value == pytest.approx(fit.value, rel=1e-12)
 

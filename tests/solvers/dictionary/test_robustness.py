@@ -19,7 +19,9 @@ from tests.solvers.dictionary.test_learn import planted
 def assert_sound(fit):
     """Unit atoms, a value that the referee agrees with, and a verdict that the numbers bear out."""
     np.testing.assert_allclose(np.linalg.norm(fit.dictionary, axis=1), 1, atol=1e-12)
-    referee = certify(JointProblem(fit.problem.X, fit.n_atoms, fit.lam, fit.problem.bias), fit.candidate(), tol=1.0)
+    referee = certify(
+        JointProblem(fit.problem.X, fit.n_atoms, fit.lam, bias=fit.problem.bias), fit.candidate(), tol=1.0
+    )
     assert referee.is_certified
     assert referee.value == pytest.approx(fit.value, rel=1e-9)
     if fit.status is Status.CERTIFIED:

@@ -97,13 +97,13 @@ def test_below_the_global_optimum_in_the_plane(width, lam, rng):
     best = min(improved(X, grid[ids], lam, rounds=40) for ids in starts[:5])
     floor = width_floor(X, width, lam, bias=None).value
     assert 0.4 * best < floor <= best
-    assert floor >= max(spectral_floor(X, width, lam).value, solve(WideLimit(X, lam, None)).value) * (1 - 1e-12)
+    assert floor >= max(spectral_floor(X, width, lam).value, solve(WideLimit(X, lam, bias=None)).value) * (1 - 1e-12)
 
 
 def test_enough_atoms_reach_the_wide_limit(rng):
     X = rng.normal(size=(12, 3))
     for bias in (None, rng.normal(size=3), "free"):
-        wide = solve(WideLimit(X, 0.3, bias), tol=1e-9).value
+        wide = solve(WideLimit(X, 0.3, bias=bias), tol=1e-9).value
         for width in (12, 40):
             floor = width_floor(X, width, 0.3, bias=bias)
             assert wide * (1 - 1e-8) <= floor.value <= wide
@@ -125,7 +125,7 @@ def test_kernels_beat_the_other_bounds_beyond_the_dimension(rng):
     X = unit(rng.normal(size=(60, 6)))
     floor = width_floor(X, 8, 0.05, bias=None)
     assert floor.theorem == "T15"
-    assert floor.value > 1.15 * solve(WideLimit(X, 0.05, None)).value
+    assert floor.value > 1.15 * solve(WideLimit(X, 0.05, bias=None)).value
     assert certify(floor).is_certified
 
 
@@ -180,7 +180,7 @@ def test_a_free_bias_is_a_harder_question(rng):
 @pytest.mark.parametrize("bias", [None, "free"])
 def test_data_with_nothing_to_say(X, bias):
     floor = width_floor(X, 2, 0.5, bias=bias)
-    assert floor.value == pytest.approx(solve(WideLimit(X, 0.5, bias)).value, rel=1e-9, abs=1e-12)
+    assert floor.value == pytest.approx(solve(WideLimit(X, 0.5, bias=bias)).value, rel=1e-9, abs=1e-12)
 
 
 def test_the_defaults_bound_what_the_defaults_find(rng):
@@ -214,7 +214,7 @@ def test_an_interrupt_is_no_floor(rng, monkeypatch):
 def test_no_time_still_gives_a_floor(rng):
     X = problems.gaussian(rng, 40, 4)
     floor = width_floor(X, 6, 0.1, bias=None, max_seconds=1e-6)
-    assert floor.value >= solve(WideLimit(X, 0.1, None)).value * (1 - 1e-12)
+    assert floor.value >= solve(WideLimit(X, 0.1, bias=None)).value * (1 - 1e-12)
     assert certify(floor).is_certified
 
 

@@ -141,7 +141,7 @@ class Directions:
     def _fixed(self, problem: LargeDictionary, state: DirectionsState) -> tuple[Candidate, torch.Tensor]:
         """The answer over the directions at hand, without those it does not use, and its residual."""
         bias: Any = problem.bias
-        given = CandidateDictionary(problem.X, state.atoms, problem.lam, problem.atom_cost, bias)
+        given = CandidateDictionary(problem.X, state.atoms, problem.lam, problem.atom_cost, bias=bias)
         descent = BlockDescent()
         block = descent.begin(given, state.codes)
         for _ in range(_BLOCK_STEPS):

@@ -233,8 +233,8 @@ def _checked(values: Sequence[float]) -> list[float]:
 def _at(problem: LargeDictionary, along: Along, value: float) -> LargeDictionary:
     bias: Any = problem.bias
     if along == "lam":
-        return LargeDictionary(problem.X, value, problem.atom_cost, bias)
-    return LargeDictionary(problem.X, problem.lam, value, bias)
+        return LargeDictionary(problem.X, value, problem.atom_cost, bias=bias)
+    return LargeDictionary(problem.X, problem.lam, value, bias=bias)
 
 
 def _warm(problem: LargeDictionary, candidate: Candidate) -> WarmStart:

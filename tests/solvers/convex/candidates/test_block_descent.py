@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -20,7 +22,7 @@ CPU = torch.device("cpu")
 
 
 def build(rng, tau=2.0, bias=None, n=40, d=4, k=30):
-    return CandidateDictionary(problems.clustered(rng, n, d), rng.normal(size=(k, d)), LAM, tau, bias)
+    return CandidateDictionary(problems.clustered(rng, n, d), rng.normal(size=(k, d)), LAM, tau, bias=bias)
 
 
 @pytest.mark.parametrize("tau", [0.0, 0.5, 20.0])
@@ -85,7 +87,7 @@ def test_it_is_certified_and_agrees_with_proximal_gradient(tau, bias, rng):
 def test_datapoints_as_candidates(rng):
     """Near-parallel candidates, most of which enter: what sweeps alone take hundreds of rounds for."""
     X = problems.clustered(rng, 150, 8)
-    problem = CandidateDictionary(X, datapoint_atoms(X), 0.1, 10.0)
+    problem = CandidateDictionary(X, datapoint_atoms(X), 0.1, 10.0, bias=None)
     solution = solve(problem, solver="block-descent", tol=1e-5)
     assert certify(problem, solution).is_certified
     assert solution.info["iterations"] <= 30
@@ -105,7 +107,7 @@ def test_screened_atoms_are_unused_at_the_optimum(rng):
 
 def test_nothing_is_worth_its_price(rng):
     problem = build(rng, 3.0)
-    dear = problem.with_penalty(1.01 * problem.lambda_max())
+    dear = replace(problem, lam=1.01 * problem.lambda_max())
     solution = iterate(BlockDescent(), dear, 1e-9, Run())
     assert solution.is_certified
     assert not np.asarray(solution.codes).any()

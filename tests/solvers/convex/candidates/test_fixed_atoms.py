@@ -17,7 +17,7 @@ LAM = 0.3
 
 
 def build(rng, tau=0.0, bias=None, n=30, d=6, k=12, dtype=np.float64):
-    return CandidateDictionary(problems.gaussian(rng, n, d).astype(dtype), rng.normal(size=(k, d)), LAM, tau, bias)
+    return CandidateDictionary(problems.gaussian(rng, n, d).astype(dtype), rng.normal(size=(k, d)), LAM, tau, bias=bias)
 
 
 @pytest.mark.parametrize("tau", [0.0, 0.5, 5.0])
@@ -93,8 +93,8 @@ def test_steps_do_not_write_to_states_or_data(rng):
 @pytest.mark.parametrize("scale", [1e-12, 1e-3, 1e12])
 def test_units_do_not_matter(scale, tau, rng):
     X, atoms = problems.gaussian(rng, 20, 4), rng.normal(size=(6, 4))
-    one = solve(CandidateDictionary(X, atoms, LAM, tau, "free"), tol=1e-9)
-    other = solve(CandidateDictionary(scale * X, atoms, scale * LAM, tau, "free"), tol=1e-9)
+    one = solve(CandidateDictionary(X, atoms, LAM, tau, bias="free"), tol=1e-9)
+    other = solve(CandidateDictionary(scale * X, atoms, scale * LAM, tau, bias="free"), tol=1e-9)
     assert other.value / scale**2 == pytest.approx(one.value, rel=2e-9)
 
 
@@ -102,9 +102,9 @@ def test_units_do_not_matter(scale, tau, rng):
 @pytest.mark.parametrize("bias", [None, "free"])
 def test_extreme_surcharges(tau, bias, rng):
     X, atoms = problems.gaussian(rng, 12, 3), rng.normal(size=(5, 3))
-    solution = solve(CandidateDictionary(X, atoms, LAM, tau, bias), tol=1e-6)
+    solution = solve(CandidateDictionary(X, atoms, LAM, tau, bias=bias), tol=1e-6)
     if tau < 1:
-        assert solution.value == pytest.approx(solve(SparseCodes(X, atoms, LAM, bias)).value, rel=2e-6)
+        assert solution.value == pytest.approx(solve(SparseCodes(X, atoms, LAM, bias=bias)).value, rel=2e-6)
     else:
         assert not solution.codes.any()
 
@@ -113,8 +113,8 @@ def test_extreme_surcharges(tau, bias, rng):
 @pytest.mark.parametrize("tau", [0.0, 2.0])
 def test_half_and_single_precision_data(dtype, tau, rng):
     X, atoms = problems.gaussian(rng, 20, 4).astype(dtype), rng.normal(size=(6, 4)).astype(dtype)
-    problem = CandidateDictionary(X, atoms, LAM, tau, "free")
-    exact = CandidateDictionary(X.astype(float), atoms.astype(float), LAM, tau, "free")
+    problem = CandidateDictionary(X, atoms, LAM, tau, bias="free")
+    exact = CandidateDictionary(X.astype(float), atoms.astype(float), LAM, tau, bias="free")
     solution = solve(problem, tol=1e-9)
     assert certify(exact, solution).is_certified
     assert solution.codes.dtype == np.float64
@@ -126,7 +126,7 @@ def test_read_only_strided_data_is_left_alone(rng):
     X.setflags(write=False)
     atoms = np.asfortranarray(rng.normal(size=(6, 4)))
     atoms.setflags(write=False)
-    for problem in (SparseCodes(X, atoms, LAM, "free"), CandidateDictionary(X, atoms, LAM, 2.0, X[0])):
+    for problem in (SparseCodes(X, atoms, LAM, bias="free"), CandidateDictionary(X, atoms, LAM, 2.0, bias=X[0])):
         assert certify(problem, solve(problem)).is_certified
     np.testing.assert_array_equal(X, before)
 

@@ -38,7 +38,7 @@ def test_parallel_directions_are_not_added_twice():
 @pytest.mark.parametrize("bias", [None, "free"])
 @pytest.mark.parametrize(("d", "tau"), [(1, 2.0), (2, 0.1), (2, 10.0), (3, 2.0)])
 def test_the_total_gap_closes(d, tau, bias, rng):
-    problem = LargeDictionary(problems.gaussian(rng, 30, d), LAM, tau, bias)
+    problem = LargeDictionary(problems.gaussian(rng, 30, d), LAM, tau, bias=bias)
     solution = solve(problem, tol=1e-4)
     certificate = certify(problem, solution)
     assert certificate.is_certified
@@ -47,7 +47,7 @@ def test_the_total_gap_closes(d, tau, bias, rng):
 
 
 def test_it_is_no_worse_than_descent_from_many_atoms(rng):
-    problem = LargeDictionary(problems.gaussian(rng, 16, 2), LAM, 5.0)
+    problem = LargeDictionary(problems.gaussian(rng, 16, 2), LAM, 5.0, bias=None)
     solution = solve(problem, tol=1e-5)
     descended = iterate(Factorised(), problem, 1e-5, Run(max_steps=3))
     assert solution.value <= descended.value * (1 + 1e-5)
@@ -55,12 +55,12 @@ def test_it_is_no_worse_than_descent_from_many_atoms(rng):
 
 
 def test_more_points_than_starting_directions(rng):
-    problem = LargeDictionary(problems.gaussian(rng, 320, 2), LAM, 10.0)
+    problem = LargeDictionary(problems.gaussian(rng, 320, 2), LAM, 10.0, bias=None)
     assert certify(problem, solve(problem, tol=1e-3)).is_certified
 
 
 def test_a_warm_start_from_the_answer_is_no_worse(rng):
-    problem = LargeDictionary(problems.gaussian(rng, 30, 2), LAM, 5.0)
+    problem = LargeDictionary(problems.gaussian(rng, 30, 2), LAM, 5.0, bias=None)
     cold = solve(problem, tol=1e-4)
     warm = WarmStart(torch.from_numpy(factor_of(problem, cold)))
     again = iterate(Directions(1e-4, warm), problem, 1e-4, Run())

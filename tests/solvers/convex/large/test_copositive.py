@@ -17,7 +17,7 @@ LAM = 0.1
 def loose(rng, n=14, d=5, tau=10.0, bias=None):
     """Gaussian points at a surcharge at which the doubly nonnegative relaxation is loose."""
     X = rng.normal(size=(n, d))
-    return LargeDictionary(X / np.sqrt((X**2).sum(axis=1).mean()), LAM, tau, bias)
+    return LargeDictionary(X / np.sqrt((X**2).sum(axis=1).mean()), LAM, tau, bias=bias)
 
 
 def cut(problem, tol=1e-3, **options):
@@ -61,8 +61,8 @@ def test_the_proof_in_plain_numpy(answered, rng):
 def test_the_bound_stays_below_the_exact_optimum(rng):
     """Three dimensions in four: the polar by branch and bound knows the optimum, the cuts do not use it."""
     X = np.pad(problems.gaussian(rng, 12, 3), ((0, 0), (0, 1)))
-    exact = solve(LargeDictionary(X[:, :3], 0.3, 10.0), tol=1e-4, raise_on_failure=False)
-    solution = cut(LargeDictionary(X, 0.3, 10.0))
+    exact = solve(LargeDictionary(X[:, :3], 0.3, 10.0, bias=None), tol=1e-4, raise_on_failure=False)
+    solution = cut(LargeDictionary(X, 0.3, 10.0, bias=None))
     assert solution.info["cut_steps"] >= 0
     assert solution.lower_bound <= exact.value
     assert solution.value >= exact.lower_bound
@@ -84,17 +84,17 @@ def test_forged_cuts_are_refused(answered):
 
 
 def test_nothing_to_cut(rng):
-    clusters = LargeDictionary(problems.clustered(rng, 8, 5), 0.3, 0.1)
+    clusters = LargeDictionary(problems.clustered(rng, 8, 5), 0.3, 0.1, bias=None)
     solution = cut(clusters, tol=1e-4)
     assert solution.is_certified
     assert "closed_by_cuts" not in solution.info or solution.info["closed_by_cuts"] <= 1
-    few = cut(LargeDictionary(problems.gaussian(rng, 20, 2), 0.3, 5.0), tol=1e-4)
+    few = cut(LargeDictionary(problems.gaussian(rng, 20, 2), 0.3, 5.0, bias=None), tol=1e-4)
     assert few.is_certified
     assert few.solver == "directions"
 
 
 def test_too_many_datapoints_are_refused(rng):
     with pytest.raises(InputError, match="tensors of N³ entries; pass at most 100 rows"):
-        cut(LargeDictionary(rng.normal(size=(101, 4)), LAM, 1.0))
+        cut(LargeDictionary(rng.normal(size=(101, 4)), LAM, 1.0, bias=None))
     with pytest.raises(InputError, match="solver is 'cuts'"):
-        solve(LargeDictionary(rng.normal(size=(10, 4)), LAM, 0.0), solver="copositive")
+        solve(LargeDictionary(rng.normal(size=(10, 4)), LAM, 0.0, bias=None), solver="copositive")

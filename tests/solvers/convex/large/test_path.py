@@ -21,7 +21,7 @@ def planted(rng, n=80, d=12, features=4):
 
 def test_a_planted_width_is_found_without_being_told(rng):
     X, truth = planted(rng)
-    path: Any = atom_cost_path(LargeDictionary(X, 0.1, 1.0), [15, 30, 60], tol=5e-3)
+    path: Any = atom_cost_path(LargeDictionary(X, 0.1, 1.0, bias=None), [15, 30, 60], tol=5e-3)
     chosen = path.widest_plateau()
     assert path.points[chosen].live_atoms == len(truth)
     assert (truth @ path.candidates[chosen].dictionary.T).max(axis=1).min() >= 0.98
@@ -33,7 +33,7 @@ def test_a_planted_width_is_found_without_being_told(rng):
 
 def test_a_path_along_lambda_and_default_values(rng):
     X = problems.clustered(rng, 12, 4)
-    problem = LargeDictionary(X, 0.3, 1.0)
+    problem = LargeDictionary(X, 0.3, 1.0, bias=None)
     path = atom_cost_path(problem, [0.2, 0.4], along="lam", tol=1e-3)
     assert [point.lam for point in path.points] == [0.2, 0.4]
     assert path.points[0].fvu < path.points[1].fvu
@@ -44,7 +44,7 @@ def test_a_path_along_lambda_and_default_values(rng):
 
 
 def test_an_interrupted_path_goes_on_and_other_paths_are_refused(rng, tmp_path):
-    problem = LargeDictionary(problems.clustered(rng, 12, 4), 0.3, 1.0)
+    problem = LargeDictionary(problems.clustered(rng, 12, 4), 0.3, 1.0, bias=None)
 
     def stop(point):
         if point.atom_cost == 1.0:
@@ -61,7 +61,7 @@ def test_an_interrupted_path_goes_on_and_other_paths_are_refused(rng, tmp_path):
     with pytest.raises(InputError, match="another path"):
         atom_cost_path(problem, [0.5, 1.0], folder=tmp_path)
     with pytest.raises(InputError, match="another path"):
-        atom_cost_path(LargeDictionary(problem.X, 0.4, 1.0), [0.5, 1.0, 2.0], folder=tmp_path)
+        atom_cost_path(LargeDictionary(problem.X, 0.4, 1.0, bias=None), [0.5, 1.0, 2.0], folder=tmp_path)
     (tmp_path / "path.json").write_text("no")
     with pytest.raises(InputError, match="not a path's file"):
         atom_cost_path(problem, [0.5, 1.0, 2.0], folder=tmp_path)
@@ -70,11 +70,11 @@ def test_an_interrupted_path_goes_on_and_other_paths_are_refused(rng, tmp_path):
 @pytest.mark.parametrize("values", [[], [1.0, 1.0], [2.0, 1.0], [0.0, 1.0], [1.0, float("nan")]])
 def test_values_that_are_no_path(values, rng):
     with pytest.raises(InputError):
-        atom_cost_path(LargeDictionary(np.eye(3), 0.3, 1.0), values)
+        atom_cost_path(LargeDictionary(np.eye(3), 0.3, 1.0, bias=None), values)
 
 
 def test_parallel_atoms_are_merged_and_dead_ones_dropped(rng):
-    problem = LargeDictionary(problems.clustered(rng, 12, 4), 0.3, 1.0)
+    problem = LargeDictionary(problems.clustered(rng, 12, 4), 0.3, 1.0, bias=None)
     B = rng.uniform(size=(12, 3))
     point: Any = problem.from_factor(B)
     codes = np.hstack([point.codes / 2, point.codes / 2, np.zeros((12, 1))])
@@ -90,6 +90,6 @@ def test_parallel_atoms_are_merged_and_dead_ones_dropped(rng):
 
 
 def test_merging_stops_where_it_costs(rng):
-    problem = LargeDictionary(2 * np.eye(4), 0.3, 1.0)
+    problem = LargeDictionary(2 * np.eye(4), 0.3, 1.0, bias=None)
     best = problem.atom_per_datapoint()
     assert live_atoms(tidy(problem, best, slack=1e-3)) == 4

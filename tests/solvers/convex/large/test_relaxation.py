@@ -28,7 +28,7 @@ def solved(problem, tol=1e-5, **options):
 @pytest.mark.parametrize("tau", [0.1, 1.0, 10.0])
 @pytest.mark.parametrize("make", [problems.gaussian, problems.clustered])
 def test_the_bound_meets_the_reference_and_never_passes_it(make, tau, bias, rng):
-    problem = LargeDictionary(make(rng, 16, 5), LAM, tau, bias)
+    problem = LargeDictionary(make(rng, 16, 5), LAM, tau, bias=bias)
     relaxed = solve(problem, solver="reference", raise_on_failure=False).info["relaxed_value"]
     solution = solved(problem)
     assert solution.lower_bound <= relaxed * (1 + 1e-8) <= solution.value * (1 + 2e-8)
@@ -38,7 +38,7 @@ def test_the_bound_meets_the_reference_and_never_passes_it(make, tau, bias, rng)
 
 
 def test_the_two_gaps_add_up_and_the_status_says_which_is_open(rng):
-    problem = LargeDictionary(problems.gaussian(rng, 24, 8), 0.3, 10.0)
+    problem = LargeDictionary(problems.gaussian(rng, 24, 8), 0.3, 10.0, bias=None)
     solution = solved(problem, tol=3e-4)
     info = solution.info
     assert solution.status is Status.RELAXED
@@ -56,7 +56,7 @@ def test_the_two_gaps_add_up_and_the_status_says_which_is_open(rng):
 
 
 def test_the_value_is_no_worse_than_ten_starts_of_plain_descent(rng):
-    problem = LargeDictionary(problems.clustered(rng, 12, 4), LAM, 3.0)
+    problem = LargeDictionary(problems.clustered(rng, 12, 4), LAM, 3.0, bias=None)
     X = problem.X.to_tensor(device=CPU)
 
     def objective(B):
@@ -74,21 +74,21 @@ def test_the_value_is_no_worse_than_ten_starts_of_plain_descent(rng):
 
 def test_identical_and_orthogonal_points(rng):
     tau, r, n = 2.0, 1.7, 12
-    same = LargeDictionary(np.tile(r * np.eye(4)[:1], (n, 1)), LAM, tau)
+    same = LargeDictionary(np.tile(r * np.eye(4)[:1], (n, 1)), LAM, tau, bias=None)
     expected = (LAM * r * np.sqrt(n * (n + tau)) - LAM**2 * (n + tau) / 2) / n
     solution = solved(same, tol=1e-6)
     assert solution.value == pytest.approx(expected, rel=1e-6)
     assert solution.info["live_atoms"] == 1
     norms = rng.uniform(1, 2, size=6)
-    orthogonal = solved(LargeDictionary(np.diag(norms), LAM, tau), tol=1e-6)
+    orthogonal = solved(LargeDictionary(np.diag(norms), LAM, tau, bias=None), tol=1e-6)
     assert orthogonal.is_certified
     np.testing.assert_allclose(orthogonal.similarity, np.diag(norms / np.sqrt(1 + tau) - LAM), atol=1e-5)
 
 
 def test_sharing_starts_at_the_threshold(rng):
     X = 3 * problems.unit(rng.normal(size=(10, 6)))
-    threshold = LargeDictionary(X, LAM, 1.0).sharing_threshold()
-    below, above = (solved(LargeDictionary(X, LAM, factor * threshold), tol=1e-7) for factor in (0.98, 1.1))
+    threshold = LargeDictionary(X, LAM, 1.0, bias=None).sharing_threshold()
+    below, above = (solved(LargeDictionary(X, LAM, factor * threshold, bias=None), tol=1e-7) for factor in (0.98, 1.1))
     assert below.info["live_atoms"] == 10
     assert np.abs(below.similarity - np.diag(np.diag(below.similarity))).max() < 1e-5
     assert np.abs(above.similarity - np.diag(np.diag(above.similarity))).max() > 1e-3
@@ -96,20 +96,20 @@ def test_sharing_starts_at_the_threshold(rng):
 
 def test_without_surcharge_it_is_the_wide_limit(rng):
     X = problems.gaussian(rng, 30, 5)
-    wide = solve(WideLimit(X, LAM, None), tol=1e-9)
-    assert solve(LargeDictionary(X, LAM, 0.0), tol=1e-9).value == pytest.approx(wide.value, rel=1e-8)
+    wide = solve(WideLimit(X, LAM, bias=None), tol=1e-9)
+    assert solve(LargeDictionary(X, LAM, 0.0, bias=None), tol=1e-9).value == pytest.approx(wide.value, rel=1e-8)
 
 
 def test_the_candidate_problem_with_the_returned_atoms_has_the_same_value(rng):
-    problem = LargeDictionary(problems.clustered(rng, 20, 5), LAM, 1.0)
+    problem = LargeDictionary(problems.clustered(rng, 20, 5), LAM, 1.0, bias=None)
     solution = solved(problem, tol=1e-6)
-    candidates = CandidateDictionary(problem.X, solution.dictionary, LAM, 1.0)
+    candidates = CandidateDictionary(problem.X, solution.dictionary, LAM, 1.0, bias=None)
     value = solve(candidates, tol=1e-6, max_steps=3000, raise_on_failure=False).value
     assert value == pytest.approx(solution.value, rel=1e-5)
 
 
 def test_a_shrunken_proof_is_refused(rng):
-    problem = LargeDictionary(problems.clustered(rng, 20, 5), LAM, 3.0)
+    problem = LargeDictionary(problems.clustered(rng, 20, 5), LAM, 3.0, bias=None)
     solution = solved(problem)
     longer = dataclasses.replace(solution, dual=1.02 * solution.dual)
     assert any("exceeds its limit" in sentence for sentence in certify(problem, longer).objections)
@@ -118,7 +118,7 @@ def test_a_shrunken_proof_is_refused(rng):
 
 
 def test_an_infeasible_similarity_cannot_lower_the_relaxed_value(rng):
-    problem = LargeDictionary(problems.clustered(rng, 12, 4), LAM, 3.0)
+    problem = LargeDictionary(problems.clustered(rng, 12, 4), LAM, 3.0, bias=None)
     solution = solved(problem)
     relaxed = solution.info["relaxed_value"]
     for spoiled in (solution.similarity - 0.05 * np.eye(12), solution.similarity - 0.05):
@@ -128,7 +128,7 @@ def test_an_infeasible_similarity_cannot_lower_the_relaxed_value(rng):
 
 
 def test_every_bound_on_the_way_is_below_the_optimum_and_gaps_only_shrink(rng):
-    problem = LargeDictionary(problems.clustered(rng, 16, 5), LAM, 2.0, "free")
+    problem = LargeDictionary(problems.clustered(rng, 16, 5), LAM, 2.0, bias="free")
     relaxed = solve(problem, solver="reference", raise_on_failure=False).info["relaxed_value"]
     history = solved(problem).history
     assert all(record.lower_bound <= relaxed * (1 + 1e-8) for record in history)
@@ -137,7 +137,7 @@ def test_every_bound_on_the_way_is_below_the_optimum_and_gaps_only_shrink(rng):
 
 
 def test_a_warm_start_from_the_answer_ends_at_once(rng):
-    problem = LargeDictionary(problems.clustered(rng, 20, 5), LAM, 3.0)
+    problem = LargeDictionary(problems.clustered(rng, 20, 5), LAM, 3.0, bias=None)
     cold = solved(problem, tol=1e-4)
     from cvxsae.relaxations.convex.tidy import factor_of
 
@@ -149,7 +149,7 @@ def test_a_warm_start_from_the_answer_ends_at_once(rng):
 
 def test_single_precision_steps_still_prove_in_double(rng, monkeypatch):
     monkeypatch.setattr("cvxsae.solvers.convex.large.relaxation._SINGLE_PRECISION_ORDER", 1)
-    problem = LargeDictionary(problems.clustered(rng, 20, 5), LAM, 3.0)
+    problem = LargeDictionary(problems.clustered(rng, 20, 5), LAM, 3.0, bias=None)
     solution = solved(problem, tol=1e-3)
     assert solution.info["solver_gap"] <= 1e-3
     assert solution.dual.dtype == np.float64
@@ -177,10 +177,10 @@ def test_pencil_bound_is_tight_and_above(rng):
 
 
 def test_no_points_to_share_and_nothing_to_code():
-    zeros = solved(LargeDictionary(np.zeros((5, 3)), LAM, 1.0))
+    zeros = solved(LargeDictionary(np.zeros((5, 3)), LAM, 1.0, bias=None))
     assert zeros.value == 0
-    tiny = solved(LargeDictionary(1e-3 * np.eye(5), LAM, 1.0))
+    tiny = solved(LargeDictionary(1e-3 * np.eye(5), LAM, 1.0, bias=None))
     assert tiny.is_certified
     assert tiny.info["live_atoms"] == 0
     with pytest.raises(InputError):
-        LargeDictionary(np.eye(3), LAM, -1.0)
+        LargeDictionary(np.eye(3), LAM, -1.0, bias=None)
