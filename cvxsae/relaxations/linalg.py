@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 Array = TypeVar("Array", np.ndarray, torch.Tensor)
 
-FAILURES: tuple[type[Exception], ...] = (np.linalg.LinAlgError, vars(torch.linalg)["LinAlgError"])
+_TorchFailure: type[Exception] = vars(torch.linalg)["LinAlgError"]
+FAILURES = (np.linalg.LinAlgError, _TorchFailure)
 """What numpy, scipy and torch raise when LAPACK reports a failure."""
 
 

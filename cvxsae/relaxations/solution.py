@@ -190,7 +190,7 @@ class Solution(Candidate):
         InputError
             For a file that cannot be read, or arrays that do not fit the problem.
         """
-        held = read_arrays(path)
+        held: dict[str, Any] = dict(read_arrays(path))
         arrays: dict[str, Any] = {f.name: held[f.name] for f in fields(Candidate) if f.name in held}
         if "bias" not in arrays:
             raise InputError(f"path {str(path)!r} holds no bias; pass a file that Solution.save wrote.")
