@@ -15,9 +15,11 @@ Any Y becomes feasible by re-centering and rescaling, so any candidate has a cer
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, cast
 
 import numpy as np
 import scipy.sparse
@@ -39,6 +41,22 @@ if TYPE_CHECKING:
     from cvxsae.relaxations.candidate import Candidate, Codes
 
 EPS = float(np.finfo(np.float64).eps)
+
+Init = TypeVar("Init", bound=Callable[..., Any])
+
+
+def made_together(init: Init) -> Init:
+    """Let the processes that share ``X`` make a problem together: what one refuses is refused in all."""
+
+    @functools.wraps(init)
+    def guarded(self: Problem, X: ActivationsLike, *arguments: Any, **options: Any) -> None:
+        data = Activations(X)
+        with group_of(data).guard():
+            init(self, data, *arguments, **options)
+            if not self.group.is_alone:
+                self._meet()
+
+    return cast(Init, guarded)
 
 
 @dataclass(frozen=True)
@@ -107,22 +125,19 @@ class Problem(ABC):
             object.__setattr__(self, name, value)
 
     def _meet(self) -> None:
-        """Ask the other processes once what is known of all datapoints; done last when a problem is made."""
+        """Ask the other processes once what is known of all datapoints."""
         group = self.group
-        if group.is_alone:
-            return
         if not self.can_be_shared:
             raise InputError(
                 f"X is shared by {group.size} processes but atoms of the {self.name} problem pay for all datapoints at "
                 "once; pass all rows to each process, or use WideLimit or JointProblem."
             )
-        with group.guard():
-            group.agree(call=type(self).__name__, d=self.dim, dtype=self.X.tensor.dtype, lam=self.lam, bias=self.bias)
-            total = int(group.total(self.n_points))
-            self._set(_whole=Whole(total, torch.zeros(self.dim, dtype=torch.float64), None))
-            center = self._computed_bias()
-            top = self._largest(self._lambda_max_here(center)) if self.polar_is_cheap else None
-            self._set(_whole=Whole(total, center, top))
+        group.agree(call=type(self).__name__, d=self.dim, dtype=self.X.tensor.dtype, lam=self.lam, bias=self.bias)
+        total = int(group.total(self.n_points))
+        self._set(_whole=Whole(total, torch.zeros(self.dim, dtype=torch.float64), None))
+        center = self._computed_bias()
+        top = self._largest(self._lambda_max_here(center)) if self.polar_is_cheap else None
+        self._set(_whole=Whole(total, center, top))
 
     # ------------------------------------------------------------------ data and bias
 

@@ -18,7 +18,7 @@ from cvxsae.data import arguments, tensors
 from cvxsae.data.activations import Activations, ActivationsLike
 from cvxsae.relaxations.candidate import Candidate, Codes
 from cvxsae.relaxations.convex.penalty import AtomPenalty
-from cvxsae.relaxations.problem import EPS, Problem
+from cvxsae.relaxations.problem import EPS, Problem, made_together
 
 if TYPE_CHECKING:
     from cvxsae.data.arguments import BiasLike
@@ -126,12 +126,12 @@ class SparseCodes(FixedAtoms):
     dictionary: torch.Tensor = field(repr=False)
     row_norms: torch.Tensor = field(init=False, repr=False)
 
+    @made_together
     def __init__(self, X: ActivationsLike, dictionary: object, lam: float, *, bias: BiasLike = None) -> None:
         super().__init__(X, lam, bias)
         rows, norms = tensors.unit_rows(dictionary, "dictionary", self.dim)
         given = tensors.matrix(dictionary, "dictionary", rows="atom").clone()
         self._set(dictionary=given, atoms=rows.cpu(), row_norms=norms.cpu())
-        self._meet()
 
     @classmethod
     def of_unit_rows(
@@ -178,6 +178,7 @@ class CandidateDictionary(FixedAtoms):
     can_be_shared: ClassVar[bool] = False
     atom_cost: float
 
+    @made_together
     def __init__(
         self, X: ActivationsLike, atoms: object, lam: float, atom_cost: float = 0.0, *, bias: BiasLike = "free"
     ) -> None:
@@ -186,7 +187,6 @@ class CandidateDictionary(FixedAtoms):
         if isinstance(atoms, torch.Tensor) and atoms.dtype == rows.dtype and bool(((norms - 1).abs() <= 4 * EPS).all()):
             rows = atoms.detach().clone()  # of norm 1 already, as in dataclasses.replace: bit for bit the same
         self._set(atoms=rows.cpu(), atom_cost=arguments.nonnegative(atom_cost, "atom_cost"))
-        self._meet()
 
     @property
     def penalty(self) -> AtomPenalty:

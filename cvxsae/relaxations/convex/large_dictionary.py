@@ -15,7 +15,7 @@ from cvxsae.relaxations.candidate import Candidate
 from cvxsae.relaxations.convex.penalty import AtomPenalty
 from cvxsae.relaxations.convex.polar_search import LARGEST_DIM
 from cvxsae.relaxations.convex.wide_limit import WideLimit
-from cvxsae.relaxations.problem import EPS, Problem
+from cvxsae.relaxations.problem import EPS, Problem, made_together
 
 if TYPE_CHECKING:
     from cvxsae.data.activations import ActivationsLike
@@ -64,10 +64,10 @@ class LargeDictionary(Problem):
     can_be_shared: ClassVar[bool] = False
     atom_cost: float
 
+    @made_together
     def __init__(self, X: ActivationsLike, lam: float, atom_cost: float, *, bias: BiasLike = "free") -> None:
         super().__init__(X, lam, bias)
         self._set(atom_cost=arguments.nonnegative(atom_cost, "atom_cost"))
-        self._meet()
 
     @property
     def penalty(self) -> AtomPenalty:

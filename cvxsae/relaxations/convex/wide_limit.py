@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 from cvxsae.data.activations import Activations
 from cvxsae.relaxations.candidate import Candidate
-from cvxsae.relaxations.problem import EPS, Problem, float64_tensor
+from cvxsae.relaxations.problem import EPS, Problem, float64_tensor, made_together
 
 if TYPE_CHECKING:
     from cvxsae.data.activations import ActivationsLike
@@ -106,9 +106,9 @@ class WideLimit(Problem):
 
     name: ClassVar[str] = "wide"
 
+    @made_together
     def __init__(self, X: ActivationsLike, lam: float, *, bias: BiasLike = "free") -> None:
         super().__init__(X, lam, bias)
-        self._meet()
 
     @property
     def evaluation_cost(self) -> float:

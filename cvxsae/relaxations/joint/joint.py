@@ -10,7 +10,7 @@ import torch
 
 from cvxsae.data import arguments
 from cvxsae.relaxations.candidate import Candidate
-from cvxsae.relaxations.problem import Problem
+from cvxsae.relaxations.problem import Problem, made_together
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -48,10 +48,10 @@ class JointProblem(Problem):
 
     name: ClassVar[str] = "joint"
 
+    @made_together
     def __init__(self, X: ActivationsLike, n_atoms: int, lam: float, *, bias: BiasLike = "free") -> None:
         super().__init__(X, lam, bias)
         self._set(n_atoms=arguments.count(n_atoms, "n_atoms"))
-        self._meet()
 
     @property
     def evaluation_cost(self) -> float:
