@@ -80,8 +80,10 @@ def test_failures_and_violations_end_with_one(tmp_path, file, monkeypatch):
     assert status.exit_code == 1 and "MemoryError" in status.stdout
     assert run("run", file, "--folder", out, "--retry-failed").exit_code == 0
     store = Store(out)
-    learned = next(cell for cell in store.cells.keys() if store.record(cell)["method"] == "learned")  # noqa: SIM118
-    record, arrays = store.cells.read(learned)
+    learned = next(cell for cell in store.cells.keys() if (store.record(cell) or {}).get("method") == "learned")  # noqa: SIM118
+    found = store.cells.read(learned)
+    assert found is not None
+    record, arrays = found
     store.cells.write(learned, {**record, "numbers": {**record["numbers"], "value": 1e-6}}, arrays)
     violated = run("run", file, "--folder", out)
     assert violated.exit_code == 1
