@@ -68,6 +68,14 @@ def certify(
         For a ``tol`` below zero, or arguments that are no problem and no candidate at all.
     CertificateError
         If the lower bound is above the value by more than rounding: the mathematics or the code is wrong.
+
+    Examples
+    --------
+    >>> from cvxsae import WideLimit, certify, solve
+    >>> solution = solve(WideLimit([[3.0, 4.0], [-3.0, -4.0]], lam=1.0))
+    >>> certificate = certify(solution)
+    >>> certificate.is_certified, certificate.objections
+    (True, ())
     """
     problem: Any
     found: Any

@@ -68,6 +68,12 @@ def lambda_max(
         Atoms (K, d), rows of any non-zero norm.
     bias
         ``None`` (zero) or an array (d,).
+
+    Examples
+    --------
+    >>> from cvxsae import lambda_max
+    >>> lambda_max([[3.0, 4.0], [-3.0, -4.0]], dictionary=[[1.0, 0.0], [0.0, 2.0]])
+    4.0
     """
     return max(0.0, _top(_problem(Activations(X), dictionary, bias)))
 

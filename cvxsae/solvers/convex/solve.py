@@ -246,6 +246,13 @@ def solve(
         If a lower bound came out above a value.
     GroupError
         If another process failed.
+
+    Examples
+    --------
+    >>> from cvxsae import WideLimit, solve
+    >>> solution = solve(WideLimit([[3.0, 4.0], [-3.0, -4.0]], lam=1.0), tol=1e-9)
+    >>> round(solution.value, 6), solution.is_certified
+    (4.5, True)
     """
     if not isinstance(problem, Problem):
         raise InputError(
