@@ -18,6 +18,7 @@ from cvxsae.cli.options import (
     OutFile,
     PenaltyOptions,
     Stationarity,
+    SteppedOptions,
     TimedOptions,
     Widths,
     bias_of,
@@ -60,7 +61,7 @@ def _whole_widths(text: str) -> list[int]:
 def learn_command(
     terms: TermsOptions,
     n_atoms: Annotated[int, typer.Option("--n-atoms", help="Width K.")],
-    compute: TimedOptions,
+    compute: SteppedOptions,
     stationarity: Stationarity = 1e-4,
     init: Annotated[str | None, typer.Option("--init", help="File with atoms to start from, as rows.")] = None,
     folder: Annotated[
@@ -95,7 +96,7 @@ def learn_command(
         f"dictionary of {fit.n_atoms} atoms: {fit.message}",
         f"  value         {fit.value:.9g}   (codes exact to {fit.encoding.gap:.1e})",
         f"  floor         {fit.lower_bound:.9g}   (no dictionary of any width is below)",
-        f"  stationarity  {fit.worst_stationarity:.2e}   (tol {stationarity:.0e})",
+        f"  stationarity  {fit.worst_stationarity:.2e}   (target {stationarity:.0e})",
         f"  lambda        {lam:.6g} = {report['lam_over_lambda_max'] or float('nan'):.4g} lambda_max",
         f"  L0            {fit.encoding.l0:.2f}   ({fit.dead_atoms} dead atoms)",
         f"  time          {fit.seconds:.1f} s",
