@@ -43,6 +43,13 @@ class LearnOptions(Steps, Seeded, Kept, total=False):
     """Options of :func:`learn_dictionary`, :func:`grow` and :func:`shrink` that they share with other verbs."""
 
 
+class SearchOptions(LearnOptions, total=False):
+    """Options of :func:`learn_dictionary`."""
+
+    epochs: int | None
+    """Passes over the data before full-batch descent; None for as many as the start asks for."""
+
+
 @dataclass(frozen=True)
 class Settings:
     """What is asked of a search besides its problem and limits, checked.
@@ -72,7 +79,7 @@ class Settings:
         return () if len(self.start.dictionary) == n_atoms else GROWTH_ROUNDS
 
 
-@keywords(LearnOptions)
+@keywords(SearchOptions)
 def learn_dictionary(
     X: ActivationsLike,
     n_atoms: int,
@@ -83,8 +90,7 @@ def learn_dictionary(
     init: Init = None,
     second_order: bool = False,
     moves: bool = True,
-    epochs: int | None = None,
-    **options: Unpack[LearnOptions],
+    **options: Unpack[SearchOptions],
 ) -> DictionaryFit:
     """Find a dictionary of K unit-norm atoms, a decoder bias and exact codes that minimize (P).
 
@@ -162,7 +168,7 @@ def learn_dictionary(
     """
     problem = JointProblem(X, n_atoms, lam, bias=bias)
     with problem.group.guard():
-        run = Run.start(options, LearnOptions, group=problem.group)
+        run, epochs = Run.start(options, SearchOptions, group=problem.group), options.get("epochs")
         settings = Settings(
             arguments.positive(stationarity, "stationarity"),
             Given.of(init, problem),

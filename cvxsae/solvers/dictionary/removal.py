@@ -52,9 +52,15 @@ def removal_prices(
         last = min(first + _BLOCK, len(points))
         residuals = points[first:last] - codes[first:last] @ dictionary
         add_prices(
-            indptr[first : last + 1], codes.indices.astype(np.int64), codes.data, residuals @ dictionary.T, gram, lam,
-            STEPS, prices,
-        )  # fmt: skip
+            indptr[first : last + 1],
+            codes.indices.astype(np.int64),
+            codes.data,
+            residuals @ dictionary.T,
+            gram,
+            lam,
+            STEPS,
+            prices,
+        )
     return prices / len(points)
 
 
