@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from cvxsae.relaxations.problem import Problem
 
-_WORTH_SHARING = 5e7
+WORTH_SHARING = 5e7
 """Multiplications in a step from which threads gain more than their barriers cost; measured to a factor of two."""
 
 
@@ -31,7 +31,7 @@ def threads_for_cost(cost: float) -> Iterator[None]:
 
     On less, threads would spend their time waiting for each other.
     """
-    with threadpool_limits(limits=1 if cost < _WORTH_SHARING else None):
+    with threadpool_limits(limits=1 if cost < WORTH_SHARING else None):
         yield
 
 
@@ -49,25 +49,25 @@ def torch_threads(count: int) -> Iterator[None]:
 
 
 @contextmanager
-def worker_pool(workers: int, name: str) -> Iterator[ThreadPoolExecutor]:
-    """Threads that share the cores out: with several, each runs torch on one.
+def worker_pool(workers: int, name: str, threads: int) -> Iterator[ThreadPoolExecutor]:
+    """Workers that each run torch on so many threads.
 
     At the end what has not begun is cancelled, what has begun is waited for, and torch has the caller's number of
     threads again, whatever ended the work. Workers do not inherit what torch keeps per thread (autocast, inference
     mode, a default device), so none of it reaches their arithmetic.
     """
     before = torch.get_num_threads()
-    start = _use_one_thread if workers > 1 else None
-    pool = ThreadPoolExecutor(workers, thread_name_prefix=name, initializer=start)
+    start = None if threads == before else _use_threads
+    pool = ThreadPoolExecutor(workers, name, start, (threads,) if start else ())
     try:
         yield pool
     finally:
         try:
             pool.shutdown(wait=True, cancel_futures=True)
         finally:
-            if workers > 1:
+            if start is not None:
                 torch.set_num_threads(before)
 
 
-def _use_one_thread() -> None:
-    torch.set_num_threads(1)
+def _use_threads(count: int) -> None:
+    torch.set_num_threads(count)

@@ -68,7 +68,7 @@ def test_small_operations_on_one_thread(threads):
 
 
 def test_what_has_not_begun_is_cancelled(threads):
-    with pytest.raises(KeyboardInterrupt), worker_pool(1, "test") as pool:
+    with pytest.raises(KeyboardInterrupt), worker_pool(1, "test", 1) as pool:
         futures = [pool.submit(torch.get_num_threads) for _ in range(3)]
         raise KeyboardInterrupt
     assert all(future.done() for future in futures)

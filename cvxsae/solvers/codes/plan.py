@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from cvxsae.parallel.threads import worker_pool
+from cvxsae.parallel.threads import WORTH_SHARING, worker_pool
 from cvxsae.relaxations.solution import Status
 from cvxsae.solvers.codes.correlation import centered
 from cvxsae.solvers.codes.engines import make_engine
@@ -48,12 +48,15 @@ class Plan:
     rows
         Of those, how many have their correlations held at a time.
     workers
-        Threads.
+        Threads that work on blocks.
+    threads
+        Threads that torch uses in each of them.
     """
 
     block: int
     rows: int
     workers: int
+    threads: int
 
     POINTS_PER_WORKER = 64
     """Fewest datapoints that keep another thread busy longer than it takes to start."""
@@ -85,7 +88,10 @@ class Plan:
         on_device = cls.MOST_POINTS_CPU if prepared.device.type == "cpu" else cls.MOST_POINTS_DEVICE
         most = cls.MOST_POINTS_FUSED if engine == "fused" else on_device
         block = int(np.clip(share / per_point, cls.FEWEST_POINTS, most))
-        return cls(max(1, min(block, -(-n_points // workers))), rows, workers)
+        block = max(1, min(block, -(-n_points // workers)))
+        is_small = block * prepared.n_atoms * prepared.dim < WORTH_SHARING
+        alone = engine == "fused" and (workers > 1 or is_small)
+        return cls(block, rows, workers, 1 if alone else torch.get_num_threads())
 
 
 class Job:
@@ -130,7 +136,7 @@ class Job:
         running: dict[Future[BlockCodes], slice] = {}
         with (
             tqdm(total=self.problem.n_points, unit="points", disable=not run.progress, desc="encode") as bar,
-            worker_pool(self.plan.workers, "encode") as pool,
+            worker_pool(self.plan.workers, "encode", self.plan.threads) as pool,
         ):
             bar.update(sum(len(block.values) for block in self.blocks.values()))
             try:

@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from cvxsae.parallel.threads import WORTH_SHARING, torch_threads
+
 if TYPE_CHECKING:
     from jaxtyping import Float
 
@@ -124,7 +126,9 @@ class PreparedDictionary:
         """Inner products of all atoms in float32, if a datapoint's share of their cost is below that of its own."""
         if self.n_atoms > LARGEST_TABLE or self.n_atoms**2 > TABLE_SHARE * self.uses:
             return None
-        return self.single @ self.single.T
+        is_small = self.n_atoms**2 * self.dim < WORTH_SHARING
+        with torch_threads(1 if is_small else torch.get_num_threads()):
+            return self.single @ self.single.T
 
     @property
     def capacity(self) -> int:
