@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float64
 
 _PARALLEL = 1e-12
+"""Atoms with a smaller sine of the angle between them are parallel: there is no direction to turn in."""
 
 Score: TypeAlias = Callable[[FeatureStatistics, PairBlock], np.ndarray]
 """What to rank the ordered pairs of a block by, (m, K); pairs with a NaN or −inf score are left out."""

@@ -29,8 +29,23 @@ DENSE = 0.1
 DUPLICATE = 0.99
 """Two atoms with at least this cosine are called duplicates."""
 
+ANTIPODAL = -0.9
+"""Two atoms with at most this cosine are called antipodal."""
+
+_PAIRS = 100
+"""How many pairs a table keeps unless told otherwise."""
+
 _RIDGES = (1e-8, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+"""Ridges tried in the regressions, in mean variances of the data: from none to one that leaves nothing."""
+
 _ORTHOGONAL = 1e-6
+"""Atoms with a smaller cosine share no direction that one could have absorbed."""
+
+_BISECTIONS = 100
+"""Halvings of an interval: more than float64 can tell apart."""
+
+_SPECTRUM = 20
+"""Entries of the spectrum that JSON keeps."""
 
 
 # ------------------------------------------------------------------------------------------ absorption
@@ -43,7 +58,7 @@ def absorption_score(statistics: FeatureStatistics, block: PairBlock) -> np.ndar
     return np.where(block.cosine > _ORTHOGONAL, (1 - np.clip(block.cofiring, 0, 1)) * present, -np.inf)
 
 
-def absorption(statistics: FeatureStatistics, *, count: int = 100) -> pd.DataFrame:
+def absorption(statistics: FeatureStatistics, *, count: int = _PAIRS) -> pd.DataFrame:
     """Rank ordered pairs by how much child k has absorbed parent j (T4, consequence a).
 
     A stationary dictionary cannot keep a parent that fires on all of its child's datapoints: the parent falls silent
@@ -144,7 +159,7 @@ class ResidualStructure:
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON; the spectrum's first 20 entries."""
-        return {**asdict(self), "spectrum": list(self.spectrum[:20])}
+        return {**asdict(self), "spectrum": list(self.spectrum[:_SPECTRUM])}
 
 
 def residual_structure(statistics: FeatureStatistics) -> ResidualStructure:
@@ -209,7 +224,7 @@ def _squared_errors(half: Moments, weights: np.ndarray, offset: np.ndarray) -> n
 
 
 def antipodal_pairs(
-    statistics: FeatureStatistics, *, cosine: float = -0.9, density: float = DENSE, count: int = 100
+    statistics: FeatureStatistics, *, cosine: float = ANTIPODAL, density: float = DENSE, count: int = _PAIRS
 ) -> pd.DataFrame:
     """Dense antipodal features: pairs with ``cos ≤ cosine``, both active on a share ``density`` of the datapoints.
 
@@ -228,7 +243,7 @@ def antipodal_pairs(
     return antipodal_table(statistics, table)
 
 
-def antipodal_score(cosine: float = -0.9, density: float = DENSE) -> Score:
+def antipodal_score(cosine: float = ANTIPODAL, density: float = DENSE) -> Score:
     """Rank by how antipodal two dense features are; every pair once."""
 
     def score(found: FeatureStatistics, block: PairBlock) -> np.ndarray:
@@ -258,20 +273,21 @@ def antipodal_table(statistics: FeatureStatistics, table: pd.DataFrame) -> pd.Da
     )
 
 
-def antipodal_gain(values: Float64[np.ndarray, " N"], lam: float) -> float:
+def antipodal_gain(values: ArrayLike, lam: float) -> float:
     """What the pair ±u saves over the single atom u on coordinates g_n, each with its best offset c, in units of (P).
 
     ``min_c mean h¹_λ(g_n − c) − min_c mean h_λ(|g_n − c|)`` with h_λ the Huber function and h¹_λ the same on
     positives, ``½g²`` on negatives (theory.md §6). Never negative.
     """
-    single, pair = (_least(values, lam, least) for least in (-np.inf, -lam))
+    coordinates = np.asarray(values, dtype=np.float64).ravel()
+    single, pair = (_least(coordinates, lam, least) for least in (-np.inf, -lam))
     return max(0.0, single - pair)
 
 
 def _least(values: np.ndarray, lam: float, lowest: float) -> float:
     """Minimum over c of the mean of the convex function with derivative ``clip(g − c, lowest, λ)``, by bisection."""
     low, high = float(values.min()), float(values.max())
-    for _ in range(100):
+    for _ in range(_BISECTIONS):
         middle = (low + high) / 2
         if np.clip(values - middle, lowest, lam).mean() > 0:
             low = middle
@@ -292,7 +308,7 @@ def _coordinate(statistics: FeatureStatistics, feature: int, other: int) -> np.n
     return along
 
 
-def duplicates(statistics: FeatureStatistics, *, cosine: float = DUPLICATE, count: int = 100) -> pd.DataFrame:
+def duplicates(statistics: FeatureStatistics, *, cosine: float = DUPLICATE, count: int = _PAIRS) -> pd.DataFrame:
     """Pairs of live atoms with ``cos ≥ cosine``: never at a local minimum (T8), so a sign of unfinished training.
 
     Returns

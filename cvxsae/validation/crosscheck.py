@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from cvxsae.data import arguments
+from cvxsae.parallel.context import SHORTEST, Compute, Run, keywords
 from cvxsae.relaxations.convex.fixed_atoms import CandidateDictionary
 from cvxsae.relaxations.convex.large_dictionary import LargeDictionary
 from cvxsae.relaxations.problem import Problem
-from cvxsae.relaxations.solution import Solution
+from cvxsae.relaxations.solution import Solution, Status
 from cvxsae.solvers.convex.solve import solve
 from cvxsae.validation.certificate import Certificate
 from cvxsae.validation.certify import certify
 
 if TYPE_CHECKING:
     import pandas as pd
-    import torch
 
 REFERENCE_ACCURACY = 1e-6
+"""Relative accuracy of Clarabel's answers; a bound may exceed a value by no more."""
+
+TORCH_TOL = 1e-4
+"""Relative gap asked of torch where the reference is a relaxation, which leaves a percent open anyway."""
 
 
 @dataclass(frozen=True)
@@ -99,14 +104,8 @@ def default_tolerance(problem: Problem) -> float:
     return 1e-5 if isinstance(problem, CandidateDictionary | LargeDictionary) else 1e-6
 
 
-def crosscheck(
-    problem: Problem,
-    *,
-    tol: float | None = None,
-    max_seconds: float | None = None,
-    device: str | torch.device | None = None,
-    progress: bool = False,
-) -> CrossCheck:
+@keywords(Compute)
+def crosscheck(problem: Problem, *, tol: float | None = None, **options: Unpack[Compute]) -> CrossCheck:
     """Solve with cvxpy + Clarabel and with torch, send both through the referee, and compare.
 
     Parameters
@@ -115,8 +114,8 @@ def crosscheck(
         Small enough for the reference.
     tol
         Relative agreement of the two values; default by problem (:func:`default_tolerance`).
-    max_seconds, device, progress
-        As in :func:`~cvxsae.solve`.
+    options
+        ``device`` (of torch), ``max_seconds`` (of the whole call) and ``progress``.
 
     Returns
     -------
@@ -128,21 +127,14 @@ def crosscheck(
     ------
     InputError
         If the problem is too large for the reference.
+    KeyboardInterrupt
+        On Ctrl-C: one solution is no comparison.
     """
+    run = Run.start(options, Compute)
     tol = default_tolerance(problem) if tol is None else arguments.positive(tol, "tol")
     relaxation = isinstance(problem, LargeDictionary) and problem.atom_cost > 0
-    reference = solve(
-        problem, solver="reference", tol=tol, max_seconds=max_seconds, raise_on_failure=False, progress=progress
-    )
-    solution = solve(
-        problem,
-        solver="torch",
-        tol=1e-4 if relaxation else tol / 10,
-        max_seconds=max_seconds,
-        device=device,
-        raise_on_failure=False,
-        progress=progress,
-    )
+    reference = _solved(problem, "reference", tol, run)
+    solution = _solved(problem, "torch", TORCH_TOL if relaxation else tol / 10, run)
     certificates = {
         "reference": certify(problem, reference, tol=tol),
         "torch": certify(problem, solution, tol=2 * tol if relaxation else tol),
@@ -163,3 +155,19 @@ def crosscheck(
             objections.append(f"The lower bound of {name}, {certificate.lower_bound:.9g}, exceeds {ceiling:.9g}.")
         objections.extend(f"The referee objects to {name}: {sentence}" for sentence in certificate.objections)
     return CrossCheck(problem, reference, solution, certificates, difference, tol, tuple(objections))
+
+
+def _solved(problem: Problem, solver: str, tol: float, run: Run) -> Solution:
+    """One of the two. An interrupt passes through."""
+    solution = solve(
+        problem,
+        solver=solver,
+        tol=tol,
+        raise_on_failure=False,
+        device=run.device,
+        max_seconds=max(run.left, SHORTEST) if math.isfinite(run.deadline) else None,
+        progress=run.progress,
+    )
+    if solution.status is Status.INTERRUPTED:
+        raise KeyboardInterrupt
+    return solution

@@ -186,3 +186,14 @@ def test_a_tighter_tolerance_can_be_asked_for(rng):
 def test_too_large_for_the_reference(rng):
     with pytest.raises(InputError, match="would need"):
         crosscheck(LargeDictionary(rng.normal(size=(200, 3)), LAM, 1.0, bias=None))
+
+        crosscheck(LargeDictionary(rng.normal(size=(200, 3)), LAM, 1.0))
+
+
+def test_an_interrupt_is_no_comparison(rng, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cvxsae.relaxations.convex.wide_limit.WideLimit.scan", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        crosscheck(WideLimit(problems.gaussian(rng, 10, 3), LAM))
