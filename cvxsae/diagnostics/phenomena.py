@@ -20,7 +20,6 @@ from cvxsae.relaxations import linalg
 
 if TYPE_CHECKING:
     import pandas as pd
-    from jaxtyping import Float64
     from numpy.typing import ArrayLike
 
 DENSE = 0.1
