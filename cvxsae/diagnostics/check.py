@@ -149,8 +149,8 @@ def check_optimality(
         if lam is not None or bias is not None or trained_bias:
             raise InputError("dictionary is a fit, which knows its lam and bias; leave out lam, bias and trained_bias.")
         problem = at_one_bias(X, fit.dictionary, fit.lam, fit.bias)
-        if codes is None and X is fit.problem.X:
-            codes = fit.codes
+        if codes is None and problem.n_points == fit.codes.shape[0]:
+            codes = fit.codes  # likely of the same data; not believed
         return check(problem, codes, chosen, tol, run, bias_is_free=fit.problem.bias_is_free)
     if lam is None:
         raise InputError("lam is None; pass the penalty λ of (P), unless dictionary is a fit that knows it.")

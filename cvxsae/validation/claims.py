@@ -183,11 +183,10 @@ def stationarity(problem: Problem, candidate: Candidate) -> tuple[Float64[np.nda
         weighted += codes[rows].T @ block.numpy()
         total += block.sum(dim=0).numpy()
     mass = np.asarray(codes.sum(axis=0)).ravel()
-    group, n_points = problem.group, problem.n_points
+    group, n_points = problem.group, problem.total_points
     if not group.is_alone:
         sums = group.sum(torch.from_numpy(weighted), torch.from_numpy(total), torch.from_numpy(mass))
         weighted, total, mass = (part.numpy() for part in sums)
-        n_points = round(group.total(n_points))
     residuals = np.full(len(atoms), np.nan)
     live = mass > 0
     residuals[live] = np.linalg.norm(weighted[live] / mass[live, None] / problem.lam - atoms[live], axis=1)

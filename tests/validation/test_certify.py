@@ -623,3 +623,49 @@ def test_codes_that_were_stopped_are_true_about_it(codes):
         said = cvxsae.certify(stopped).objections
         assert len(said) == 1
         assert "exceeds tol" in said[0]
+
+
+@pytest.fixture(scope="module", params=["free", None])
+def fit(request):
+    rng = np.random.default_rng(1)
+    X = problems.clustered(rng, 60, 4) + (2.0 if request.param == "free" else 0.0)
+    return cvxsae.learn_dictionary(X, 3, 0.2, bias=request.param, stationarity=1e-6)
+
+
+def test_a_learned_dictionary_is_an_answer(fit):
+    certificate = cvxsae.certify(fit)
+    assert certificate.is_certified, str(certificate)
+    assert certificate.value == pytest.approx(fit.value, rel=1e-12)
+    assert certificate.lower_bound == pytest.approx(fit.lower_bound, rel=1e-6)
+    assert certificate.stationarity < 1e-5
+    assert certificate.codes_gap < 1e-8
+    assert certificate.bound == "relaxation"
+    assert certificate.gap > 0.01  # it does not claim to be a global optimum: asking for one is refused
+    certificate = cvxsae.certify(fit, tol=1e-6)
+    assert "exceeds tol" in " ".join(certificate.objections)
+    violation = certificate.violation
+    assert violation.condition == "‖r_n‖ ≤ λ at every width"
+    wider = np.vstack([fit.dictionary, violation.direction])  # the atom to grow by
+    assert cvxsae.encode(fit.problem.X, wider, fit.problem.lam, bias=fit.bias).value < fit.value * (1 - 1e-6)
+
+
+def test_a_learned_dictionary_that_claims_too_much(fit):
+    def said(**changes):
+        return " ".join(cvxsae.certify(dataclasses.replace(fit, **changes)).objections)
+
+    turned = fit.dictionary.copy()
+    turned[0] = (turned[0] + 0.01 * turned[1]) / np.linalg.norm(turned[0] + 0.01 * turned[1])
+    text = said(dictionary=turned)
+    assert "claims the value" in text
+    assert "from stationary (T3); the fit claims" in text
+    assert "claims to be stationary to" in text or fit.status is not cvxsae.Status.STATIONARY
+    fewer = fit.codes.copy()
+    fewer.data *= 0.99
+    assert "The codes have a relative gap of" in said(codes=fewer)
+    assert "claims the lower bound" in said(lower_bound=fit.lower_bound * 1.001)
+    assert "exceeds tol" in said(status=cvxsae.Status.CERTIFIED)
+    assert "off 1 by" in said(dictionary=1.01 * fit.dictionary)
+    if fit.problem.bias_is_free:
+        assert "The bias is" in said(bias=fit.bias + 0.01)
+    other = cvxsae.JointProblem(fit.problem.X, 4, fit.problem.lam, bias=fit.problem.bias)
+    assert "width is 4" in " ".join(cvxsae.certify(other, fit).objections)

@@ -187,8 +187,6 @@ def test_too_large_for_the_reference(rng):
     with pytest.raises(InputError, match="would need"):
         crosscheck(LargeDictionary(rng.normal(size=(200, 3)), LAM, 1.0, bias=None))
 
-        crosscheck(LargeDictionary(rng.normal(size=(200, 3)), LAM, 1.0))
-
 
 def test_an_interrupt_is_no_comparison(rng, monkeypatch):
     def interrupted(*_, **__):
