@@ -637,13 +637,16 @@ def test_a_learned_dictionary_is_an_answer(fit):
     assert certificate.is_certified, str(certificate)
     assert certificate.value == pytest.approx(fit.value, rel=1e-12)
     assert certificate.lower_bound == pytest.approx(fit.lower_bound, rel=1e-6)
+    assert certificate.stationarity is not None
     assert certificate.stationarity < 1e-5
+    assert certificate.codes_gap is not None
     assert certificate.codes_gap < 1e-8
     assert certificate.bound == "relaxation"
     assert certificate.gap > 0.01  # it does not claim to be a global optimum: asking for one is refused
     certificate = cvxsae.certify(fit, tol=1e-6)
     assert "exceeds tol" in " ".join(certificate.objections)
     violation = certificate.violation
+    assert violation is not None
     assert violation.condition == "‖r_n‖ ≤ λ at every width"
     wider = np.vstack([fit.dictionary, violation.direction])  # the atom to grow by
     assert cvxsae.encode(fit.problem.X, wider, fit.problem.lam, bias=fit.bias).value < fit.value * (1 - 1e-6)
