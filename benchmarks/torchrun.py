@@ -84,7 +84,7 @@ def work(name: str, quick: bool, out: Path, alone: bool, file: Path) -> None:
     small = np.random.default_rng(0).standard_normal((200, 8))
     with process_group() as group:
         mine = ProcessGroup() if alone else group
-        learn_dictionary(mine.shard(small), 8, 0.5, max_steps=12, group=mine)  # kernels are compiled or read here
+        learn_dictionary(mine.shard(small), 8, 0.5, max_steps=12)  # kernels are compiled or read here
         solve(WideLimit(mine.shard(small), 0.5))
         call = calls(quick, file)[name]
         group.total(0.0)

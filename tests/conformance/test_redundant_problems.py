@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -81,7 +82,7 @@ def data():
     return rng.normal(size=(N, DIM)) + 0.3, rng.normal(size=(ATOMS, DIM)), rng.normal(size=DIM) / 3
 
 
-BIASES: dict[str, Callable[[np.ndarray], object]] = {
+BIASES: dict[str, Callable[[np.ndarray], Any]] = {
     "zero": lambda _: None,
     "fixed": lambda vector: vector,
     "free": lambda _: "free",
@@ -177,8 +178,8 @@ def test_joint_problem_and_spectral_floor(name):
     atoms = problems.unit(encoding.atoms(D))
     found = written.primal_value(Candidate(dictionary=atoms, codes=again.codes, bias=encoding.vector(b)))
     assert found == pytest.approx(codes.value * encoding.value, rel=1e-9)
-    plain = spectral_floor(X, LAM, 2, bias=b).value
-    floor = spectral_floor(written.X, written.lam, 2, bias=encoding.vector(b)).value
+    plain = spectral_floor(X, 2, LAM, bias=b).value
+    floor = spectral_floor(written.X, 2, written.lam, bias=encoding.vector(b)).value
     assert floor == pytest.approx(plain * encoding.value, rel=1e-9)
 
 

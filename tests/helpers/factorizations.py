@@ -30,6 +30,6 @@ def fail(monkeypatch: pytest.MonkeyPatch, *, second: bool = False, after: int = 
         return call
 
     for module, names in (*FIRST, *SECOND) if second else FIRST:
-        error = torch.linalg.LinAlgError if module is torch.linalg else np.linalg.LinAlgError
+        error = torch.linalg.LinAlgError if module is torch.linalg else np.linalg.LinAlgError  # type: ignore[attr-defined]
         for name in names:
             monkeypatch.setattr(module, name, failing(getattr(module, name), error))

@@ -29,7 +29,8 @@ def problem(n=300):
 
 @pytest.mark.parametrize("engine", ["fused", "torch"])
 def test_after_a_call(threads, engine):
-    encode(*problem(), 0.3, engine=engine)
+    X, D = problem()
+    encode(X, D, 0.3, engine=engine)
     assert torch.get_num_threads() == threads
 
 
@@ -42,7 +43,8 @@ def test_after_a_call_that_failed(threads, engine, error, monkeypatch):
 
     monkeypatch.setattr(plan, "solve_block", failing)
     with suppress(MemoryError, RuntimeError):
-        encode(*problem(), 0.3, engine=engine)
+        X, D = problem()
+        encode(X, D, 0.3, engine=engine)
     assert torch.get_num_threads() == threads
 
 
@@ -54,7 +56,8 @@ def test_workers_run_torch_on_one_thread_each(threads, monkeypatch):
         return solve_block(*args, **kwargs)
 
     monkeypatch.setattr(plan, "solve_block", watching)
-    encode(*problem(), 0.3, engine="fused")
+    X, D = problem()
+    encode(X, D, 0.3, engine="fused")
     assert set(seen) == {1}
 
 

@@ -24,6 +24,7 @@ import torch
 
 import cvxsae
 from cvxsae import Activations, SparseCodes, WideLimit, certify, encode, learn_dictionary, process_group, solve
+from cvxsae.data import storage
 from cvxsae.parallel.group import ProcessGroup
 from cvxsae.results import DictionaryFit, Record
 from cvxsae.solvers.dictionary import checkpoint, sample
@@ -182,7 +183,7 @@ def skewed(group: ProcessGroup, report: Report, folder: Path) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         if group.rank:
-            patch.setattr(checkpoint.Folder, "write", killed)
+            patch.setattr(storage.Folder, "write", killed)
         report.refusal("killed", lambda: learn("resumed", mine, folder=kept))
     report.fit("skewed", learn("resumed", mine, folder=kept))
 

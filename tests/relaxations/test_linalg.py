@@ -18,7 +18,7 @@ def first_fails(monkeypatch):
     """Every first choice fails: torch and numpy as a whole."""
 
     def fails(*_: object, **__: object):
-        raise torch.linalg.LinAlgError("the algorithm failed to converge")
+        raise torch.linalg.LinAlgError("the algorithm failed to converge")  # type: ignore[attr-defined]
 
     def numpy_fails(*_: object, **__: object):
         raise np.linalg.LinAlgError("did not converge")

@@ -20,6 +20,7 @@ from cvxsae import (
     WideLimit,
 )
 from cvxsae.parallel.context import Run
+from cvxsae.results import Record
 from cvxsae.solvers.convex.solve import choose
 from tests.helpers import problems
 from tests.helpers.problems import certify, solve
@@ -190,7 +191,8 @@ def test_solvers_without_steps_refuse_to_count_them(rng):
 
 @pytest.mark.parametrize("solver", ["working-set", "reference"])
 def test_solvers_without_a_loop_tell_the_callback_where_they_ended(solver, rng):
-    problem, seen = build("codes", rng, rng.normal(size=3)), []
+    problem = build("codes", rng, rng.normal(size=3))
+    seen: list[Record] = []
     solution = solve(problem, solver=solver, callback=seen.append)
     assert seen == list(solution.history)
     assert seen[-1].value == pytest.approx(solution.value)

@@ -79,9 +79,9 @@ def test_interruption_before_the_search_is_not_swallowed(monkeypatch):
 def test_interruption_while_codes_are_computed_ends_the_search(call, monkeypatch):
     """In a step of the stochastic stage, of the exact pass or of polishing. Codes were taken for finished once."""
     calls = []
-    from cvxsae.solvers.codes import plan as module
+    from concurrent.futures import wait
 
-    wait = module.wait
+    from cvxsae.solvers.codes import plan as module
 
     def interrupted(*args, **kwargs):
         calls.append(1)
