@@ -22,7 +22,8 @@ from cvxsae.relaxations.problem import Problem
 from cvxsae.relaxations.solution import Solution, Status
 from cvxsae.solvers.codes.encode import encode
 from cvxsae.solvers.convex.solve import solve
-from cvxsae.study.compare import Comparison, compare
+from cvxsae.study.compare import compare
+from cvxsae.study.comparison import Comparison
 from cvxsae.validation.certify import certify
 from cvxsae.validation.crosscheck import crosscheck
 
@@ -57,8 +58,8 @@ HIGHEST_COST = 5.0
 SHARED, PRIVATE = 1e-3, 1e-5
 """Cosines in Q above which words share an atom, and below which they do not: solver accuracy lies between."""
 
-LEDGER_WIDTHS, LEDGER_TOKENS, LEDGER_STEPS, LEDGER_SECONDS = (32, 128), 3000, 800, 5.0
-"""Widths of the SAEs that are taken apart, tokens they are trained on, steps of training, seconds of each search."""
+LEDGER_WIDTHS, LEDGER_TOKENS, LEDGER_STEPS, LEDGER_SECONDS = (32, 128), 3000, 800, 30.0
+"""Widths of the SAEs that are taken apart, tokens they are trained on, steps of training, seconds of all."""
 
 WIDE_TOL, CODES_TOL, LEDGER_TOL, SHARING_TOL = 1e-9, 1e-6, 1e-3, 1e-4
 """Relative gaps asked of floors, of codes, of the codes in a ledger, and of large dictionaries."""
@@ -282,8 +283,8 @@ def _ledger(demo: Demo) -> tuple[dict[str, Any], Comparison]:
     training = {"steps": LEDGER_STEPS, "batch_size": 512}
     comparison = compare(
         demo.X[chosen],
-        LAM,
         LEDGER_WIDTHS,
+        LAM,
         bias=None,
         training=training,
         max_seconds=LEDGER_SECONDS,
@@ -295,7 +296,7 @@ def _ledger(demo: Demo) -> tuple[dict[str, Any], Comparison]:
         for text, value, note in (
             ("your SAE is here", ledger.loss, "what training reports"),
             ("its dictionary with exact codes is here", ledger.exact, f"codes exact to {ledger.codes_gap:.0e}"),
-            ("the best dictionary found is here", result.best, f"in two searches of {LEDGER_SECONDS:g} s"),
+            ("the best dictionary found is here", result.best, f"in {LEDGER_SECONDS:g} s for all"),
             ("no dictionary of that width is below", ledger.floor, f"certified ({ledger.floor_theorem})"),
             ("none of any width is below", ledger.wide, f"certified to {ledger.wide_gap:.0e} (T9)"),
         ):

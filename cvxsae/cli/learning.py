@@ -160,16 +160,18 @@ def compare_command(
     stationarity: Stationarity = 1e-4,
 ) -> Answer:
     """Train SAEs and learn dictionaries at several widths; set both above the floors."""
+    from functools import partial
+
     from cvxsae.data.storage import write_atomically
     from cvxsae.study.compare import compare
 
     X, lam, bias, notes = terms.load()
     how = {name: value for name, value in asdict(training).items() if value is not None}
     options = {"tol": stationarity, "seed": terms.data.seed, **compute.keywords()}
-    comparison = compare(X, lam, _whole_widths(widths), bias=bias, training=how, out=folder, **options)
+    comparison = compare(X, _whole_widths(widths), lam, bias=bias, training=how, folder=folder, **options)
     table = comparison.table()
     write_atomically(folder / "compare.csv", table.to_csv(index=False))
-    comparison.figure().savefig(folder / "compare.png", dpi=FIGURE_DPI)
+    write_atomically(folder / "compare.png", partial(comparison.figure().savefig, dpi=FIGURE_DPI, format="png"))
     notes.append(f"table, figure and dictionaries written to {folder}")
     shown = table[["n_atoms", "loss", "exact", "local", "best", "floor", "wide"]]
     return Answer(shown.to_string(index=False), comparison.to_dict(), EXIT_CERTIFIED, notes)

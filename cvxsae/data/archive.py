@@ -15,6 +15,9 @@ from cvxsae.data.arguments import InputError
 Array: TypeAlias = np.ndarray | torch.Tensor
 StoredArray: TypeAlias = np.ndarray | torch.Tensor | sparse.csr_array
 
+RECORD = "record.json"
+"""The text in the archive of a kept record (:class:`cvxsae.data.storage.Folder`), beside its arrays."""
+
 CSR_PARTS = ("data", "indices", "indptr", "shape")
 """What a sparse array ``codes`` is stored as: ``codes.data``, ``codes.indices``, ..."""
 

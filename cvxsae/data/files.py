@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float
 
 from cvxsae.data import arguments
-from cvxsae.data.archive import Array, StoredArray, flatten, rebuild, write_npz
+from cvxsae.data.archive import RECORD, Array, StoredArray, flatten, rebuild, write_npz
 from cvxsae.data.arguments import InputError
 from cvxsae.data.atomic import write_atomically
 from cvxsae.data.tensors import float_tensor, share
@@ -252,7 +252,7 @@ def _npz_entries(file: Path) -> Entries:
     if not zipfile.is_zipfile(file):
         raise ValueError("it is not a zip archive")
     with np.load(file, allow_pickle=False) as archive:
-        names = list(archive.files)
+        names = [name for name in archive.files if name != RECORD]
     return {entry: partial(_npz_member, file, entry) for entry in names}
 
 

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
-from cvxsae.data.archive import Array, StoredArray, flatten, rebuild, write_npz
+from cvxsae.data.archive import RECORD, Array, StoredArray, flatten, rebuild, write_npz
 from cvxsae.data.arguments import InputError
 from cvxsae.data.atomic import PARTIAL, one_sentence, require_possible, shown, write_atomically
 from cvxsae.data.tensors import float_tensor
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 FORMAT = 1
 """Version of the layout of folders; raised when older ones can no longer be read."""
 
-MANIFEST, RECORD, LOCK, HOLDER = "manifest.json", "record.json", ".lock", ".holder.json"
-"""Files of a folder: what was asked, the text inside each record's archive, the lock, and who holds it."""
+MANIFEST, LOCK, HOLDER = "manifest.json", ".lock", ".holder.json"
+"""Files of a folder: what was asked, the lock, and who holds it."""
 
 BLOCK_BYTES = 32 * 2**20
 """Bytes hashed at a time: what :func:`fingerprint` needs in memory beyond the data. It does not change the result."""

@@ -1,6 +1,6 @@
-from .compare import (
+from .comparison import (
     Comparison as Comparison,
 )
-from .compare import (
+from .comparison import (
     WidthResult as WidthResult,
 )

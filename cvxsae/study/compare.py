@@ -1,234 +1,98 @@
-"""Trained SAEs, the best dictionaries found and the floors under them, side by side over a range of widths (§7)."""
+"""Trained SAEs, the best dictionaries found and the floors under them, side by side over a range of widths (§7).
+
+A comparison is a study (:class:`~cvxsae.ScaleStudy`) of one data set and λ with the methods ``trained_sae``,
+``learned`` and ``width_floor``, and the wide limit under all of them.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import inspect
-import json
-import time
+import math
+import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
-import torch
 
 from cvxsae.data import arguments
 from cvxsae.data.activations import Activations
-from cvxsae.data.arguments import InputError
-from cvxsae.data.files import read_arrays, write_arrays
-from cvxsae.data.storage import write_atomically
-from cvxsae.parallel.context import Run
-from cvxsae.relaxations.convex.wide_limit import WideLimit
-from cvxsae.relaxations.floors.floor import Floor
-from cvxsae.relaxations.joint.joint import JointProblem
-from cvxsae.relaxations.solution import GAP_SLACK, CertificateError, Solution
-from cvxsae.sae.audit import AuditOptions, account
-from cvxsae.sae.autoencoder import SparseAutoencoder
-from cvxsae.sae.ledger import GAPS, LossLedger, stack_ledgers
-from cvxsae.sae.train import train_sae
-from cvxsae.solvers.convex.solve import solve
-from cvxsae.solvers.dictionary.learn import learn_dictionary
-from cvxsae.solvers.dictionary.result import DictionaryFit
-from cvxsae.solvers.floors.search import WIDE_TOL, width_floor
+from cvxsae.data.arguments import Bias
+from cvxsae.data.storage import Folder, fingerprint, json_text, write_atomically
+from cvxsae.errors import CertificateError, Error, InputError
+from cvxsae.parallel.context import Compute, Kept, Run, Seeded, keywords
+from cvxsae.parallel.group import all_rows
+from cvxsae.sae.ledger import LossLedger
+from cvxsae.study.comparison import Comparison, WidthResult
+from cvxsae.study.plan import Cell
+from cvxsae.study.registry import OPTIONS
+from cvxsae.study.run import HowToRun, run
+from cvxsae.study.spec import StudySpec
+from cvxsae.study.store import Record, Store
 
 if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
     from cvxsae.data.activations import ActivationsLike
     from cvxsae.data.arguments import BiasLike
 
-FILE = "compare.json"
+FILE, CELLS = "compare.json", "study"
+"""What a comparison writes beside one ``dictionary_K.npz`` a width; the folder of its study."""
+
+NO_LIMIT = 1e9
+"""Seconds of a search that only the limit of the whole call can end: thirty years."""
+
+TRAINING = tuple(name for name in OPTIONS["trained_sae"] if name not in ("n_atoms", "tol", "search_seconds"))
+"""Options of training."""
+
+FLOORS = tuple(name for name in OPTIONS["width_floor"] if name not in ("n_atoms", "max_seconds"))
+"""Options of the floors."""
 
 
-DECIDED = ("X", "lam", "n_atoms", "widths", "bias", "device", "progress")
-"""What a comparison passes on itself."""
-
-TRAINING, FLOORS = (
-    tuple(name for name in inspect.signature(function).parameters if name not in DECIDED)
-    for function in (train_sae, width_floor)
-)
-"""Options of training and of the floors."""
+class CompareOptions(Compute, Seeded, Kept, total=False):
+    """How :func:`compare` runs."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class WidthResult:
-    """One width of a comparison. Values are in units of (P): mean per datapoint.
-
-    Attributes
-    ----------
-    ledger
-        That of the trained SAE.
-    best
-        Lowest F(D, b) found at this width with exact codes: by growing from narrower widths, from the SAE, or (a
-        dictionary may leave atoms unused) at a narrower width.
-    best_from
-        Which of these: ``"grown"``, ``"sae"`` or ``"narrower"``.
-    best_codes_gap, best_stationarity
-        Certificates of the grown dictionary: relative duality gap of the mean, and largest residual of T3.
-    grown
-        What the grown dictionary itself attains.
-    train_seconds, learn_seconds, floor_seconds, seconds
-        Wall-clock time: training, growing, the floors (of all widths together), all for this width.
-    """
-
-    ledger: LossLedger
-    best: float
-    best_from: str
-    grown: float
-    best_codes_gap: float
-    best_stationarity: float
-    train_seconds: float
-    learn_seconds: float
-    floor_seconds: float
-    seconds: float
-
-    def __post_init__(self) -> None:
-        if self.best < self.ledger.floor - GAP_SLACK * abs(self.best):
-            raise CertificateError(
-                f"a dictionary of {self.ledger.n_atoms} atoms attains {self.best!r}, below the floor "
-                f"{self.ledger.floor!r} of that width; please report this."
-            )
-
-    def row(self) -> dict[str, Any]:
-        """One row of the table."""
-        names = ("n_atoms", "loss", "exact", "local")
-        tail = ("floor", "wide", *GAPS, "floor_theorem", "l0", "exact_l0", "local_l0", "dead", "exact_dead",
-                "codes_gap", "local_codes_gap", "stationarity", "bias_residual", "wide_gap")  # fmt: skip
-        own = [f.name for f in fields(self) if f.name != "ledger"]
-        return {
-            **{name: getattr(self.ledger, name) for name in names},
-            "best": self.best,
-            **{name: getattr(self.ledger, name) for name in tail},
-            "best_gap": self.best - self.ledger.floor,
-            **{name: getattr(self, name) for name in own if name != "best"},
-        }
-
-    def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
-        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "ledger"}
-        return {"ledger": self.ledger.to_dict(), **own}
-
-    @classmethod
-    def from_dict(cls, report: Mapping[str, Any]) -> WidthResult:
-        """The inverse of :meth:`to_dict`."""
-        parts = {f.name: report[f.name] for f in fields(cls)}
-        return cls(**{**parts, "ledger": LossLedger.from_dict(report["ledger"])})
-
-
-@dataclass(frozen=True, eq=False)
-class Comparison:
-    """Ledgers, best dictionaries and floors by width.
-
-    Attributes
-    ----------
-    results
-        One for each width, in increasing order.
-    settings
-        What was asked for.
-    dictionaries
-        The grown dictionary (K, d) and bias (d,) of each width.
-    """
-
-    results: tuple[WidthResult, ...]
-    settings: dict[str, Any] = field(default_factory=dict)
-    dictionaries: tuple[tuple[np.ndarray, np.ndarray], ...] = field(default=(), repr=False)
-
-    def table(self) -> pd.DataFrame:
-        """One row a width."""
-        import pandas as pd
-
-        return pd.DataFrame([result.row() for result in self.results])
-
-    def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
-        return {"settings": self.settings, "results": [result.to_dict() for result in self.results]}
-
-    def figure(self) -> Figure:
-        """Left: the ledgers, stacked by width. Right: what is attained and what cannot be, against width."""
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(12, 4.5), layout="constrained")
-        stacked, lines = figure.subplots(1, 2)
-        self.draw_ledgers(stacked)
-        self.draw_levels(lines)
-        return figure
-
-    def draw_ledgers(self, axes: Axes) -> None:
-        """The ledgers of the trained SAEs, stacked, one bar a width."""
-        stack_ledgers(axes, self.table())
-        axes.set_title("Where the loss of a trained SAE goes")
-
-    def draw_levels(self, axes: Axes) -> None:
-        """What is attained, and the floors, against width."""
-        table = self.table()
-        lines: tuple[tuple[str, str, dict[str, Any]], ...] = (
-            ("loss", "trained SAE", {"color": "#c0504d", "marker": "o"}),
-            ("exact", "its dictionary, exact codes", {"color": "#e8a33d", "marker": "s"}),
-            ("best", "best dictionary found", {"color": "#2c7a3f", "marker": "D"}),
-            ("floor", "no dictionary of that width is below", {"color": "#4f81bd", "marker": "_"}),
-            ("wide", "no dictionary of any width is below", {"color": "#1f4e79", "linestyle": "--"}),
-        )
-        for column, label, style in lines:
-            axes.plot(table["n_atoms"], table[column], label=label, **style)
-        axes.fill_between(table["n_atoms"], table["floor"], color="#4f81bd", alpha=0.12)
-        axes.set_xscale("log", base=2)
-        axes.set_ylim(bottom=0)
-        axes.set(xlabel="width K", title="What is attained, and what cannot be")
-        axes.legend(frameon=False, fontsize="small")
-
-
+@keywords(CompareOptions)
 def compare(
     X: ActivationsLike,
-    lam: float,
     widths: Sequence[int],
+    lam: float,
     *,
     bias: BiasLike = "free",
-    seed: int = 0,
     tol: float = 1e-4,
-    max_seconds: float | None = None,
     training: Mapping[str, Any] | None = None,
     floors: Mapping[str, Any] | None = None,
-    device: str | torch.device | None = None,
-    progress: bool = False,
-    out: str | Path | None = None,
     callback: Callable[[WidthResult], None] | None = None,
+    **options: Unpack[CompareOptions],
 ) -> Comparison:
     """For each width: a trained SAE and its ledger, the best dictionary found, and the floors under both (§7).
 
-    An SAE is trained (``train_sae``) and audited (:func:`~cvxsae.audit`); independently of it, a dictionary
-    is learned at the first width and grown to each of the others (:func:`~cvxsae.learn_dictionary`). The floors hold
-    for all of them (:func:`~cvxsae.width_floor`, :class:`~cvxsae.WideLimit`).
+    An SAE is trained (:func:`~cvxsae.sae.train_sae`) and audited (:func:`~cvxsae.audit`); independently of it, a
+    dictionary is learned at the first width and grown to each of the others (:func:`~cvxsae.learn_dictionary`). The
+    floors hold for all of them (:func:`~cvxsae.width_floor`, :class:`~cvxsae.WideLimit`).
 
     Parameters
     ----------
     X
         Datapoints (N, d): anything :class:`~cvxsae.data.Activations` accepts.
-    lam
-        Penalty λ > 0, in the units of (P).
     widths
         Numbers of atoms; computed in increasing order.
+    lam
+        Penalty λ > 0, in the units of (P).
     bias
         ``"free"``, None (zero) or an array (d,), for SAEs, dictionaries and floors alike.
-    seed
-        Of training and of the searches.
     tol
-        As in :func:`~cvxsae.audit`.
-    max_seconds
-        Limit, for each width, of the search from the SAE and of the growing (each), and of the search for all floors.
+        As in :func:`~cvxsae.audit`; also the stationarity that the grown dictionaries aim at.
     training, floors
         Further arguments of :func:`~cvxsae.sae.train_sae` (``steps``, ``trainer``, ...) and of
-        :func:`~cvxsae.width_floor` (``kernels``, ``max_points``, ...).
-    device, progress
-        As elsewhere.
-    out
-        Folder for ``compare.json`` and one ``dictionary_K.npz`` a width, written as they come, each under another name
-        first; a comparison that was interrupted goes on where it was.
+        :func:`~cvxsae.width_floor` (``kernels``, ``max_points``, ``tol``).
     callback
-        Called with every new :class:`WidthResult`.
+        Called with every :class:`~cvxsae.study.WidthResult` as soon as its width is done.
+    options
+        ``device``; ``max_seconds`` (of the whole call: what is left is shared out over the searches that are left;
+        exact codes and final evaluations are always finished); ``progress``; ``seed`` (of training and searches); and
+        ``folder``, where ``compare.json`` and one ``dictionary_K.npz`` a width are written as they come: a comparison
+        that was interrupted goes on where it was.
 
     Returns
     -------
@@ -241,187 +105,153 @@ def compare(
         For arguments that cannot be used, or a folder that holds another comparison.
     CertificateError
         If anything attains less than a floor.
+    KeyboardInterrupt
+        On Ctrl-C; what was finished is in the folder.
     """
-    data, penalty = Activations(X), arguments.penalty(lam, "lam")
+    how = Run.start(options, CompareOptions)
+    data, penalty = all_rows(X), arguments.penalty(lam, "lam")
+    chosen = Bias.of(bias, data.shape[1])
+    shift = None if chosen.vector is None else chosen.vector.numpy()
+    rows = data if shift is None else Activations(data.to_numpy() - shift)
+    tol = arguments.positive(tol, "tol")
+    spec = StudySpec(
+        name="compare",
+        data={"X": rows},
+        methods=("wide_limit", "width_floor", "learned", "trained_sae"),
+        n_atoms=_widths(widths),
+        lam=(penalty,),
+        bias=("free" if chosen.is_free else "none",),
+        seeds=(how.seed,),
+        options={
+            "learned": {"stationarity": tol, "warm": "n_atoms"},
+            "trained_sae": {"tol": tol, "search_seconds": NO_LIMIT, **_options(training, "training", TRAINING)},
+            "width_floor": _options(floors, "floors", FLOORS),
+        },
+    )
+    seconds = options.get("max_seconds")
+    settings = {
+        "n_points": len(data),
+        "dim": data.shape[1],
+        "lam": penalty,
+        "widths": list(spec.n_atoms),
+        "bias": "free" if chosen.is_free else chosen.vector_or_zeros(data.shape[1]).tolist(),
+        "seed": how.seed,
+        "tol": tol,
+        "max_seconds": None if seconds is None else float(seconds),
+        "training": {name: spec.options["trained_sae"][name] for name in TRAINING},
+        "floors": {name: spec.options["width_floor"].get(name) for name in FLOORS},
+    }
+    kept = None
+    if how.folder is not None:
+        kept = Folder(how.folder, "a comparison", {**settings, "data": fingerprint(data)})
+    return _compare(_Progress(settings, spec, shift, kept, callback), how)
+
+
+def _compare(progress: _Progress, how: Run) -> Comparison:
+    """Run the study, in its folder or in one that is gone afterwards."""
+    kept = progress.kept
+    with tempfile.TemporaryDirectory() if kept is None else nullcontext(kept.path) as folder:
+        progress.store = Store(Path(folder) / CELLS)
+        asked = HowToRun(
+            n_jobs=1,
+            device=how.device,
+            retry_failed=True,
+            progress=how.progress,
+            deadline=how.deadline,
+            ended=progress.ended,
+        )
+        run(progress.spec, progress.store.folder, asked)
+    return progress.comparison()
+
+
+def _widths(widths: Any) -> tuple[int, ...]:
     if isinstance(widths, str) or not isinstance(widths, Iterable):
         raise InputError(f"widths is {widths!r}; pass a list of numbers of atoms.")
-    chosen = sorted({arguments.count(width, "widths") for width in widths})
+    chosen = tuple(sorted({arguments.count(width, "widths") for width in widths}))
     if not chosen:
         raise InputError("widths is empty; pass at least one number of atoms.")
-    vector = arguments.bias_vector(bias, data.shape[1])
-    free = isinstance(vector, str)
-    shift = None if free else np.zeros(data.shape[1]) if vector is None else np.asarray(vector)
-    search = Search(tol=tol, max_seconds=max_seconds, seed=arguments.count(seed, "seed", least=0), device=device,
-                    progress=progress)  # fmt: skip
-    asked = _Asked(
-        data, penalty, chosen, shift, search, _options(training, "training", TRAINING),
-        _options(floors, "floors", FLOORS),
-    )  # fmt: skip
-    return _run(asked, None if out is None else _Store(Path(out), asked), callback)
+    return chosen
 
 
 def _options(given: Mapping[str, Any] | None, name: str, allowed: tuple[str, ...]) -> dict[str, Any]:
-    """Options for a function, if it takes them."""
+    """Options for a method, if it takes them."""
     unknown = [str(key) for key in given or {} if key not in allowed]
     if unknown:
         raise InputError(f"{name} has {unknown[0]!r}, which it does not take; it takes {', '.join(allowed)}.")
-    return dict(given or {})
+    return {key: value for key, value in (given or {}).items() if value is not None}
 
 
-def _run(asked: _Asked, store: _Store | None, callback: Callable[[WidthResult], None] | None) -> Comparison:
-    """Width by width, from where the store is."""
-    results, arrays, found = ([], [], None) if store is None else store.read()
-    wide: Solution | None = None
-    for width in asked.widths[len(results) :]:
-        begun = time.perf_counter()
-        sae = asked.train(width)  # first, since it is what can refuse its arguments
-        found = found or asked.width_floors()
-        wide = wide or asked.wide_limit()
-        fit = asked.learn(width, arrays[-1] if arrays else None)
-        previous = results[-1].best if results else None
-        results.append(_result(asked, sae, fit, found[len(results)], wide, previous, begun))
-        arrays.append((np.asarray(fit.dictionary), np.asarray(fit.bias)))
-        if store is not None:
-            store.write(results, arrays, found)
-        if callback is not None:
-            callback(results[-1])
-    return Comparison(tuple(results), asked.settings(), tuple(arrays))
+@dataclass
+class _Progress:
+    """The widths that are done, from cells as they end."""
 
-
-@dataclass(frozen=True)
-class Search:
-    """How hard to look for a better dictionary."""
-
-    tol: float = 1e-4
-    max_seconds: float | None = None
-    seed: int = 0
-    device: str | torch.device | None = None
-    progress: bool = False
-
-    def run(self) -> Run:
-        """Of one audit."""
-        asked = {"max_seconds": self.max_seconds, "seed": self.seed, "device": self.device, "progress": self.progress}
-        return Run.start(asked, AuditOptions)
-
-
-@dataclass(frozen=True)
-class _Asked:
-    """What a comparison is of, checked."""
-
-    data: Activations
-    lam: float
-    widths: list[int]
+    settings: dict[str, Any]
+    spec: StudySpec
     shift: np.ndarray | None
-    search: Search
-    training: dict[str, Any]
-    floors: dict[str, Any]
+    kept: Folder | None
+    callback: Callable[[WidthResult], None] | None
+    store: Store = field(init=False)
+    records: dict[tuple[str, int | None], Record] = field(default_factory=dict)
+    results: list[WidthResult] = field(default_factory=list)
+    dictionaries: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
 
-    @property
-    def bias(self) -> Any:
-        return "free" if self.shift is None else self.shift
+    def comparison(self) -> Comparison:
+        """What is done so far."""
+        return Comparison(tuple(self.results), self.settings, tuple(self.dictionaries))
 
-    def settings(self) -> dict[str, Any]:
-        """Ready for JSON."""
-        n_points, dim = self.data.shape
-        bias = "free" if self.shift is None else self.shift.tolist()
-        options = {"training": {k: str(v) for k, v in self.training.items()},
-                   "floors": {k: str(v) for k, v in self.floors.items()}}  # fmt: skip
-        return {"n_points": n_points, "dim": dim, "lam": self.lam, "widths": self.widths, "bias": bias,
-                "seed": self.search.seed, "tol": self.search.tol, "max_seconds": self.search.max_seconds,
-                **options}  # fmt: skip
+    def ended(self, cell: Cell, record: Record) -> None:
+        """Take a cell in; a width is done once its four cells are."""
+        if record["status"] == "failed":
+            raise _error(record["reason"])
+        self.records[cell.method, cell.n_atoms] = record
+        for width in self.spec.n_atoms[len(self.results) :]:
+            needed = [("wide_limit", None), *((name, width) for name in ("width_floor", "learned", "trained_sae"))]
+            if not all(one in self.records for one in needed):
+                return
+            self._finish(width)
 
-    def width_floors(self) -> list[dict[str, Any]]:
-        """Value, theorem and seconds for every width."""
-        begun = time.perf_counter()
-        options = {"seed": self.search.seed, "max_seconds": self.search.max_seconds, **self.floors}
-        found = width_floor(
-            self.data, self.widths, self.lam, bias=self.bias, device=self.search.device,
-            progress=self.search.progress, **options,
-        )  # fmt: skip
-        seconds = time.perf_counter() - begun
-        return [{"value": floor.value, "theorem": floor.theorem, "seconds": seconds} for floor in found]
+    def _finish(self, width: int) -> None:
+        result = self._result(width)
+        arrays = self.store.arrays(self.records["learned", width]["id"])
+        if arrays is None:
+            raise InputError("folder was changed while the comparison ran; start it again.")
+        dictionary, bias = arrays
+        self.dictionaries.append((dictionary, bias if self.shift is None else bias + self.shift))
+        is_new = self.kept is None or f"dictionary_{width}" not in self.kept.keys()  # noqa: SIM118
+        self.results.append(result)
+        if self.kept is not None:
+            arrays_kept = dict(zip(("dictionary", "bias"), self.dictionaries[-1], strict=True))
+            self.kept.write(f"dictionary_{width}", result.to_dict(), arrays_kept)
+            write_atomically(self.kept.path / FILE, json_text(self.comparison().to_dict()), "folder")
+        if is_new and self.callback is not None:
+            self.callback(result)
 
-    def wide_limit(self) -> Solution:
-        return solve(
-            WideLimit(self.data, self.lam, bias=self.bias),
-            tol=WIDE_TOL,
-            raise_on_failure=False,
-            device=self.search.device,
+    def _result(self, width: int) -> WidthResult:
+        """Set the SAE and the dictionary of one width beside each other, above their floor."""
+        sae, learned, proved = (self.records[name, width] for name in ("trained_sae", "learned", "width_floor"))
+        ledger, floor = LossLedger.from_dict(sae["ledger"]), proved["numbers"]
+        if floor["lower_bound"] > ledger.floor:
+            ledger = replace(ledger, floor=floor["lower_bound"], floor_theorem=floor["theorem"])
+        attained = {"grown": learned["numbers"]["value"], "sae": ledger.local}
+        if self.results:
+            attained["narrower"] = self.results[-1].best
+        best_from = min(attained, key=attained.__getitem__)
+        return WidthResult(
+            ledger=ledger,
+            best=attained[best_from],
+            best_from=best_from,
+            grown=attained["grown"],
+            best_codes_gap=learned["numbers"]["codes_gap"],
+            best_stationarity=learned["numbers"]["stationarity"],
+            train_seconds=sae["numbers"]["train_seconds"],
+            learn_seconds=learned["seconds"],
+            floor_seconds=proved["seconds"],
+            seconds=math.fsum(record["seconds"] for record in (sae, learned, proved)),
         )
 
-    def train(self, n_atoms: int) -> SparseAutoencoder:
-        s = self.search
-        options = {"seed": s.seed, "device": s.device, "progress": s.progress, **self.training}
-        return train_sae(self.data, n_atoms, self.lam, bias=self.bias, **options)
 
-    def learn(self, n_atoms: int, narrower: tuple[np.ndarray, np.ndarray] | None) -> DictionaryFit:
-        """From scratch, or grown from a narrower dictionary and its bias."""
-        s = self.search
-        return learn_dictionary(
-            self.data, n_atoms, self.lam, bias=self.bias, seed=s.seed, stationarity=s.tol, max_seconds=s.max_seconds,
-            device=s.device, progress=s.progress, init=narrower,
-        )  # fmt: skip
-
-
-def _result(
-    asked: _Asked, sae: SparseAutoencoder, fit: DictionaryFit, floor: Mapping[str, Any], wide: Solution,
-    previous: float | None, begun: float,
-) -> WidthResult:  # fmt: skip
-    """Audit the SAE and set it beside the dictionary."""
-    joint = JointProblem(asked.data, fit.n_atoms, asked.lam, bias=asked.bias)
-    found = account(sae, Floor(joint, floor["value"], floor["theorem"]), wide, asked.search.tol, asked.search.run())
-    attained = {"grown": fit.value, "sae": found.local}
-    if previous is not None:
-        attained["narrower"] = previous
-    best_from = min(attained, key=attained.__getitem__)
-    return WidthResult(
-        ledger=found, best=attained[best_from], best_from=best_from, grown=fit.value, best_codes_gap=fit.encoding.gap,
-        best_stationarity=fit.worst_stationarity, train_seconds=sae.seconds, learn_seconds=fit.seconds,
-        floor_seconds=float(floor["seconds"]), seconds=time.perf_counter() - begun,
-    )  # fmt: skip
-
-
-class _Store:
-    """The folder of a comparison: what was asked, the floors, the widths so far; nothing is left half written."""
-
-    def __init__(self, folder: Path, asked: _Asked) -> None:
-        self.folder, self.file, self.widths = folder, folder / FILE, asked.widths
-        digest = hashlib.sha256()
-        for batch in asked.data.batches():
-            digest.update(batch.cpu().contiguous().numpy().tobytes())
-        # All must be the same, widths too: the floors of all widths are computed at once.
-        self.asked = {**asked.settings(), "data": digest.hexdigest()}
-        nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-        if not nearest.is_dir():
-            raise InputError(f"out {str(folder)!r} cannot be made, as {str(nearest)!r} is a file; pass a folder.")
-
-    def read(self) -> tuple[list[WidthResult], list[tuple[np.ndarray, np.ndarray]], list[dict[str, Any]] | None]:
-        """The widths and floors that are there already."""
-        if not self.file.exists():
-            return [], [], None
-        try:
-            known = json.loads(self.file.read_text(encoding="utf-8"))
-            results = [WidthResult.from_dict(entry) for entry in known["results"]]
-            asked, floors = known["settings"], known["floors"]
-        except (ValueError, KeyError, TypeError):
-            raise InputError(f"{str(self.file)!r} is not a comparison's file; pass another folder.") from None
-        if asked != json.loads(json.dumps(self.asked)):
-            raise InputError(f"{str(self.folder)!r} holds another comparison (data or settings); pass another folder.")
-        return results, [self._arrays(width) for width in self.widths[: len(results)]], floors
-
-    def _path(self, width: int) -> Path:
-        return self.folder / f"dictionary_{width}.npz"
-
-    def _arrays(self, width: int) -> tuple[np.ndarray, np.ndarray]:
-        arrays: dict[str, Any] = dict(read_arrays(self._path(width), "out"))
-        return arrays["dictionary"], arrays["bias"]
-
-    def write(
-        self, results: list[WidthResult], arrays: list[tuple[np.ndarray, np.ndarray]], floors: list[dict[str, Any]]
-    ) -> None:
-        """The newest width's arrays, then the list that names it."""
-        dictionary, bias = arrays[-1]
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_arrays(self._path(self.widths[len(results) - 1]), {"dictionary": dictionary, "bias": bias}, "out")
-        report = {"settings": self.asked, "floors": floors, "results": [result.to_dict() for result in results]}
-        write_atomically(self.file, json.dumps(report, indent=1))
+def _error(reason: str) -> Exception:
+    """The exception that a failed cell recorded."""
+    kind, _, sentence = reason.partition(": ")
+    known = {one.__name__: one for one in (InputError, CertificateError)}
+    return known[kind](sentence) if kind in known else Error(f"a cell of the comparison failed ({reason}).")

@@ -17,8 +17,8 @@ import torch
 from scipy import sparse
 
 from cvxsae import Activations
-from cvxsae.data.archive import write_npz
-from cvxsae.data.storage import MANIFEST, RECORD, Folder, fingerprint, json_text, strict_json, write_atomically
+from cvxsae.data.archive import RECORD, write_npz
+from cvxsae.data.storage import MANIFEST, Folder, fingerprint, json_text, strict_json, write_atomically
 from tests.helpers.sentences import rejects
 
 ASKED = {"data": "ab" * 32, "lam": 0.1, "tol": 1e-4, "widths": [2, 4]}
@@ -224,6 +224,7 @@ def test_a_record_comes_back_exactly(folder: Any, arrays: Any) -> None:
 def test_a_record_can_be_read_by_numpy_and_by_eye(folder, arrays):
     with np.load(folder.file("codes-000")) as archive:
         np.testing.assert_array_equal(archive["dictionary"], arrays["dictionary"])
+    assert set(read_arrays(folder.file("codes-000"))) == set(arrays)
     with zipfile.ZipFile(folder.file("codes-000")) as archive:
         assert json.loads(archive.read(RECORD))["record"]["status"] == "CERTIFIED"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
+import time
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from cvxsae.data.synthetic import sparse_features
 from cvxsae.errors import CertificateError
 from cvxsae.sae.ledger import GAPS
 from cvxsae.study.compare import WidthResult
+from tests.helpers.sentences import rejects
 
 LAM = 0.2
 OPTIONS: dict[str, Any] = {"training": {"steps": 60, "batch_size": 32}, "tol": 1e-3}
@@ -28,7 +30,7 @@ def datapoints():
 
 @pytest.fixture(scope="module")
 def comparison(X):
-    return compare(X, LAM, (7, 2, 4), **OPTIONS)
+    return compare(X, (7, 2, 4), LAM, **OPTIONS)
 
 
 def test_what_is_attained_is_above_the_floors_and_wider_is_better(X, comparison):
@@ -62,37 +64,60 @@ def test_an_interrupted_comparison_goes_on_where_it_was(X, comparison, tmp_path,
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        compare(X, LAM, WIDTHS, out=tmp_path / "out", callback=interrupt, **OPTIONS)
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"compare.json", "dictionary_2.npz"}
+        compare(X, WIDTHS, LAM, folder=tmp_path / "out", callback=interrupt, **OPTIONS)
+    assert {"compare.json", "dictionary_2.npz"} < {path.name for path in (tmp_path / "out").iterdir()}
+    assert not (tmp_path / "out" / "dictionary_4.npz").exists()
     seen: list[WidthResult] = []
-    resumed = compare(X, LAM, WIDTHS, out=tmp_path / "out", callback=seen.append, **OPTIONS)
+    resumed = compare(X, WIDTHS, LAM, folder=tmp_path / "out", callback=seen.append, **OPTIONS)
     assert [result.ledger.n_atoms for result in seen] == [4, 7]
     np.testing.assert_allclose(resumed.table()["best"], comparison.table()["best"], rtol=1e-2)
     np.testing.assert_allclose(resumed.table()["loss"], comparison.table()["loss"], rtol=1e-6)
-    monkeypatch.setattr("cvxsae.study.compare.train_sae", None)  # a finished one computes nothing
-    again = compare(X, LAM, WIDTHS, out=tmp_path / "out", **OPTIONS)
+    monkeypatch.setattr("cvxsae.study.run.compute", None)  # a finished one computes nothing
+    again = compare(X, WIDTHS, LAM, folder=tmp_path / "out", **OPTIONS)
     assert again.to_dict() == resumed.to_dict()
 
 
 def test_a_folder_with_something_else_in_it_is_refused(X, tmp_path):
-    compare(X[:30], LAM, (2,), out=tmp_path / "out", **OPTIONS)
+    compare(X[:30], (2,), LAM, folder=tmp_path / "out", **OPTIONS)
     before = (tmp_path / "out" / "compare.json").read_bytes()
-    for data, lam in ((X[:29], LAM), (X[:30], 0.3)):
-        with pytest.raises(InputError, match="holds another comparison"):
-            compare(data, lam, (2,), out=tmp_path / "out", **OPTIONS)
+    for data, lam, said in ((X[:29], LAM, r"data, n_points \(30 there, 29 here\)"), (X[:30], 0.3, r"lam \(0.2 there")):
+        with rejects(f"folder '.*out' holds a comparison of another call, which differs in {said}"):
+            compare(data, (2,), lam, folder=tmp_path / "out", **OPTIONS)
     assert (tmp_path / "out" / "compare.json").read_bytes() == before
-    (tmp_path / "out" / "compare.json").write_text("{}")
-    with pytest.raises(InputError, match="not a comparison's file"):
-        compare(X[:30], LAM, (2,), out=tmp_path / "out", **OPTIONS)
     (tmp_path / "file").write_text("in the way")
     for out in (tmp_path / "file", tmp_path / "file" / "out"):
-        with pytest.raises(InputError, match="out"):
-            compare(X[:30], LAM, (2,), out=out, **OPTIONS)
+        with rejects("folder .* is a file"):
+            compare(X[:30], (2,), LAM, folder=out, **OPTIONS)
+
+
+def test_damaged_cells_are_computed_again(X, tmp_path):
+    """What a comparison returns is never read from the files it writes for people."""
+    first = compare(X[:30], (2, 3), LAM, folder=tmp_path / "out", **OPTIONS)
+    (tmp_path / "out" / "compare.json").write_text("{}")
+    (tmp_path / "out" / "dictionary_2.npz").write_bytes(b"half of it")
+    cells = sorted((tmp_path / "out" / "study" / "cells").glob("*.npz"))
+    assert len(cells) == 1 + 2 * 3
+    for cell in cells[::2]:
+        cell.write_bytes(cell.read_bytes()[:100])
+    again = compare(X[:30], (2, 3), LAM, folder=tmp_path / "out", **OPTIONS)
+    levels = ["loss", "exact", "local", "best", "floor", "wide"]
+    np.testing.assert_allclose(again.table()[levels], first.table()[levels], rtol=1e-4)
+    with np.load(tmp_path / "out" / "dictionary_2.npz") as kept:
+        np.testing.assert_array_equal(kept["dictionary"], again.dictionaries[0][0])
+
+
+def test_a_limit_is_one_for_the_whole_call(X):
+    """Floors, searches and training share it; what is returned is certified all the same."""
+    started = time.perf_counter()
+    limited = compare(X, WIDTHS, LAM, tol=1e-9, training={"steps": 100_000}, max_seconds=4)
+    assert time.perf_counter() - started < 60
+    table = limited.table()
+    assert (table["floor"] <= table["best"]).all() and (table["local"] <= table["loss"]).all()
 
 
 @pytest.mark.parametrize("bias", [None, np.full(5, 0.1)])
 def test_a_fixed_bias_is_the_bias_of_everything(X, bias):
-    comparison = compare(X[:40], LAM, (3,), bias=bias, **OPTIONS)
+    comparison = compare(X[:40], (3,), LAM, bias=bias, **OPTIONS)
     assert comparison.results[0].ledger.bias == "fixed"
     np.testing.assert_array_equal(comparison.dictionaries[0][1], 0 if bias is None else bias)
 

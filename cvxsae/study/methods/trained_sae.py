@@ -17,6 +17,9 @@ from cvxsae.solvers.floors.search import WIDE_TOL, solved_wide_limit
 from cvxsae.study.keys import COUNT, POSITIVE, YES_OR_NO, one_of
 from cvxsae.study.method import CellInput, Method, Outcome, inexact, seconds_of, unexplained
 
+TRAINING_SHARE = 0.5
+"""Part of the time left, if there is a limit for the whole run, that training may take; the audit has the rest."""
+
 
 def trained_sae(
     cell: CellInput,
@@ -39,7 +42,7 @@ def trained_sae(
         trainer=trainer,
         seed=cell.run.seed,
         device=cell.run.device,
-        max_seconds=seconds_of(cell.run),
+        max_seconds=seconds_of(cell.run.inner(share=TRAINING_SHARE)),
         steps=steps,
         batch_size=batch_size,
         lr=lr,
