@@ -91,12 +91,13 @@ def test_compare_writes_table_figure_and_json(folder, tmp_path):
     assert result.exit_code == 0, result.output
     assert "n_atoms" in result.stdout
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert names == {"compare.json", "compare.csv", "compare.png", "dictionary_2.npz", "dictionary_4.npz"}
+    written = {"compare.json", "compare.csv", "compare.png", "dictionary_2.npz", "dictionary_4.npz"}
+    assert names == {*written, "manifest.json", "study"}
     again = run("compare", folder / "X.npy", *options, "--json")  # resumed: nothing is left to compute
     assert [r["ledger"]["n_atoms"] for r in json.loads(again.stdout)["results"]] == [2, 4]
     other = run("compare", folder / "X.npy", *options[:3], 0.3, *options[4:])
     assert other.exit_code == 2
-    assert "another comparison" in other.stderr
+    assert "holds a comparison of another call, which differs in lam" in other.stderr
 
 
 BAD: dict[str, tuple[list, str]] = {

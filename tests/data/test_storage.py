@@ -18,6 +18,7 @@ from scipy import sparse
 
 from cvxsae import Activations
 from cvxsae.data.archive import RECORD, write_npz
+from cvxsae.data.files import read_arrays
 from cvxsae.data.storage import MANIFEST, Folder, fingerprint, json_text, strict_json, write_atomically
 from tests.helpers.sentences import rejects
 
