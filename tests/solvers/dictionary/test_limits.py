@@ -1,0 +1,185 @@
+"""Limits and interrupts: what a search returns when it is cut off, and that it is cut off in time."""
+
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from cvxsae import InputError, JointProblem, Status, certify, dictionary_path, grow, learn_dictionary, shrink
+from cvxsae.data import write_arrays
+from cvxsae.parallel.context import Run
+from cvxsae.relaxations.joint.curvature import Curvature
+from cvxsae.results import DictionaryFit
+from cvxsae.solvers.dictionary import evaluator, start
+from cvxsae.solvers.dictionary.learn import Settings, learn
+from cvxsae.solvers.dictionary.learner import Learner
+from cvxsae.solvers.dictionary.stages.quasi_newton import QuasiNewton
+from tests.solvers.dictionary.test_learn import planted
+from tests.solvers.dictionary.test_robustness import assert_sound
+
+LAM = 0.1
+MODULE = sys.modules["cvxsae.solvers.dictionary.learn"]
+
+
+class SlowClock:
+    """A clock on which every coding of all datapoints takes ten seconds, and nothing else takes any time."""
+
+    def __init__(self, monkeypatch) -> None:
+        self.now, self.codings = time.perf_counter(), []
+        encode_rows = evaluator.encode_rows
+
+        def slow(problem, run, **options):
+            self.codings.append(self.now)
+            found = encode_rows(problem, run, **options)
+            self.now += 10
+            return found
+
+        for module in (evaluator, start):
+            monkeypatch.setattr(module, "encode_rows", slow)
+        monkeypatch.setattr(time, "perf_counter", lambda: self.now)
+
+
+@pytest.mark.parametrize("epochs", [0, 3])
+@pytest.mark.parametrize("max_seconds", [15, 35, 95])
+def test_a_search_takes_no_step_past_its_limit(max_seconds, epochs, monkeypatch):
+    """An audit with a limit of 2 s ran past 100 s: a line search asked for no time between its tries."""
+    clock = SlowClock(monkeypatch)
+    began = clock.now
+
+    def never_enough(self, evaluator, here, direction, slope, code_tol):
+        for _ in range(1000):
+            evaluator.evaluate(here.dictionary, here.offset, here.codes.codes, code_tol)
+
+    monkeypatch.setattr(QuasiNewton, "_search", never_enough)
+    fit = learn_dictionary(
+        planted(n=1100), 6, LAM, bias=None, max_seconds=max_seconds, epochs=epochs, stationarity=0.01
+    )
+    assert fit.status is Status.TIME_LIMIT
+    late = [at for at in clock.codings if at >= began + max_seconds]
+    assert len(late) <= 3  # where stochastic steps end: both ends of the round, and the codes that are returned
+    assert_sound(fit)
+
+
+@pytest.mark.parametrize("max_seconds", [15, 35])
+def test_a_start_with_atoms_missing_takes_no_step_past_its_limit(max_seconds, monkeypatch):
+    X = planted(n=400)
+    fit = learn_dictionary(X, 4, LAM, stationarity=1e-2)
+    clock = SlowClock(monkeypatch)
+    began = clock.now
+    wider = grow(fit, 400, max_seconds=max_seconds)
+    assert wider.dictionary.shape == (400, 10)
+    assert len([at for at in clock.codings if at >= began + max_seconds]) <= 2
+    assert_sound(wider)
+
+
+def interrupt(*_, **__):
+    raise KeyboardInterrupt
+
+
+def test_interrupted_while_curvature_is_computed_it_returns_the_stationary_point(monkeypatch):
+    monkeypatch.setattr(Curvature, "least", interrupt)
+    fit = learn_dictionary(planted(n=200), 6, LAM, bias=None, second_order=True, moves=False, stationarity=1e-3)
+    assert fit.status is Status.INTERRUPTED
+    assert fit.worst_stationarity <= 1e-3
+    assert_sound(fit)
+
+
+@pytest.mark.parametrize(("max_steps", "is_known"), [(8, True), (0, False)])
+def test_interrupted_while_the_end_is_coded(max_steps, is_known, monkeypatch):
+    """The codes of the search are true ones; where there are none, there is nothing to return."""
+
+    def ending(learner, outcome, run, judged=MODULE._fit):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(evaluator.Evaluator, "encode_all", interrupt)
+            return judged(learner, outcome, run)
+
+    monkeypatch.setattr(MODULE, "_fit", ending)
+    options = {"bias": None, "epochs": 0, "max_steps": max_steps}
+    if not is_known:
+        with pytest.raises(KeyboardInterrupt):
+            learn_dictionary(planted(n=200), 6, LAM, **options)
+        return
+    fit = learn_dictionary(planted(n=200), 6, LAM, **options)
+    assert fit.status is Status.INTERRUPTED
+    assert_sound(fit)
+
+
+def test_an_interrupt_passes_through_an_inner_search():
+    problem = JointProblem(planted(n=100), 4, LAM)
+    with pytest.raises(KeyboardInterrupt):
+        learn(problem, Settings(), Run(callback=interrupt, is_outermost=False))
+    assert learn(problem, Settings(), Run(callback=interrupt)).status is Status.INTERRUPTED
+
+
+def test_interrupted_at_its_last_penalty_a_path_is_returned(monkeypatch):
+    seen = []
+
+    def record(self, problem, state, bounds=Learner.bounds):
+        if problem.lam == 0.2:
+            seen.append(state.step)
+            if len(seen) == 3:
+                raise KeyboardInterrupt
+        return bounds(self, problem, state)
+
+    monkeypatch.setattr(Learner, "bounds", record)
+    fits = dictionary_path(planted(n=60), 4, (0.4, 0.2), surplus=1.0)
+    assert [fit.lam for fit in fits] == [0.4, 0.2]
+    assert fits[-1].status is Status.INTERRUPTED
+    assert_sound(fits[-1])
+
+
+# ---------------------------------------------------------------- options are honored or refused
+
+
+def test_growing_and_shrinking_take_the_options_of_learning(tmp_path):
+    X = planted(n=200)
+    fit = learn_dictionary(X, 6, LAM, stationarity=1e-2, seed=3)
+    for verb, width in ((grow, 8), (shrink, 4)):
+        seen = []
+        folder = tmp_path / verb.__name__
+        found = verb(fit, width, max_steps=2, callback=seen.append, folder=folder, stationarity=1e-9)
+        assert found.status is Status.MAX_ITER
+        assert found.seed == 3
+        assert len(seen) == 3
+        assert list(folder.glob("*.npz"))
+        assert verb(fit, width, max_steps=1, folder=folder, stationarity=1e-9).history[0].value == pytest.approx(
+            seen[-1].value, rel=1e-9
+        )
+        with pytest.raises(InputError, match="'tol' is not an option"):
+            verb(fit, width, tol=1e-3)
+
+
+# ---------------------------------------------------------------- a fit is a solution
+
+
+@pytest.mark.parametrize("bias", [None, "free"])
+def test_a_saved_fit_is_judged_again(bias, tmp_path):
+    X = planted(n=200) + 0.2
+    problem = JointProblem(X, 6, LAM, bias=bias)
+    fit = learn_dictionary(X, 6, LAM, bias=bias, stationarity=1e-5)
+    again = DictionaryFit.load(fit.save(tmp_path / "fit.npz"), problem)
+    assert again.status is fit.status
+    assert again.value == pytest.approx(fit.value, rel=1e-9)
+    assert again.lower_bound == pytest.approx(fit.lower_bound, rel=1e-9)
+    assert again.stationarity_target == fit.stationarity_target
+    assert not certify(again).objections
+    arrays = {**fit.arrays(), "stationarity_target": 1e-5, "codes": 3 * fit.codes}
+    arrays["dictionary"] = np.roll(fit.dictionary, 1, axis=1)
+    path = write_arrays(tmp_path / "edited.npz", arrays)
+    edited = DictionaryFit.load(path, problem)
+    assert edited.status is Status.STALLED
+    assert_sound(edited)
+    with pytest.raises(InputError, match="does not fit the problem"):
+        DictionaryFit.load(path, JointProblem(X, 5, LAM, bias=bias))
+
+
+def test_words_of_a_fit():
+    fit = learn_dictionary(planted(n=80), 3, 0.3, stationarity=1e-2)
+    assert repr(fit).startswith("DictionaryFit(3 atoms")
+    assert "\n" not in repr(fit)
+    assert "lower bound" in str(fit)
+    assert fit.codes.shape == (80, 3)
+    assert fit.encoding.codes is fit.codes
+    assert fit.gap == pytest.approx((fit.value - fit.lower_bound) / fit.value)
+    assert not fit.objections
