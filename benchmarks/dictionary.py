@@ -91,9 +91,16 @@ def run_spams(X: np.ndarray, D: np.ndarray, seed: int, budget: float) -> list[Sn
     while not found or found[-1][0] < 0.9 * budget:
         clock = Clock()
         learned = spams.trainDL(
-            columns, D=start, lambda1=LAM, mode=2, posAlpha=True, batchsize=BATCH, iter=batches, numThreads=1,
+            columns,
+            D=start,
+            lambda1=LAM,
+            mode=2,
+            posAlpha=True,
+            batchsize=BATCH,
+            iter=batches,
+            numThreads=1,
             verbose=False,
-        )  # fmt: skip
+        )
         found.append((*clock.stop(), np.array(learned.T, dtype=np.float64)))
         per_batch = found[-1][0] / batches
         batches = max(batches + 1, min(2 * batches, round(budget / per_batch)))
@@ -105,9 +112,15 @@ def run_sklearn(X: np.ndarray, D: np.ndarray, seed: int, budget: float) -> list[
     from sklearn.decomposition import MiniBatchDictionaryLearning
 
     model = MiniBatchDictionaryLearning(
-        n_components=len(D), alpha=LAM, fit_algorithm="cd", positive_code=True, transform_algorithm="lasso_cd",
-        dict_init=D, batch_size=BATCH, random_state=seed,
-    )  # fmt: skip
+        n_components=len(D),
+        alpha=LAM,
+        fit_algorithm="cd",
+        positive_code=True,
+        transform_algorithm="lasso_cd",
+        dict_init=D,
+        batch_size=BATCH,
+        random_state=seed,
+    )
     found: list[Snapshot] = []
     rng, clock = np.random.default_rng(seed), Clock()
     marks = [budget * 2.0**-k for k in range(4, -1, -1)]
@@ -181,8 +194,15 @@ def record(name: str, n_atoms: int, seed: int, budget: float) -> dict[str, Any]:
         {"cpu": cpu, "wall": wall, **(judge(X, found, judged) if isinstance(found, np.ndarray) else {"all": found})}
         for cpu, wall, found in snapshots
     ]
-    return {"method": name, "n_atoms": n_atoms, "seed": seed, "budget": budget, "load": [load, os.getloadavg()[0]],
-            "start": judge(X, D, judged), "curve": curve}  # fmt: skip
+    return {
+        "method": name,
+        "n_atoms": n_atoms,
+        "seed": seed,
+        "budget": budget,
+        "load": [load, os.getloadavg()[0]],
+        "start": judge(X, D, judged),
+        "curve": curve,
+    }
 
 
 def seconds_to(curve: list[dict[str, float]], value: float) -> float:

@@ -79,10 +79,18 @@ def stage(X: np.ndarray, atoms: np.ndarray, fit: DictionaryFit) -> dict[str, Any
     """What one penalty of the path came to."""
     mean, share = match(fit.dictionary, atoms)
     return {
-        "lam": fit.lam, "n_atoms": fit.n_atoms, "found": fit.value, "truth": encode(X, atoms, fit.lam, tol=1e-8).value,
-        "wide": fit.lower_bound, "match": mean, "above_0.95": share, "l0": fit.encoding.l0, "seconds": fit.seconds,
-        "stationarity": fit.worst_stationarity, "status": fit.status.name,
-    }  # fmt: skip
+        "lam": fit.lam,
+        "n_atoms": fit.n_atoms,
+        "found": fit.value,
+        "truth": encode(X, atoms, fit.lam, tol=1e-8).value,
+        "wide": fit.lower_bound,
+        "match": mean,
+        "above_0.95": share,
+        "l0": fit.encoding.l0,
+        "seconds": fit.seconds,
+        "stationarity": fit.worst_stationarity,
+        "status": fit.status.name,
+    }
 
 
 def record(n_atoms: int, seed: int) -> dict[str, Any]:
@@ -96,14 +104,21 @@ def record(n_atoms: int, seed: int) -> dict[str, Any]:
         last = fits[-1]
         truth = learn_dictionary(
             X, n_atoms, last.lam, bias=None, init=atoms, stationarity=1e-2, max_seconds=30.0, moves=False
-        )  # fmt: skip
+        )
         floor = width_floor(X, n_atoms, last.lam, bias=None, kernels=(2,), max_seconds=30.0, tol=1e-2)
     stages = [stage(X, atoms, fit) for fit in fits]
     return {
-        "n_atoms": n_atoms, "dim": DIMS[n_atoms], "seed": seed, "options": {**options, "lams": list(options["lams"])},
-        **stages[-1], "path_seconds": seconds, "from_truth": truth.value,
-        "truth_moves_to": match(truth.dictionary, atoms)[0], "floor": floor.value, "stages": stages,
-    }  # fmt: skip
+        "n_atoms": n_atoms,
+        "dim": DIMS[n_atoms],
+        "seed": seed,
+        "options": {**options, "lams": list(options["lams"])},
+        **stages[-1],
+        "path_seconds": seconds,
+        "from_truth": truth.value,
+        "truth_moves_to": match(truth.dictionary, atoms)[0],
+        "floor": floor.value,
+        "stages": stages,
+    }
 
 
 def whose(run: dict[str, Any]) -> str:

@@ -28,10 +28,13 @@ class Launch:
         self.folder = folder
         program = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
         done = subprocess.run(
-            [*program, "-m", "tests.parallel.two_processes", str(folder)], timeout=1800, capture_output=True, text=True,
+            [*program, "-m", "tests.parallel.two_processes", str(folder)],
+            timeout=1800,
+            capture_output=True,
+            text=True,
             env={**os.environ, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"},
             cwd=Path(__file__).parents[2],
-        )  # fmt: skip
+        )
         self.code, self.errors = done.returncode, done.stderr
         try:
             self.arrays = [dict(np.load(folder / f"rank-{rank}.npz")) for rank in range(2)]
@@ -99,9 +102,11 @@ def test_the_wide_limit_of_two_processes_is_certified_for_all_rows(launch, name,
     one = solve(problem, tol=1e-9)
     assert launch.same(f"wide_{name}_value") == pytest.approx(one.value, rel=1e-9)
     found = Candidate(
-        bias=launch.same(f"wide_{name}_bias"), dictionary=launch.rows(f"wide_{name}_dictionary"),
-        codes=sp.csr_array(sp.diags_array(launch.rows(f"wide_{name}_codes"))), dual=launch.rows(f"wide_{name}_dual"),
-    )  # fmt: skip
+        bias=launch.same(f"wide_{name}_bias"),
+        dictionary=launch.rows(f"wide_{name}_dictionary"),
+        codes=sp.csr_array(sp.diags_array(launch.rows(f"wide_{name}_codes"))),
+        dual=launch.rows(f"wide_{name}_dual"),
+    )
     certificate = certify(problem, found, tol=1e-9)
     assert certificate.objections == ()
     assert certificate.value == pytest.approx(launch.same(f"wide_{name}_value"), rel=1e-12)
@@ -120,10 +125,13 @@ def test_the_referee_runs_on_two_processes_as_well_and_both_see_what_one_spoiled
 @pytest.mark.parametrize(
     ("how", "words"),
     [
-        ("nan", "dual holds NaN"), ("missing", "the set of arrays is not the same"), ("short", "dual has shape"),
-        ("negative", "A code is negative"), ("bias", "bias is not the same in all processes"),
+        ("nan", "dual holds NaN"),
+        ("missing", "the set of arrays is not the same"),
+        ("short", "dual has shape"),
+        ("negative", "A code is negative"),
+        ("bias", "bias is not the same in all processes"),
     ],
-)  # fmt: skip
+)
 def test_what_the_referee_finds_in_one_process_it_says_in_both(launch, name, how, words):
     """The processes fell out of step: one returned with its objection while the other waited for it to add up."""
     first, second = launch.said(f"wide_{name}_{how}")
@@ -253,9 +261,13 @@ def test_shards_are_contiguous_near_equal_and_complete(tmp_path, size, kind):
 
     def given():
         forms = {
-            "array": whole, "tensor": torch.from_numpy(whole), "file": tmp_path / "X.npy", "list": whole.tolist(),
-            "map": np.load(tmp_path / "X.npy", mmap_mode="r"), "batches": iter([whole[:20], whole[20:]]),
-        }  # fmt: skip
+            "array": whole,
+            "tensor": torch.from_numpy(whole),
+            "file": tmp_path / "X.npy",
+            "list": whole.tolist(),
+            "map": np.load(tmp_path / "X.npy", mmap_mode="r"),
+            "batches": iter([whole[:20], whole[20:]]),
+        }
         return forms[kind]
 
     parts = [ProcessGroup(rank, size).shard(given()).to_numpy() for rank in range(size)]

@@ -76,8 +76,15 @@ def test_shrinking_takes_away_what_was_added() -> None:
     X, atoms = planted()
     rng = np.random.default_rng(1)
     mixtures = unit(atoms[:6] + atoms[6:12])
-    wide = learn_dictionary(X, 28, 0.05, bias=None, init=np.concatenate([mixtures, atoms, unit(
-        rng.standard_normal((6, 10)))]), max_seconds=0.001, moves=False)  # fmt: skip
+    wide = learn_dictionary(
+        X,
+        28,
+        0.05,
+        bias=None,
+        init=np.concatenate([mixtures, atoms, unit(rng.standard_normal((6, 10)))]),
+        max_seconds=0.001,
+        moves=False,
+    )
     fit = shrink(wide, 16, stationarity=1e-3)
     assert fit.n_atoms == 16
     assert fit.status is Status.STATIONARY
