@@ -37,7 +37,7 @@ def scatter(indptr, indices, codes, points, d, sign, part, parts, products, cros
 
 @jit(fastmath=REORDER)
 def sweep_block(atoms, targets, products, first):
-    """Exact minimisation over one atom after another of a block, the others of the block being kept up to date.
+    """Exact minimization over one atom after another of a block, the others of the block being kept up to date.
 
     ``targets (m, d)`` holds ``B_k − Σ_j A_kj d_j`` for the block's atoms and is updated in place, like
     ``atoms (m, d)``; ``products (m, K)`` is the block's rows of A, its own columns from ``first``. An atom whose best

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 STEPS = 100
 """Coordinates that answer to a removal, at most, in every datapoint."""
 
-_BLOCK = 512
+BLOCK = 512
+"""Datapoints whose correlations with all atoms are held at a time."""
 
 
 def removal_prices(
@@ -48,8 +49,8 @@ def removal_prices(
     gram = dictionary @ dictionary.T
     prices = np.zeros(len(dictionary))
     indptr = codes.indptr.astype(np.int64)
-    for first in range(0, len(points), _BLOCK):
-        last = min(first + _BLOCK, len(points))
+    for first in range(0, len(points), BLOCK):
+        last = min(first + BLOCK, len(points))
         residuals = points[first:last] - codes[first:last] @ dictionary
         add_prices(
             indptr[first : last + 1],

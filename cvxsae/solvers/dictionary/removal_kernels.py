@@ -10,6 +10,9 @@ import numpy as np
 
 from cvxsae.solvers.codes.engines.compiled import REORDER, jit
 
+NEGLIGIBLE = 1e-3
+"""A coordinate that would move by less than this share of λ stays: a price is an upper bound wherever answers end."""
+
 
 @jit(fastmath=REORDER)
 def add_prices(indptr, indices, codes, correlations, gram, lam, steps, prices):
@@ -40,7 +43,7 @@ def add_prices(indptr, indices, codes, correlations, gram, lam, steps, prices):
                     move = max(pull[j], -z[j])
                     if j != gone and abs(move) > abs(best):
                         best, at = move, j
-                if abs(best) < 1e-3 * lam:
+                if abs(best) < NEGLIGIBLE * lam:
                     break
                 z[at] += best
                 price -= best * (pull[at] - best / 2)

@@ -1,9 +1,9 @@
-"""Atoms that memorise a few datapoints are given up for what the others leave unexplained.
+"""Atoms that memorize a few datapoints are given up for what the others leave unexplained.
 
 The support of atom k, ``(Σ_n z_nk)²/Σ_n z_nk²``, is the number of datapoints that share it: s if s of them use it
 equally, near 1 if one of them has nearly all. It is the quantity that the cost of an atom in theory.md (L) charges
 for, ``λ‖z_k‖₁ √(1 + τ/support)``: an atom whose support is below τ is not worth having there. A local optimum of (P)
-with few datapoints per atom holds two kinds of atoms, shared ones and memorised ones, and descent does not turn the
+with few datapoints per atom holds two kinds of atoms, shared ones and memorized ones, and descent does not turn the
 second into the first: each holds on to its datapoint. Moves that must pay at once (:mod:`moves`) do not see it
 either. So they are replaced without asking, by directions of data from which only the well-supported atoms are
 subtracted.
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 MOST = 0.7
 """The largest share of atoms that is ever replaced at once."""
 
+DEAD = 1e-3
+"""Support that dead atoms count as, so that it has a logarithm: well below the 1 of an atom that one datapoint uses."""
+
 
 def supports(codes: sp.csr_array) -> Float64[np.ndarray, " K"]:
     """``(Σ_n z_nk)²/Σ_n z_nk²`` of every atom: how many datapoints share it; 0 for a dead one."""
@@ -33,7 +36,7 @@ def supports(codes: sp.csr_array) -> Float64[np.ndarray, " K"]:
 
 def weakly_supported(support: Float64[np.ndarray, " K"]) -> Bool[np.ndarray, " K"]:
     """The lower of the two classes that explain most of the variance of log(support): at most :data:`MOST` of all."""
-    logs = np.log(np.maximum(support, 1e-3))
+    logs = np.log(np.maximum(support, DEAD))
     ordered = np.sort(logs)
     below = np.arange(1, len(ordered))
     if not len(below):
