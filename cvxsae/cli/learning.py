@@ -138,7 +138,7 @@ def audit_command(
     from cvxsae.sae.audit import audit
 
     X, notes = data.load()
-    options = {"tol": stationarity, "seed": data.seed, **compute.keywords()}
+    options = {"stationarity": stationarity, "seed": data.seed, **compute.keywords()}
     ledger = audit(X, sae, lam=lam, bias=bias_of(bias, X), **options)
     return Answer(str(ledger), {**ledger.to_dict(), "certificates": ledger.certificates()}, EXIT_CERTIFIED, notes)
 

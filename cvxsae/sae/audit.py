@@ -57,7 +57,7 @@ def audit(
     *,
     lam: float | None = None,
     bias: BiasLike = "free",
-    tol: float = 1e-4,
+    stationarity: float = 1e-4,
     **options: Unpack[AuditOptions],
 ) -> LossLedger:
     """Say where the loss of a trained SAE goes: encoder, dictionary, width, or nothing that anyone could gain (§7).
@@ -79,8 +79,8 @@ def audit(
     bias
         ``"free"``: D' may have a bias of its own, and the floors hold for every bias. None or an array: the bias is
         fixed, and must be the SAE's ``b_dec``; then the floors for this bias are higher.
-    tol
-        Relative duality gap of every datapoint's codes, and the stationarity that the search for D' aims at.
+    stationarity
+        What the search for D' aims at (T3), and the relative duality gap of every datapoint's codes.
     options
         ``device``, ``max_seconds`` (of the whole call: half of what the floor leaves goes to the search for D'; exact
         codes and the final evaluations are always finished), ``progress`` and ``seed`` (of the search and the floor).
@@ -107,10 +107,10 @@ def audit(
     data = all_rows(X)
     shift = _fixed_bias(model, data, bias)
     problem = JointProblem(data, model.n_atoms, penalty, bias="free" if shift is None else shift)
-    tol = arguments.positive(tol, "tol")
+    stationarity = arguments.positive(stationarity, "stationarity")
     (floor,) = find_floors([problem], FloorSearch.of(), run.inner(share=_FLOOR_SHARE))
     wide = solved_wide_limit(WideLimit(data, penalty, bias=problem.bias), WIDE_TOL, run)
-    return account(model, floor, wide, tol, run)
+    return account(model, floor, wide, stationarity, run)
 
 
 def account(model: SparseAutoencoder, floor: Floor, wide: Solution, tol: float, run: Run) -> LossLedger:

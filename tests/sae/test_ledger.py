@@ -188,7 +188,7 @@ def test_bad_input_is_one_sentence(rng):
         ({"sae": {}}, "exactly W_enc"),
         ({"sae": {**arrays, "W_dec": np.zeros((6, 5))}}, "only rows of norm 0"),
         ({"sae": "nowhere"}, "does not exist"),
-        ({"tol": -1.0}, "tol"),
+        ({"stationarity": -1.0}, "stationarity is -1"),
     ):
         with pytest.raises(InputError, match=sentence):
             audit(**{"sae": arrays, "X": data(20), "lam": LAM, **change})
