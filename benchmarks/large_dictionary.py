@@ -68,7 +68,8 @@ def measure(problem: LargeDictionary | CandidateDictionary, tol: float, **option
     """One solve: seconds, value, bound, both gaps."""
     solution, times = timed(lambda: solve(problem, tol=tol, raise_on_failure=False, **options))
     keys = ("solver_gap", "relaxation_gap", "relaxed_value", "closed_by_cuts", "live_atoms", "splitting_steps", "rank")
-    row = {key: solution.info[key] for key in keys if key in solution.info}
+    found = solution.to_dict()
+    row = {key: found[key] for key in keys if key in found}
     row |= {"solver": solution.solver, "status": solution.status.name, "gap": solution.gap}
     return {**row, "value": solution.value, "lower_bound": solution.lower_bound, **times}
 
@@ -126,7 +127,7 @@ def small(store: Store, device: str) -> None:
                 problem = LargeDictionary(dataset(kind, n, d), LAM, tau, bias=None)
                 row = {**name, **measure(problem, 1e-5, device=device)}
                 theirs, times = timed(functools.partial(solve, problem, solver="reference", raise_on_failure=False))
-                row |= {"sdp": theirs.info["relaxed_value"], "sdp_cpu": times["cpu"], "ten_starts": ten_starts(problem)}
+                row |= {"sdp": theirs.relaxed_value, "sdp_cpu": times["cpu"], "ten_starts": ten_starts(problem)}
                 store.add("small", row)
 
 

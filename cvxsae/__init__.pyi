@@ -16,7 +16,7 @@ from .solvers.codes.encode import encode as encode
 from .solvers.codes.paths import code_path as code_path
 from .solvers.codes.paths import lambda_for_l0 as lambda_for_l0
 from .solvers.codes.paths import lambda_max as lambda_max
-from .solvers.convex.large.path import atom_cost_path as atom_cost_path
+from .solvers.convex.large.path import large_path as large_path
 from .solvers.convex.solve import solve as solve
 from .solvers.dictionary.learn import grow as grow
 from .solvers.dictionary.learn import learn_dictionary as learn_dictionary

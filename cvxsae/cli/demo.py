@@ -252,7 +252,7 @@ def _sharing(demo: Demo) -> tuple[dict[str, Any], dict[float, np.ndarray]]:
         similarities[cost] = cosines
         row = {
             "atom_cost": cost,
-            "relaxed_value": reference.info["relaxed_value"],
+            "relaxed_value": reference.relaxed_value,
             "value": found.value,
             "lower_bound": max(found.lower_bound, reference.lower_bound),
             "largest_off_diagonal": shared,

@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass, fields, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
@@ -209,18 +209,22 @@ def path_command(
     tol: Annotated[float, typer.Option("--tol", help="Relative gap to reach at every point.")] = 1e-3,
 ) -> Answer:
     """Solve the large dictionary along τ (or λ): width, L0 and fit against the price of an atom."""
+    from cvxsae.data import arguments
     from cvxsae.data.storage import write_atomically
     from cvxsae.relaxations.convex.large_dictionary import LargeDictionary
-    from cvxsae.solvers.convex.large.path import Along, atom_cost_path
+    from cvxsae.solvers.convex.large.path import default_values, large_path
 
     if path.along == "lam" and penalty.lam is None and penalty.lam_ratio is None:
         penalty = PenaltyOptions(lam=1.0)  # replaced along the path
     atoms = AtomOptions(bias=path.bias, atom_cost=path.atom_cost)
     problem, notes = ProblemOptions(kind=Kind.large, data=data, penalty=penalty, atoms=atoms).build()
-    found = atom_cost_path(
-        cast(LargeDictionary, problem),
-        None if path.values is None else numbers(path.values, "--values"),
-        along=cast(Along, path.along),
+    large = cast(LargeDictionary, problem)
+    along = cast(Literal["atom_cost", "lam"], arguments.choice(path.along, "--along", ("atom_cost", "lam")))
+    values = default_values(large, along) if path.values is None else numbers(path.values, "--values")
+    found = large_path(
+        large,
+        values if along == "atom_cost" else None,
+        lams=values if along == "lam" else None,
         tol=tol,
         max_seconds=compute.max_seconds,
         device=compute.device,

@@ -105,6 +105,12 @@ class Solution(Candidate):
         Wall-clock time.
     solver
         The algorithm's name.
+    relaxed_value
+        Of a large dictionary at τ > 0: what a doubly nonnegative Q attains, which is above the relaxation's optimum.
+        ``value`` is that of the dictionary and codes read off it, ``lower_bound`` holds for both. None elsewhere.
+    solver_gap, relaxation_gap
+        Relative distance from ``lower_bound`` up to ``relaxed_value``, which is the solver's to close, and from there
+        up to ``value``. None where there is no relaxation, or where the bound is above it (copositive proofs).
     info
         What else the algorithm reports: iterations, passes over the data, atoms, device.
     """
@@ -117,6 +123,9 @@ class Solution(Candidate):
     history: tuple[Record, ...] = ()
     seconds: float = 0.0
     solver: str = ""
+    relaxed_value: float | None = None
+    solver_gap: float | None = None
+    relaxation_gap: float | None = None
     info: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -169,6 +178,7 @@ class Solution(Candidate):
             "certified": self.is_certified,
             "message": self.message,
             "seconds": self.seconds,
+            **{name: getattr(self, name) for name in GAP_PARTS if getattr(self, name) is not None},
             **self.info,
         }
 
@@ -224,6 +234,9 @@ class Solution(Candidate):
         return "\n".join([*lines, *(f"  objection    {sentence}" for sentence in self.objections)])
 
 
+GAP_PARTS = ("relaxed_value", "solver_gap", "relaxation_gap")
+"""What a solution says of the relaxation that was solved on the way to it."""
+
 GAP_SLACK = 1e-12
 """A relative gap below minus this is an error; above it, it is rounding of two float64 sums."""
 
@@ -260,6 +273,7 @@ def judge(
     if not np.isfinite(gap):
         status = Status.NONFINITE
     gaps = gap_parts(problem, candidate, value, bound) if finite else {}
+    parts = {name: gaps.pop(name, None) for name in GAP_PARTS}
     return Solution(
         **{f.name: getattr(candidate, f.name) for f in fields(Candidate)},
         problem=problem,
@@ -271,6 +285,7 @@ def judge(
         seconds=seconds,
         solver=solver,
         info={**(info or {}), **gaps},
+        **parts,
     )
 
 

@@ -72,7 +72,7 @@ class CrossCheck:
                 "value": certificate.value,
                 "lower_bound": certificate.lower_bound,
                 "gap": certificate.gap,
-                "relaxed_value": solution.info.get("relaxed_value", float("nan")),
+                "relaxed_value": float("nan") if solution.relaxed_value is None else solution.relaxed_value,
                 "seconds": solution.seconds,
                 "objections": len(certificate.objections),
             }
@@ -139,7 +139,8 @@ def crosscheck(problem: Problem, *, tol: float | None = None, **options: Unpack[
         "reference": certify(problem, reference, tol=tol),
         "torch": certify(problem, solution, tol=2 * tol if relaxation else tol),
     }
-    anchor = float(reference.info["relaxed_value"]) if relaxation else certificates["reference"].value
+    relaxed = float("nan") if reference.relaxed_value is None else reference.relaxed_value
+    anchor = relaxed if relaxation else certificates["reference"].value
     value = certificates["torch"].value
     difference = (value - anchor) / anchor if anchor > 0 else value - anchor
     objections = []

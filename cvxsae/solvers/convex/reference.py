@@ -76,7 +76,7 @@ def solve_reference(problem: Problem, tol: float, run: Run) -> Solution:
     """Solve the conic form with Clarabel to its full accuracy and evaluate the answer as every other.
 
     For :class:`LargeDictionary` it solves the doubly nonnegative relaxation: its optimal value is in
-    ``info["relaxed_value"]``, its Q in ``similarity``; ``value`` is that of the dictionary and codes factorized from Q.
+    ``relaxed_value``, its Q in ``similarity``; ``value`` is that of the dictionary and codes factorized from Q.
 
     The callback hears of the answer once, at the end; ``max_steps`` limits Clarabel's iterations.
     """
@@ -124,11 +124,11 @@ def solve_reference(problem: Problem, tol: float, run: Run) -> Solution:
         # An interior point is never exactly zero, and no codes at all can be the answer.
         candidate = replace(candidate, bias=nothing.bias, dictionary=nothing.dictionary, codes=nothing.codes)
     info = {"conic_status": form.problem.status, "conic_value": float(form.problem.value) * form.value_scale}
-    if isinstance(problem, LargeDictionary) and candidate.similarity is not None:
-        # Zero and what is attained bound the relaxation's optimum too, and exactly where it is zero.
-        info["relaxed_value"] = min(max(info["conic_value"], 0.0), problem.primal_value(candidate))
     solution = judge(
         problem, candidate, Status.STALLED, tol=tol, seconds=time.perf_counter() - start, solver=NAME, info=info
     )
+    if isinstance(problem, LargeDictionary) and solution.relaxed_value is None and candidate.similarity is not None:
+        # Zero and what is attained bound the relaxation's optimum too, and exactly where it is zero.
+        solution = replace(solution, relaxed_value=min(max(info["conic_value"], 0.0), problem.primal_value(candidate)))
     last = Record(int(form.problem.solver_stats.num_iters or 0), solution.seconds, solution.value, solution.lower_bound)
     return announce(replace(solution, history=(last,)), run)

@@ -25,7 +25,7 @@ def answer(problem, solver, tol=1e-6):
 
 def value_of(solution):
     """The relaxation's own value for the reference; what dictionary and codes attain for torch."""
-    return solution.info.get("relaxed_value", solution.value)
+    return solution.value if solution.relaxed_value is None else solution.relaxed_value
 
 
 # ---------------------------------------------------------------- formulas and maps

@@ -54,7 +54,7 @@ def test_few_dimensions_are_certified_without_a_relaxation(d, bias, rng):
 
 def test_the_exact_bound_is_at_least_the_relaxation_s(rng):
     problem = LargeDictionary(problems.gaussian(rng, 14, 3), 0.3, 10.0, bias=None)
-    relaxed = solve(problem, solver="reference", raise_on_failure=False).info["relaxed_value"]
+    relaxed = solve(problem, solver="reference", raise_on_failure=False).relaxed_value
     solution = solve(problem, tol=1e-5, max_seconds=10, raise_on_failure=False)
     assert solution.value >= relaxed * (1 - 1e-7)
     assert solution.lower_bound >= relaxed * (1 - 1e-4)

@@ -47,17 +47,15 @@ def test_units_do_not_matter(scale, rng):
 def test_the_doubly_nonnegative_relaxation_is_exact_for_four_points(d, rng):
     problem = LargeDictionary(problems.gaussian(rng, 4, d), LAM, 1.0, bias=None)
     solution = solve(problem, solver="reference", tol=1e-3)
-    assert solution.info["relaxed_value"] == pytest.approx(solution.value, rel=1e-4)
-    assert problem.relaxed_value(solution.similarity, solution.bias) == pytest.approx(
-        solution.info["relaxed_value"], rel=1e-6
-    )
+    assert solution.relaxed_value == pytest.approx(solution.value, rel=1e-4)
+    assert problem.relaxed_value(solution.similarity, solution.bias) == pytest.approx(solution.relaxed_value, rel=1e-6)
 
 
 def test_the_relaxed_value_is_below_what_any_dictionary_attains(rng):
     X = problems.gaussian(rng, 14, 4)
     reference = solve(LargeDictionary(X, LAM, 4.0, bias="free"), solver="reference", raise_on_failure=False)
     torch = solve(LargeDictionary(X, LAM, 4.0, bias="free"), raise_on_failure=False)
-    relaxed = reference.info["relaxed_value"]
+    relaxed = reference.relaxed_value
     assert reference.lower_bound <= relaxed * (1 + 1e-7) <= min(reference.value, torch.value) * (1 + 2e-7)
     assert torch.lower_bound <= relaxed * (1 + 1e-7)
 
@@ -133,7 +131,7 @@ def test_without_a_surcharge_the_similarity_problem_is_the_wide_limit(kind, bias
     X = getattr(problems, kind)(rng, 14, 4)
     reference = solve(LargeDictionary(X, LAM, 0.0, bias=bias), solver="reference", raise_on_failure=False)
     wide = solve(WideLimit(X, LAM, bias=bias), tol=1e-9)
-    assert reference.info["relaxed_value"] == pytest.approx(wide.value, rel=1e-6)
+    assert reference.relaxed_value == pytest.approx(wide.value, rel=1e-6)
     assert np.abs(reference.similarity - np.diag(np.diag(reference.similarity))).max() < 1e-5
     offsets = np.linalg.norm(X - wide.bias, axis=1)
     np.testing.assert_allclose(np.diag(reference.similarity), np.clip(offsets - LAM, 0, None), atol=1e-4)

@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import json
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 import numpy as np
 import scipy.sparse
 import torch
 
 from cvxsae.data import arguments
-from cvxsae.data.arguments import InputError
-from cvxsae.data.files import read_arrays, write_arrays
-from cvxsae.data.storage import write_atomically
-from cvxsae.parallel.context import Compute, Run
+from cvxsae.data.storage import Folder, fingerprint
+from cvxsae.errors import InputError
+from cvxsae.parallel.context import Compute, Kept, Run, keywords
 from cvxsae.parallel.threads import threads_for
 from cvxsae.relaxations.candidate import Candidate
 from cvxsae.relaxations.convex.large_dictionary import LargeDictionary
 from cvxsae.relaxations.convex.polar_search import LARGEST_DIM
 from cvxsae.relaxations.convex.tidy import factor_of, live_atoms, tidy
-from cvxsae.relaxations.solution import Solution, relative_gap
+from cvxsae.relaxations.solution import Solution, Status, relative_gap
 from cvxsae.solvers.convex.driver import iterate
 from cvxsae.solvers.convex.large.column_generation import Directions
 from cvxsae.solvers.convex.large.relaxation import DoublyNonnegative, WarmStart
@@ -34,8 +31,20 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-Along = Literal["atom_cost", "lam"]
-_DEFAULT_POINTS = 16
+DEFAULT_POINTS = 16
+"""Points of a path that is not given: about five for each tenfold change of τ."""
+
+LEAST_LAM, MOST_LAM = 0.02, 0.9
+"""Ends of the default path along λ, in units of λ_max: nearly every datapoint on its own atom, and nearly none."""
+
+THRESHOLD = 0.1
+"""τ* where it is not known (free bias): near that of clustered data; the path starts well below it."""
+
+LEAST_COST = 1e-2
+"""Least τ of the default path: cheaper atoms are one a datapoint (T12), whatever the data."""
+
+ARRAYS = ("bias", "dictionary", "codes")
+"""What is kept of a point's candidate."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +58,7 @@ class PathPoint:
     value, lower_bound, gap
         What dictionary and codes attain, what no dictionary goes below, and the relative distance.
     solver_gap, relaxation_gap
-        The two parts of the gap; NaN at τ = 0, where there is one.
+        The two parts of the gap; NaN where there is one.
     live_atoms
         Atoms in use, after merging and dropping what is worth less than ``tol`` of the value.
     l0, fvu
@@ -73,7 +82,7 @@ class PathPoint:
 
 
 @dataclass(frozen=True, eq=False)
-class DictionaryPath:
+class LargePath:
     """The solutions of a path, in order, and what they say.
 
     Attributes
@@ -84,11 +93,14 @@ class DictionaryPath:
         Dictionary, codes and bias of each.
     along
         What varies: ``"atom_cost"`` (τ) or ``"lam"`` (λ).
+    status
+        Why the path ended before its last point (TIME_LIMIT, INTERRUPTED); None if it is complete.
     """
 
     points: tuple[PathPoint, ...]
     candidates: tuple[Candidate, ...]
-    along: Along
+    along: Literal["atom_cost", "lam"]
+    status: Status | None = None
 
     def table(self) -> pd.DataFrame:
         """One row a point."""
@@ -103,7 +115,7 @@ class DictionaryPath:
         every path has: a width that the data asks for is one that survives the most change of price.
         """
         widths = np.array([point.live_atoms for point in self.points])
-        position = np.log([max(getattr(point, self.along), 1e-300) for point in self.points])
+        position = np.log([max(getattr(point, self.along), np.finfo(np.float64).tiny) for point in self.points])
         n_points = len(np.asarray(self.candidates[0].codes)) if self.candidates[0].codes is not None else math.inf
         starts = np.flatnonzero(np.r_[True, widths[1:] != widths[:-1]])
         ends = np.r_[starts[1:], len(widths)]
@@ -140,109 +152,176 @@ class DictionaryPath:
         return figure
 
 
-def atom_cost_path(
+class LargePathOptions(Compute, Kept, total=False):
+    """How :func:`large_path` runs."""
+
+    callback: Any
+    """Called with every :class:`PathPoint`."""
+
+
+@keywords(LargePathOptions)
+def large_path(
     problem: LargeDictionary,
-    values: Sequence[float] | None = None,
+    atom_costs: Sequence[float] | None = None,
     *,
-    along: Along = "atom_cost",
+    lams: Sequence[float] | None = None,
     tol: float = 1e-3,
-    max_seconds: float | None = None,
-    device: str | torch.device | None = None,
-    folder: str | Path | None = None,
-    callback: Callable[[PathPoint], None] | None = None,
-) -> DictionaryPath:
+    **options: Unpack[LargePathOptions],
+) -> LargePath:
     """Solve the large dictionary along a path of τ (or of λ), each point begun where the last one ended.
 
     Parameters
     ----------
     problem
         Data, bias and the other parameter; its own value of the one that varies is not used.
-    values
-        The path, increasing (positive numbers). Default for τ: from the end with one atom a datapoint (half
-        of τ*, T12) up to N, in 16 geometric steps; for λ: from 0.02 to 0.9 ``lambda_max``.
-    along
-        ``"atom_cost"`` or ``"lam"``.
+    atom_costs
+        The path of τ, increasing (positive numbers). Default: from the end with one atom a datapoint (half of τ*, T12)
+        up to N, in 16 geometric steps.
+    lams
+        A path of λ instead, increasing; :func:`default_values` has one.
     tol
         Relative gap for every solve, and the share of the value below which an atom does not count.
-    max_seconds
-        Limit for each solve.
-    device
+    device, progress
         As in :func:`~cvxsae.solve`.
+    max_seconds
+        Limit of the whole path: each solve gets an equal share of the time that is left.
     folder
-        Where to keep ``path.json`` and one ``point_NNN.npz`` a point. Files are written as the path is
-        computed, each under another name first; a path that was interrupted goes on where it was.
+        Where finished points are kept (:class:`~cvxsae.data.storage.Folder`); a path that ended early goes on where it
+        was.
     callback
         Called with every :class:`PathPoint`.
 
     Returns
     -------
-    DictionaryPath
-        Table, figure, and the dictionary and codes of every point.
+    LargePath
+        Table, figure, and the dictionary and codes of every point. Ctrl-C and the time limit end it early, with the
+        points so far; ``status`` says so.
 
     Raises
     ------
     InputError
         For a path that is not increasing and positive, or a folder that holds another path.
     """
-    arguments.choice(along, "along", ("atom_cost", "lam"))
-    path = _checked(default_values(problem, along) if values is None else values)
-    options = {"max_seconds": max_seconds, "device": device}
+    if not isinstance(problem, LargeDictionary):
+        raise InputError(f"problem is a {type(problem).__name__}; pass a LargeDictionary.")
+    if atom_costs is not None and lams is not None:
+        raise InputError("atom_costs and lams are both given, and a path varies one of them; pass one.")
+    along: Literal["atom_cost", "lam"] = "atom_cost" if lams is None else "lam"
+    values = atom_costs if lams is None else lams
+    path = _checked(default_values(problem, along) if values is None else values, "lams" if lams else "atom_costs")
     arguments.nonnegative(tol, "tol")
-    store = None if folder is None else _Store(Path(folder), problem, path, along, tol)
-    points, candidates = ([], []) if store is None else store.read()
-    for number in range(len(points), len(path)):
-        here = _at(problem, along, path[number])
-        warm = _warm(here, candidates[-1]) if candidates else None
-        run = Run.start(options, Compute).inner()
-        with threads_for(here):
-            if here.dim <= LARGEST_DIM:
-                solution = iterate(Directions(tol, warm), here, tol, run)
-            else:
-                solution = iterate(DoublyNonnegative(tol, warm), here, tol, run)
-        candidate = tidy(here, solution, slack=tol)
-        points.append(_point(here, solution, candidate))
-        candidates.append(_bare(candidate))
-        if store is not None:
-            store.write(points, candidates[-1])
-        if callback is not None:
-            callback(points[-1])
-    return DictionaryPath(tuple(points), tuple(candidates), along)
+    run = Run.start(options, LargePathOptions)
+    changes: list[dict[str, Any]] = [{along: value} for value in path]
+    return _Path([replace(problem, **change) for change in changes], along, tol).solve(run)
 
 
-def default_values(problem: LargeDictionary, along: Along) -> list[float]:
-    """The path of :func:`atom_cost_path` when none is given."""
+@dataclass(frozen=True)
+class _Path:
+    """A path whose arguments have been checked.
+
+    Attributes
+    ----------
+    problems
+        One for each point.
+    along
+        What varies.
+    tol
+        Relative gap for every solve.
+    """
+
+    problems: list[LargeDictionary]
+    along: Literal["atom_cost", "lam"]
+    tol: float
+
+    def solve(self, run: Run) -> LargePath:
+        """Solve point after point, from what the folder has of them."""
+        kept = None if run.folder is None else self._folder(run.folder)
+        points, candidates = self._read(kept)
+        status: Status | None = None
+        try:
+            for number in range(len(points), len(self.problems)):
+                if points and run.is_late:
+                    status = Status.TIME_LIMIT
+                    break
+                here = self.problems[number]
+                warm = _warm(here, candidates[-1]) if candidates else None
+                solution = self._solved(here, warm, run.inner(share=1 / (len(self.problems) - number)))
+                candidate = tidy(here, solution, slack=self.tol)
+                points.append(_point(here, solution, candidate))
+                candidates.append(Candidate(**{name: getattr(candidate, name) for name in ARRAYS}))
+                if solution.status is Status.TIME_LIMIT:
+                    kept = None  # not what a call with more time would find
+                if kept is not None:
+                    arrays = {name: getattr(candidates[-1], name) for name in ARRAYS}
+                    kept.write(_key(number), asdict(points[-1]), arrays)
+                if run.callback is not None:
+                    run.callback(points[-1])
+        except KeyboardInterrupt:
+            if not (run.is_outermost and points):
+                raise
+            status = Status.INTERRUPTED
+        return LargePath(tuple(points), tuple(candidates), self.along, status)
+
+    def _solved(self, problem: LargeDictionary, warm: WarmStart | None, run: Run) -> Solution:
+        with threads_for(problem):
+            if problem.dim <= LARGEST_DIM:
+                return iterate(Directions(self.tol, warm), problem, self.tol, run)
+            return iterate(DoublyNonnegative(self.tol, warm), problem, self.tol, run)
+
+    def _folder(self, path: Path) -> Folder:
+        first = self.problems[0]
+        other = {"lam": first.lam} if self.along == "atom_cost" else {"atom_cost": first.atom_cost}
+        return Folder(
+            path,
+            "a path of large dictionaries",
+            {
+                "data": fingerprint(first.X),
+                "bias": first.fixed_bias().tolist() if not first.bias_is_free else "free",
+                self.along: [getattr(problem, self.along) for problem in self.problems],
+                "tol": self.tol,
+                **{f"fixed {name}": value for name, value in other.items()},
+            },
+        )
+
+    def _read(self, kept: Folder | None) -> tuple[list[PathPoint], list[Candidate]]:
+        """The points that are there already, up to the first that is not."""
+        points, candidates = list[PathPoint](), list[Candidate]()
+        for number in range(len(self.problems)):
+            found = None if kept is None else kept.read(_key(number))
+            if found is None:
+                break
+            arrays: dict[str, Any] = found.arrays
+            points.append(PathPoint(**found.record))
+            candidates.append(Candidate(**arrays))
+        return points, candidates
+
+
+def _key(number: int) -> str:
+    return f"point-{number:03d}"
+
+
+def default_values(problem: LargeDictionary, along: Literal["atom_cost", "lam"]) -> list[float]:
+    """A path of τ or of λ that covers what the data can ask for, in geometric steps."""
+    arguments.choice(along, "along", ("atom_cost", "lam"))
     if along == "lam":
         top = problem.lambda_max()
         if top <= 0:
             raise InputError("every row of X equals the bias, so there is no path along lam; check X and bias.")
-        return [float(v) for v in np.geomspace(0.02 * top, 0.9 * top, _DEFAULT_POINTS)]
-    threshold = 0.1
-    if not problem.bias_is_free:
-        threshold = problem.sharing_threshold()
-    low = min(max(threshold / 2, 1e-2), problem.n_points / 100)
-    return [float(v) for v in np.geomspace(low, max(problem.n_points, 2 * low), _DEFAULT_POINTS)]
+        return [float(v) for v in np.geomspace(LEAST_LAM * top, MOST_LAM * top, DEFAULT_POINTS)]
+    threshold = THRESHOLD if problem.bias_is_free else problem.sharing_threshold()
+    low = min(max(threshold / 2, LEAST_COST), problem.n_points / 100)
+    return [float(v) for v in np.geomspace(low, max(problem.n_points, 2 * low), DEFAULT_POINTS)]
 
 
-def _checked(values: Sequence[float]) -> list[float]:
-    path = [arguments.positive(value, "values") for value in values]
+def _checked(values: Sequence[float], name: str) -> list[float]:
+    path = [arguments.positive(value, name) for value in values]
     if not path or any(after <= before for before, after in itertools.pairwise(path)):
-        raise InputError("values must be increasing positive numbers, at least one.")
+        raise InputError(f"{name} must be increasing positive numbers, at least one.")
     return path
-
-
-def _at(problem: LargeDictionary, along: Along, value: float) -> LargeDictionary:
-    bias: Any = problem.bias
-    if along == "lam":
-        return LargeDictionary(problem.X, value, problem.atom_cost, bias=bias)
-    return LargeDictionary(problem.X, problem.lam, value, bias=bias)
 
 
 def _warm(problem: LargeDictionary, candidate: Candidate) -> WarmStart:
     return WarmStart(torch.from_numpy(np.ascontiguousarray(factor_of(problem, candidate))))
-
-
-def _bare(candidate: Candidate) -> Candidate:
-    return Candidate(bias=candidate.bias, dictionary=candidate.dictionary, codes=candidate.codes)
 
 
 def _point(problem: LargeDictionary, solution: Solution, candidate: Candidate) -> PathPoint:
@@ -258,51 +337,11 @@ def _point(problem: LargeDictionary, solution: Solution, candidate: Candidate) -
         value=value,
         lower_bound=solution.lower_bound,
         gap=relative_gap(value, solution.lower_bound),
-        solver_gap=float(solution.info.get("solver_gap", nan)),
-        relaxation_gap=float(solution.info.get("relaxation_gap", nan)),
+        solver_gap=nan if solution.solver_gap is None else solution.solver_gap,
+        relaxation_gap=nan if solution.relaxation_gap is None else solution.relaxation_gap,
         live_atoms=live_atoms(candidate),
         l0=float((codes > 0).sum() / len(codes)),
         fvu=float(residual.square().sum()) / spread if spread > 0 else nan,
         status=solution.status.name,
         seconds=solution.seconds,
     )
-
-
-class _Store:
-    """The folder of a path: what was asked, the points so far, and their arrays; nothing is left half written."""
-
-    def __init__(self, folder: Path, problem: LargeDictionary, path: list[float], along: Along, tol: float) -> None:
-        self.folder, self.file = folder, folder / "path.json"
-        digest = hashlib.sha256(np.ascontiguousarray(problem.X.to_numpy()).tobytes())
-        bias = "free" if isinstance(problem.bias, str) else problem.fixed_bias().tolist()
-        digest.update(json.dumps(bias).encode())
-        other = problem.lam if along == "atom_cost" else problem.atom_cost
-        self.asked = {"along": along, "values": path, "other": other, "tol": tol, "data": digest.hexdigest()}
-        if folder.exists() and not folder.is_dir():
-            raise InputError(f"folder {str(folder)!r} is a file; pass a folder.")
-
-    def read(self) -> tuple[list[PathPoint], list[Candidate]]:
-        """The points that are there already."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if not self.file.exists():
-            return [], []
-        try:
-            known = json.loads(self.file.read_text(encoding="utf-8"))
-            points = [PathPoint(**point) for point in known["points"]]
-        except (ValueError, KeyError, TypeError):
-            raise InputError(f"{str(self.file)!r} is not a path's file; pass another folder.") from None
-        if known.get("asked") != self.asked:
-            raise InputError(f"{str(self.folder)!r} holds another path (data or settings differ); pass another folder.")
-        return points, [self._candidate(number) for number in range(len(points))]
-
-    def _candidate(self, number: int) -> Candidate:
-        arrays: dict[str, Any] = dict(read_arrays(self._point(number), "folder"))
-        return Candidate(**arrays)
-
-    def write(self, points: list[PathPoint], candidate: Candidate) -> None:
-        """The newest point's arrays, then the list that names it."""
-        write_arrays(self._point(len(points) - 1), {f: getattr(candidate, f) for f in ("bias", "dictionary", "codes")})
-        write_atomically(self.file, json.dumps({"asked": self.asked, "points": [asdict(p) for p in points]}, indent=1))
-
-    def _point(self, number: int) -> Path:
-        return self.folder / f"point_{number:03d}.npz"

@@ -1,15 +1,14 @@
 """Paths: planted width found, resumed where they stopped, files whole, bad input refused."""
 
 import dataclasses
-import json
 from typing import Any
 
 import numpy as np
 import pytest
 
-from cvxsae import InputError, LargeDictionary
+from cvxsae import InputError, LargeDictionary, Status
 from cvxsae.relaxations.convex.tidy import factor_of, live_atoms, tidy
-from cvxsae.solvers.convex.large.path import atom_cost_path, default_values
+from cvxsae.solvers.convex.large.path import default_values, large_path
 from tests.helpers import problems
 
 
@@ -21,7 +20,7 @@ def planted(rng, n=80, d=12, features=4):
 
 def test_a_planted_width_is_found_without_being_told(rng):
     X, truth = planted(rng)
-    path: Any = atom_cost_path(LargeDictionary(X, 0.1, 1.0, bias=None), [15, 30, 60], tol=5e-3)
+    path: Any = large_path(LargeDictionary(X, 0.1, 1.0, bias=None), [15, 30, 60], tol=5e-3)
     chosen = path.widest_plateau()
     assert path.points[chosen].live_atoms == len(truth)
     assert (truth @ path.candidates[chosen].dictionary.T).max(axis=1).min() >= 0.98
@@ -34,7 +33,7 @@ def test_a_planted_width_is_found_without_being_told(rng):
 def test_a_path_along_lambda_and_default_values(rng):
     X = problems.clustered(rng, 12, 4)
     problem = LargeDictionary(X, 0.3, 1.0, bias=None)
-    path = atom_cost_path(problem, [0.2, 0.4], along="lam", tol=1e-3)
+    path = large_path(problem, lams=[0.2, 0.4], tol=1e-3)
     assert [point.lam for point in path.points] == [0.2, 0.4]
     assert path.points[0].fvu < path.points[1].fvu
     for along in ("atom_cost", "lam"):
@@ -50,27 +49,46 @@ def test_an_interrupted_path_goes_on_and_other_paths_are_refused(rng, tmp_path):
         if point.atom_cost == 1.0:
             raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        atom_cost_path(problem, [0.5, 1.0, 2.0], folder=tmp_path, callback=stop)
-    assert len(json.loads((tmp_path / "path.json").read_text())["points"]) == 2
+    cut = large_path(problem, [0.5, 1.0, 2.0], folder=tmp_path, callback=stop)
+    assert cut.status is Status.INTERRUPTED
+    assert len(cut.points) == 2
     seen: list[Any] = []
-    path = atom_cost_path(problem, [0.5, 1.0, 2.0], folder=tmp_path, callback=seen.append)
+    path = large_path(problem, [0.5, 1.0, 2.0], folder=tmp_path, callback=seen.append)
     assert [point.atom_cost for point in seen] == [2.0]
     assert len(path.points) == len(path.candidates) == 3
-    assert not list(tmp_path.glob(".*"))
-    with pytest.raises(InputError, match="another path"):
-        atom_cost_path(problem, [0.5, 1.0], folder=tmp_path)
-    with pytest.raises(InputError, match="another path"):
-        atom_cost_path(LargeDictionary(problem.X, 0.4, 1.0, bias=None), [0.5, 1.0, 2.0], folder=tmp_path)
-    (tmp_path / "path.json").write_text("no")
-    with pytest.raises(InputError, match="not a path's file"):
-        atom_cost_path(problem, [0.5, 1.0, 2.0], folder=tmp_path)
+    assert path.points[:2] == cut.points
+    assert path.status is None
+    with pytest.raises(InputError, match="another call, which differs in atom_cost"):
+        large_path(problem, [0.5, 1.0], folder=tmp_path)
+    with pytest.raises(InputError, match="another call"):
+        large_path(LargeDictionary(problem.X, 0.4, 1.0, bias=None), [0.5, 1.0, 2.0], folder=tmp_path)
+    kept = sorted(tmp_path.glob("point-*.npz"))
+    assert len(kept) == 3
+    kept[1].write_bytes(b"no")
+    again = large_path(problem, [0.5, 1.0, 2.0], folder=tmp_path)
+    assert [point.value for point in again.points] == pytest.approx([point.value for point in path.points], rel=1e-9)
+
+
+def test_the_time_limit_is_that_of_the_whole_path(rng, tmp_path):
+    problem = LargeDictionary(problems.clustered(rng, 12, 4), 0.3, 1.0, bias=None)
+    path = large_path(problem, [0.5, 1.0, 2.0], folder=tmp_path, max_seconds=1e-9)
+    assert path.status is Status.TIME_LIMIT
+    assert [point.status for point in path.points] == ["TIME_LIMIT"]
+    assert not list(tmp_path.glob("point-*")), "a point that was cut short is not kept as finished"
+
+
+def test_a_path_varies_one_thing(rng):
+    problem = LargeDictionary(np.eye(3), 0.3, 1.0, bias=None)
+    with pytest.raises(InputError, match="pass one"):
+        large_path(problem, [1.0], lams=[0.1])
+    with pytest.raises(InputError, match="not an option"):
+        large_path(problem, [1.0], seed=1)
 
 
 @pytest.mark.parametrize("values", [[], [1.0, 1.0], [2.0, 1.0], [0.0, 1.0], [1.0, float("nan")]])
 def test_values_that_are_no_path(values, rng):
     with pytest.raises(InputError):
-        atom_cost_path(LargeDictionary(np.eye(3), 0.3, 1.0, bias=None), values)
+        large_path(LargeDictionary(np.eye(3), 0.3, 1.0, bias=None), values)
 
 
 def test_parallel_atoms_are_merged_and_dead_ones_dropped(rng):

@@ -29,30 +29,29 @@ def solved(problem, tol=1e-5, **options):
 @pytest.mark.parametrize("make", [problems.gaussian, problems.clustered])
 def test_the_bound_meets_the_reference_and_never_passes_it(make, tau, bias, rng):
     problem = LargeDictionary(make(rng, 16, 5), LAM, tau, bias=bias)
-    relaxed = solve(problem, solver="reference", raise_on_failure=False).info["relaxed_value"]
+    relaxed = solve(problem, solver="reference", raise_on_failure=False).relaxed_value
     solution = solved(problem)
     assert solution.lower_bound <= relaxed * (1 + 1e-8) <= solution.value * (1 + 2e-8)
     assert solution.lower_bound >= relaxed * (1 - 1e-4)
-    assert solution.info["solver_gap"] <= 1e-4
-    assert solution.info["relaxed_value"] >= relaxed * (1 - 1e-7)
+    assert solution.solver_gap <= 1e-4
+    assert solution.relaxed_value >= relaxed * (1 - 1e-7)
 
 
 def test_the_two_gaps_add_up_and_the_status_says_which_is_open(rng):
     problem = LargeDictionary(problems.gaussian(rng, 24, 8), 0.3, 10.0, bias=None)
     solution = solved(problem, tol=3e-4)
-    info = solution.info
     assert solution.status is Status.RELAXED
-    assert info["solver_gap"] <= 3e-4 < info["relaxation_gap"]
-    total = (solution.value - info["relaxed_value"]) + (info["relaxed_value"] - solution.lower_bound)
+    assert solution.solver_gap <= 3e-4 < solution.relaxation_gap
+    total = (solution.value - solution.relaxed_value) + (solution.relaxed_value - solution.lower_bound)
     assert total == pytest.approx(solution.value - solution.lower_bound)
     certificate = certify(problem, solution)
     assert len(certificate.objections) == 1
     assert "relative gap" in certificate.objections[0]
     for part in ("solver_gap", "relaxation_gap"):
-        assert getattr(certificate, part) == pytest.approx(info[part], rel=1e-9)
-        assert f"{info[part]:.2e}" in str(certificate)
+        assert getattr(certificate, part) == pytest.approx(getattr(solution, part), rel=1e-9)
+        assert f"{getattr(solution, part):.2e}" in str(certificate)
     spoiled = dataclasses.replace(solution, similarity=2 * solution.similarity)
-    assert certify(problem, spoiled).solver_gap > info["solver_gap"]
+    assert certify(problem, spoiled).solver_gap > solution.solver_gap
 
 
 def test_the_value_is_no_worse_than_ten_starts_of_plain_descent(rng):
@@ -120,7 +119,7 @@ def test_a_shrunken_proof_is_refused(rng):
 def test_an_infeasible_similarity_cannot_lower_the_relaxed_value(rng):
     problem = LargeDictionary(problems.clustered(rng, 12, 4), LAM, 3.0, bias=None)
     solution = solved(problem)
-    relaxed = solution.info["relaxed_value"]
+    relaxed = solution.relaxed_value
     for spoiled in (solution.similarity - 0.05 * np.eye(12), solution.similarity - 0.05):
         candidate = dataclasses.replace(solution, similarity=spoiled)
         assert problem.relaxed_bound(candidate) >= solution.lower_bound
@@ -129,7 +128,7 @@ def test_an_infeasible_similarity_cannot_lower_the_relaxed_value(rng):
 
 def test_every_bound_on_the_way_is_below_the_optimum_and_gaps_only_shrink(rng):
     problem = LargeDictionary(problems.clustered(rng, 16, 5), LAM, 2.0, bias="free")
-    relaxed = solve(problem, solver="reference", raise_on_failure=False).info["relaxed_value"]
+    relaxed = solve(problem, solver="reference", raise_on_failure=False).relaxed_value
     history = solved(problem).history
     assert all(record.lower_bound <= relaxed * (1 + 1e-8) for record in history)
     gaps = [record.gap for record in history]
@@ -151,7 +150,7 @@ def test_single_precision_steps_still_prove_in_double(rng, monkeypatch):
     monkeypatch.setattr("cvxsae.solvers.convex.large.relaxation._SINGLE_PRECISION_ORDER", 1)
     problem = LargeDictionary(problems.clustered(rng, 20, 5), LAM, 3.0, bias=None)
     solution = solved(problem, tol=1e-3)
-    assert solution.info["solver_gap"] <= 1e-3
+    assert solution.solver_gap <= 1e-3
     assert solution.dual.dtype == np.float64
 
 
