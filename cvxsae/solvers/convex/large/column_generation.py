@@ -176,7 +176,8 @@ class Directions:
     def finish(self, problem: LargeDictionary, state: DirectionsState) -> Candidate:
         """The best dictionary and codes with the best dual point; the similarity of the former."""
         point = tidy(problem, state.best[1])
-        return replace(point, dual=state.proof.dual.numpy(), similarity=problem.similarity(point))
+        dual = problem.feasible_dual(state.proof.dual)  # as the referee measures the polar, to its own accuracy
+        return replace(point, dual=dual.numpy(), similarity=problem.similarity(point))
 
     def info(self, state: DirectionsState) -> dict[str, Any]:
         """Directions at hand, and cells of the last branch and bound."""
