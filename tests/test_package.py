@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 from graphlib import CycleError, TopologicalSorter
@@ -60,3 +61,37 @@ def test_version_is_what_the_package_says():
     from importlib.metadata import version
 
     assert cvxsae.__version__ == version("cvxsae")
+
+
+SOURCES = sorted(path for path in ROOT.rglob("*.py"))
+
+LARGEST_FILE, MOST_PARAMETERS = 400, 8
+"""Lines of a file and parameters of a function: what fits into a head."""
+
+
+def is_kernel(path: Path) -> bool:
+    return "engines" in path.parts or path.name.endswith("kernels.py")
+
+
+def test_files_are_short():
+    long = {str(path.relative_to(ROOT)): len(path.read_text(encoding="utf-8").splitlines()) for path in SOURCES}
+    assert {name: length for name, length in long.items() if length > LARGEST_FILE} == {}
+
+
+def test_functions_take_few_parameters():
+    found = []
+    for path in SOURCES:
+        if is_kernel(path):
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+                given = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+                count = sum(argument.arg not in ("self", "cls") for argument in given)
+                if count > MOST_PARAMETERS:
+                    found.append(f"{path.relative_to(ROOT)}:{node.lineno} takes {count}")
+    assert found == []
+
+
+def test_the_formatter_formats():
+    marked = [str(path) for path in SOURCES if not is_kernel(path) and "fmt: skip" in path.read_text(encoding="utf-8")]
+    assert marked == []
