@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -61,10 +63,22 @@ def test_an_interrupt_is_not_a_curvature(monkeypatch, rng):
 
 def test_limits_and_directions(rng):
     X, D = rng.normal(size=(40, 5)), rng.normal(size=(6, 5))
-    with pytest.raises(InputError, match="max_seconds passed"):
-        second_order(rng.normal(size=(3000, 40)), rng.normal(size=(200, 40)), 0.05, max_seconds=1e-6)
     short, long = second_order(X, D, 0.2, max_steps=2, tol=1e-9), second_order(X, D, 0.2, tol=1e-9)
     assert short.least.eigenvalue >= long.least.eigenvalue
     assert long.direction.shape == D.shape
     assert isinstance(long.direction, np.ndarray)
     assert long.bias_direction is None
+
+
+def test_unfinished_codes_have_no_curvature(rng, monkeypatch):
+    """Where time ran out before all codes were exact, F is not known: that is said, and nothing is returned."""
+    module = sys.modules["cvxsae.diagnostics.second_order"]
+    honest = module.exact_codes
+
+    def unfinished(*arguments):
+        codes = honest(*arguments)
+        return dataclasses.replace(codes, done=np.zeros_like(codes.done))
+
+    monkeypatch.setattr(module, "exact_codes", unfinished)
+    with pytest.raises(InputError, match="max_seconds passed before 40 datapoints"):
+        second_order(rng.normal(size=(40, 5)), rng.normal(size=(6, 5)), 0.2, max_seconds=1e-6)

@@ -46,6 +46,15 @@ def test_an_interval_end_swapped_is_noticed(kernel, cells, points, monkeypatch):
     assert any("prove at most" in said for said in objections_to(floor))
 
 
+def test_a_claim_half_a_percent_too_high_is_noticed(points):
+    """T14 is computed again almost exactly: what its weights prove is 0.3 % above what cells let the floor claim."""
+    floor = width_floor(points, 8, 0.05, bias=None, kernels=(3,))
+    part: Any = floor.parts[0]
+    assert part.theorem == "T14"
+    boast = replace(floor, parts=(replace(part, value=part.value * 1.005),))
+    assert "prove at most" in " ".join(objections_to(boast))
+
+
 def test_claims_without_proof_are_noticed(points):
     floor = width_floor(points, 8, 0.05, bias=None)
     part: Any = floor.parts[0]

@@ -159,7 +159,7 @@ class _Ascent:
     """Frank-Wolfe on the dual of (6c): ``min Σ_n Ψ_n**(q_n)`` over the shares that K features can have.
 
     Every set of weights w gives shares of the top eigenvectors, ``q(w)``, at which ``Σ w_n q_n`` is largest. The dual
-    is minimised over the convex hull of the shares seen so far (exponentiated gradient), its slopes are the next
+    is minimized over the convex hull of the shares seen so far (exponentiated gradient), its slopes are the next
     weights, and the distance of dual and bound says how far the bound is from the best.
     """
 
@@ -200,7 +200,7 @@ class _Ascent:
             self.mixture = torch.cat([(1 - newest) * self.mixture, self.mixture.new_tensor([newest])])
 
     def _mix(self) -> torch.Tensor:
-        """Minimise the dual over the mixtures of the shares seen; return the weights at the minimum."""
+        """Minimize the dual over the mixtures of the shares seen; return the weights at the minimum."""
         scale = 2 * len(self.costs) / max(abs(self.value), _TINY)
         for step in range(self.search.inner_steps if len(self.seen) > 1 else 0):
             slopes = -(self.seen @ self.replies(self.mixture @ self.seen)) / len(self.costs) * scale
