@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from cvxsae.diagnostics.sums import FeatureStatistics
     from cvxsae.relaxations.joint.cone import ConeCondition
 
+_BINS = 50
+"""Bins of the histograms."""
+
 _SMALLEST = 1e-16
 """What logarithmic axes show for zero: rounding of float64."""
 
@@ -308,7 +311,7 @@ def _figure(report: OptimalityReport) -> Figure:
     features, found = report.features, report.statistics
     live = features[~features["dead"]]
 
-    axes[0, 0].hist(np.log10(live["density"]), bins=40)
+    axes[0, 0].hist(np.log10(live["density"]), bins=_BINS)
     axes[0, 0].set(xlabel="log10 density", ylabel="features", title=f"{int(features['dead'].sum())} dead")
 
     axes[0, 1].loglog(live["mass"], live["stationarity"].clip(lower=_SMALLEST), ".")
@@ -323,7 +326,7 @@ def _figure(report: OptimalityReport) -> Figure:
     axes[1, 0].semilogy(np.arange(1, len(scores) + 1), np.clip(scores, _SMALLEST, None), ".")
     axes[1, 0].set(xlabel="rank", ylabel="split score", title="which features would split (T8)")
 
-    axes[1, 1].hist(found.residual_norms / found.lam, bins=60)
+    axes[1, 1].hist(found.residual_norms / found.lam, bins=_BINS)
     axes[1, 1].axvline(1, color="grey", linewidth=0.8)
     axes[1, 1].set(xlabel="‖r‖/λ", ylabel="datapoints", title="residual lengths (T7)")
 

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from cvxsae.solvers.dictionary.result import DictionaryFit
 
 ARRAYS = ("W_enc", "b_enc", "W_dec", "b_dec")
+_BLOCK_ENTRIES = 2**22
+"""Most entries of a dense block of activations: 32 MB in float64."""
+
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
 
 
@@ -140,7 +143,7 @@ class SparseAutoencoder:
         if self.subtract_bias:
             c = c - torch.from_numpy(self.b_dec.astype(np.float64)) @ W
         scale = torch.from_numpy(self.atom_norms if unit_norm else np.ones(self.n_atoms))
-        rows = max(1, 2**22 // self.n_atoms)
+        rows = max(1, _BLOCK_ENTRIES // self.n_atoms)
         blocks = [sp.csr_array((torch.relu(x.cpu() @ W + c) * scale).numpy()) for x in data.batches(rows=rows)]
         return sp.csr_array(sp.vstack(blocks, format="csr"))
 

@@ -97,11 +97,15 @@ class CrossCheck:
         return "\n".join([head, self.table().to_string(), *(f"  {sentence}" for sentence in self.objections)])
 
 
+AGREEMENT, CONE_AGREEMENT, RELAXED_AGREEMENT = 1e-6, 1e-5, 2e-2
+"""Relative agreement asked for: of quadratic programs, where cones or Q are in play, and of a loose relaxation."""
+
+
 def default_tolerance(problem: Problem) -> float:
     """Agreement to ask for: 1e-6; 1e-5 with a surcharge or Q in play; 2e-2 where the reference is a relaxation."""
     if isinstance(problem, LargeDictionary) and problem.atom_cost > 0:
-        return 2e-2
-    return 1e-5 if isinstance(problem, CandidateDictionary | LargeDictionary) else 1e-6
+        return RELAXED_AGREEMENT
+    return CONE_AGREEMENT if isinstance(problem, CandidateDictionary | LargeDictionary) else AGREEMENT
 
 
 @keywords(Compute)
