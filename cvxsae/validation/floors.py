@@ -203,9 +203,7 @@ def _sampled(samples: int) -> np.ndarray:
 
 
 @lru_cache(maxsize=2)
-def _cone_table(
-    samples: int, tilts: int = TILTS, angles: int = ANGLES, kappas: int = KAPPAS
-) -> tuple[np.ndarray, np.ndarray]:
+def _cone_table(samples: int) -> tuple[np.ndarray, np.ndarray]:
     """``max (c + κp)`` over atoms on the cone of T15, sampled, and ``√(1 + κ²)``: (q, tilt, κ)."""
     c = np.sin(np.linspace(0, np.pi / 2, ANGLES))
     slopes, kappas_used = [], []
