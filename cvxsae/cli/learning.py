@@ -167,7 +167,7 @@ def compare_command(
 
     X, lam, bias, notes = terms.load()
     how = {name: value for name, value in asdict(training).items() if value is not None}
-    options = {"tol": stationarity, "seed": terms.data.seed, **compute.keywords()}
+    options = {"stationarity": stationarity, "seed": terms.data.seed, **compute.keywords()}
     comparison = compare(X, _whole_widths(widths), lam, bias=bias, training=how, folder=folder, **options)
     table = comparison.table()
     write_atomically(folder / "compare.csv", table.to_csv(index=False))

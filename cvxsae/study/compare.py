@@ -59,7 +59,7 @@ def compare(
     lam: float,
     *,
     bias: BiasLike = "free",
-    tol: float = 1e-4,
+    stationarity: float = 1e-4,
     training: Mapping[str, Any] | None = None,
     floors: Mapping[str, Any] | None = None,
     callback: Callable[[WidthResult], None] | None = None,
@@ -81,7 +81,7 @@ def compare(
         Penalty λ > 0, in the units of (P).
     bias
         ``"free"``, None (zero) or an array (d,), for SAEs, dictionaries and floors alike.
-    tol
+    stationarity
         As in :func:`~cvxsae.audit`; also the stationarity that the grown dictionaries aim at.
     training, floors
         Further arguments of :func:`~cvxsae.sae.train_sae` (``steps``, ``trainer``, ...) and of
@@ -113,7 +113,7 @@ def compare(
     chosen = Bias.of(bias, data.shape[1])
     shift = None if chosen.vector is None else chosen.vector.numpy()
     rows = data if shift is None else Activations(data.to_numpy() - shift)
-    tol = arguments.positive(tol, "tol")
+    stationarity = arguments.positive(stationarity, "stationarity")
     spec = StudySpec(
         name="compare",
         data={"X": rows},
@@ -123,8 +123,8 @@ def compare(
         bias=("free" if chosen.is_free else "none",),
         seeds=(how.seed,),
         options={
-            "learned": {"stationarity": tol, "warm": "n_atoms"},
-            "trained_sae": {"tol": tol, "search_seconds": NO_LIMIT, **_options(training, "training", TRAINING)},
+            "learned": {"stationarity": stationarity, "warm": "n_atoms"},
+            "trained_sae": {"tol": stationarity, "search_seconds": NO_LIMIT, **_options(training, "training", TRAINING)},
             "width_floor": _options(floors, "floors", FLOORS),
         },
     )
@@ -136,7 +136,7 @@ def compare(
         "widths": list(spec.n_atoms),
         "bias": "free" if chosen.is_free else chosen.vector_or_zeros(data.shape[1]).tolist(),
         "seed": how.seed,
-        "tol": tol,
+        "stationarity": stationarity,
         "max_seconds": None if seconds is None else float(seconds),
         "training": {name: spec.options["trained_sae"][name] for name in TRAINING},
         "floors": {name: spec.options["width_floor"].get(name) for name in FLOORS},

@@ -19,7 +19,7 @@ from cvxsae.study.compare import WidthResult
 from tests.helpers.sentences import rejects
 
 LAM = 0.2
-OPTIONS: dict[str, Any] = {"training": {"steps": 60, "batch_size": 32}, "tol": 1e-3}
+OPTIONS: dict[str, Any] = {"training": {"steps": 60, "batch_size": 32}, "stationarity": 1e-3}
 WIDTHS = (2, 4, 7)
 
 
@@ -109,7 +109,7 @@ def test_damaged_cells_are_computed_again(X, tmp_path):
 def test_a_limit_is_one_for_the_whole_call(X):
     """Floors, searches and training share it; what is returned is certified all the same."""
     started = time.perf_counter()
-    limited = compare(X, WIDTHS, LAM, tol=1e-9, training={"steps": 100_000}, max_seconds=4)
+    limited = compare(X, WIDTHS, LAM, stationarity=1e-9, training={"steps": 100_000}, max_seconds=4)
     assert time.perf_counter() - started < 60
     table = limited.table()
     assert (table["floor"] <= table["best"]).all() and (table["local"] <= table["loss"]).all()
