@@ -61,7 +61,7 @@ PROBLEMS: dict[str, tuple[Callable[[], tuple[np.ndarray, np.ndarray, float]], in
     "256 x 4096, 10 active": (lambda: wordllama(4096, 4000, 10), 400, 4, 3),
     "256 x 4096, 57 active": (lambda: wordllama(4096, 4000, 57), 400, 15, 5),
 }
-"""Problem, points given to the peers, and the promises: most encoder passes, least ratio to spams."""
+"""Problem, points given to the peers, and the targets: most encoder passes, least ratio to spams."""
 
 
 def float64_gaps(X: np.ndarray, D: np.ndarray, lam: float, Z: sp.csr_array) -> np.ndarray:
@@ -192,7 +192,7 @@ def run(name: str, *, repeats: int, quick: bool) -> list[dict[str, Any]]:
         "problem": name, "lam": lam, "l0": exact.l0, "correlation_passes": exact.passes_mean, "unit_us": unit * 1e6,
         "unit_fresh_us": statistics.median(fresh) * 1e6, "whole_call_us": statistics.median(calls) * 1e6,
         "one_thread_passes": alone[1] / alone[0], "load": os.getloadavg()[0],
-        "promised_passes": most_passes, "promised_ratio": least_ratio, "points": len(X),
+        "target_passes": most_passes, "target_ratio": least_ratio, "points": len(X),
     }  # fmt: skip
     return rows
 
@@ -243,7 +243,7 @@ def main() -> None:
             f"per point ({first['unit_fresh_us']:.1f} into fresh memory). The whole call, with checks and the "
             f"preparation of the dictionary: {first['whole_call_us']:.1f} µs per point; by one thread: "
             f"{first['one_thread_passes']:.1f} encoder passes of CPU time. Load {first['load']:.1f}. "
-            f"Promised: at most {first['promised_passes']} passes, at least {first['promised_ratio']} times "
+            f"Target: at most {first['target_passes']} passes, at least {first['target_ratio']} times "
             "spams.\n\n| method | µs/point | encoder passes | fastest peer / this | largest gap |\n"
             "|---|---|---|---|---|"
         )

@@ -1,6 +1,6 @@
 """Sparse codes on a CUDA device: points per second, and multiples of one dense encoder pass.
 
-    python benchmarks/codes_gpu.py [--engine auto] [--points 100000] [--quick] [--device cuda]
+    python benchmarks/codes_gpu.py [--engine triton] [--points 100000] [--quick] [--device cuda]
 
 Data are made on the device: sparse nonnegative combinations of random atoms, and noise. Per problem it prints
 
@@ -173,7 +173,7 @@ def show(row: dict[str, Any]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--engine", default="auto", help="auto, triton or torch")
+    parser.add_argument("--engine", default="triton", help="triton or torch")
     parser.add_argument("--points", type=int, default=100_000)
     parser.add_argument("--tol", type=float, default=1e-6)
     parser.add_argument("--quick", action="store_true", help="one small problem")
@@ -183,9 +183,7 @@ def main() -> None:
     if device.type == "cuda" and not torch.cuda.is_available():
         parser.error("no CUDA device; --device cpu --quick shows that this program works")
     torch.set_float32_matmul_precision("highest")
-    name = arguments.engine
-    if name == "auto":
-        name = engine_name("auto", "cuda") if device.type == "cuda" else "torch"
+    name = engine_name(arguments.engine, device.type) if device.type == "cuda" else "torch"
     label = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "CPU"
     print(f"{label}; torch {torch.__version__}; engine {name}")
     rows = []

@@ -14,18 +14,20 @@ An option that a verb does not declare is refused, so none is ever ignored.
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypedDict, TypeVar
+from typing import Any, TypedDict, TypeVar, cast
 
 import torch
 
 from cvxsae.data import arguments
 from cvxsae.data.signature import show_flat
 from cvxsae.errors import InputError
+from cvxsae.parallel.arithmetic import own_arithmetic
 from cvxsae.parallel.group import ALONE, ProcessGroup, chosen_device
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -160,15 +162,21 @@ class Run:
 
 
 def keywords(kind: type, **defaults: Any) -> Callable[[F], F]:
-    """Show the options that a verb takes as ``**options`` flat, in ``help()`` and in tab completion.
+    """Make a verb: its ``**options`` are flat in ``help()`` and tab completion, its arithmetic is its own.
 
-    ``defaults`` are those of options that only this verb has.
+    ``defaults`` are those of options that only this verb has. The caller's autocast, inference mode and default device
+    do not reach what the verb computes.
     """
     known = {**_DEFAULTS, **defaults}
 
     def decorate(function: F) -> F:
-        show_flat(function, kind, known)
-        return function
+        @functools.wraps(function)
+        def verb(*arguments: Any, **options: Any) -> Any:
+            with own_arithmetic():
+                return function(*arguments, **options)
+
+        show_flat(verb, kind, known)
+        return cast("F", verb)
 
     return decorate
 

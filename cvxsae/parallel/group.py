@@ -274,7 +274,7 @@ def process_group(device: str | torch.device | None = None, *, timeout: float = 
     """The processes that ``torchrun`` started, for as long as the ``with`` block lasts.
 
     Gloo connects CPUs and NCCL connects GPUs. A script that is run without ``torchrun`` gets a group of one, so it
-    works both ways; if ``torch.distributed`` is initialised already, its processes are the group and it is left
+    works both ways; if ``torch.distributed`` is initialized already, its processes are the group and it is left
     as it was.
 
     Parameters

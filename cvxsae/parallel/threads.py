@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -57,8 +58,8 @@ def worker_pool(workers: int, name: str, threads: int) -> Iterator[ThreadPoolExe
     mode, a default device), so none of it reaches their arithmetic.
     """
     before = torch.get_num_threads()
-    start = None if threads == before else _use_threads
-    pool = ThreadPoolExecutor(workers, name, start, (threads,) if start else ())
+    start = None if threads == before else partial(torch.set_num_threads, threads)
+    pool = ThreadPoolExecutor(workers, thread_name_prefix=name, initializer=start)
     try:
         yield pool
     finally:
@@ -67,7 +68,3 @@ def worker_pool(workers: int, name: str, threads: int) -> Iterator[ThreadPoolExe
         finally:
             if start is not None:
                 torch.set_num_threads(before)
-
-
-def _use_threads(count: int) -> None:
-    torch.set_num_threads(count)

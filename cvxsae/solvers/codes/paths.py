@@ -13,6 +13,7 @@ from cvxsae.data import arguments
 from cvxsae.data.activations import Activations
 from cvxsae.data.arguments import Bias
 from cvxsae.errors import InputError
+from cvxsae.parallel.arithmetic import own_arithmetic
 from cvxsae.parallel.context import Compute, Run, Seeded, keywords
 from cvxsae.parallel.group import group_of
 from cvxsae.relaxations.convex.fixed_atoms import SparseCodes
@@ -52,6 +53,7 @@ class SearchOptions(Seeded, total=False):
     """Where to compute: ``"cpu"`` (default) or ``"cuda"``."""
 
 
+@own_arithmetic()
 def lambda_max(
     X: ActivationsLike, dictionary: ArrayLike | torch.Tensor, *, bias: ArrayLike | torch.Tensor | None = None
 ) -> float:

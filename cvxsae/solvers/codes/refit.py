@@ -30,7 +30,7 @@ class Refit:
     Attributes
     ----------
     codes
-        Sparse (N, K), for atoms of norm 1: per datapoint the minimiser of ½‖x − b − zD‖² over z ≥ 0 on the support.
+        Sparse (N, K), for atoms of norm 1: per datapoint the minimizer of ½‖x − b − zD‖² over z ≥ 0 on the support.
     stationarity
         What remains of the optimality conditions ``z ≥ 0, d_k·r ≤ 0, z_k d_k·r = 0`` on the support, per datapoint
         and relative to ‖x − b‖, (N,). Zero up to rounding: it is checked from the returned codes.

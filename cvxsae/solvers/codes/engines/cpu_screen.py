@@ -75,7 +75,7 @@ def _value_of(bits, shift):
 def _group_maxima(bits, row, K, maxima):
     """Write the maximum of every group of correlations; return the overall one.
 
-    Group g of G holds the atoms g, g + G, g + 2G, ...: neighbours fall into different groups, and the maxima of all
+    Group g of G holds the atoms g, g + G, g + 2G, ...: neighbors fall into different groups, and the maxima of all
     groups are updated with one vector instruction for many.
     """
     G = maxima.shape[0]

@@ -174,7 +174,7 @@ def _tile(typing: Any, rows: Any, a: Any, b: Any, length: Any, G: Any, stride: A
 
 
 def _pairwise(builder: Any, a: Any, b: Any) -> Any:
-    """Sums of neighbouring lanes of a, then of b."""
+    """Sums of neighboring lanes of a, then of b."""
     even, odd = (ir.Constant(ir.VectorType(ir.IntType(32), LANES), list(range(p, 2 * LANES, 2))) for p in (0, 1))
     return builder.fadd(builder.shuffle_vector(a, b, even), builder.shuffle_vector(a, b, odd))
 

@@ -122,7 +122,7 @@ def descend_kernel(
 ):  # fmt: skip
     """Steepest coordinate descent for one working set; codes in float64, the gradient in float32.
 
-    Every step minimises the objective exactly along the coordinate that moves furthest, so it never rises. Stops when
+    Every step minimizes the objective exactly along the coordinate that moves furthest, so it never rises. Stops when
     no coordinate would move by more than ``floor``, or than ``share`` of the first move.
     """
     i = tl.program_id(0).to(tl.int64)
