@@ -16,6 +16,8 @@ import pytest
 from cvxsae import encode
 from cvxsae.data import circle_feature
 
+pytestmark = pytest.mark.slow
+
 PHENOMENA = Path(__file__).parents[1] / "examples" / "phenomena"
 
 SMALL = {

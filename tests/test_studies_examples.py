@@ -9,6 +9,8 @@ import pytest
 
 from cvxsae import ScaleStudy
 
+pytestmark = pytest.mark.slow
+
 STUDIES = sorted((Path(__file__).parents[1] / "examples" / "studies").glob("*.toml"))
 
 

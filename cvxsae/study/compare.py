@@ -124,7 +124,11 @@ def compare(
         seeds=(how.seed,),
         options={
             "learned": {"stationarity": stationarity, "warm": "n_atoms"},
-            "trained_sae": {"tol": stationarity, "search_seconds": NO_LIMIT, **_options(training, "training", TRAINING)},
+            "trained_sae": {
+                "tol": stationarity,
+                "search_seconds": NO_LIMIT,
+                **_options(training, "training", TRAINING),
+            },
             "width_floor": _options(floors, "floors", FLOORS),
         },
     )

@@ -9,6 +9,8 @@ import pytest
 from cvxsae import InputError
 from cvxsae.cli.demo import run_demo
 
+pytestmark = pytest.mark.slow
+
 
 def test_demo_certifies_everything_it_prints(tmp_path):
     lines: list[str] = []

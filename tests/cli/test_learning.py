@@ -34,6 +34,7 @@ def made(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_learn_gives_what_the_api_gives(folder):
     out = folder / "fit.npz"
     result = run("learn", folder / "X.npy", "--n-atoms", 4, "--lam", LAM, "--out", out, "--json")
@@ -64,6 +65,7 @@ def test_an_interrupted_learn_is_exit_code_130(folder, monkeypatch):
     assert Status.INTERRUPTED.remedy
 
 
+@pytest.mark.slow
 def test_floor_gives_what_the_api_gives(folder):
     result = run("floor", folder / "X.npy", "--widths", "2,4", "--lam", LAM, "--json")
     assert result.exit_code == 0, result.output
@@ -75,6 +77,7 @@ def test_floor_gives_what_the_api_gives(folder):
     assert "no dictionary is below" in run("floor", folder / "X.npy", "--widths", "2", "--lam-ratio", 0.1).stdout
 
 
+@pytest.mark.slow
 def test_audit_gives_what_the_api_gives(folder):
     result = run("audit", folder / "X.npy", "--sae", folder / "sae", "--json")
     assert result.exit_code == 0, result.output
@@ -85,6 +88,7 @@ def test_audit_gives_what_the_api_gives(folder):
     assert "40 rows drawn" in text
 
 
+@pytest.mark.slow
 def test_compare_writes_table_figure_and_json(folder, tmp_path):
     options = ["--widths", "4,2", "--lam", LAM, "--steps", 30, "--stationarity", 1e-3, "--folder", tmp_path / "out"]
     result = run("compare", folder / "X.npy", *options)

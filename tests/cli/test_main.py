@@ -42,6 +42,7 @@ def resolved(folder, options):
     return [folder / option if str(option).endswith(".npy") else option for option in options]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", PROBLEMS)
 @pytest.mark.parametrize("bias", ["none", "free", "mean", "b.npy"])
 def test_solve_certifies_and_reports_the_same_numbers_as_json(data, kind, bias):
@@ -68,6 +69,7 @@ def test_the_command_gives_the_value_of_the_api(data):
     assert json.loads(result.stdout)["value"] == pytest.approx(expected.value, rel=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["npz", "safetensors"])
 @pytest.mark.parametrize("kind", PROBLEMS)
 def test_written_arrays_certify_against_the_problem_and_not_against_another(data, kind, suffix):
@@ -83,6 +85,7 @@ def test_written_arrays_certify_against_the_problem_and_not_against_another(data
     assert "NOT certified" in other.stdout
 
 
+@pytest.mark.slow
 def test_not_certified_is_exit_code_1_with_a_remedy(data):
     result = run("solve", "large", data / "X.npy", "--lam", 0.2, "--atom-cost", 3, "--max-seconds", 1e-3)
     assert result.exit_code == 1
@@ -90,6 +93,7 @@ def test_not_certified_is_exit_code_1_with_a_remedy(data):
     assert "raise max_seconds or tol" in result.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", PROBLEMS)
 def test_crosscheck_agrees(data, kind):
     result = run("crosscheck", kind, data / "X.npy", "--lam-ratio", 0.3, "--rows", 12, *resolved(data, PROBLEMS[kind]))
@@ -239,6 +243,7 @@ def test_unknown_problem_and_help_and_version():
     assert run("--version").stdout.strip() == f"cvxsae {__version__}"
 
 
+@pytest.mark.slow
 def test_check_reports_a_dictionary_and_writes_its_tables(tmp_path):
     v1, v2 = np.eye(3)[:2]
     np.save(tmp_path / "X.npy", np.vstack([v1, v1 + v2]))

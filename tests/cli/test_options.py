@@ -107,6 +107,7 @@ def test_help_loads_neither_torch_nor_scipy():
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", ["--help", "solve --help", "learn --help", "check X.npy --dictionary D.npy --lam 0.1"])
 def test_output_that_is_not_utf8_gets_replacements(tmp_path, verb):
     np.save(tmp_path / "X.npy", np.random.default_rng(0).normal(size=(60, 4)))

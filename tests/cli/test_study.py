@@ -45,6 +45,7 @@ def file(tmp_path):
     return path
 
 
+@pytest.mark.slow
 def test_run_status_and_plot_end_with_zero_and_say_what_was_found(tmp_path, file):
     out = tmp_path / "out"
     ran = run("run", file, "--folder", out)
@@ -63,6 +64,7 @@ def test_run_status_and_plot_end_with_zero_and_say_what_was_found(tmp_path, file
     assert again["missing"] == 0 and again["summary"][0] == ran.stdout.splitlines()[0]
 
 
+@pytest.mark.slow
 def test_failures_and_violations_end_with_one(tmp_path, file, monkeypatch):
     def compute(cell):
         if cell.n_atoms == 4:

@@ -30,6 +30,7 @@ def learned(fit):
     return fit.problem.X.to_numpy(), np.asarray(fit.dictionary), np.asarray(fit.bias)
 
 
+@pytest.mark.slow
 def test_a_converged_dictionary_satisfies_every_condition(learned):
     """Stationarity ≤ 1e-6 implies the identity (2) to 1e-4 for all pairs of live atoms."""
     X, D, b = learned
@@ -51,6 +52,7 @@ def test_a_converged_dictionary_satisfies_every_condition(learned):
     assert report.new_atom_gains[0] > 0
 
 
+@pytest.mark.slow
 def test_a_random_dictionary_satisfies_none(learned, rng):
     X, D, b = learned
     report = check_optimality(X, rng.normal(size=D.shape), LAM, bias=b)
@@ -62,6 +64,7 @@ def test_a_random_dictionary_satisfies_none(learned, rng):
     assert "(T4)" in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("atom", [0, 3, 7])
 def test_a_bad_atom_is_named(learned, rng, atom):
     """Planted in a converged dictionary: an atom turned 30° away is the first in every ranking."""
@@ -77,6 +80,7 @@ def test_a_bad_atom_is_named(learned, rng, atom):
     assert f"feature {atom} " in report.objections[0]
 
 
+@pytest.mark.slow
 def test_a_shifted_bias_is_named(learned):
     X, D, b = learned
     shifted = check_optimality(X, D, LAM, bias=b + 0.05, trained_bias=True)
@@ -90,6 +94,7 @@ def test_a_shifted_bias_is_named(learned):
     assert not none.bias_is_free
 
 
+@pytest.mark.slow
 def test_a_fit_is_checked_as_it_was_learned(fit, learned):
     """Its bias was free, so the bias residual counts; other data can be passed too."""
     X, D, b = learned
@@ -183,6 +188,7 @@ def test_splits_new_atoms_and_their_tokens(rng):
     assert len(without.new_atoms) == 0
 
 
+@pytest.mark.slow
 def test_duplicates_are_named(learned):
     X, D, _ = learned
     report = check_optimality(X, np.vstack([D, D[:1] + 1e-4]), LAM)
@@ -190,6 +196,7 @@ def test_duplicates_are_named(learned):
     assert "duplicates" in " ".join(report.objections)
 
 
+@pytest.mark.slow
 def test_text_json_tables_and_figure(learned):
     X, D, b = learned
     report = check_optimality(X, D, LAM, bias=b, second_order=True, pairs=7)
@@ -218,6 +225,7 @@ def test_all_features_dead():
     report.figure()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("biased", [False, True])
 @pytest.mark.parametrize("case", ["line", "one point", "zeros", "repeated", "overcomplete", "integers", "tiny", "huge"])
 def test_awkward_data(case, biased, rng):
@@ -248,6 +256,7 @@ def test_awkward_data(case, biased, rng):
     report.figure().canvas.draw()
 
 
+@pytest.mark.slow
 def test_no_array_of_all_pairs_is_made(rng):
     """Width 3000: one K × K array would take 72 MB; all that is allocated at once stays well below two."""
     X = rng.normal(size=(200, 4))

@@ -110,6 +110,7 @@ def test_linear_predictability(rng):
     assert np.isnan(few.vector_r2)
 
 
+@pytest.mark.slow
 def test_predictability_is_held_out(rng):
     """Noise that has nothing to do with x is not predicted, however many dimensions there are to fit it with."""
     X = rng.normal(size=(400, 60)) / np.sqrt(60)
@@ -143,6 +144,7 @@ def written_gain(g, lam):
     return least(single) - least(pair)
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 1000), lam=st.floats(0.01, 3))
 def test_the_gain_is_its_definition(seed, lam):

@@ -18,6 +18,8 @@ from cvxsae.results import Candidate
 from tests.helpers.problems import primal, solve, unit
 from tests.parallel.two_processes import HALF, LAM, LEARNED, PENALTY, WIDTH, data, learn, points, starts
 
+pytestmark = pytest.mark.slow
+
 X, ATOMS = data()
 
 

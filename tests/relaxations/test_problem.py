@@ -77,6 +77,7 @@ def test_primal_value_is_the_written_formula(setup):
     assert problem.primal_value(nothing) == pytest.approx(0.5 * np.sum((X - point.bias) ** 2) / N, rel=1e-13)
 
 
+@pytest.mark.slow
 def test_dual_value_is_the_written_formula_and_below_every_value(setup, rng):
     problem, X, point = setup
     Y = feasible(problem, rng)
@@ -87,6 +88,7 @@ def test_dual_value_is_the_written_formula_and_below_every_value(setup, rng):
     assert value <= problem.primal_value(point)
 
 
+@pytest.mark.slow
 def test_any_dual_point_is_made_feasible(setup, rng):
     problem, _, point = setup
     for size in (1e-3, 1.0, 1e3):
@@ -105,6 +107,7 @@ def test_dual_violation_sees_each_constraint(setup, rng):
     assert (shifted > 1e-3) == problem.bias_is_free
 
 
+@pytest.mark.slow
 def test_lower_bound_without_a_dual_point_comes_from_the_residual(setup):
     problem, X, point = setup
     residual = X - point.bias - point.codes @ point.dictionary
@@ -114,6 +117,7 @@ def test_lower_bound_without_a_dual_point_comes_from_the_residual(setup):
     assert problem.lower_bound(point) <= problem.primal_value(point)
 
 
+@pytest.mark.slow
 def test_certificates_are_computed_in_float64_whatever_the_arrays_are(setup):
     """A float32 dual point rescaled in float32 would be feasible to 1e-7 only, and its bound no bound."""
     problem, _, point = setup
@@ -143,6 +147,7 @@ def test_read_only_and_strided_arrays_are_read_and_left_alone(setup, rng):
         np.testing.assert_array_equal(array, copies[key])
 
 
+@pytest.mark.slow
 def test_lambda_max_is_where_codes_begin(setup):
     """At λ_max zero codes are certified. Where the polar is exact, just below they are beaten."""
     problem, _, _ = setup

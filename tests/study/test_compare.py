@@ -33,6 +33,7 @@ def comparison(X):
     return compare(X, (7, 2, 4), LAM, **OPTIONS)
 
 
+@pytest.mark.slow
 def test_what_is_attained_is_above_the_floors_and_wider_is_better(X, comparison):
     table = comparison.table()
     assert list(table["n_atoms"]) == sorted(WIDTHS)
@@ -49,6 +50,7 @@ def test_what_is_attained_is_above_the_floors_and_wider_is_better(X, comparison)
         assert encode(X, D, LAM, bias=b, tol=1e-9).value == pytest.approx(result.grown, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_a_figure_and_strict_json(comparison, tmp_path):
     report = json.loads(json.dumps(comparison.to_dict(), allow_nan=False))
     assert [entry["ledger"]["n_atoms"] for entry in report["results"]] == sorted(WIDTHS)
@@ -59,6 +61,7 @@ def test_a_figure_and_strict_json(comparison, tmp_path):
     assert sum(patch.get_height() for patch in stacked) == pytest.approx(comparison.table()["loss"].sum())
 
 
+@pytest.mark.slow
 def test_an_interrupted_comparison_goes_on_where_it_was(X, comparison, tmp_path, monkeypatch):
     def interrupt(result):
         raise KeyboardInterrupt
@@ -77,6 +80,7 @@ def test_an_interrupted_comparison_goes_on_where_it_was(X, comparison, tmp_path,
     assert again.to_dict() == resumed.to_dict()
 
 
+@pytest.mark.slow
 def test_a_folder_with_something_else_in_it_is_refused(X, tmp_path):
     compare(X[:30], (2,), LAM, folder=tmp_path / "out", **OPTIONS)
     before = (tmp_path / "out" / "compare.json").read_bytes()
@@ -115,6 +119,7 @@ def test_a_limit_is_one_for_the_whole_call(X):
     assert (table["floor"] <= table["best"]).all() and (table["local"] <= table["loss"]).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bias", [None, np.full(5, 0.1)])
 def test_a_fixed_bias_is_the_bias_of_everything(X, bias):
     comparison = compare(X[:40], (3,), LAM, bias=bias, **OPTIONS)

@@ -66,6 +66,7 @@ def solves(monkeypatch):
     return computed
 
 
+@pytest.mark.slow
 def test_nothing_is_computed_twice_and_a_changed_grid_uses_what_applies(tmp_path, solves):
     study = toy(tmp_path / "out")
     table = study.run()
@@ -85,6 +86,7 @@ def test_nothing_is_computed_twice_and_a_changed_grid_uses_what_applies(tmp_path
     assert len(solves) == 15
 
 
+@pytest.mark.slow
 def test_warm_starts_are_recorded_and_never_end_above_where_they_began(tmp_path):
     table = toy(tmp_path / "out").run()
     learned = table[table["method"] == "learned"].set_index(["n_atoms", "lam"])
@@ -105,6 +107,7 @@ def failing(monkeypatch, wrong):
     monkeypatch.setattr(runner, "compute", compute)
 
 
+@pytest.mark.slow
 def test_a_failed_cell_is_recorded_stops_nothing_and_is_tried_again_on_request(tmp_path, monkeypatch, solves):
     study = toy(tmp_path / "out", lam=[0.2], n_atoms=[2, 4, 8], methods=["wide_limit", "learned", "check"])
     with monkeypatch.context() as patch:
@@ -127,6 +130,7 @@ def test_a_failed_cell_is_recorded_stops_nothing_and_is_tried_again_on_request(t
     assert [(cell.method, cell.n_atoms) for cell in solves] == [("learned", 4), ("check", 4)]
 
 
+@pytest.mark.slow
 def test_a_target_l0_is_met_where_learning_and_solving_in_turns_runs_away(tmp_path):
     """On these digits each λ solved for overshot the one before (L0 of 1 and less), six times over."""
     study = toy(
@@ -139,6 +143,7 @@ def test_a_target_l0_is_met_where_learning_and_solving_in_turns_runs_away(tmp_pa
     assert found["l0"] == pytest.approx(2.0, rel=0.05)
 
 
+@pytest.mark.slow
 def test_a_target_l0_is_met_at_the_width_of_calibration_and_what_cannot_be_met_fails_alone(tmp_path):
     study = toy(
         tmp_path / "out", lam=(), target_l0=[1.0, 50.0], n_atoms=[8], methods=["wide_limit", "learned", "check"],
@@ -178,6 +183,7 @@ def test_a_worker_that_dies_takes_nobody_along(tmp_path, monkeypatch):
     assert table["note"].notna().sum() == 1  # the wider dictionary had to start cold
 
 
+@pytest.mark.slow
 def test_an_interrupted_cell_is_not_kept_and_the_table_is_written(tmp_path, monkeypatch):
     study = toy(tmp_path / "out")
 
@@ -200,6 +206,7 @@ def test_an_interrupted_cell_is_not_kept_and_the_table_is_written(tmp_path, monk
     assert study.status().seconds_left == 0
 
 
+@pytest.mark.slow
 def test_a_second_process_is_refused_and_a_dead_one_is_not_waited_for(tmp_path):
     study = toy(tmp_path / "out", methods=["wide_limit"], n_atoms=[])
     script = (
@@ -316,6 +323,7 @@ def test_a_file_that_changes_or_is_renamed_is_known_by_its_rows(tmp_path, solves
     assert len(solves) == 2
 
 
+@pytest.mark.slow
 def test_where_the_folder_is_not_seen_the_driver_writes(tmp_path, monkeypatch):
     monkeypatch.setattr(Store, "is_held_with", lambda *_: False)
     study = toy(tmp_path / "out")
@@ -324,6 +332,7 @@ def test_where_the_folder_is_not_seen_the_driver_writes(tmp_path, monkeypatch):
     same(study.table(), table)
 
 
+@pytest.mark.slow
 def test_what_is_written_is_strict_json_and_atomic(tmp_path):
     study = toy(tmp_path / "out")
     study.run()
@@ -332,6 +341,7 @@ def test_what_is_written_is_strict_json_and_atomic(tmp_path):
     assert not list(study.folder.rglob("*.partial"))
 
 
+@pytest.mark.slow
 def test_processes_and_dask_give_the_table_of_one_process(tmp_path):
     """Two local processes; then the same study on a cluster of two workers."""
     pytest.importorskip("distributed")
@@ -348,6 +358,7 @@ def test_processes_and_dask_give_the_table_of_one_process(tmp_path):
     same(found, expected)
 
 
+@pytest.mark.slow
 def test_kill_9_at_random_moments_loses_at_most_the_cells_in_flight(tmp_path):
     """Five times over; each run is forked from a server that has imported the package."""
     axes = {"n_points": [200], "n_atoms": [2, 3, 4, 6], "lam": [0.1, 0.2, 0.3], "methods": ["wide_limit", "learned"]}

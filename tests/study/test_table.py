@@ -36,6 +36,7 @@ def rows(table, method):
     return table[table["method"] == method]
 
 
+@pytest.mark.slow
 def test_every_row_is_certified_and_lies_above_the_floors_that_hold_for_it(finished):
     study, table = finished
     assert list(table.columns) == list(COLUMNS)
@@ -99,6 +100,7 @@ SPOILT: dict[str, tuple[str, dict[str, Any], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", SPOILT)
 def test_a_spoilt_row_is_objected_to_in_table_and_summary(finished, kind):
     study, table = finished
@@ -142,6 +144,7 @@ EDGES: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", EDGES)
 def test_a_study_at_the_edge_ends_with_figures_and_a_summary_that_is_true(tmp_path, kind):
     """Warnings are errors here: nothing is divided by zero, and no logarithm taken of it."""
@@ -170,6 +173,7 @@ def test_a_study_at_the_edge_ends_with_figures_and_a_summary_that_is_true(tmp_pa
         figure.canvas.draw()
 
 
+@pytest.mark.slow
 def test_figures_are_drawn_where_their_data_exist(finished):
     study, _ = finished
     drawn = study.figures()
@@ -186,6 +190,7 @@ def test_figures_are_drawn_where_their_data_exist(finished):
     assert heights[0] == pytest.approx(float(rows(study.table(), "trained_sae")["value"].iloc[0]))
 
 
+@pytest.mark.slow
 def test_figures_without_data_are_left_out(tmp_path):
     study = ScaleStudy(
         folder=tmp_path / "out", data=["toy"], n_points=[30], lam=[0.2, 0.4], atom_cost=[0.5, 2.0], bias=["none"],
@@ -200,6 +205,7 @@ def test_figures_without_data_are_left_out(tmp_path):
     assert "large dictionary" in study.summary()
 
 
+@pytest.mark.slow
 def test_codes_that_are_not_exact_and_a_time_limit_are_told(tmp_path, monkeypatch):
     study = ScaleStudy(
         folder=tmp_path / "out", data=["toy"], n_points=[40], n_atoms=[3], lam=[0.1], bias=["none"],

@@ -83,6 +83,7 @@ def objections(problem, candidate, tol=None):
 # ---------------------------------------------------------------- it certifies what is true
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bias", [None, "free"])
 def test_positive_control(name, bias, claims):
     problem, solution = solved(name, bias)
@@ -100,6 +101,7 @@ def test_positive_control(name, bias, claims):
     assert certificate.lambda_max == problem.lambda_max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [1e-12, 1e12])
 def test_positive_control_in_other_units(name, scale):
     problem, solution = solved(name, "free", scale)
@@ -128,6 +130,7 @@ def test_the_value_is_recomputed_from_the_written_formula(name):
     assert bound == pytest.approx(problems.dual(problem.X.to_numpy(), solution.bias, solution.dual), rel=1e-9)
 
 
+@pytest.mark.slow
 def test_a_missing_dual_is_built_from_the_residual():
     for name in ("wide", "codes", "candidates"):
         problem, _ = solved(name)
@@ -202,6 +205,7 @@ def test_the_saving_of_the_bias_is_a_promise_kept():
     assert saved == pytest.approx((certificate.bias_residual * LAM) ** 2 / 2, rel=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
 def test_another_bias_than_the_fixed_one(name, claims, scale):
     problem, solution = solved(name, 0.2 * scale * np.ones(3), scale)
@@ -232,6 +236,7 @@ def test_a_bias_is_told_from_the_fixed_one_in_every_coordinate(claims):
     assert "differs from the problem's fixed bias" in objections(problem, cheat)
 
 
+@pytest.mark.slow
 def test_a_dual_that_ignores_the_bias_constraint(name, claims):
     """It is feasible for a bias of zero, and its written value can exceed the optimum."""
     problem, solution = solved(name)
@@ -246,6 +251,7 @@ def test_a_dual_that_ignores_the_bias_constraint(name, claims):
     assert written > solution.value  # what it would have proved
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bias", [None, "free"])
 def test_an_infeasible_dual(name, claims, bias):
     problem, solution = solved(name, bias)
@@ -301,6 +307,7 @@ def test_other_data(name, claims):
     assert objections(other, change(solution, claims), tol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factor", [0.99, 1.01, 1 + 1e-6])
 def test_a_wrong_value_or_bound_is_not_believed(name, factor):
     problem, solution = solved(name)
@@ -316,6 +323,7 @@ def test_claims_that_are_no_numbers(name, claim, number):
     assert "claims" in objections(problem, dataclasses.replace(solution, **{claim: number}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("field", ["bias", "dictionary", "codes", "dual"])
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_nan_and_infinity(name, claims, field, bad):
@@ -329,6 +337,7 @@ def test_nan_and_infinity(name, claims, field, bad):
     assert "codes holds NaN" in objections(problem, change(solution, claims, codes=sparse))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("field", ["bias", "dictionary", "codes", "dual", "similarity", "multipliers"])
 def test_wrong_shapes(name, claims, field):
     problem, solution = solved(name)
@@ -371,6 +380,7 @@ def test_false_multipliers_prove_nothing(claims):
 # ---------------------------------------------------------------- what cannot be computed with
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("field", "kind"),
     [("codes", "list"), ("codes", "tensor")]  # typed fields are refused while tests check types
@@ -548,6 +558,7 @@ def test_nothing_is_modified(name):
 # ---------------------------------------------------------------- random attacks
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(8))
 def test_no_random_forgery_is_certified(name, seed):
     """Whatever is certified has a value within tol of the true optimum."""

@@ -42,17 +42,20 @@ def check(problem):
     return result
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [5, 40])
 def test_wide_limit_to_1e6(kind, bias, n, rng):
     assert abs(check(WideLimit(data(kind, rng, n), LAM, bias=bias)).difference) <= 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [5, 40])
 def test_sparse_codes_to_1e6(kind, bias, n, rng):
     result = check(SparseCodes(data(kind, rng, n), rng.normal(size=(10, 4)), LAM, bias=bias))
     assert abs(result.difference) <= 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tau", [0.0, 0.5, 5.0])
 def test_candidate_dictionary_to_1e5(kind, bias, tau, rng):
     result = check(CandidateDictionary(data(kind, rng, 30), rng.normal(size=(10, 4)), LAM, tau, bias=bias))

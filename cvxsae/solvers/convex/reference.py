@@ -125,7 +125,13 @@ def solve_reference(problem: Problem, tol: float, run: Run) -> Solution:
         candidate = replace(candidate, bias=nothing.bias, dictionary=nothing.dictionary, codes=nothing.codes)
     info = {"conic_status": form.problem.status, "conic_value": float(form.problem.value) * form.value_scale}
     solution = judge(
-        problem, candidate, Status.TIME_LIMIT if run.is_late else Status.STALLED, tol=tol, seconds=time.perf_counter() - start, solver=NAME, info=info
+        problem,
+        candidate,
+        Status.TIME_LIMIT if run.is_late else Status.STALLED,
+        tol=tol,
+        seconds=time.perf_counter() - start,
+        solver=NAME,
+        info=info,
     )
     if isinstance(problem, LargeDictionary) and solution.relaxed_value is None and candidate.similarity is not None:
         # Zero and what is attained bound the relaxation's optimum too, and exactly where it is zero.

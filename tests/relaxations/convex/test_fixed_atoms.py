@@ -31,6 +31,7 @@ def dense(codes):
     return codes.toarray() if isinstance(codes, scipy.sparse.csr_array) else codes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bias", ["given", "free"])
 @pytest.mark.parametrize("seed", range(3))
 def test_codes_built_backwards(bias, seed):
@@ -45,6 +46,7 @@ def test_codes_built_backwards(bias, seed):
     np.testing.assert_allclose(residual_of(solution, known.X), known.dual, atol=1e-3)  # T1: the residual is unique
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bias", ["given", "free"])
 @pytest.mark.parametrize("tau", [0.0, 0.5, 5.0, 100.0])
 def test_candidates_built_backwards(bias, tau, rng):
@@ -64,6 +66,7 @@ def test_candidates_built_backwards(bias, tau, rng):
 # ---------------------------------------------------------------- T1, T11
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bias", [None, "fixed", "free"])
 def test_t1_residual_structure(bias, rng):
     X, atoms = problems.gaussian(rng, 20, 5), problems.unit(rng.normal(size=(8, 5)))
@@ -126,6 +129,7 @@ def test_t11_weak_duality(tau, rng):
 # ---------------------------------------------------------------- equivalences
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bias", [None, "free"])
 def test_no_surcharge_is_sparse_codes(bias, rng):
     X, atoms = problems.gaussian(rng, 18, 4), rng.normal(size=(7, 4))
@@ -139,6 +143,7 @@ def test_no_surcharge_is_sparse_codes(bias, rng):
 TAUS = (0, 1e-6, 0.1, 1, 10, 1e3, 1e6)
 
 
+@pytest.mark.slow
 def test_the_surcharge_only_raises_the_value(rng):
     X, atoms = problems.clustered(rng, 18, 4), rng.normal(size=(7, 4))
     values = [
@@ -148,6 +153,7 @@ def test_the_surcharge_only_raises_the_value(rng):
     assert values[-1] == pytest.approx(0.5 * np.sum(X**2) / len(X))
 
 
+@pytest.mark.slow
 def test_normalised_datapoints_without_surcharge_are_the_wide_limit(rng):
     X = problems.gaussian(rng, 15, 4)
     bias = rng.normal(size=4)
@@ -189,6 +195,7 @@ def test_row_norms_fold_into_the_codes(rng):
     np.testing.assert_allclose(theirs @ (norms[:, None] * atoms), solution.codes @ atoms, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tau", [0.0, 2.0])
 @pytest.mark.parametrize("bias", [None, "fixed", "free"])
 @pytest.mark.parametrize(

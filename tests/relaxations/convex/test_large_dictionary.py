@@ -62,6 +62,7 @@ def test_a_factor_and_its_dictionary_are_worth_the_same(bias, tau, rng):
     np.testing.assert_allclose(problem.similarity(sparse), Q)
 
 
+@pytest.mark.slow
 def test_at_an_optimum_the_two_forms_agree(rng):
     X = problems.clustered(rng, 12, 3)
     problem = LargeDictionary(X, LAM, 2.0, bias=None)
@@ -114,6 +115,7 @@ def test_c6_orthogonal_data(solver, tau):
     assert problem.primal_value(closed) == pytest.approx(expected, rel=1e-13)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", BOTH)
 @pytest.mark.parametrize(("n", "tau"), [(1, 2.0), (3, 0.5), (6, 2.0), (6, 30.0), (4, 1e6)])
 def test_c7_identical_points(solver, n, tau):
@@ -199,6 +201,7 @@ def test_without_surcharge_it_is_the_wide_limit_with_a_diagonal_similarity(solve
     assert np.abs(solution.similarity - np.diag(np.diag(solution.similarity))).max() < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tau", [0.5, 5.0])
 def test_t11_weak_duality_over_dictionaries(tau, rng):
     """The certified bound holds for every dictionary, codes and bias that can be thought of."""
@@ -229,6 +232,7 @@ def test_multipliers_prove_the_bound_in_plain_numpy(rng):
         assert solution.lower_bound == pytest.approx(problems.dual(X, np.zeros(4), Y), rel=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["one row", "one dimension", "zero rows", "all zero", "equal rows", "duplicates"])
 @pytest.mark.parametrize("bias", [None, "fixed", "free"])
 @pytest.mark.parametrize("solver", BOTH)

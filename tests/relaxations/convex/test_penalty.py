@@ -274,6 +274,7 @@ def sphere(d, count):
     return np.column_stack([ring * np.cos(angle), ring * np.sin(angle), height])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tau", [0.0, 0.3, 2.0, 50.0])
 @pytest.mark.parametrize(("n", "d"), [(1, 1), (4, 1), (3, 2), (7, 2), (5, 3)])
 def test_matrix_polar_contains_brute_force(tau, n, d, rng):
@@ -292,6 +293,7 @@ def test_matrix_polar_contains_brute_force(tau, n, d, rng):
         assert bounds.lower == bounds.upper == pytest.approx(longest, rel=1e-15)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tau", [1e-12, 1e-6, 1e-2, 1.0, 1e3, 1e6])
 @pytest.mark.parametrize("d", [1, 3, 5, 20])
 def test_the_proof_of_the_upper_end_is_a_proof(tau, d, rng):
@@ -309,6 +311,7 @@ def test_the_proof_of_the_upper_end_is_a_proof(tau, d, rng):
         assert (np.linalg.norm(Y.T @ Z, axis=0) <= bounds.upper * penalties(Z, tau) * (1 + 1e-12)).all()
 
 
+@pytest.mark.slow
 def test_improving_the_multipliers_improves_the_bound(rng):
     Y = torch.from_numpy(rng.normal(size=(20, 4)))
     penalty = AtomPenalty(3.0)
@@ -327,6 +330,7 @@ def test_matrix_polar_of_nothing():
         assert bounds.lower == bounds.upper == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tau", [1e-3, 1.0, 1e3])
 def test_polar_lies_between_its_limits(tau, rng):
     Y = torch.from_numpy(rng.normal(size=(15, 3)))

@@ -47,6 +47,7 @@ def test_unspread_undoes_spread_and_its_marginal(ridge, rng):
     assert float((spread(U) * T).sum()) == pytest.approx(float((U * T.sum(dim=0)).sum()))
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 10**6), st.integers(1, 7), st.integers(1, 3), st.floats(1e-3, 30), st.booleans())
 def test_any_slices_bound_the_polar_from_above(seed, n, d, tau, semidefinite):

@@ -13,6 +13,7 @@ def searched(penalty, Y, **options):
     return sphere_polar(penalty.polar, Y, penalty.best_direction(Y, starts=1), **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tau", [0.0, 0.5, 8.0])
 @pytest.mark.parametrize("d", [1, 2, 3])
 def test_the_interval_holds_the_polar_of_a_fine_grid(d, tau, rng):
@@ -41,6 +42,7 @@ def test_four_dimensions_are_too_many():
         searched(AtomPenalty(1.0), torch.eye(4, dtype=torch.float64))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bias", [None, "free"])
 @pytest.mark.parametrize("d", [2, 3])
 def test_few_dimensions_are_certified_without_a_relaxation(d, bias, rng):
@@ -52,6 +54,7 @@ def test_few_dimensions_are_certified_without_a_relaxation(d, bias, rng):
     assert solution.solver == "directions"
 
 
+@pytest.mark.slow
 def test_the_exact_bound_is_at_least_the_relaxation_s(rng):
     problem = LargeDictionary(problems.gaussian(rng, 14, 3), 0.3, 10.0, bias=None)
     relaxed = solve(problem, solver="reference", raise_on_failure=False).relaxed_value

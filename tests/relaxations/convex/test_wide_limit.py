@@ -135,6 +135,7 @@ def test_c8_a_signed_feature_attains_the_wide_limit_with_a_pair(rng):
 # ---------------------------------------------------------------- T9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [1, 4, 30])
 @pytest.mark.parametrize("lam", [0.05, 0.5, 2.0])
 def test_t9_no_dictionary_goes_below(width, lam, rng):

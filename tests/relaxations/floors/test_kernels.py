@@ -65,6 +65,7 @@ def test_a_power_named_twice():
         bound.ZonalKernel((2, 2), (0.5, 0.5))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [1, 2, 3, {2: 0.5, 3: 0.5}])
 @pytest.mark.parametrize("ratio", [0.03, 0.3, 0.8])
 def test_no_dictionary_is_cheaper_than_its_cell(value, ratio, rng):
@@ -103,6 +104,7 @@ def test_slopes_cover_every_atom_on_the_cone(cell, rng):
                 assert (np.maximum(worst, kappa[near]) <= slopes[cell, near] * (1 + 1e-12)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("both_signs", [False, True])
 @pytest.mark.parametrize("ratio", [0.1])
 def test_atoms_that_aim_at_a_low_cost_for_their_share(ratio, both_signs):

@@ -16,6 +16,7 @@ def low_rank(rng, n=40, d=6, rank=2):
     return rng.normal(size=(n, rank)) @ rng.normal(size=(rank, d)) + 0.05 * rng.normal(size=(n, d))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [1, 2, 4, 6, 12])
 @pytest.mark.parametrize("lam", [1e-3, 0.3, 2.0])
 @pytest.mark.parametrize("bias", [None, "mean"])

@@ -41,6 +41,7 @@ def noiseless_cost(X, D):
     return Z.sum() / len(X), Z
 
 
+@pytest.mark.slow
 def test_the_verdict_agrees_with_brute_force_on_200_problems():
     verdicts = []
     for seed in range(200):
@@ -53,6 +54,7 @@ def test_the_verdict_agrees_with_brute_force_on_200_problems():
     assert 0.1 < np.mean(verdicts) < 0.9  # both verdicts were tested
 
 
+@pytest.mark.slow
 def test_the_predicted_descent_is_measured():
     rates = 0
     for seed in range(200):

@@ -44,6 +44,7 @@ def problem(seed, *, n=40, d=6, K=10, lam=0.15):
     return X, D, lam, bias, direction / norm, shift / norm
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
 def test_finite_differences_of_f(seed, device):
     """T5: first and second differences of F along great circles agree to 1e-5, and so do those of the gradient."""

@@ -52,6 +52,7 @@ def test_the_gain_is_the_decrease_with_other_codes_held(dtype, device, rng):
         assert encode(X, np.vstack([D, u]), lam, tol=1e-12).value <= before - gain + 1e-7
 
 
+@pytest.mark.slow
 def test_the_search_is_monotone_and_never_below_its_start(rng):
     R = torch.from_numpy(coded(rng)[3])
     starts = torch.randn((20, 6), dtype=torch.float64, generator=torch.Generator().manual_seed(1))
@@ -79,6 +80,7 @@ def test_the_best_of_a_planted_direction(rng):
     assert gains[best] >= refinement_gain(R, 0.1, grid).max()
 
 
+@pytest.mark.slow
 def test_blocks_are_the_same_as_a_whole(rng):
     R = torch.from_numpy(coded(rng)[3])
     starts = residual_starts(R, 0.2, 7)
@@ -114,6 +116,7 @@ def test_starts_are_long_residuals(rng):
 # ---------------------------------------------------------------------------------------------- splits
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_the_split_lowers_f_at_the_rate_of_its_score(seed):
     """T8: the measured decrease of F at exact codes agrees with the score to 1 % at ε = 1e-3."""

@@ -92,6 +92,7 @@ def check(X, D, lam, result, tol, bias=None):
     assert result.lower_bound <= result.value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tol", [1e-2, 1e-4, 1e-6, 1e-9, 1e-12])
 def test_every_gap_is_certified(tol):
     rng = np.random.default_rng(0)
@@ -99,6 +100,7 @@ def test_every_gap_is_certified(tol):
     check(X, D, 0.4, encode(X, D, 0.4, tol=tol), tol)
 
 
+@pytest.mark.slow
 def test_agrees_with_scikit_learn():
     linear_model = pytest.importorskip("sklearn.linear_model")
     rng = np.random.default_rng(1)
@@ -269,6 +271,7 @@ def enclosed_case(seed, d, K, integers):
     return X, D / np.linalg.norm(D, axis=1, keepdims=True)
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 12), st.integers(1, 40), st.floats(-4, 1), st.booleans())
 @example(8388609, 9, 28, -4.0, True)

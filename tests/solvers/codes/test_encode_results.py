@@ -94,6 +94,7 @@ def test_lambda_max_is_the_largest_correlation(scale):
     assert lambda_max(-np.abs(X), np.eye(16)) == 0.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", [1.0, 3.0, 6.0])
 def test_lambda_for_l0_hits_its_target(target):
     X, D = problem(7, n=200)
@@ -150,6 +151,7 @@ def test_entry_without_validation():
     np.testing.assert_array_equal(codes.dictionary, D)  # bit for bit
 
 
+@pytest.mark.slow
 def test_memory_stays_within_the_limit():
     tracemalloc = pytest.importorskip("tracemalloc")
     rng = np.random.default_rng(12)

@@ -21,6 +21,7 @@ def problem(seed=0, n=60, d=16, K=120, noise=1.0):
     return rng.standard_normal((n, d)) * noise, unit(rng, K, d)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tol", [1e-3, 1e-6, 1e-11])
 def test_engines_agree(tol):
     X, D = problem()
@@ -30,6 +31,7 @@ def test_engines_agree(tol):
     np.testing.assert_allclose(answers[0].values, answers[1].values, rtol=2 * tol)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ENGINES)
 @pytest.mark.parametrize("half", [False, True])
 def test_low_precision_products_give_the_same_certificates(name, half):
@@ -56,6 +58,7 @@ def emulate(engine, generator):
     return half_product
 
 
+@pytest.mark.slow
 def test_worst_case_rounding_is_within_the_bound(monkeypatch):
     X, D = problem(2)
     engine = batched.BatchedEngine(
@@ -72,6 +75,7 @@ def test_worst_case_rounding_is_within_the_bound(monkeypatch):
     np.testing.assert_allclose(block.values * 0.16, encode(X, D, 0.4, tol=1e-10).values, rtol=2e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ENGINES)
 def test_a_wrong_error_bound_is_caught(name, monkeypatch):
     """The negative control: with a bound far too small the engine certifies falsely, and the referee sees it."""
@@ -112,6 +116,7 @@ def test_padding_never_enters_a_working_set(name):
     assert (value - bound <= 1.1e-8 * value).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ENGINES)
 def test_hard_dictionaries(name):
     rng = np.random.default_rng(5)
@@ -123,6 +128,7 @@ def test_hard_dictionaries(name):
         check(X, D, lam, encode(X, D, lam, tol=1e-6, engine=name), 1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ENGINES)
 def test_warm_start_may_be_anything(name):
     X, D = problem(6, n=30)

@@ -40,6 +40,7 @@ def true(codes, X, D, lam):
     assert (claims <= bound + 1e-12 * value + 1e-13 * (X**2).sum(1)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cholesky", [raising, never_definite, sometimes])
 def test_a_factorization_that_fails_ends_in_a_status(cholesky, monkeypatch):
     rng = np.random.default_rng(0)
@@ -57,6 +58,7 @@ def test_masked_factor_is_the_identity_where_nothing_helps(monkeypatch):
     np.testing.assert_array_equal(pivoting.masked_factor(gram, free).numpy(), np.stack([np.eye(3)] * 2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("ratio", [1e-3, 1e-6, 1e-9, 1e-13])
 @pytest.mark.parametrize("kind", ["wide", "rank below K", "duplicates"])

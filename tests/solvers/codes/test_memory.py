@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 
 PROGRAM = """
 import resource, sys
@@ -23,6 +24,7 @@ print(certificate.is_certified, solution.info["passes"], peak() - before)
 """
 
 
+@pytest.mark.slow
 def test_wide_limit_of_a_memory_map_stays_far_below_its_size(tmp_path):
     rows, dim = 2**20, 192
     size = rows * dim * 4 / 2**20

@@ -77,6 +77,7 @@ def certified(X, D, block, tol):
     assert (value - bound <= tol * value * (1 + 1e-6)).all()
 
 
+@pytest.mark.slow
 @needs_triton
 @pytest.mark.parametrize(("n", "d", "K"), [(5, 20, 40), (3, 64, 1000), (130, 16, 129)])
 def test_fused_product_keeps_what_the_whole_product_holds(kernels, n, d, K):
@@ -102,6 +103,7 @@ def test_fused_product_keeps_what_the_whole_product_holds(kernels, n, d, K):
         assert (found.values[largest <= 0, g] <= 1e-5).all()
 
 
+@pytest.mark.slow
 @needs_triton
 @pytest.mark.parametrize("tol", [1e-3, 1e-6, 1e-11])
 def test_agrees_with_the_torch_engine(kernels, tol):
@@ -112,6 +114,7 @@ def test_agrees_with_the_torch_engine(kernels, tol):
     np.testing.assert_allclose(block.values, other.values, rtol=2 * tol)
 
 
+@pytest.mark.slow
 @needs_triton
 def test_the_kernels_solve_what_they_are_for(kernels, monkeypatch):
     """Nothing of an ordinary problem is left to the torch engine."""
@@ -127,6 +130,7 @@ def test_the_kernels_solve_what_they_are_for(kernels, monkeypatch):
     certified(X, D, solve_block(engine, torch.from_numpy(X / LAM)), 1e-6)
 
 
+@pytest.mark.slow
 @needs_triton
 def test_what_descent_does_not_finish_goes_to_the_torch_engine(kernels, monkeypatch):
     monkeypatch.setattr(kernels, "STEPS", 0)
@@ -134,6 +138,7 @@ def test_what_descent_does_not_finish_goes_to_the_torch_engine(kernels, monkeypa
     certified(X, D, solve_block(engine_for(D), torch.from_numpy(X / LAM)), 1e-6)
 
 
+@pytest.mark.slow
 @needs_triton
 def test_hard_dictionaries_wide_sets_and_coarse_margins(kernels, monkeypatch):
     monkeypatch.setattr(kernels, "STEPS", 0)
@@ -150,6 +155,7 @@ def test_hard_dictionaries_wide_sets_and_coarse_margins(kernels, monkeypatch):
         certified(X, D, solve_block(make_engine("triton", dictionary, dense), torch.from_numpy(X / LAM)), 1e-6)
 
 
+@pytest.mark.slow
 @needs_triton
 def test_a_wrong_error_bound_is_caught(kernels, monkeypatch):
     """The negative control: with a bound far too small the engine certifies falsely, and the referee sees it."""
@@ -164,6 +170,7 @@ def test_a_wrong_error_bound_is_caught(kernels, monkeypatch):
     assert (wrong.values * LAM**2 * (1 - wrong.gaps) > bound * (1 + 1e-9)).any()
 
 
+@pytest.mark.slow
 @needs_triton
 def test_warm_start_and_padding(kernels):
     """Atom 0 is where a padding index would land: make it the best atom of every datapoint."""
@@ -235,6 +242,7 @@ print("compiled")
 """
 
 
+@pytest.mark.slow
 @needs_triton
 def test_kernels_compile_for_a_device_that_is_not_here(tmp_path):
     """The interpreter runs what a compiler may refuse: compile every kernel for compute capability 9.0."""
@@ -247,6 +255,7 @@ def test_kernels_compile_for_a_device_that_is_not_here(tmp_path):
     assert done.stdout.strip() == "compiled", done.stderr
 
 
+@pytest.mark.slow
 def test_gpu_benchmark_runs_on_a_cpu(tmp_path):
     target = tmp_path / "result.json"
     done = subprocess.run(

@@ -51,11 +51,13 @@ def run(program, environment=()):
     return done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before", [MISSING, ABSENT], ids=["missing", "cannot be imported"])
 def test_everything_works_where_numba_does_not(before):
     assert float(run(before + WORK)) == pytest.approx(float(run("import numba\n" + _WITH)), rel=1e-7)
 
 
+@pytest.mark.slow
 def test_everything_works_where_numba_is_switched_off():
     assert float(run(WORK, {"NUMBA_DISABLE_JIT": "1"})) > 0
 
@@ -71,5 +73,6 @@ print(codes.value)
 """
 
 
+@pytest.mark.slow
 def test_importing_the_package_loads_no_numba():
     run("import sys, cvxsae\nfrom cvxsae import encode\nassert not {'numba', 'llvmlite'} & set(sys.modules)")

@@ -75,6 +75,7 @@ def test_the_gradient_on_a_support_is_the_derivative(centred, rng):
     assert slope == pytest.approx(at(x)[1] @ step, rel=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tau", [0.0, 0.5, 20.0])
 @pytest.mark.parametrize("bias", [None, "fixed", "free"])
 def test_it_is_certified_and_agrees_with_proximal_gradient(tau, bias, rng):
@@ -84,6 +85,7 @@ def test_it_is_certified_and_agrees_with_proximal_gradient(tau, bias, rng):
     assert solution.value == pytest.approx(solve(problem, solver="proximal-gradient", tol=1e-6).value, rel=2e-6)
 
 
+@pytest.mark.slow
 def test_datapoints_as_candidates(rng):
     """Near-parallel candidates, most of which enter: what sweeps alone take hundreds of rounds for."""
     X = problems.clustered(rng, 150, 8)
@@ -93,6 +95,7 @@ def test_datapoints_as_candidates(rng):
     assert solution.info["iterations"] <= 30
 
 
+@pytest.mark.slow
 def test_screened_atoms_are_unused_at_the_optimum(rng):
     problem = build(rng, 5.0, n=60, k=80)
     rough = solve(problem, solver="block-descent", tol=1e-4)

@@ -20,6 +20,7 @@ def build(rng, tau=0.0, bias=None, n=30, d=6, k=12, dtype=np.float64):
     return CandidateDictionary(problems.gaussian(rng, n, d).astype(dtype), rng.normal(size=(k, d)), LAM, tau, bias=bias)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tau", [0.0, 0.5, 5.0])
 @pytest.mark.parametrize("bias", [None, "fixed", "free"])
 def test_certified_to_nine_digits(tau, bias, rng, device):
@@ -34,11 +35,13 @@ def test_certified_to_nine_digits(tau, bias, rng, device):
         assert problem.primal_value(problem.candidate(codes, solution.bias)) >= solution.lower_bound
 
 
+@pytest.mark.slow
 def test_more_atoms_than_dimensions_and_fewer(rng):
     for k in (1, 3, 6, 40):
         assert solve(build(rng, k=k), tol=1e-9).is_certified
 
 
+@pytest.mark.slow
 def test_momentum_never_runs_ahead():
     """FISTA converges while ``t₊² − t₊ ≤ t²``; a restart puts t back to 1."""
     rng = np.random.default_rng(2)
@@ -89,6 +92,7 @@ def test_steps_do_not_write_to_states_or_data(rng):
         assert torch.equal(vars(state)[name], value), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tau", [0.0, 2.0])
 @pytest.mark.parametrize("scale", [1e-12, 1e-3, 1e12])
 def test_units_do_not_matter(scale, tau, rng):
@@ -109,6 +113,7 @@ def test_extreme_surcharges(tau, bias, rng):
         assert not solution.codes.any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 @pytest.mark.parametrize("tau", [0.0, 2.0])
 def test_half_and_single_precision_data(dtype, tau, rng):
@@ -120,6 +125,7 @@ def test_half_and_single_precision_data(dtype, tau, rng):
     assert solution.codes.dtype == np.float64
 
 
+@pytest.mark.slow
 def test_read_only_strided_data_is_left_alone(rng):
     X = rng.normal(size=(40, 8))[::2, ::2]
     before = X.copy()

@@ -35,6 +35,7 @@ def test_parallel_directions_are_not_added_twice():
     assert len(_with_new(atoms[:0], atoms)) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bias", [None, "free"])
 @pytest.mark.parametrize(("d", "tau"), [(1, 2.0), (2, 0.1), (2, 10.0), (3, 2.0)])
 def test_the_total_gap_closes(d, tau, bias, rng):
@@ -46,6 +47,7 @@ def test_the_total_gap_closes(d, tau, bias, rng):
     assert solution.multipliers is None
 
 
+@pytest.mark.slow
 def test_it_is_no_worse_than_descent_from_many_atoms(rng):
     problem = LargeDictionary(problems.gaussian(rng, 16, 2), LAM, 5.0, bias=None)
     solution = solve(problem, tol=1e-5)
@@ -54,11 +56,13 @@ def test_it_is_no_worse_than_descent_from_many_atoms(rng):
     assert solution.lower_bound <= descended.value
 
 
+@pytest.mark.slow
 def test_more_points_than_starting_directions(rng):
     problem = LargeDictionary(problems.gaussian(rng, 320, 2), LAM, 10.0, bias=None)
     assert certify(problem, solve(problem, tol=1e-3)).is_certified
 
 
+@pytest.mark.slow
 def test_a_warm_start_from_the_answer_is_no_worse(rng):
     problem = LargeDictionary(problems.gaussian(rng, 30, 2), LAM, 5.0, bias=None)
     cold = solve(problem, tol=1e-4)
