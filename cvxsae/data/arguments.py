@@ -15,17 +15,11 @@ from typing import Any, Literal, TypeAlias
 import torch
 from numpy.typing import ArrayLike
 
-from cvxsae.data.tensors import LARGEST as LARGEST
-from cvxsae.data.tensors import float_tensor as float_tensor
-from cvxsae.data.tensors import matrix as matrix
-from cvxsae.data.tensors import require_finite as require_finite
-from cvxsae.data.tensors import share as share
-from cvxsae.data.tensors import unit_rows as unit_rows
+from cvxsae.data.tensors import LARGEST, float_tensor, require_finite
 from cvxsae.errors import InputError as InputError
-from cvxsae.errors import reason as reason
 
 BiasLike: TypeAlias = ArrayLike | torch.Tensor | None
-"""A decoder bias: ``None`` (zero), ``"free"`` (optimised) or a vector (fixed)."""
+"""A decoder bias: ``None`` (zero), ``"free"`` (optimized) or a vector (fixed)."""
 
 
 def positive(value: Any, name: str) -> float:

@@ -11,6 +11,9 @@ from typing import IO, Any
 
 from cvxsae.data.arguments import InputError
 
+LONGEST_SHOWN = 160
+"""Characters of a path that a message repeats."""
+
 PARTIAL = ".partial"
 """Suffix of a file that is being written."""
 
@@ -109,4 +112,4 @@ def one_sentence(path: Any, name: str) -> Iterator[None]:
 def shown(path: Any) -> str:
     """A path as messages show it: never longer than a line, whatever characters it holds."""
     text = ascii(os.fspath(path)) if isinstance(path, str | os.PathLike) else repr(path)
-    return text if len(text) <= 160 else f"{text[:100]}...{text[-40:]}"
+    return text if len(text) <= LONGEST_SHOWN else f"{text[: LONGEST_SHOWN // 2]}...{text[-LONGEST_SHOWN // 4 :]}"

@@ -27,7 +27,7 @@ import torch
 
 from cvxsae.data.archive import RECORD, Array, StoredArray, flatten, rebuild, write_npz
 from cvxsae.data.arguments import InputError
-from cvxsae.data.atomic import PARTIAL, one_sentence, require_possible, shown, write_atomically
+from cvxsae.data.atomic import LONGEST_SHOWN, PARTIAL, one_sentence, require_possible, shown, write_atomically
 from cvxsae.data.tensors import float_tensor
 
 if TYPE_CHECKING:
@@ -41,6 +41,9 @@ MANIFEST, LOCK, HOLDER = "manifest.json", ".lock", ".holder.json"
 
 BLOCK_BYTES = 32 * 2**20
 """Bytes hashed at a time: what :func:`fingerprint` needs in memory beyond the data. It does not change the result."""
+
+LONGEST_VALUE = 40
+"""Characters up to which a message shows the two values of what differs: not fingerprints."""
 
 ABANDONED_SECONDS = 3600.0
 """Age from which an unfinished file belongs to a process that was killed; a live one writes to its file all along."""
@@ -247,7 +250,7 @@ class Folder:
         try:
             kept = self._verify(file, key)
         except Exception as error:  # a damaged archive can make a parser raise anything
-            said = " ".join(str(error).split())[:200] or type(error).__name__
+            said = " ".join(str(error).split())[:LONGEST_SHOWN] or type(error).__name__
             self._note(f"{shown(file)} is not used and what it held is computed again, as {said}")
             return None
         self._verified.add(key)
@@ -371,5 +374,5 @@ def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
     for key in dict.fromkeys((*here, *there)):
         if there.get(key) != here.get(key) or (key in there) != (key in here):
             old, new = (json.dumps(side.get(key)) for side in (there, here))
-            parts.append(key if max(len(old), len(new)) > 40 else f"{key} ({old} there, {new} here)")
+            parts.append(key if max(len(old), len(new)) > LONGEST_VALUE else f"{key} ({old} there, {new} here)")
     return ", ".join(parts)

@@ -49,7 +49,7 @@ def float_tensor(value: Any, name: str) -> torch.Tensor:
 
 def _float_torch(tensor: torch.Tensor, name: str) -> torch.Tensor:
     if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_meta:
-        raise InputError(f"{name} is a sparse, quantised or empty-shell tensor; pass a dense one.")
+        raise InputError(f"{name} is a sparse, quantized or empty-shell tensor; pass a dense one.")
     if (tensor.is_floating_point() and tensor.dtype not in _FLOATS) or tensor.is_complex():
         raise InputError(f"{name} has dtype {str(tensor.dtype).removeprefix('torch.')}; {_REAL}.")
     return tensor if tensor.is_floating_point() else tensor.to(torch.float64)

@@ -41,7 +41,7 @@ FILE, CELLS = "compare.json", "study"
 NO_LIMIT = 1e9
 """Seconds of a search that only the limit of the whole call can end: thirty years."""
 
-TRAINING = tuple(name for name in OPTIONS["trained_sae"] if name not in ("n_atoms", "tol", "search_seconds"))
+TRAINING = tuple(name for name in OPTIONS["trained_sae"] if name not in ("n_atoms", "stationarity", "search_seconds"))
 """Options of training."""
 
 FLOORS = tuple(name for name in OPTIONS["width_floor"] if name not in ("n_atoms", "max_seconds"))
@@ -82,7 +82,7 @@ def compare(
     bias
         ``"free"``, None (zero) or an array (d,), for SAEs, dictionaries and floors alike.
     stationarity
-        As in :func:`~cvxsae.audit`; also the stationarity that the grown dictionaries aim at.
+        That the searches for dictionaries aim at (T3), and the relative gap of codes, as in :func:`~cvxsae.audit`.
     training, floors
         Further arguments of :func:`~cvxsae.sae.train_sae` (``steps``, ``trainer``, ...) and of
         :func:`~cvxsae.width_floor` (``kernels``, ``max_points``, ``tol``).
@@ -125,7 +125,7 @@ def compare(
         options={
             "learned": {"stationarity": stationarity, "warm": "n_atoms"},
             "trained_sae": {
-                "tol": stationarity,
+                "stationarity": stationarity,
                 "search_seconds": NO_LIMIT,
                 **_options(training, "training", TRAINING),
             },

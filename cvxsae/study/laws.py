@@ -21,6 +21,10 @@ RESOLVED = 1e-4
 """Least excess over F_wide, relative to it, that is not the rounding or the tolerance of the values it is made of."""
 
 
+LEAST_POINTS = 3
+"""Fewest different x of a fit: through two points every line is exact."""
+
+
 @dataclass(frozen=True)
 class PowerLaw:
     """``y ≈ factor · x^exponent``, by least squares in the logarithms.
@@ -48,7 +52,7 @@ class PowerLaw:
 def power_law(x: Float64[np.ndarray, " n"], y: Float64[np.ndarray, " n"]) -> PowerLaw | None:
     """The power law through points above zero; None with fewer than three different x."""
     used = (x > 0) & (y > 0)
-    if len(np.unique(x[used])) < 3:
+    if len(np.unique(x[used])) < LEAST_POINTS:
         return None
     u, v = np.log2(x[used]), np.log2(y[used])
     with failing_as("the slope of a power law", u[:, None]):
@@ -97,6 +101,6 @@ def resolved(excess: np.ndarray, wide: float) -> np.ndarray:
 
 
 def closed_by_doubling(widths: np.ndarray, excess: np.ndarray) -> np.ndarray:
-    """Share of what is left above F_wide that each doubling of K closes, between neighbouring widths."""
+    """Share of what is left above F_wide that each doubling of K closes, between neighboring widths."""
     steps = np.log2(widths[1:] / widths[:-1])
     return np.asarray(1 - (excess[1:] / excess[:-1]) ** (1 / steps))

@@ -60,7 +60,7 @@ class ScaleStudy(StudySpec):
     atom_cost
         Surcharges τ of the large dictionary.
     bias
-        ``none`` (zero), ``free`` (optimised) or ``mean`` (fixed at the mean of the data).
+        ``none`` (zero), ``free`` (optimized) or ``mean`` (fixed at the mean of the data).
     seeds
         Of searches and training.
     options

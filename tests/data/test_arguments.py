@@ -33,8 +33,8 @@ BAD_DATA = {
     "ragged": ([[1.0, 2.0], [3.0]], "X cannot be read as an array .*rows of equal length"),
     "masked": (np.ma.masked_invalid([[np.nan, 1.0]]), "X is a masked array"),
     "masked integers": (np.ma.masked_equal([[2, 1]], 1), "X is a masked array"),
-    "sparse tensor": (torch.eye(2).to_sparse(), "X is a sparse, quantised"),
-    "meta tensor": (torch.zeros(2, 2, device="meta"), "X is a sparse, quantised or empty-shell"),
+    "sparse tensor": (torch.eye(2).to_sparse(), "X is a sparse, quantized"),
+    "meta tensor": (torch.zeros(2, 2, device="meta"), "X is a sparse, quantized or empty-shell"),
     "dict": (iter({"a": 1}), r"X \(batch 0\) is a str"),
     "no batches": (iter([]), "X yields no rows"),
 }

@@ -133,7 +133,7 @@ def test_the_summary_is_short_and_says_what_is_only_a_bound(finished):
 
 EDGES: dict[str, tuple[dict[str, Any], str]] = {
     "λ above λ_max": ({"lam": [1e4]}, "The best found, an upper bound of F*_K (nonconvex), goes from"),
-    "one datapoint, centred": ({"n_points": [1]}, "F_wide = 0 is certified (λ = 0.2)."),
+    "one datapoint, centered": ({"n_points": [1]}, "F_wide = 0 is certified (λ = 0.2)."),
     "more atoms than datapoints": ({"n_points": [3], "n_atoms": [4, 16]}, "the best found is F_wide to within 1e-04"),
     "one width": ({"n_atoms": [3]}, "(nonconvex), is"),
     "no method with widths": ({"n_atoms": [], "methods": ["wide_limit"]}, "F_wide = 0.0"),
@@ -152,7 +152,7 @@ def test_a_study_at_the_edge_ends_with_figures_and_a_summary_that_is_true(tmp_pa
     axes: dict[str, Any] = {
         "data": ["toy"], "bias": ["none"], "n_points": [30], "n_atoms": [2, 4, 8], "lam": [0.2],
         "methods": ["wide_limit", "learned", "trained_sae"],
-        "sources": {"toy": {"source": "sparse_features", "dim": 4, "n_features": 6, "center": "centred" in kind}},
+        "sources": {"toy": {"source": "sparse_features", "dim": 4, "n_features": 6, "center": "centered" in kind}},
         "options": {"learned": {"max_steps": 40}, "trained_sae": {"steps": 5, "search_seconds": 0.5}},
     }  # fmt: skip
     study = ScaleStudy(folder=tmp_path / "out", **{**axes, **change})
@@ -161,7 +161,7 @@ def test_a_study_at_the_edge_ends_with_figures_and_a_summary_that_is_true(tmp_pa
     said = study.summary()
     assert expected in said and "nan" not in said and "<NA>" not in said
     learned = rows(table, "learned")
-    if kind in ("λ above λ_max", "one datapoint, centred"):
+    if kind in ("λ above λ_max", "one datapoint, centered"):
         assert (learned["live_atoms"] == 0).all() and learned["value"].tolist() == pytest.approx(learned["wide"])
     ended = int(learned["outcome"].isin(["STATIONARY", "CERTIFIED"]).sum())
     assert f"{ended} of {len(learned)} reached stationarity or their lower bound" in said or learned.empty

@@ -12,7 +12,7 @@ from cvxsae.relaxations.floors.floor import Floor
 from cvxsae.relaxations.joint.joint import JointProblem
 from cvxsae.sae.audit import account
 from cvxsae.sae.ledger import GAPS
-from cvxsae.sae.train import train_sae
+from cvxsae.sae.train import Recipe, train_sae
 from cvxsae.solvers.floors.search import WIDE_TOL, solved_wide_limit
 from cvxsae.study.keys import COUNT, POSITIVE, YES_OR_NO, one_of
 from cvxsae.study.method import CellInput, Method, Outcome, inexact, seconds_of, unexplained
@@ -24,12 +24,12 @@ TRAINING_SHARE = 0.5
 def trained_sae(
     cell: CellInput,
     *,
-    steps: Annotated[int, COUNT] = 5000,
-    batch_size: Annotated[int, COUNT] = 1024,
-    lr: Annotated[float, POSITIVE] = 5e-3,
-    resample: Annotated[bool, YES_OR_NO] = True,
+    steps: Annotated[int, COUNT] = Recipe.steps,
+    batch_size: Annotated[int, COUNT] = Recipe.batch_size,
+    lr: Annotated[float, POSITIVE] = Recipe.lr,
+    resample: Annotated[bool, YES_OR_NO] = Recipe.resample,
     trainer: Annotated[str, one_of(("adam", "saelens"))] = "adam",
-    tol: Annotated[float, POSITIVE] = 1e-4,
+    stationarity: Annotated[float, POSITIVE] = 1e-4,
     search_seconds: Annotated[float | None, POSITIVE] = 60.0,
 ) -> Outcome:
     """Train an SAE as practitioners do, and take its loss apart above the wide limit."""
@@ -50,7 +50,7 @@ def trained_sae(
     )
     wide = solved_wide_limit(WideLimit(cell.X, cell.lam, bias=bias), WIDE_TOL, cell.run)
     floor = Floor(JointProblem(cell.X, cell.width, cell.lam, bias=bias), wide.lower_bound, "T9")
-    found = account(sae, floor, wide, tol, cell.within(search_seconds))
+    found = account(sae, floor, wide, stationarity, cell.within(search_seconds))
     numbers = {
         "value": found.loss,
         "lower_bound": found.wide,
@@ -70,7 +70,7 @@ def trained_sae(
         "outcome": "TRAINED",
     }
     arrays = {"dictionary": found.dictionary, "bias": found.decoder_bias}
-    return Outcome(numbers, inexact(max(found.codes_gap, found.local_codes_gap), tol), arrays, found.to_dict())
+    return Outcome(numbers, inexact(max(found.codes_gap, found.local_codes_gap), stationarity), arrays, found.to_dict())
 
 
 def _squared_error(sae: Any, cell: CellInput) -> float:
