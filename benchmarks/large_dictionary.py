@@ -26,7 +26,7 @@ import torch
 from cvxsae import CandidateDictionary, LargeDictionary, solve
 from cvxsae.data import wordllama
 from cvxsae.relaxations.convex.fixed_atoms import datapoint_atoms
-from cvxsae.solvers.convex.large.factorised import _value_and_gradient
+from cvxsae.solvers.convex.large.factorized import _value_and_gradient
 
 LAM, ATOM_COST = 0.1, 10.0
 RESULTS = Path(__file__).parent / "results" / "large_dictionary.json"
@@ -50,10 +50,10 @@ def dataset(kind: str, n: int, d: int | None = None, seed: int = 0) -> np.ndarra
     if kind == "random":
         X = rng.normal(size=(n, d))
     else:
-        centres = rng.normal(size=(max(3, n // 20), d))
-        centres /= np.linalg.norm(centres, axis=1, keepdims=True)
+        centers = rng.normal(size=(max(3, n // 20), d))
+        centers /= np.linalg.norm(centers, axis=1, keepdims=True)
         sizes = rng.uniform(0.5, 1.5, (n, 1))
-        X = centres[rng.integers(len(centres), size=n)] * sizes + 0.3 / math.sqrt(d) * rng.normal(size=(n, d))
+        X = centers[rng.integers(len(centers), size=n)] * sizes + 0.3 / math.sqrt(d) * rng.normal(size=(n, d))
     return X / math.sqrt((X**2).sum(axis=1).mean())
 
 
@@ -67,7 +67,15 @@ def timed(action: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
 def measure(problem: LargeDictionary | CandidateDictionary, tol: float, **options: Any) -> dict[str, Any]:
     """One solve: seconds, value, bound, both gaps."""
     solution, times = timed(lambda: solve(problem, tol=tol, raise_on_failure=False, **options))
-    keys = ("solver_gap", "relaxation_gap", "relaxed_value", "closed_by_cuts", "live_atoms", "splitting_steps", "rank")
+    keys = (
+        "solver_gap",
+        "relaxation_gap",
+        "relaxed_value",
+        "closed_by_copositive",
+        "live_atoms",
+        "splitting_steps",
+        "rank",
+    )
     found = solution.to_dict()
     row = {key: found[key] for key in keys if key in found}
     row |= {"solver": solution.solver, "status": solution.status.name, "gap": solution.gap}

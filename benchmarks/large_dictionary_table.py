@@ -73,7 +73,7 @@ Promised: total gap ≤ 1e-4 for N up to 2,000. Measured: at most {max(r["gap"] 
 
 def _cuts(rows: list[dict[str, Any]]) -> str:
     suite = [r for r in rows if r["n"] <= 30]
-    counted = [r["closed_by_cuts"] for r in suite if r["relaxation_gap"] > 3e-3]
+    counted = [r["closed_by_copositive"] for r in suite if r["relaxation_gap"] > 3e-3]
     names = ["N", "d", "λ", "τ", "seed", "relaxation gap", "closed", "gap left", "cpu"]
     lines = [
         [
@@ -83,13 +83,13 @@ def _cuts(rows: list[dict[str, Any]]) -> str:
             r["tau"],
             r["seed"],
             r["relaxation_gap"],
-            r.get("closed_by_cuts", 0.0),
+            r.get("closed_by_copositive", 0.0),
             r["gap"],
             r["cpu"],
         ]
         for r in rows
     ]
-    return f"""## Cuts (`solver="cuts"`), Gaussian points
+    return f"""## Copositive proofs (`solver="copositive"`), Gaussian points
 
 Promised: for N ≤ 30 at least half of a relaxation gap above 0.3 % is closed, on a published suite. Measured on the
 {len(counted)} of {len(suite)} instances whose gap is above 0.3 %: between {min(counted):.0%} and {max(counted):.0%}.
@@ -105,7 +105,7 @@ def _candidates(rows: list[dict[str, Any]]) -> str:
         same = [s for s in rows if (s["data"], s["n"], s["bias"]) == (r["data"], r["n"], r["bias"]) and s is not r]
         if r["solver"] == "proximal-gradient" and same:
             ratios.append(f"{r['cpu'] / same[0]['cpu']:.1f} ({r['data']}, N = {r['n']})")
-    return f"""## Given candidates: the normalised datapoints, τ = 10
+    return f"""## Given candidates: the normalized datapoints, τ = 10
 
 Promised: gap ≤ 1e-5. Measured: at most {max(ours):.1e} by block descent.
 The accelerated proximal gradient takes {", ".join(ratios)} times its process time.

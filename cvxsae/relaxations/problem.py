@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from cvxsae.relaxations.candidate import Candidate, Codes
 
 EPS = float(np.finfo(np.float64).eps)
+"""Spacing of float64 at 1, the unit of every rounding slack."""
 
 Init = TypeVar("Init", bound=Callable[..., Any])
 

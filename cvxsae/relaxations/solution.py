@@ -294,8 +294,8 @@ def gap_parts(problem: Problem, candidate: Candidate, value: float, lower_bound:
 
     ``relaxed_value`` is attained by a doubly nonnegative Q, made feasible exactly; ``solver_gap`` is between it and the
     lower bound, ours to close; ``relaxation_gap`` is what is left up to the value of dictionary and codes. A bound
-    proved by slices (cuts) can lie above that value: then ``closed_by_cuts`` says which share of the relaxation's gap
-    it closes, and there is no ``solver_gap``.
+    proved by slices can lie above that value: then ``closed_by_copositive`` says which share of the relaxation's
+    gap it closes, and there is no ``solver_gap``.
     """
     if not isinstance(problem, LargeDictionary):
         return {}
@@ -305,7 +305,7 @@ def gap_parts(problem: Problem, candidate: Candidate, value: float, lower_bound:
         relaxed = min(relaxed, value)
         parts["relaxed_value"] = relaxed
         if lower_bound > relaxed and candidate.multipliers is not None and candidate.multipliers.ndim == 3:
-            parts["closed_by_cuts"] = (lower_bound - relaxed) / (value - relaxed) if value > relaxed else 1.0
+            parts["closed_by_copositive"] = (lower_bound - relaxed) / (value - relaxed) if value > relaxed else 1.0
         else:
             parts["solver_gap"] = relative_gap(relaxed, lower_bound)
         parts["relaxation_gap"] = (value - relaxed) / value if value > 0 else value - relaxed

@@ -192,7 +192,7 @@ def test_arguments_that_differ_are_refused_in_both_by_name(launch, name):
 
 
 def test_different_calls_are_refused_instead_of_waiting_for_each_other(launch):
-    assert all("'JointProblem' in process 0, 'encode' in process 1" in said for said in launch.said("function"))
+    assert all("'JointProblem' in process 0, 'SparseCodes' in process 1" in said for said in launch.said("function"))
 
 
 @pytest.mark.parametrize(

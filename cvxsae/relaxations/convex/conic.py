@@ -45,25 +45,25 @@ class _Data:
     Attributes
     ----------
     offsets
-        ``(X − centre)/scale``, (N, d): the conic solver sees numbers near 1.
-    centre, scale
+        ``(X − center)/scale``, (N, d): the conic solver sees numbers near 1.
+    center, scale
         The bias of zero codes, (d,), and the largest norm about it.
     lam
         λ in that scale.
     """
 
     offsets: np.ndarray
-    centre: np.ndarray
+    center: np.ndarray
     scale: float
     lam: float
 
     @classmethod
     def of(cls, problem: Problem) -> _Data:
         """Of a problem."""
-        centre = problem.starting_bias().numpy()
-        X = problem.X.to_numpy() - centre
+        center = problem.starting_bias().numpy()
+        X = problem.X.to_numpy() - center
         scale = float(np.linalg.norm(X, axis=1).max()) or 1.0
-        return cls(X / scale, centre, scale, problem.lam / scale)
+        return cls(X / scale, center, scale, problem.lam / scale)
 
 
 def _shift(problem: Problem, dim: int) -> cp.Expression:
@@ -124,7 +124,7 @@ def _wide(problem: WideLimit) -> ConicForm:
     )
 
     def read() -> Candidate:
-        return problem.complete(data.centre + data.scale * np.asarray(shift.value).ravel())
+        return problem.complete(data.center + data.scale * np.asarray(shift.value).ravel())
 
     return ConicForm(form, data.scale**2 / problem.n_points, read)
 
@@ -145,7 +145,7 @@ def _fixed_atoms(problem: FixedAtoms) -> ConicForm:
     )
 
     def read() -> Candidate:
-        bias = data.centre + data.scale * np.asarray(shift.value).ravel()
+        bias = data.center + data.scale * np.asarray(shift.value).ravel()
         return problem.candidate(data.scale * np.clip(Z.value, 0, None), bias)
 
     return ConicForm(form, data.scale**2 / problem.n_points, read)
@@ -169,7 +169,7 @@ def _large(problem: LargeDictionary) -> ConicForm:
 
     def read() -> Candidate:
         similarity = data.scale * np.clip((Q.value + Q.value.T) / 2, 0, None)
-        bias = data.centre + data.scale * (np.asarray(shift.value) @ rotation).ravel()
+        bias = data.center + data.scale * (np.asarray(shift.value) @ rotation).ravel()
         residual = problem.X.to_numpy() - problem.reconstruction(similarity, bias)
         # Stationarity of (7) in Q: λ²(11ᵀ + τI) − RRᵀ = 2λ(S + P'), with P' the multiplier of Q ≥ 0.
         multipliers = 2 * problem.lam * data.scale * np.clip(nonnegative.dual_value, 0, None)

@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     from cvxsae.data.arguments import BiasLike
 
 _BLOCK_ENTRIES = 2**23
+"""Most entries of a block of products with the atoms: 64 MB in float64."""
+
 _DICTIONARY_TOLERANCE = 1e-15
+"""How far a candidate's dictionary may be from the problem's atoms, entry by entry: rounding of unit rows."""
 
 
 @dataclass(frozen=True, init=False, eq=False)
@@ -152,7 +155,7 @@ class CandidateDictionary(FixedAtoms):
     ``θ_τ(z)² = (Σ_n z_n)² + τ Σ_n z_n²``                                     (theory.md §5, fixed candidates)
 
     Dual: ``max (1/N) [ ⟨X − 1bᵀ, Y⟩ − ½‖Y‖² ]`` with ``θ°_τ(Y a_k) ≤ λ`` for every k (exact polar, equation 9),
-    and ``Σ_n y_n = 0`` when b is free. With the normalised datapoints as candidates and τ = 0 the value is the
+    and ``Σ_n y_n = 0`` when b is free. With the normalized datapoints as candidates and τ = 0 the value is the
     wide limit (5).
 
     Parameters

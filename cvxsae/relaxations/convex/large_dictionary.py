@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 POLAR_ITERATIONS = 300
 """Rounds of improvement of the copositivity proof, for up to :data:`POLAR_POINTS` datapoints."""
+
 POLAR_POINTS = 300
+"""Datapoints up to which an eigendecomposition of order N for each round takes milliseconds."""
 
 
 SMALLEST_LAM = 1e-13
@@ -106,7 +108,7 @@ class LargeDictionary(Problem):
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """The feasible dual point that a residual gives, with the multipliers that prove it.
 
-        Re-centred if the bias is free; for up to ``POLAR_POINTS`` datapoints P is improved by an accelerated
+        Re-centered if the bias is free; for up to ``POLAR_POINTS`` datapoints P is improved by an accelerated
         projection, beyond that it is the one-shot choice.
         """
         Y = residual - residual.mean(dim=0) if self.bias_is_free else residual
@@ -262,7 +264,7 @@ class FactorFit:
 
 
 def fit_factor(problem: LargeDictionary, B: torch.Tensor, X: torch.Tensor) -> FactorFit:
-    """Minimise ``½‖X − 1bᵀ − B D‖² + (λ/2)‖D‖²`` over D (K, d) and, if it is free, b: ridge regression, O(NK(K + d)).
+    """Minimize ``½‖X − 1bᵀ − B D‖² + (λ/2)‖D‖²`` over D (K, d) and, if it is free, b: ridge regression, O(NK(K + d)).
 
     The free bias makes the residuals sum to zero: ``b = Xᵀw/1ᵀw`` with ``w = (BBᵀ + λI)⁻¹1``.
     """
@@ -275,9 +277,9 @@ def fit_factor(problem: LargeDictionary, B: torch.Tensor, X: torch.Tensor) -> Fa
         bias = X[0] + ((X - X[0]).T @ w).ravel() / w.sum()
     else:
         bias = problem.fixed_bias().to(X)
-    centred = X - bias
-    atoms = factor.solve(B.T @ centred)
-    return FactorFit(atoms, bias, centred - B @ atoms)
+    centered = X - bias
+    atoms = factor.solve(B.T @ centered)
+    return FactorFit(atoms, bias, centered - B @ atoms)
 
 
 def nonnegative_factor(similarity: Float[np.ndarray, "N N"], *, max_iterations: int = 500) -> Float[np.ndarray, "N N"]:

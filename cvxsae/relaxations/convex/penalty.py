@@ -24,7 +24,11 @@ from cvxsae.relaxations.convex.polar_proofs import triple_bound
 from cvxsae.relaxations.linalg import FactorizationError, eigh, extreme_eigenvalues
 
 EPS = float(np.finfo(np.float64).eps)
+"""Spacing of float64 at 1, the unit of every rounding slack."""
+
 _ROOT_ITERATIONS = 200
+"""Most steps of a safeguarded root search or ascent: bisection alone needs 60."""
+
 LARGEST_GRAM = 20_000
 """Datapoints beyond which no N × N matrix is formed, and the polar is bounded by ``max_n ‖y_n‖`` alone."""
 
@@ -129,7 +133,7 @@ class AtomPenalty:
         squared = a.square() + (V - a).clamp_(min=0).square().sum(dim=0) / self.atom_cost
         return torch.minimum(size * torch.sqrt(squared), largest)
 
-    def polar_maximiser(self, V: Float[torch.Tensor, "N K"]) -> Float[torch.Tensor, "N K"]:
+    def polar_maximizer(self, V: Float[torch.Tensor, "N K"]) -> Float[torch.Tensor, "N K"]:
         """A ``z ≥ 0`` that attains :meth:`polar`, up to scale: ``(v − a)_+``; one datapoint if τ vanishes."""
         largest, index = V.max(dim=0, keepdim=True)
         single = torch.zeros_like(V).scatter_(0, index, 1) * (largest > 0)
@@ -194,7 +198,7 @@ class AtomPenalty:
     ) -> tuple[float, Float[torch.Tensor, " d"]]:
         """Local search of ``max_{‖u‖=1} θ°(Yu)``, a lower bound of the polar, and its direction: the best new atom.
 
-        ``u ← normalise(Yᵀ(Yu − a)_+)`` increases it at O(Nd) a step (T13); it starts from datapoints of spread-out
+        ``u ← normalize(Yᵀ(Yu − a)_+)`` increases it at O(Nd) a step (T13); it starts from datapoints of spread-out
         norms and from the principal axes of Y, both ways.
         """
         norms = torch.linalg.vector_norm(Y, dim=1)
@@ -205,7 +209,7 @@ class AtomPenalty:
         U = U / torch.linalg.vector_norm(U, dim=0).clamp(min=torch.finfo(Y.dtype).tiny)
         best = self.polar(Y @ U)
         for _ in range(_ROOT_ITERATIONS):
-            step = Y.T @ self.polar_maximiser(Y @ U)
+            step = Y.T @ self.polar_maximizer(Y @ U)
             length = torch.linalg.vector_norm(step, dim=0)
             U = torch.where(length > 0, step / length.clamp(min=torch.finfo(Y.dtype).tiny), U)
             value = self.polar(Y @ U)
@@ -299,7 +303,7 @@ def pencil_bound(gram: Float[torch.Tensor, "N N"], P: Float[torch.Tensor, "N N"]
 def _improved_multipliers(
     gram: np.ndarray, tau: float, target: float, start: np.ndarray | None, iterations: int
 ) -> np.ndarray:
-    """Minimise ``½‖(M − P)_−‖²`` over P ≥ 0 at ``M = t²(11ᵀ + τI) − YYᵀ``: accelerated projected gradient, step 1."""
+    """Minimize ``½‖(M − P)_−‖²`` over P ≥ 0 at ``M = t²(11ᵀ + τI) − YYᵀ``: accelerated projected gradient, step 1."""
     M = target**2 * (1 + tau * np.eye(len(gram))) - gram
     P = np.zeros_like(gram) if start is None else start.copy()
     extrapolated, momentum = P, 1.0

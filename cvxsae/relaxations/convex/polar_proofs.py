@@ -23,11 +23,13 @@ from jaxtyping import Float
 from cvxsae.relaxations.linalg import extreme_eigenvalues
 
 EPS = float(np.finfo(np.float64).eps)
+"""Spacing of float64 at 1, the unit of every rounding slack."""
+
 LARGEST_TRIPLES = 100
 """Datapoints for which tensors of N³ entries, and N eigendecompositions of order N, are still cheap."""
 
 
-def symmetrised(slices: Float[torch.Tensor, "N N N"]) -> Float[torch.Tensor, "N N N"]:
+def symmetrized(slices: Float[torch.Tensor, "N N N"]) -> Float[torch.Tensor, "N N N"]:
     """The symmetric tensor nearest to one whose slices ``slices[i]`` are symmetric matrices."""
     return (slices + slices.permute(1, 0, 2) + slices.permute(1, 2, 0)) / 3
 
@@ -68,6 +70,6 @@ def triple_bound(gram: Float[torch.Tensor, "N N"], slices: Float[torch.Tensor, "
     S.diagonal(dim1=1, dim2=2).add_(lift[:, None])
     price = torch.ones_like(gram)
     price.diagonal().add_(tau)
-    squared = float(((symmetrised(S) + spread(gram)) / spread(price)).max())
+    squared = float(((symmetrized(S) + spread(gram)) / spread(price)).max())
     rounding = (32 + dim) * EPS * (float(gram.trace()) + float(size.max()))
     return math.sqrt(max(squared, 0.0) + rounding)

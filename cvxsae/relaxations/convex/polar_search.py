@@ -13,7 +13,10 @@ from cvxsae.data.arguments import InputError
 from cvxsae.relaxations.linalg import FAILURES
 
 LARGEST_DIM = 3
+"""Dimensions in which the sphere is searched exhaustively: cells grow as size^(1−d), a million at d = 3."""
+
 _BATCH = 2**22
+"""Most entries of a block of products of datapoints and directions: 32 MB in float64."""
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,13 @@ if TYPE_CHECKING:
     from cvxsae.relaxations.convex.large_dictionary import LargeDictionary
 
 _COSINES = (0.5, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999, 1 - 1e-6, 1 - 1e-10)
+"""Cosines from which two atoms are merged, tried from the boldest; the first that costs nothing is taken."""
+
 _MASSES = (0.1, 3e-2, 1e-2, 1e-3, 1e-5, 1e-8)
+"""Masses, relative to the largest, below which an atom is dropped, tried in the same way."""
+
 _WORSE = 1e-9
+"""How much of the value tidying may cost: rounding of a refit."""
 
 
 def tidy(problem: LargeDictionary, candidate: Candidate, *, slack: float = _WORSE) -> Candidate:

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
 _RANK = 1e-8
+"""Least singular value of independent unit atoms."""
+
 _BATCH = 64
+"""Violated datapoints that enter the active set at a time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +39,7 @@ class ConeCondition:
     rate
         How fast ``(1/N) Σ_nk z_nk`` falls along ``mixing``, (m,): its greatest rate over directions of norm 1.
     mixing
-        Farkas certificate, sparse (m, K): a unit row g, with ``d_k ← normalise(d_k + ε g_k d_j)`` for k ≠ j the move
+        Farkas certificate, sparse (m, K): a unit row g, with ``d_k ← normalize(d_k + ε g_k d_j)`` for k ≠ j the move
         that lowers the cost; a zero row where the condition holds. See :func:`mix`.
     weights
         Certificate that the condition holds, sparse (m, N): nonnegative weights on datapoints where j is silent,
@@ -121,7 +124,7 @@ def cone_condition(
 def mix(
     dictionary: Float64[np.ndarray, "K d"], feature: int, direction: Float64[np.ndarray, " K"], step: float
 ) -> Float64[np.ndarray, "K d"]:
-    """``d_k ← normalise(d_k + ε g_k d_j)`` for every k ≠ j: the move that :class:`ConeCondition` predicts (T6)."""
+    """``d_k ← normalize(d_k + ε g_k d_j)`` for every k ≠ j: the move that :class:`ConeCondition` predicts (T6)."""
     amounts = step * direction
     amounts[feature] = 0.0
     moved = dictionary + amounts[:, None] * dictionary[feature]

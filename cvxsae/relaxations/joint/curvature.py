@@ -19,7 +19,13 @@ if TYPE_CHECKING:
     import scipy.sparse as sp
 
 _BLOCK_ENTRIES = {"cpu": 2**21, "cuda": 2**27}
-_BASIS, _KEPT = 40, 10
+"""Most entries of a block of codes and residuals: 16 MB on a CPU (its cache), 1 GB on a GPU."""
+
+_BASIS = 40
+"""Lanczos vectors held before a restart."""
+
+_KEPT = 10
+"""Lowest Ritz vectors kept by a restart: a quarter, as is usual for thick restarts."""
 
 
 @dataclass(frozen=True)

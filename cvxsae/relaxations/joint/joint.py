@@ -36,7 +36,7 @@ class JointProblem(Problem):
     lam
         Penalty λ > 0.
     bias
-        ``"free"`` (optimised, the default), None (zero) or an array (d,) (fixed).
+        ``"free"`` (optimized, the default), None (zero) or an array (d,) (fixed).
 
     Raises
     ------

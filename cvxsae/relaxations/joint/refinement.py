@@ -1,6 +1,6 @@
 """Where a dictionary would grow: the best new atom (T7) and the atom that splits best, and how (T8).
 
-Both are searches on the sphere for the maximum of a convex function, by the iteration that maximises its
+Both are searches on the sphere for the maximum of a convex function, by the iteration that maximizes its
 linearisation: every step increases it. What is found is attained, so each gain is a true lower bound of what the
 best atom or split would give; nothing says that no better one exists.
 """
@@ -24,7 +24,10 @@ Residuals: TypeAlias = torch.Tensor | Callable[[], Iterable[torch.Tensor]]
 """Residuals (N, d), or a function that yields them in blocks of rows, once a call."""
 
 _BLOCK_ENTRIES = 2**22
+"""Most entries of a block of products with directions: 32 MB in float64."""
+
 _GATHER_ENTRIES = {"cpu": 2**20, "cuda": 2**26}
+"""Most entries of residuals gathered by atom at a time: 8 MB on a CPU (its cache), 512 MB on a GPU."""
 
 
 def refinement_gain(residuals: Residuals, lam: float, atoms: Float[torch.Tensor, "m d"]) -> Float[torch.Tensor, " m"]:
@@ -57,9 +60,9 @@ def best_new_atoms(
     iterations: int = 100,
     rtol: float = 1e-6,
 ) -> tuple[Float[torch.Tensor, "m d"], Float[torch.Tensor, " m"]]:
-    """Climb :func:`refinement_gain` from many starts at once: ``u ← normalise(Σ_n (u·r_n − λ)_+ r_n)`` (T7).
+    """Climb :func:`refinement_gain` from many starts at once: ``u ← normalize(Σ_n (u·r_n − λ)_+ r_n)`` (T7).
 
-    The gain of every start increases monotonically, for the gain is convex in u and the step maximises its
+    The gain of every start increases monotonically, for the gain is convex in u and the step maximizes its
     linearisation. A start that no residual exceeds λ along stays where it is, with gain zero.
 
     Parameters
@@ -78,10 +81,10 @@ def best_new_atoms(
     atoms, gains
         Atoms of norm 1, (m, d), in the order of their starts, and their gains in units of (P), (m,).
     """
-    atoms = _normalised(starts)
+    atoms = _normalized(starts)
     gains, steps = _excess(residuals, lam, atoms)
     for _ in range(iterations):
-        moved = _normalised(steps, otherwise=atoms)
+        moved = _normalized(steps, otherwise=atoms)
         reached, steps = _excess(residuals, lam, moved)
         better = reached > gains  # rounding may undo the last digits; never return less than was found
         growth = ((reached - gains) / reached.clamp(min=torch.finfo(reached.dtype).tiny)).amax()
@@ -112,7 +115,7 @@ def residual_starts(
         rng = np.random.default_rng(seed)
         chosen += [int(n) for n in rng.choice(len(weights), size=others, replace=False, p=weights / weights.sum())]
     rows = residuals[torch.tensor(chosen, device=residuals.device)]
-    return _normalised(rows)
+    return _normalized(rows)
 
 
 def split_scores(
@@ -128,9 +131,9 @@ def split_scores(
 ) -> tuple[Float[torch.Tensor, " k"], Float[torch.Tensor, "k d"]]:
     """How fast F falls when an atom splits in two, and along which direction (T8, equation 4).
 
-    ``s_k(v) = (1/N) Σ_n z_nk |v·r_n|``, maximised over ``‖v‖ = 1``, ``v ⊥ d_k`` by the monotone iteration
-    ``v ← normalise(Σ_n z_nk sign(v·r_n) r_n^⊥)`` from several starts (an L1-PCA). Replacing ``d_k`` by
-    ``normalise(d_k ± εv)`` lowers F by ``ε s_k + O(ε²)`` at exact codes. The score is attained by the direction
+    ``s_k(v) = (1/N) Σ_n z_nk |v·r_n|``, maximized over ``‖v‖ = 1``, ``v ⊥ d_k`` by the monotone iteration
+    ``v ← normalize(Σ_n z_nk sign(v·r_n) r_n^⊥)`` from several starts (an L1-PCA). Replacing ``d_k`` by
+    ``normalize(d_k ± εv)`` lowers F by ``ε s_k + O(ε²)`` at exact codes. The score is attained by the direction
     returned, so it is a lower bound of the best one; zero means that all residuals of k's datapoints are parallel
     to ``d_k``.
 
@@ -180,9 +183,9 @@ def split_scores(
 def split_atom(
     dictionary: Float[torch.Tensor, "K d"], atom: int, direction: Float[torch.Tensor, " d"], step: float
 ) -> Float[torch.Tensor, "K1 d"]:
-    """Replace atom k by ``normalise(d_k + εv)`` and add ``normalise(d_k − εv)`` as the last row (T8)."""
+    """Replace atom k by ``normalize(d_k + εv)`` and add ``normalize(d_k − εv)`` as the last row (T8)."""
     pair = torch.stack([dictionary[atom] + step * direction, dictionary[atom] - step * direction])
-    pair = _normalised(pair)
+    pair = _normalized(pair)
     return torch.cat([dictionary[:atom], pair[:1], dictionary[atom + 1 :], pair[1:]])
 
 
@@ -201,7 +204,7 @@ def _excess(
     return gains / n_points, steps / n_points
 
 
-def _normalised(
+def _normalized(
     rows: Float[torch.Tensor, "*batch d"], *, otherwise: Float[torch.Tensor, "*batch d"] | None = None
 ) -> Float[torch.Tensor, "*batch d"]:
     """Rows scaled to norm 1; zero rows become those of ``otherwise``, or stay zero."""

@@ -11,8 +11,25 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _MEMORY = 12
+"""Pairs of steps and gradient changes kept."""
+
 _SUFFICIENT = 1e-4
+"""Share of the predicted decrease that a step must attain (Armijo)."""
+
 _HALVINGS = 30
+"""Shorter steps that are tried before the direction is given up."""
+
+_SHORT = 1e-3
+"""Step length below which the next try is an eighth instead of a half."""
+
+_NO_DECREASE = 1e-15
+"""Relative decrease that is rounding: the descent ends."""
+
+_CURVED = 1e-12
+"""Cosine between step and gradient change below which a pair says nothing of the curvature."""
+
+_FIRST_STEP = 1e-12
+"""Length of the first step from zero, where x gives no scale."""
 
 
 def descend(
@@ -52,7 +69,7 @@ def _descend(
         direction = _bfgs_direction(steepest, free, pairs)
         if float((direction * steepest).sum()) >= 0:
             pairs, direction = [], -steepest
-        step = 1.0 if pairs else min(1.0, float(x.abs().sum() + 1e-12) / size)
+        step = 1.0 if pairs else min(1.0, float(x.abs().sum() + _FIRST_STEP) / size)
         for _ in range(_HALVINGS):
             trial = (x + step * direction).clamp_(min=0)
             move = trial - x
@@ -60,7 +77,7 @@ def _descend(
             trial_value, trial_gradient = objective(trial)
             if trial_value <= value + _SUFFICIENT * min(slope, 0.0):
                 break
-            step /= 2 if step > 1e-3 else 8
+            step /= 2 if step > _SHORT else 8
         else:
             if not pairs:
                 break
@@ -70,7 +87,7 @@ def _descend(
         pairs = [*pairs[-_MEMORY + 1 :], (move, change)]
         improved = value - trial_value
         x, value, gradient = trial, trial_value, trial_gradient
-        if improved <= 1e-15 * abs(value):
+        if improved <= _NO_DECREASE * abs(value):
             break
     return x
 
@@ -89,7 +106,7 @@ def _bfgs_direction(
     for move, change in reversed(pairs):
         s, y = move.ravel()[chosen], change.ravel()[chosen]
         curvature, square = float(s @ y), float(y @ y)
-        if curvature <= 1e-12 * (square * float(s @ s)) ** 0.5:
+        if curvature <= _CURVED * (square * float(s @ s)) ** 0.5:
             continue
         if not used:
             scale = curvature / square

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from cvxsae.parallel.context import Run
 
 NAME = "clarabel"
+"""What a solution calls this solver."""
+
 
 LARGEST_SIZE = 200_000
 """Scalar unknowns of the largest conic form worth starting: minutes and a few gigabytes."""

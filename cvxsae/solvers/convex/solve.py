@@ -26,8 +26,8 @@ from cvxsae.solvers.convex.candidates.block_descent import BlockDescent
 from cvxsae.solvers.convex.candidates.proximal_gradient import ProximalGradient
 from cvxsae.solvers.convex.driver import iterate
 from cvxsae.solvers.convex.large.column_generation import Directions
-from cvxsae.solvers.convex.large.copositive import CuttingPlanes
-from cvxsae.solvers.convex.large.factorised import Factorised
+from cvxsae.solvers.convex.large.copositive import Copositive
+from cvxsae.solvers.convex.large.factorized import Factorized
 from cvxsae.solvers.convex.large.relaxation import DoublyNonnegative
 from cvxsae.solvers.convex.reference import size_objection, solve_reference
 from cvxsae.solvers.convex.wide_newton import WideLimitNewton
@@ -36,6 +36,7 @@ WORTH_COMPILING = 1e6
 """Multiplications in a pass from which the compiled block descent pays for the seconds its first call may compile."""
 
 REFERENCE = "reference"
+"""What ``solver`` calls the conic solver."""
 
 
 def _fits(problem: Any, device: torch.device) -> None:
@@ -179,8 +180,8 @@ METHODS: tuple[Method, ...] = (
     Method(WideLimitNewton.name, LargeDictionary, _free_atoms, _atoms_cost),
     Method(Directions.name, LargeDictionary, _loop(Directions), _too_many_dimensions),
     Method(DoublyNonnegative.name, LargeDictionary, _loop(DoublyNonnegative), _too_few_dimensions),
-    Method(CuttingPlanes.name, LargeDictionary, _loop(CuttingPlanes), _too_many_points),
-    Method(Factorised.name, LargeDictionary, _loop(lambda _: Factorised()), _atoms_are_free),
+    Method(Copositive.name, LargeDictionary, _loop(Copositive), _too_many_points),
+    Method(Factorized.name, LargeDictionary, _loop(lambda _: Factorized()), _atoms_are_free),
     Method(REFERENCE, Problem, solve_reference, _no_reference),
 )
 """Everything that solves something. For ``"auto"`` the first row is taken that fits, is worthwhile, and has steps if

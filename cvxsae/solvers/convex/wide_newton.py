@@ -16,8 +16,25 @@ if TYPE_CHECKING:
     from cvxsae.relaxations.candidate import Candidate
 
 _SAMPLE_POINTS = 4096
+"""Rows of the sample from which the bias is started: enough for two digits of it."""
+
 _SAMPLE_STEPS = 30
+"""Most steps on the sample; it takes about eight."""
+
 _LARGEST_HESSIAN = 4096
+"""Dimension up to which a Hessian is formed: 128 MB, and a second to solve."""
+
+_SAMPLE_GRADIENT = 1e-6
+"""Gradient, in units of λ, at which the sample is solved: far below what its draw leaves open."""
+
+_LEAST_DAMPING = 1e-12
+"""Damping that is always there, in units of the mean weight, so that a Hessian of rank below d can be solved."""
+
+_FLAT = 1e-14
+"""Relative change of the value that is rounding: then the gradient decides."""
+
+_DAMPING = 16.0
+"""Factor by which the damping grows after a step that failed and shrinks after one that did not."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +55,7 @@ class WideLimitNewton:
 
     The objective is convex and once differentiable, its Hessian jumps where a datapoint crosses distance λ. A step
     solves ``(H + μI)δ = mean ψ``. If it does not lower the value, the datapoint nearest to b is tried once (the
-    Vardi–Zhang care: for small λ the minimiser may lie within λ of a datapoint, behind a kink Newton cannot see),
+    Vardi–Zhang care: for small λ the minimizer may lie within λ of a datapoint, behind a kink Newton cannot see),
     then the damping grows; at ``μI + H ⪰ mean weight · I`` the step is the one of iteratively reweighted least squares,
     which always lowers the value. Starts from the solution for a sample of the rows. For d above 4096 no Hessian is
     formed and every step is reweighted least squares.
@@ -59,7 +76,7 @@ class WideLimitNewton:
         if sample is not None:
             state = self.init(sample, device)
             for _ in range(_SAMPLE_STEPS):
-                if torch.linalg.vector_norm(state.scan.mean_psi) <= 1e-6 * problem.lam:
+                if torch.linalg.vector_norm(state.scan.mean_psi) <= _SAMPLE_GRADIENT * problem.lam:
                     break
                 state = self.step(sample, state)
             return self._at(problem, state.bias, device, passes=0)
@@ -73,20 +90,20 @@ class WideLimitNewton:
         elif scan.hessian is None:
             target = state.bias + scan.mean_psi / scan.mean_weight
         else:
-            floor = 1e-12 * scan.mean_weight
+            floor = _LEAST_DAMPING * scan.mean_weight
             system = scan.hessian + (state.damping + floor) * identity
             newton = linalg.solve_or_none(system, scan.mean_psi)
             target = state.bias + (scan.mean_psi / scan.mean_weight if newton is None else newton)
         trial = self._at(problem, target, state.device, passes=state.passes)
         lower = trial.scan.value < scan.value
         # Near the optimum the value is flat to rounding and the gradient decides.
-        flat = trial.scan.value <= scan.value * (1 + 1e-14)
+        flat = trial.scan.value <= scan.value * (1 + _FLAT)
         shorter = torch.linalg.vector_norm(trial.scan.mean_psi) < torch.linalg.vector_norm(scan.mean_psi)
         if lower or (flat and shorter):
-            return replace(trial, damping=0.0 if state.snapped else state.damping / 16)
+            return replace(trial, damping=0.0 if state.snapped else state.damping / _DAMPING)
         if not state.snapped and state.damping == 0:
-            return replace(state, snapped=True, damping=scan.mean_weight / 256, passes=trial.passes)
-        damping = state.damping if state.snapped else min(16 * state.damping, scan.mean_weight)
+            return replace(state, snapped=True, damping=scan.mean_weight / _DAMPING**2, passes=trial.passes)
+        damping = state.damping if state.snapped else min(_DAMPING * state.damping, scan.mean_weight)
         return replace(state, snapped=False, damping=damping, passes=trial.passes)
 
     def bounds(self, problem: WideLimit, state: NewtonState) -> tuple[float, float]:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from cvxsae.parallel.context import Run
 
 NAME = "working-set"
+"""What ``solver`` calls it."""
 
 _WORTH_COMPILING = 1e8
 """Multiplications in a pass from which the compiled engine pays for the seconds its first call may compile."""

@@ -154,7 +154,7 @@ def test_the_surcharge_only_raises_the_value(rng):
 
 
 @pytest.mark.slow
-def test_normalised_datapoints_without_surcharge_are_the_wide_limit(rng):
+def test_normalized_datapoints_without_surcharge_are_the_wide_limit(rng):
     X = problems.gaussian(rng, 15, 4)
     bias = rng.normal(size=4)
     for b in (None, bias):
@@ -284,8 +284,8 @@ def test_a_repaired_dual_is_feasible_in_exact_arithmetic(tau, rng):
         assert max(map(max, exact)) <= 1
         return
     rounded = torch.tensor([[float(entry) for entry in row] for row in exact], dtype=torch.float64)
-    maximisers = AtomPenalty(tau).polar_maximiser(rounded)
-    for v, z in zip(zip(*exact, strict=True), maximisers.T.tolist(), strict=True):
+    maximizers = AtomPenalty(tau).polar_maximizer(rounded)
+    for v, z in zip(zip(*exact, strict=True), maximizers.T.tolist(), strict=True):
         weights = [Fraction(entry) for entry in z]
         mass, squares = sum(weights), sum(weight * weight for weight in weights)
         assert sum(map(mul, v, weights)) ** 2 <= mass * mass + Fraction(tau) * squares

@@ -56,7 +56,7 @@ def test_a_factor_and_its_dictionary_are_worth_the_same(bias, tau, rng):
     Q = problem.similarity(point)
     assert np.linalg.eigvalsh(Q)[0] >= -1e-12
     assert (Q >= 0).all()
-    # Balancing minimises ½(‖d‖² + θ²) at fixed reconstruction: the similarity is worth no more than the candidate.
+    # Balancing minimizes ½(‖d‖² + θ²) at fixed reconstruction: the similarity is worth no more than the candidate.
     assert problem.relaxed_value(Q, point.bias) <= value * (1 + 1e-12)
     sparse = Candidate(bias=point.bias, dictionary=point.dictionary, codes=scipy.sparse.csr_array(point.codes))
     np.testing.assert_allclose(problem.similarity(sparse), Q)

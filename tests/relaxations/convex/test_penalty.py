@@ -52,7 +52,7 @@ def brute_prox(v, step, tau):
 
 
 def brute_polar(v, tau):
-    """``max v·z/θ_τ(z)``: the maximiser has equal slack on its support, so all supports of a small vector will do."""
+    """``max v·z/θ_τ(z)``: the maximizer has equal slack on its support, so all supports of a small vector will do."""
     best = 0.0
     for size in range(1, len(v) + 1):
         for support in itertools.combinations(range(len(v)), size):
@@ -197,7 +197,7 @@ def test_prox_leaves_its_argument_alone(rng):
         before = V.clone()
         AtomPenalty(tau).prox(V, 0.3)
         AtomPenalty(tau).polar(V)
-        AtomPenalty(tau).polar_maximiser(V)
+        AtomPenalty(tau).polar_maximizer(V)
         assert torch.equal(V, before)
 
 
@@ -225,12 +225,12 @@ def test_polar_is_brute_force(v, tau):
 
 @quick
 @given(matrices, taus, st.integers(0, 2**32 - 1))
-def test_polar_inequality_with_equality_at_the_maximiser(V, tau, seed):
+def test_polar_inequality_with_equality_at_the_maximizer(V, tau, seed):
     penalty, v = AtomPenalty(tau), torch.from_numpy(V)
     polar = penalty.polar(v).numpy()
     Z = np.abs(np.random.default_rng(seed).normal(size=V.shape))
     assert (np.sum(V * Z, axis=0) <= polar * penalties(Z, tau) * (1 + 1e-12) + 1e-14).all()
-    best = penalty.polar_maximiser(v).numpy()
+    best = penalty.polar_maximizer(v).numpy()
     assert (best >= 0).all()
     np.testing.assert_allclose(np.sum(V * best, axis=0), polar * penalties(best, tau), rtol=1e-9, atol=1e-12)
     assert ((V.max(axis=0) > 0) == best.any(axis=0)).all()
@@ -238,7 +238,7 @@ def test_polar_inequality_with_equality_at_the_maximiser(V, tau, seed):
 
 @quick
 @given(hnp.arrays(np.float64, st.integers(1, 6), elements=entries), st.sampled_from(TAUS[1:]))
-def test_equation_nine_by_minimisation(v, tau):
+def test_equation_nine_by_minimization(v, tau):
     def squared(a):
         return a**2 + np.sum(np.clip(v - a, 0, None) ** 2) / tau
 
@@ -253,9 +253,9 @@ def test_a_surcharge_below_rounding_has_the_polar_of_none(tau):
     v = torch.tensor([[1.0], [2.0], [2.0]], dtype=torch.float64)
     assert float(AtomPenalty(tau).polar(v)) == pytest.approx(2, rel=1e-11)
     assert float(AtomPenalty(tau).polar(v)) <= 2
-    maximiser = AtomPenalty(tau).polar_maximiser(v)
-    assert float(maximiser.sum()) > 0
-    assert float(maximiser[0, 0]) == 0
+    maximizer = AtomPenalty(tau).polar_maximizer(v)
+    assert float(maximizer.sum()) > 0
+    assert float(maximizer[0, 0]) == 0
 
 
 # ---------------------------------------------------------------- polar of a matrix

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cvxsae.relaxations.convex.penalty import AtomPenalty, pencil_bound
-from cvxsae.relaxations.convex.polar_proofs import spread, symmetrised, triple_bound, unspread
+from cvxsae.relaxations.convex.polar_proofs import spread, symmetrized, triple_bound, unspread
 
 
 def symmetric(rng, n):
@@ -32,7 +32,7 @@ def test_tensors_hold_the_coefficients_of_the_cubic_forms(rng):
     M, S, z = symmetric(rng, 5), slices_of(rng, 5), rng.random(5)
     for T, form in (
         (spread(M), z.sum() * z @ M.numpy() @ z),
-        (symmetrised(S), sum(z[i] * z @ S[i].numpy() @ z for i in range(5))),
+        (symmetrized(S), sum(z[i] * z @ S[i].numpy() @ z for i in range(5))),
     ):
         assert np.einsum("ijk,i,j,k->", T.numpy(), z, z, z) == pytest.approx(form)
         for order in itertools.permutations(range(3)):
@@ -43,7 +43,7 @@ def test_tensors_hold_the_coefficients_of_the_cubic_forms(rng):
 def test_unspread_undoes_spread_and_its_marginal(ridge, rng):
     U = symmetric(rng, 7)
     np.testing.assert_allclose(unspread(spread(U).sum(dim=0) + ridge * U, ridge), U, atol=1e-12)
-    T = symmetrised(slices_of(rng, 7))
+    T = symmetrized(slices_of(rng, 7))
     assert float((spread(U) * T).sum()) == pytest.approx(float((U * T.sum(dim=0)).sum()))
 
 
@@ -77,7 +77,7 @@ def test_the_horn_matrix_has_a_proof_and_no_proof_of_order_zero():
     """``(Σ z_i) zᵀHz = Σ_i z_i (z_i − z_{i+1} + z_{i+2} + z_{i+3} − z_{i+4})² + 4 Σ_i z_i z_{i+1} z_{i+3}``."""
     H = horn()
     S = np.stack([np.outer(H[i], H[i]) for i in range(5)])
-    left, right = spread(torch.from_numpy(H)), symmetrised(torch.from_numpy(S))
+    left, right = spread(torch.from_numpy(H)), symmetrized(torch.from_numpy(S))
     assert float((left - right).min()) >= -1e-15
     # Not S + P: a doubly nonnegative matrix that it separates (circulant, rank 2, positive semidefinite).
     angle = 4 * np.pi / 5 * np.subtract.outer(np.arange(5), np.arange(5))
@@ -91,6 +91,6 @@ def test_forged_slices_prove_less_not_more(rng):
     tau, Y = 3.0, torch.from_numpy(rng.normal(size=(9, 3)))
     exact = AtomPenalty(tau).matrix_polar(Y)
     forged = 0.9 * exact.lower**2 * price(9, tau) - Y @ Y.T
-    claimed = (symmetrised(forged.expand(9, 9, 9)) + spread(Y @ Y.T)) / spread(price(9, tau))
+    claimed = (symmetrized(forged.expand(9, 9, 9)) + spread(Y @ Y.T)) / spread(price(9, tau))
     assert float(claimed.max()) < exact.lower**2  # the inequality of the tensors alone would let it pass
     assert triple_bound(Y @ Y.T, forged.expand(9, 9, 9), tau, 3) > exact.lower

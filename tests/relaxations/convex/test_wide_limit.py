@@ -51,7 +51,7 @@ def test_scan_agrees_with_plain_numpy(lam, rng):
         for u, r in zip(offsets, norms.ravel(), strict=True)
     )
     np.testing.assert_allclose(scan.hessian, hessian / 15, atol=1e-7)  # kept in single precision
-    # The bound is that of the written dual point: re-centred, shrunk, feasible.
+    # The bound is that of the written dual point: re-centered, shrunk, feasible.
     shrink = lam / (lam + np.linalg.norm(psi.mean(axis=0)))
     Y = shrink * (psi - psi.mean(axis=0))
     assert np.linalg.norm(Y, axis=1).max() <= lam * (1 + 1e-14)

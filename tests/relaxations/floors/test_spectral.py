@@ -24,10 +24,10 @@ def test_no_dictionary_of_that_width_goes_below(width, lam, bias, rng):
     X = low_rank(rng)
     b = X.mean(axis=0) if bias == "mean" else None
     floor = spectral_floor(X, width, lam, bias=b)
-    centred = X if b is None else X - b
-    axes = np.linalg.svd(centred)[2]
+    centered = X if b is None else X - b
+    axes = np.linalg.svd(centered)[2]
     signed = np.vstack([axes, -axes])[:width]  # PCA-like: the ones that come close
-    for atoms in (signed, *(rng.normal(size=(width, 6)) for _ in range(3)), centred[:width]):
+    for atoms in (signed, *(rng.normal(size=(width, 6)) for _ in range(3)), centered[:width]):
         value = solve(SparseCodes(X, atoms, lam, bias=b), raise_on_failure=False).value
         assert floor.value <= value
     assert (floor.n_atoms, floor.lam, floor.theorem) == (width, lam, "T10")
@@ -36,10 +36,10 @@ def test_no_dictionary_of_that_width_goes_below(width, lam, bias, rng):
 def test_equation_six(rng):
     X, lam, b = problems.gaussian(rng, 20, 5), 0.4, rng.normal(size=5)
     for width in (1, 3):
-        centred = X - b
-        w = np.clip(1 - lam / np.linalg.norm(centred, axis=1), 0, None) ** 2
-        eigenvalues = np.linalg.eigvalsh((centred * w[:, None]).T @ centred)[::-1][:width]
-        expected = (np.sum(centred**2) / 2 - eigenvalues.sum() / 2) / 20
+        centered = X - b
+        w = np.clip(1 - lam / np.linalg.norm(centered, axis=1), 0, None) ** 2
+        eigenvalues = np.linalg.eigvalsh((centered * w[:, None]).T @ centered)[::-1][:width]
+        expected = (np.sum(centered**2) / 2 - eigenvalues.sum() / 2) / 20
         assert spectral_floor(X, width, lam, bias=b).value == pytest.approx(expected, rel=1e-10)
 
 

@@ -138,7 +138,7 @@ def test_a_planted_saddle_is_found_and_left(free, rng):
 
 
 def test_a_minimum_has_none(rng):
-    """C1: the global minimiser {v1, w} of the nested pair, curvature positive in every direction."""
+    """C1: the global minimizer {v1, w} of the nested pair, curvature positive in every direction."""
     v1, v2 = np.eye(4)[:2]
     X = np.vstack([v1, v1 + v2])
     D = np.vstack([v1, (v1 + v2) / np.sqrt(2)])

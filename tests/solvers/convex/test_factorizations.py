@@ -27,7 +27,7 @@ def build(name, rng, lam=LAM, bias="free", n=9, d=4):
     return LargeDictionary(X, lam, 1.0, bias=bias)
 
 
-ALGORITHMS = ["newton", "proximal-gradient", "block-descent", "directions", "splitting", "factorised", "cuts"]
+ALGORITHMS = ["newton", "proximal-gradient", "block-descent", "directions", "splitting", "factorized", "copositive"]
 
 
 def assert_true(problem, solution):

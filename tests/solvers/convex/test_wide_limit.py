@@ -157,7 +157,7 @@ HARD = {
     [(1e-9, 0.0), (1e-4, 0.0), (0.1, 0.0), (3.0, 0.0), (1e9, 0.0), (1e-4, 100.0), (0.1, 100.0)],
 )
 def test_a_bias_that_sits_on_a_datapoint(name, lam, offset):
-    """The Vardi–Zhang cases: for small λ the minimiser is within λ of a datapoint, behind a kink."""
+    """The Vardi–Zhang cases: for small λ the minimizer is within λ of a datapoint, behind a kink."""
     X = np.array(HARD[name]) + offset
     problem = WideLimit(X, lam)
     solution = solve(problem, tol=1e-8)

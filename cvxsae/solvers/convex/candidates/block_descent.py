@@ -15,9 +15,20 @@ from cvxsae.solvers.convex.nonnegative_lbfgs import descend
 if TYPE_CHECKING:
     from cvxsae.relaxations.candidate import Candidate
 
-_FIRST_SWEEPS, _SWEEPS = 5, 3
+_FIRST_SWEEPS = 5
+"""Sweeps of the first step, in which most atoms leave."""
+
+_SWEEPS = 3
+"""Sweeps of every later step: one over all candidates, two over those in use."""
+
 _DESCENT = 60
+"""Quasi-Newton iterations on the support after the sweeps of a step."""
+
 _SMALLEST_ATOM = 1e-12
+"""Largest code of an atom, relative to the largest of all, below which it is rounding."""
+
+_SCREENING_SLACK = 1e-9
+"""By how much the screening bound must miss λ: far above the rounding of a polar, far below what screening loses."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +40,7 @@ class BlockState:
     codes
         (K, N): one row an atom.
     residual
-        ``X − 1bᵀ − Z A`` (N, d), centred if the bias is free.
+        ``X − 1bᵀ − Z A`` (N, d), centered if the bias is free.
     thresholds
         Roots of the last prox of every atom, (K,).
     alive
@@ -66,7 +77,7 @@ class BlockDescent:
     with gap G (sum units) an atom with ``θ°_τ(Y a_k) + √(2G/(1+τ)) < λ`` is unused at every optimum and is not looked
     at again.
 
-    On the CPU, in float64, compiled; the codes are held dense, (K, N). Certified by the residual, re-centred and
+    On the CPU, in float64, compiled; the codes are held dense, (K, N). Certified by the residual, re-centered and
     rescaled into the dual's feasible set (T11, T13); a failure looks like MAX_ITER with the gap reached.
     """
 
@@ -94,13 +105,13 @@ class BlockDescent:
         from cvxsae.solvers.convex.candidates.kernels import sweep  # brings numba
 
         offsets = problem.X.to_tensor(device=torch.device("cpu")) - problem.starting_bias()
-        atoms, centred = problem.atoms.numpy(), problem.bias_is_free
+        atoms, centered = problem.atoms.numpy(), problem.bias_is_free
         codes, residual, thresholds = state.codes.copy(), state.residual.copy(), state.thresholds.copy()
         order, mean = np.flatnonzero(state.alive), np.zeros(problem.dim)
         sweeps = _SWEEPS if state.sweeps else _FIRST_SWEEPS
         for number in range(sweeps):
             within = order if number == 0 else np.flatnonzero(codes.any(axis=1))
-            sweep(residual, atoms, codes, within, problem.lam, problem.penalty.atom_cost, thresholds, mean, centred)
+            sweep(residual, atoms, codes, within, problem.lam, problem.penalty.atom_cost, thresholds, mean, centered)
         active = np.flatnonzero(codes.any(axis=1))
         codes[active] = _descended(problem, codes[active], atoms[active], offsets.numpy())
         active = np.flatnonzero(codes.max(axis=1) > _SMALLEST_ATOM * codes.max())
@@ -108,7 +119,7 @@ class BlockDescent:
         state = replace(
             state,
             codes=codes,
-            residual=residual - residual.mean(axis=0) if centred else residual,
+            residual=residual - residual.mean(axis=0) if centered else residual,
             thresholds=thresholds,
             sweeps=state.sweeps + sweeps,
             active=len(active),
@@ -163,6 +174,6 @@ def _evaluated(problem: FixedAtoms, state: BlockState, offsets: torch.Tensor) ->
     dual = problem.feasible_dual(residual)
     bound = float((offsets * dual).sum() - dual.square().sum() / 2)
     radius = math.sqrt(2 * max(value - bound, 0.0) / (1 + problem.penalty.atom_cost))
-    used = problem.atom_polars(dual).numpy() + radius >= problem.lam * (1 - 1e-9)
+    used = problem.atom_polars(dual).numpy() + radius >= problem.lam * (1 - _SCREENING_SLACK)
     alive = state.alive & (used | state.codes.any(axis=1))
     return replace(state, alive=alive, value=value, bound=bound, dual=dual)

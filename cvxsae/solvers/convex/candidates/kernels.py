@@ -1,4 +1,4 @@
-"""Compiled kernels of block descent: the exact minimisation of one atom's codes after another, and sparse gradients."""
+"""Compiled kernels of block descent: the exact minimization of one atom's codes after another, and sparse gradients."""
 
 # numba infers the types of kernels from their arguments; annotations would only repeat "array" and "int".
 # ruff: noqa: ANN001, ANN201, ANN202
@@ -13,7 +13,10 @@ import numpy as np
 from cvxsae.solvers.codes.engines.compiled import REORDER, jit
 
 _ROOT_ITERATIONS = 100
+"""Most steps of the root search: bisection alone needs 60."""
+
 _ROUNDING = 4 * np.finfo(np.float64).eps
+"""Relative width at which a root is exact."""
 
 
 @jit(fastmath=REORDER)
@@ -47,12 +50,12 @@ def _prox_threshold(values, count, lam, tau, start):
 
 
 @jit(fastmath=REORDER)
-def sweep(residual, atoms, codes, order, lam, tau, thresholds, mean, centred):
-    """Minimise over the codes of one atom after another: ``z_k ← prox_{λθ_τ}(R a_k + z_k)``, R being kept up to date.
+def sweep(residual, atoms, codes, order, lam, tau, thresholds, mean, centered):
+    """Minimize over the codes of one atom after another: ``z_k ← prox_{λθ_τ}(R a_k + z_k)``, R being kept up to date.
 
     ``residual (N, d)``, ``codes (K, N)``, ``thresholds (K,)`` (the roots of the last sweep) and ``mean (d,)`` (what
-    centring takes from the residual, if the bias is free) are updated in place. ``‖a_k‖ = 1``, so every step is exact
-    for a fixed bias; with a free one it minimises a majoriser. Returns the squared change of the codes.
+    centering takes from the residual, if the bias is free) are updated in place. ``‖a_k‖ = 1``, so every step is exact
+    for a fixed bias; with a free one it minimizes a majorizer. Returns the squared change of the codes.
     """
     n, d = residual.shape
     wanted, positive = np.empty(n), np.empty(n)
@@ -60,7 +63,7 @@ def sweep(residual, atoms, codes, order, lam, tau, thresholds, mean, centred):
     for k in order:
         atom, z = atoms[k], codes[k]
         offset = 0.0
-        if centred:
+        if centered:
             for j in range(d):
                 offset += mean[j] * atom[j]
         count, largest, square = 0, 0.0, 0.0
@@ -94,14 +97,14 @@ def sweep(residual, atoms, codes, order, lam, tau, thresholds, mean, centred):
                 row = residual[i]
                 for j in range(d):
                     row[j] -= change * atom[j]
-        if centred:
+        if centered:
             for j in range(d):
                 mean[j] -= total / n * atom[j]
     return moved
 
 
 @jit(fastmath=REORDER)
-def support_gradient(x, starts, rows, atoms, data, lam, tau, centred, residual, gradient):
+def support_gradient(x, starts, rows, atoms, data, lam, tau, centered, residual, gradient):
     """Objective, in sum units, of codes ``x`` on a support: atom k has rows ``rows[starts[k]:starts[k + 1]]``.
 
     Fills ``residual (N, d)`` and ``gradient`` (as ``x``).
@@ -115,7 +118,7 @@ def support_gradient(x, starts, rows, atoms, data, lam, tau, centred, residual, 
             row = residual[rows[e]]
             for j in range(d):
                 row[j] -= x[e] * atom[j]
-    if centred:
+    if centered:
         mean = np.zeros(d)
         for i in range(n):
             mean += residual[i]

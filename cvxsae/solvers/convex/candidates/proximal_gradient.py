@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from cvxsae.relaxations.candidate import Candidate
 
 
+_LIPSCHITZ_SLACK = 1e-12
+"""What rounding can take from a largest eigenvalue; the step must not exceed its inverse."""
+
+
 @dataclass(frozen=True)
 class ProximalState:
     """Codes (N, K), the extrapolated point, the momentum, and what does not change."""
@@ -32,7 +36,7 @@ class ProximalGradient:
     """FISTA on ``½‖C(X − Z A)‖² + λ Σ_k θ_τ(z_k)``, step ``1/‖A‖²``, with gradient restart (O'Donoghue & Candès 2015).
 
     A free bias is eliminated exactly: C subtracts the mean residual. Assumes that an N × K matrix fits in memory.
-    Certified by the residual, re-centred and rescaled into the dual's feasible set (T1, T11); a failure looks like
+    Certified by the residual, re-centered and rescaled into the dual's feasible set (T1, T11); a failure looks like
     MAX_ITER with the gap reached.
     """
 
@@ -46,7 +50,7 @@ class ProximalGradient:
         data = problem.X.to_tensor(device=device) - problem.starting_bias().to(device)
         atoms = problem.atoms.to(device)
         gram = atoms.T @ atoms if problem.dim <= problem.n_atoms else atoms @ atoms.T
-        lipschitz = float(linalg.extreme_eigenvalues(gram)[1]) * (1 + 1e-12)
+        lipschitz = float(linalg.extreme_eigenvalues(gram)[1]) * (1 + _LIPSCHITZ_SLACK)
         codes = torch.zeros((problem.n_points, problem.n_atoms), dtype=torch.float64, device=device)
         return ProximalState(codes, codes, 1.0, data, atoms, 1 / lipschitz)
 

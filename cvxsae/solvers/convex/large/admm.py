@@ -26,9 +26,28 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
 _RELAXATION = 1.6
-_BALANCE_EVERY, _BALANCE_UNTIL = 10, 200
+"""Over-relaxation of the splitting: 1 to 2 converges, 1.5 to 1.8 is the usual best (Eckstein & Bertsekas 1992)."""
+
+_BALANCE_EVERY = 10
+"""Steps between two adaptations of the step size σ."""
+
+_BALANCE_UNTIL = 200
+"""Step after which σ stays: only a fixed one is known to converge."""
+
 _WEIGHTS = (0.02, 1.0)
+"""Least and largest congruence β between the blocks: beyond, one block drowns in the other's rounding."""
+
 _RIGIDITIES = (0.1, 10.0)
+"""Least and largest first σ, for data of unit mean-square norm."""
+
+_RANK = 1e-12
+"""Singular values below this share of the largest are rounding: the data do not reach into those directions."""
+
+_POSITIVE = 1e-9
+"""Entries of Q above this share of the largest count as positive, so that their multiplier starts at zero."""
+
+_MOST_BALANCE = 2.0
+"""Ratio of the residuals from which σ is adapted, and the most by which it then changes."""
 
 
 @dataclass(frozen=True)
@@ -38,13 +57,13 @@ class ConeData:
     Attributes
     ----------
     data
-        ``(X − b)/unit`` in coordinates of its row space, (N, r); centred if the bias is free.
+        ``(X − b)/unit`` in coordinates of its row space, (N, r); centered if the bias is free.
     rotation
         Those coordinates, (r, d): ``data @ rotation`` is the data.
     lam, tau
         Penalty, in the scale of ``data``, and surcharge.
-    centred
-        Whether the bias is free, so that only centred residuals cost.
+    centered
+        Whether the bias is free, so that only centered residuals cost.
     unit
         What the data was divided by; Q scales with it, Y too, and P with its square.
     """
@@ -53,7 +72,7 @@ class ConeData:
     rotation: torch.Tensor
     lam: float
     tau: float
-    centred: bool
+    centered: bool
     unit: float
 
     def to(self, dtype: torch.dtype) -> ConeData:
@@ -99,13 +118,13 @@ class ConeState:
         )
 
 
-def cone_data(offsets: Float[torch.Tensor, "N d"], lam: float, tau: float, *, centred: bool) -> ConeData:
+def cone_data(offsets: Float[torch.Tensor, "N d"], lam: float, tau: float, *, centered: bool) -> ConeData:
     """Scale ``X − b`` (any b if it is free) and rotate it into its row space."""
-    X = offsets - offsets.mean(dim=0) if centred else offsets
+    X = offsets - offsets.mean(dim=0) if centered else offsets
     unit = math.sqrt(float(X.square().sum(dim=1).mean())) or 1.0
     left, singular, right = linalg.svd(X / unit)
-    rank = max(1, int((singular > 1e-12 * singular[0]).sum()))
-    return ConeData(left[:, :rank] * singular[:rank], right[:rank], lam / unit, tau, centred, unit)
+    rank = max(1, int((singular > _RANK * singular[0]).sum()))
+    return ConeData(left[:, :rank] * singular[:rank], right[:rank], lam / unit, tau, centered, unit)
 
 
 def start(
@@ -128,12 +147,12 @@ def start(
     weight = 0.5 * math.sqrt(sizes[0] / sizes[1]) if min(sizes) > 0 else _WEIGHTS[1]
     weight = min(max(weight, _WEIGHTS[0]), _WEIGHTS[1])
     cone = blocks(Q, weight * V, weight**2 * T)
-    residual = centred(data, X - V)
+    residual = centered(data, X - V)
     charge = torch.ones_like(Q).mul_(data.lam / 2)
     charge.diagonal().add_(data.lam * data.tau / 2)
     if multipliers is None:
         slack = charge - residual @ residual.T / (2 * data.lam)
-        clip = torch.where(Q.gt(1e-9 * Q.amax()), 0, slack.clamp(min=0)).fill_diagonal_(0)
+        clip = torch.where(Q.gt(_POSITIVE * Q.amax()), 0, slack.clamp(min=0)).fill_diagonal_(0)
     else:
         clip = (multipliers / unit**2).to(X) / (2 * data.lam)
     corner = torch.eye(X.shape[1], dtype=X.dtype, device=X.device) * (data.lam / (2 * weight**2))
@@ -151,7 +170,7 @@ def advance(data: ConeData, state: ConeState) -> ConeState:
     shift = data.lam / (2 * rigidity)
     argument = point[:n, :n] - shift
     argument.diagonal().sub_(shift * data.tau)
-    wanted = centred(data, weight * X - point[:n, n:])
+    wanted = centered(data, weight * X - point[:n, n:])
     fit = point[:n, n:] + wanted / (1 + 2 * rigidity * weight**2)
     inner = point[n:, n:].clone()
     inner.diagonal().sub_(shift / weight**2)
@@ -181,7 +200,7 @@ def positive_part(matrix: Float[torch.Tensor, "m m"]) -> tuple[Float[torch.Tenso
 
 def dual_point(data: ConeData, state: ConeState) -> tuple[torch.Tensor, torch.Tensor]:
     """``Y (N, d)`` and ``P (N, N)`` in float64, unscaled: nearly feasible for T11, ``P ≥ 0`` and ``ΣY = 0`` exactly."""
-    residual = centred(data, (data.data - state.fit).to(torch.float64))
+    residual = centered(data, (data.data - state.fit).to(torch.float64))
     P = (-state.argument).clamp(min=0).to(torch.float64) * (2 * data.lam * state.rigidity * data.unit**2)
     return data.unit * residual @ data.rotation.to(torch.float64), (P + P.T) / 2
 
@@ -201,9 +220,9 @@ def feasible_similarity(data: ConeData, state: ConeState) -> torch.Tensor:
     return Q.clamp_(min=0)
 
 
-def centred(data: ConeData, matrix: torch.Tensor) -> torch.Tensor:
+def centered(data: ConeData, matrix: torch.Tensor) -> torch.Tensor:
     """``matrix`` (N, r) less the mean of its rows if the bias is free."""
-    return matrix - matrix.mean(dim=0) if data.centred else matrix
+    return matrix - matrix.mean(dim=0) if data.centered else matrix
 
 
 def _relative(change: torch.Tensor, point: torch.Tensor) -> float:
@@ -213,9 +232,9 @@ def _relative(change: torch.Tensor, point: torch.Tensor) -> float:
 
 def balance(primal: float, dual: float) -> float:
     """By what to multiply σ: at most twice up or down, and only where one residual is more than twice the other."""
-    if min(primal, dual) <= 0 or 0.5 <= primal / dual <= 2:
+    if min(primal, dual) <= 0 or 1 / _MOST_BALANCE <= primal / dual <= _MOST_BALANCE:
         return 1.0
-    return min(max(math.sqrt(primal / dual), 0.5), 2.0)
+    return min(max(math.sqrt(primal / dual), 1 / _MOST_BALANCE), _MOST_BALANCE)
 
 
 def blocks(corner: torch.Tensor, side: torch.Tensor, inner: torch.Tensor) -> torch.Tensor:

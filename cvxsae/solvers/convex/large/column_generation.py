@@ -16,21 +16,59 @@ from cvxsae.relaxations.convex.polar_search import sphere_polar
 from cvxsae.relaxations.convex.tidy import factor_of, tidy
 from cvxsae.relaxations.solution import Status, relative_gap
 from cvxsae.solvers.convex.candidates.block_descent import BlockDescent
-from cvxsae.solvers.convex.large.factorised import Factorised, FactorState
+from cvxsae.solvers.convex.large.factorized import Factorized, FactorState
 from cvxsae.solvers.convex.large.relaxation import Proof, WarmStart, best_multiple
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
 _COARSE = {1: 2, 2: 24, 3: 100}
+"""Directions to begin with, by dimension: 15° apart on the circle, 20° on the sphere."""
+
 _FINE = {1: 2, 2: 360, 3: 1500}
-_NEIGHBOURS = {1: 0, 2: 2, 3: 6}
+"""Directions of the grid on which peaks are looked for: 1° apart on the circle, 5° on the sphere."""
+
+_NEIGHBORS = {1: 0, 2: 2, 3: 6}
+"""Grid neighbors that a peak must not be below."""
+
 _ALL_DATAPOINTS = 300
-_BLOCK_STEPS, _ASCENTS = 15, 20
+"""Datapoints up to which their own directions are candidates too."""
+
+_BLOCK_STEPS = 15
+"""Most steps of block descent a round; the directions change before more would pay."""
+
+_ASCENTS = 20
+"""Steps of the monotone iteration of T13 from a peak of the grid."""
+
 _DESCENT = 150
+"""Quasi-Newton iterations with the atoms free to move, a round."""
+
 _MOST_WORK = 2e9
+"""N K² up to which the atoms are moved: beyond, the first round would take minutes."""
+
 _PARALLEL = 1 - 1e-7
-_PATIENCE, _PROGRESS = 5, 0.9
+"""Cosine from which two directions are one."""
+
+_PATIENCE = 5
+"""Rounds in a row without progress after which it ends."""
+
+_PROGRESS = 0.9
+"""A gap above this share of the last has not moved."""
+
+_EXCESS = 0.01
+"""Share of ``tol`` by which a peak must exceed λ to be a new direction: a smaller excess cannot close the gap."""
+
+_WITHIN_REACH = 0.5
+"""Share of the gap that a round must promise to close before the polar is computed by branch and bound."""
+
+_INNER_TOL = 0.1
+"""Share of ``tol`` to which the problem over the directions at hand is solved."""
+
+_POLAR_WIDTH = 0.02
+"""Share of ``tol`` that the interval of the polar may be wide: the bound loses twice that."""
+
+_POLAR_WIDTHS = (1e-6, 1e-3)
+"""Least and largest such width: below, the cells are millions; above, the bound says nothing."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +130,7 @@ class Directions:
 
     def __init__(self, tol: float = 1e-6, warm: WarmStart | None = None) -> None:
         self.tol, self.warm = tol, warm
-        self.descent = Factorised(_DESCENT)
+        self.descent = Factorized(_DESCENT)
 
     def init(self, problem: LargeDictionary, device: torch.device) -> DirectionsState:
         """Directions without codes."""
@@ -122,10 +160,10 @@ class Directions:
         state = replace(state, best=best, rounds=state.rounds + 1)
         atoms = np.asarray(moved.dictionary)
         codes = np.asarray(moved.codes).T
-        for Y in (_centred(problem, problem.residual(moved)), residual):
-            polar, new = _peaks(problem, Y, 1 + 0.01 * self.tol)
+        for Y in (_centered(problem, problem.residual(moved)), residual):
+            polar, new = _peaks(problem, Y, 1 + _EXCESS * self.tol)
             within_reach = relative_gap(best[0], best_multiple(problem, _data(problem), Y, None, polar).bound)
-            if within_reach <= max(self.tol, 0.5 * state.gap):
+            if within_reach <= max(self.tol, _WITHIN_REACH * state.gap):
                 state = _proved(problem, state, Y, self.tol)
             atoms = _with_new(atoms, new)
         codes = np.concatenate([codes, np.zeros((len(atoms) - len(codes), problem.n_points))])
@@ -146,7 +184,7 @@ class Directions:
         block = descent.begin(given, state.codes)
         for _ in range(_BLOCK_STEPS):
             block = descent.step(given, block)
-            if relative_gap(block.value, block.bound) <= 0.1 * self.tol:
+            if relative_gap(block.value, block.bound) <= _INNER_TOL * self.tol:
                 break
         point = descent.finish(given, block)
         live = block.codes.any(axis=1)
@@ -200,10 +238,10 @@ def _peaks(problem: LargeDictionary, Y: torch.Tensor, excess: float) -> tuple[fl
     """The highest ``θ°(Yu)`` found, and the directions (K, d) of the local maxima that exceed ``excess · λ``."""
     grid = torch.from_numpy(even_directions(problem.dim, _FINE[problem.dim]))
     values = problem.penalty.polar(Y @ grid.T)
-    near = (grid @ grid.T).fill_diagonal_(-2).topk(_NEIGHBOURS[problem.dim], dim=1).indices
+    near = (grid @ grid.T).fill_diagonal_(-2).topk(_NEIGHBORS[problem.dim], dim=1).indices
     U = grid[(values[:, None] >= values[near]).all(dim=1)].T
     for _ in range(_ASCENTS):
-        step = Y.T @ problem.penalty.polar_maximiser(Y @ U)
+        step = Y.T @ problem.penalty.polar_maximizer(Y @ U)
         length = torch.linalg.vector_norm(step, dim=0)
         U = torch.where(length > 0, step / length.clamp(min=torch.finfo(Y.dtype).tiny), U)
     values = problem.penalty.polar(Y @ U)
@@ -220,7 +258,7 @@ def _with_new(atoms: np.ndarray, new: np.ndarray) -> np.ndarray:
 
 def _proved(problem: LargeDictionary, state: DirectionsState, Y: torch.Tensor, tol: float) -> DirectionsState:
     """With the better of the proof so far and that of Y, by branch and bound."""
-    width = min(max(0.02 * tol, 1e-6), 1e-3)
+    width = min(max(_POLAR_WIDTH * tol, _POLAR_WIDTHS[0]), _POLAR_WIDTHS[1])
     nothing = torch.zeros(problem.dim, dtype=torch.float64)
     exact = sphere_polar(problem.penalty.polar, Y, (0.0, nothing), tol=width)
     polar = min(exact.upper, float(torch.linalg.vector_norm(Y, dim=1).max()))
@@ -236,5 +274,5 @@ def _offsets(problem: LargeDictionary) -> torch.Tensor:
     return _data(problem) - problem.starting_bias()
 
 
-def _centred(problem: LargeDictionary, residual: torch.Tensor) -> torch.Tensor:
+def _centered(problem: LargeDictionary, residual: torch.Tensor) -> torch.Tensor:
     return residual - residual.mean(dim=0) if problem.bias_is_free else residual

@@ -10,7 +10,7 @@ import torch
 from cvxsae.relaxations.convex.polar_proofs import triple_bound
 from cvxsae.relaxations.solution import Status, as_numpy, relative_gap
 from cvxsae.solvers.convex.large import copositive_admm as triples
-from cvxsae.solvers.convex.large.factorised import jolted
+from cvxsae.solvers.convex.large.factorized import perturbed
 from cvxsae.solvers.convex.large.relaxation import DoublyNonnegative, PairState, Proof, attained, best_multiple
 
 if TYPE_CHECKING:
@@ -18,13 +18,26 @@ if TYPE_CHECKING:
     from cvxsae.relaxations.convex.large_dictionary import LargeDictionary
 
 _BLOCK = 50
-_PATIENCE, _PROGRESS = 4, 0.97
+"""Steps of the splitting between two proofs: a proof costs about five steps."""
+
+_PATIENCE = 4
+"""Blocks in a row without progress after which the tightening ends."""
+
+_PROGRESS = 0.97
+"""A gap above this share of the last has not moved."""
+
 _MOST_BLOCKS = 40
-_HOPS, _FIRST_SEED = 8, 100
+"""Blocks at most: 2,000 steps, after which the gap no longer moves in any problem measured."""
+
+_RESTARTS = 8
+"""Descents from a perturbation of the best factor."""
+
+_FIRST_SEED = 100
+"""Seed of the first: the relaxation's own perturbations have used the small ones."""
 
 
 @dataclass(frozen=True)
-class CutState:
+class CopositiveState:
     """The doubly nonnegative pair, then its tightening.
 
     Attributes
@@ -36,7 +49,7 @@ class CutState:
         The splitting over the tighter cone; None before it begins.
     proof
         The best dual point so far, of either.
-    mark, idle, blocks, hops
+    mark, idle, blocks, restarts
         The gap when it last shrank, blocks of steps since, blocks done, restarts of the descent done.
     phase
         ``"relax"``, ``"tighten"``, ``"search"`` or ``"done"``.
@@ -48,7 +61,7 @@ class CutState:
     mark: float
     idle: int = 0
     blocks: int = 0
-    hops: int = 0
+    restarts: int = 0
     phase: str = "relax"
 
     @property
@@ -57,7 +70,7 @@ class CutState:
         return relative_gap(self.pair.best[0], self.proof.bound)
 
 
-class CuttingPlanes:
+class Copositive:
     """Solve the doubly nonnegative relaxation, tighten it by copositive cuts, then look for a better dictionary.
 
     1. :class:`DoublyNonnegative` to its end. What is left, if more than ``tol``, is the relaxation's.
@@ -65,7 +78,7 @@ class CuttingPlanes:
        first order (:mod:`cvxsae.relaxations.convex.polar_proofs`) where before it could use P ≥ 0 alone.
        ``⟨E, Q⟩ ≥ 0`` is a cut that every completely positive Q obeys; E is chosen with Y to prove the most, not
        separated from one Q after another.
-    3. Descent again from the best factor with its entries jolted and a few sparks added, eight times.
+    3. Descent again from the best factor with its entries perturbed and a few sparks added, eight times.
 
     The slices that prove the bound are the solution's ``multipliers``, (N, N, N); the referee checks them in N
     eigenvalue computations. Tensors have N³ entries: for up to ``LARGEST_TRIPLES`` datapoints. Ends CERTIFIED or
@@ -85,12 +98,12 @@ class CuttingPlanes:
     def __init__(self, tol: float = 1e-6) -> None:
         self.tol, self.pair = tol, DoublyNonnegative(tol)
 
-    def init(self, problem: LargeDictionary, device: torch.device) -> CutState:
+    def init(self, problem: LargeDictionary, device: torch.device) -> CopositiveState:
         """The pair's start."""
         pair = self.pair.init(problem, device)
-        return CutState(pair, None, pair.proof, float("inf"))
+        return CopositiveState(pair, None, pair.proof, float("inf"))
 
-    def step(self, problem: LargeDictionary, state: CutState) -> CutState:
+    def step(self, problem: LargeDictionary, state: CopositiveState) -> CopositiveState:
         """One step of the pair, fifty steps of the tighter splitting, or one restart of the descent."""
         if state.phase == "relax":
             pair = self.pair.step(problem, state.pair)
@@ -103,7 +116,7 @@ class CuttingPlanes:
             return replace(state, tight=triples.start(data, cone, pair.best[1].factor), phase="tighten")
         return self._tighten(problem, state) if state.phase == "tighten" else self._search(problem, state)
 
-    def _tighten(self, problem: LargeDictionary, state: CutState) -> CutState:
+    def _tighten(self, problem: LargeDictionary, state: CopositiveState) -> CopositiveState:
         assert state.tight is not None and state.pair.data is not None
         data, tight = state.pair.data.to(torch.float64), state.tight
         for _ in range(_BLOCK):
@@ -118,32 +131,32 @@ class CuttingPlanes:
         ended = state.idle >= _PATIENCE or state.blocks >= _MOST_BLOCKS or state.gap <= self.tol
         return replace(state, phase="search") if ended else state
 
-    def _search(self, problem: LargeDictionary, state: CutState) -> CutState:
+    def _search(self, problem: LargeDictionary, state: CopositiveState) -> CopositiveState:
         """Descend from a perturbation of the best factor."""
-        found = jolted(problem, state.pair.best[1], _FIRST_SEED + state.hops)
+        found = perturbed(problem, state.pair.best[1], _FIRST_SEED + state.restarts)
         value = attained(problem, found)
         pair = replace(state.pair, best=(value, found)) if value < state.pair.best[0] else state.pair
-        state = replace(state, pair=pair, hops=state.hops + 1)
-        return replace(state, phase="done") if state.hops >= _HOPS or state.gap <= self.tol else state
+        state = replace(state, pair=pair, restarts=state.restarts + 1)
+        return replace(state, phase="done") if state.restarts >= _RESTARTS or state.gap <= self.tol else state
 
-    def bounds(self, problem: LargeDictionary, state: CutState) -> tuple[float, float]:
+    def bounds(self, problem: LargeDictionary, state: CopositiveState) -> tuple[float, float]:
         """The best value and the best bound so far."""
         del problem
         return state.pair.best[0], state.proof.bound
 
-    def verdict(self, problem: LargeDictionary, state: CutState) -> Status | None:
+    def verdict(self, problem: LargeDictionary, state: CopositiveState) -> Status | None:
         """When it is done: STALLED, unless the gap says otherwise."""
         del problem
         return Status.STALLED if state.phase == "done" else None
 
-    def finish(self, problem: LargeDictionary, state: CutState) -> Candidate:
+    def finish(self, problem: LargeDictionary, state: CopositiveState) -> Candidate:
         """The pair's answer, with the best proof of either."""
         point = self.pair.finish(problem, state.pair)
         proof = state.proof
         multipliers = None if proof.multipliers is None else as_numpy(proof.multipliers)
         return replace(point, dual=as_numpy(proof.dual), multipliers=multipliers)
 
-    def info(self, state: CutState) -> dict[str, Any]:
+    def info(self, state: CopositiveState) -> dict[str, Any]:
         """The pair's steps and bound before the cuts, and the steps of the tighter splitting."""
         steps = 0 if state.tight is None else state.tight.iteration
-        return {**self.pair.info(state.pair), "uncut_bound": state.pair.proof.bound, "cut_steps": steps}
+        return {**self.pair.info(state.pair), "relaxation_bound": state.pair.proof.bound, "copositive_steps": steps}

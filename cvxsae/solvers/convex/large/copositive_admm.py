@@ -18,15 +18,23 @@ import torch
 
 from cvxsae.relaxations import linalg
 from cvxsae.relaxations.convex.penalty import pencil_bound
-from cvxsae.relaxations.convex.polar_proofs import spread, symmetrised, unspread
-from cvxsae.solvers.convex.large.admm import ConeData, ConeState, balance, blocks, centred, positive_part
+from cvxsae.relaxations.convex.polar_proofs import spread, symmetrized, unspread
+from cvxsae.solvers.convex.large.admm import ConeData, ConeState, balance, blocks, centered, positive_part
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
 _RELAXATION = 1.6
+"""Over-relaxation, as in the splitting without slices."""
+
 _COPY_WEIGHT = 0.3
-_BALANCE_EVERY, _BALANCE_UNTIL = 10, 100
+"""Weight γ of the copies of the tensor beside the matrix Q: they are N times as many numbers."""
+
+_BALANCE_EVERY = 10
+"""Steps between two adaptations of the step size σ."""
+
+_BALANCE_UNTIL = 100
+"""Step after which σ stays; it starts near its best, where the first splitting ended."""
 
 
 @dataclass(frozen=True)
@@ -90,9 +98,9 @@ def advance(data: ConeData, state: TripleState) -> TripleState:
     wanted_marginal.diagonal().sub_(shift * data.tau)
     # argmin over symmetric T of ½‖Σ_i T_i − W‖² + ½γ‖T − G‖² + ½γ‖T − O‖², by the Woodbury identity.
     copies = state.slices - state.slice_multiplier + state.orthant - state.orthant_multiplier
-    mean = symmetrised(copies) / 2
+    mean = symmetrized(copies) / 2
     tensor = mean + spread(unspread(wanted_marginal - mean.sum(dim=0), 2 * _COPY_WEIGHT))
-    wanted = centred(data, weight * X - point[:n, n:])
+    wanted = centered(data, weight * X - point[:n, n:])
     fit = point[:n, n:] + wanted / (1 + 2 * rigidity * weight**2)
     inner = point[n:, n:].clone()
     inner.diagonal().sub_(shift / weight**2)
@@ -134,11 +142,11 @@ def dual_point(
     least squares, a multiple of the price makes its proof hold, and the rest of ``t²(11ᵀ + τI) − YYᵀ − E`` is
     semidefinite for t of :func:`~cvxsae.relaxations.convex.penalty.pencil_bound`, hence one slice for all.
     """
-    residual = centred(data, data.data - state.fit)
+    residual = centered(data, data.data - state.fit)
     Y = data.unit * residual @ data.rotation
     scale = -2 * data.lam * data.unit**2 * state.rigidity * _COPY_WEIGHT
     slices = scale * state.slice_multiplier
-    form = symmetrised(slices)
+    form = symmetrized(slices)
     cut = unspread((form + scale * state.orthant_multiplier).sum(dim=0))
     price = torch.ones_like(cut)
     price.diagonal().add_(tau)

@@ -14,22 +14,55 @@ from cvxsae.relaxations.convex.tidy import tidy
 from cvxsae.relaxations.problem import EPS
 from cvxsae.relaxations.solution import Status, as_numpy, relative_gap
 from cvxsae.solvers.convex.large import admm as splitting
-from cvxsae.solvers.convex.large.factorised import Factorised, FactorState, jolted, most_columns
+from cvxsae.solvers.convex.large.factorized import Factorized, FactorState, most_columns, perturbed
 
 if TYPE_CHECKING:
     from cvxsae.relaxations.candidate import Candidate
 
 _DESCENTS = 4
+"""Rounds of descent before the splitting; it needs a start, not an answer."""
+
 _ROUNDINGS = 20
+"""Rounds of descent from the factor read off Q."""
+
 _ROUNDING_ITERATIONS = 200
+"""Quasi-Newton iterations of such a round, up to ``_SMALL`` datapoints."""
+
 _SMALL = 300
+"""Datapoints up to which descents are long and repeated: beyond, a round takes seconds."""
+
 _SETTLED = 1e-3
+"""Relative decrease below which the first descent ends."""
+
 _ROUNDED = 1e-7
+"""Least relative decrease for which the last one goes on, whatever ``tol``."""
+
 _BLOCK = 10
+"""Splitting steps between two proofs: a proof costs about two steps."""
+
 _SINGLE_PRECISION_ORDER = 1500
+"""Order from which the splitting begins in float32, which is twice as fast; proofs are in float64 always."""
+
 _PATIENCE = 20
+"""Blocks in a row without progress after which the splitting ends."""
+
 _PROGRESS = 0.9
-_SEARCHES, _SEARCHED_TOL = 2, 1e-4
+"""A gap above this share of the last has not moved."""
+
+_SEARCHES = 2
+"""Descents from a perturbation of the best factor, worth 1e-6 to 1e-4 of the value."""
+
+_SEARCHED_TOL = 1e-4
+"""Largest ``tol`` for which they are made."""
+
+_ROUNDED_SHARE = 0.1
+"""The same in units of ``tol``: a round that gains less does not decide the gap."""
+
+_PIVOT = 1e-8
+"""Pivot of the rounding Cholesky, relative to the largest, below which what is left of Q is noise."""
+
+_IMPRECISE = 3
+"""Blocks without progress after which a splitting in float32 goes on in float64."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +139,7 @@ class WarmStart:
 class DoublyNonnegative:
     """Close the solver's gap of the large dictionary, and say what the relaxation's own gap is.
 
-    Three phases. *Descend*: a few rounds of :class:`Factorised` give a dictionary and codes, hence an upper bound and
+    Three phases. *Descend*: a few rounds of :class:`Factorized` give a dictionary and codes, hence an upper bound and
     a starting point. *Split*: :mod:`~cvxsae.solvers.convex.large.admm` solves the doubly nonnegative relaxation from
     there;
     every ten steps its dual point is made feasible (T11, :func:`pencil_bound`) and its Q too, until the two values are
@@ -136,10 +169,10 @@ class DoublyNonnegative:
 
     def __init__(self, tol: float = 1e-6, warm: WarmStart | None = None) -> None:
         self.tol, self.warm = tol, warm
-        self.descent, self.rounding = Factorised(), Factorised(_ROUNDING_ITERATIONS)
+        self.descent, self.rounding = Factorized(), Factorized(_ROUNDING_ITERATIONS)
 
     def init(self, problem: LargeDictionary, device: torch.device) -> PairState:
-        """The factorised solver's start, or the warm one."""
+        """The factorized solver's start, or the warm one."""
         factors = self.descent.init(problem, device)
         if self.warm is not None:
             factors = replace(factors, factor=self.warm.factor.to(factors.factor))
@@ -156,7 +189,7 @@ class DoublyNonnegative:
             return self._search(problem, state)
         before = state.value
         state = self._descend(problem, state)
-        enough = _SETTLED if state.phase == "descend" else max(_ROUNDED, 0.1 * self.tol)
+        enough = _SETTLED if state.phase == "descend" else max(_ROUNDED, _ROUNDED_SHARE * self.tol)
         settled = state.value >= before * (1 - enough)
         most = _DESCENTS if state.phase == "descend" else _ROUNDINGS
         most = most if problem.n_points <= _SMALL else most // 4
@@ -170,7 +203,7 @@ class DoublyNonnegative:
 
     def _search(self, problem: LargeDictionary, state: PairState) -> PairState:
         """One more descent from a perturbation of the best factor, worth 1e-6 to 1e-4 of the value."""
-        factors = jolted(problem, state.best[1], state.rounds)
+        factors = perturbed(problem, state.best[1], state.rounds)
         value = attained(problem, factors)
         best = (value, factors) if value < state.best[0] else state.best
         rounds = state.rounds + 1
@@ -212,7 +245,7 @@ class DoublyNonnegative:
         if state.solver_gap < _PROGRESS * mark:
             idle, mark = 0, state.solver_gap
         state = replace(state, idle=idle, mark=mark)
-        if idle >= 3 and cone.cone.dtype == torch.float32:
+        if idle >= _IMPRECISE and cone.cone.dtype == torch.float32:
             return replace(state, cone=cone.to(torch.float64), data=_cone_data(problem, state), idle=0)
         closed = state.solver_gap <= self.tol
         if not closed and idle < _PATIENCE:
@@ -264,7 +297,7 @@ def _best_similarity(state: PairState) -> torch.Tensor:
 
 def _cone_data(problem: LargeDictionary, state: PairState) -> splitting.ConeData:
     offsets = state.factors.data - problem.starting_bias().to(state.factors.data)
-    return splitting.cone_data(offsets, problem.lam, problem.atom_cost, centred=problem.bias_is_free)
+    return splitting.cone_data(offsets, problem.lam, problem.atom_cost, centered=problem.bias_is_free)
 
 
 def attained(problem: LargeDictionary, factors: FactorState) -> float:
@@ -319,7 +352,7 @@ def _rounded(similarity: torch.Tensor, most: int) -> torch.Tensor:
     """``B ≥ 0`` (N, K) with ``BBᵀ`` near Q: pivoted Cholesky with its columns clipped, exact for disjoint supports."""
     rest = similarity.clone()
     diagonal = rest.diagonal()
-    floor = 1e-8 * float(diagonal.max())
+    floor = _PIVOT * float(diagonal.max())
     columns = []
     for _ in range(most):
         pivot = int(diagonal.argmax())

@@ -56,8 +56,8 @@ def test_sweeps_never_raise_the_objective(bias, rng):
     assert values[-1] < 0.9 * values[0] or bias is None
 
 
-@pytest.mark.parametrize("centred", [False, True])
-def test_the_gradient_on_a_support_is_the_derivative(centred, rng):
+@pytest.mark.parametrize("centered", [False, True])
+def test_the_gradient_on_a_support_is_the_derivative(centered, rng):
     X, A = rng.normal(size=(9, 3)), problems.unit(rng.normal(size=(4, 3)))
     codes = rng.random((4, 9)) * (rng.random((4, 9)) < 0.5)
     owners, rows = codes.nonzero()
@@ -65,11 +65,11 @@ def test_the_gradient_on_a_support_is_the_derivative(centred, rng):
 
     def at(x):
         gradient, residual = np.empty(len(x)), np.empty_like(X)
-        return support_gradient(x, starts, rows, A, X, LAM, 2.0, centred, residual, gradient), gradient
+        return support_gradient(x, starts, rows, A, X, LAM, 2.0, centered, residual, gradient), gradient
 
     x, step = codes[owners, rows], rng.normal(size=len(rows))
     residual = X - codes.T @ A
-    residual = residual - residual.mean(axis=0) if centred else residual
+    residual = residual - residual.mean(axis=0) if centered else residual
     assert at(x)[0] == pytest.approx(np.sum(residual**2) / 2 + LAM * problems.penalties(codes.T, 2.0).sum())
     slope = (at(x + 1e-6 * step)[0] - at(x - 1e-6 * step)[0]) / 2e-6
     assert slope == pytest.approx(at(x)[1] @ step, rel=1e-6)

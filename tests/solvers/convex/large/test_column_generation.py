@@ -11,7 +11,7 @@ from cvxsae.parallel.context import Run
 from cvxsae.relaxations.convex.tidy import factor_of
 from cvxsae.solvers.convex.driver import iterate
 from cvxsae.solvers.convex.large.column_generation import Directions, _with_new, even_directions
-from cvxsae.solvers.convex.large.factorised import Factorised
+from cvxsae.solvers.convex.large.factorized import Factorized
 from cvxsae.solvers.convex.large.relaxation import WarmStart
 from tests.helpers import problems
 from tests.helpers.problems import certify, solve
@@ -51,7 +51,7 @@ def test_the_total_gap_closes(d, tau, bias, rng):
 def test_it_is_no_worse_than_descent_from_many_atoms(rng):
     problem = LargeDictionary(problems.gaussian(rng, 16, 2), LAM, 5.0, bias=None)
     solution = solve(problem, tol=1e-5)
-    descended = iterate(Factorised(), problem, 1e-5, Run(max_steps=3))
+    descended = iterate(Factorized(), problem, 1e-5, Run(max_steps=3))
     assert solution.value <= descended.value * (1 + 1e-5)
     assert solution.lower_bound <= descended.value
 

@@ -33,14 +33,14 @@ def answered():
 
 @pytest.mark.parametrize("bias", [None, "free"])
 def test_more_than_half_of_the_relaxation_s_gap_is_closed(bias, answered, rng, monkeypatch):
-    monkeypatch.setattr("cvxsae.solvers.convex.large.copositive._HOPS", 1)
+    monkeypatch.setattr("cvxsae.solvers.convex.large.copositive._RESTARTS", 1)
     problem, solution = answered
     if bias == "free":
         problem = loose(rng, n=14, bias="free")
         solution = cut(problem)
     assert solution.relaxation_gap > 2.5e-3
-    assert solution.info["closed_by_cuts"] > 0.5
-    assert solution.info["uncut_bound"] <= solution.relaxed_value < solution.lower_bound <= solution.value
+    assert solution.info["closed_by_copositive"] > 0.5
+    assert solution.info["relaxation_bound"] <= solution.relaxed_value < solution.lower_bound <= solution.value
     assert solution.multipliers.shape == (14, 14, 14)
     assert certify(problem, solution, tol=1.5e-3).is_certified
 
@@ -63,7 +63,7 @@ def test_the_bound_stays_below_the_exact_optimum(rng):
     X = np.pad(problems.gaussian(rng, 12, 3), ((0, 0), (0, 1)))
     exact = solve(LargeDictionary(X[:, :3], 0.3, 10.0, bias=None), tol=1e-4, raise_on_failure=False)
     solution = cut(LargeDictionary(X, 0.3, 10.0, bias=None))
-    assert solution.info["cut_steps"] >= 0
+    assert solution.info["copositive_steps"] >= 0
     assert solution.lower_bound <= exact.value
     assert solution.value >= exact.lower_bound
 
@@ -87,7 +87,7 @@ def test_nothing_to_cut(rng):
     clusters = LargeDictionary(problems.clustered(rng, 8, 5), 0.3, 0.1, bias=None)
     solution = cut(clusters, tol=1e-4)
     assert solution.is_certified
-    assert "closed_by_cuts" not in solution.info or solution.info["closed_by_cuts"] <= 1
+    assert "closed_by_copositive" not in solution.info or solution.info["closed_by_copositive"] <= 1
     few = cut(LargeDictionary(problems.gaussian(rng, 20, 2), 0.3, 5.0, bias=None), tol=1e-4)
     assert few.is_certified
     assert few.solver == "directions"

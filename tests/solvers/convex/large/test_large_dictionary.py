@@ -1,4 +1,4 @@
-"""The factorised solver: an upper bound at every step, a valid lower bound, agreement where the relaxation is tight."""
+"""The factorized solver: an upper bound at every step, a valid lower bound, agreement where the relaxation is tight."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 from cvxsae import CandidateDictionary, InputError, LargeDictionary
 from cvxsae.parallel.threads import threads_for
-from cvxsae.solvers.convex.large.factorised import Factorised, FactorState, _value_and_gradient
+from cvxsae.solvers.convex.large.factorized import Factorized, FactorState, _value_and_gradient
 from tests.helpers import problems
 from tests.helpers.problems import certify, solve
 
@@ -60,7 +60,7 @@ def test_clusters_share_atoms(rng):
 
 
 def test_more_datapoints_than_starting_atoms(rng, monkeypatch):
-    monkeypatch.setattr("cvxsae.solvers.convex.large.factorised._ALL_DATAPOINTS", 5)
+    monkeypatch.setattr("cvxsae.solvers.convex.large.factorized._ALL_DATAPOINTS", 5)
     X = problems.clustered(rng, 20, 3)
     few = solve(LargeDictionary(X, LAM, 2.0, bias=None), tol=2e-2)
     assert few.is_certified
@@ -87,7 +87,7 @@ def test_extreme_surcharges(tau, bias, rng):
 
 def test_starting_from_nothing(rng):
     problem = LargeDictionary(problems.clustered(rng, 12, 3), LAM, 2.0, bias=None)
-    algorithm, data = Factorised(), problem.X.to_tensor()
+    algorithm, data = Factorized(), problem.X.to_tensor()
     state = FactorState(torch.zeros((12, 0), dtype=torch.float64), data)
     with threads_for(problem):
         worth = [algorithm.bounds(problem, state)[0]]

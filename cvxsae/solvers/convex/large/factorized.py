@@ -16,9 +16,34 @@ if TYPE_CHECKING:
     from cvxsae.relaxations.candidate import Candidate
 
 _ROUND_ITERATIONS = 60
+"""Quasi-Newton iterations a round."""
+
 _ALL_DATAPOINTS = 1024
+"""Datapoints up to which every one starts as a column."""
+
 _SPREAD_DATAPOINTS = 512
-_JOLT, _SPARK, _SPARKS, _JOLTED_ITERATIONS = 0.5, 0.05, 0.2, 400
+"""Columns to start with beyond that."""
+
+_PERTURBATION = 0.5
+"""Standard deviation of the logarithm by which entries are perturbed."""
+
+_NEW_SIZE = 0.05
+"""Mean of the entries of the columns appended, relative to the largest entry."""
+
+_NEW_SHARE = 0.2
+"""Share of those entries that are not zero."""
+
+_PERTURBED_ITERATIONS = 400
+"""Iterations of the descent from a perturbed factor: one long round."""
+
+_DEAD = 1e-14
+"""Squared norm of a column, relative to the largest, below which it is dropped."""
+
+_EXCESS = 1e-9
+"""By how much the polar must exceed λ for a new atom to be more than rounding."""
+
+_NEW_ATOM = 1e-2
+"""Norm of a new atom's column, relative to the largest: small enough to lower the value at first order."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +54,8 @@ class FactorState:
     data: torch.Tensor
 
 
-class Factorised:
-    """Minimise (7) over ``Q = B Bᵀ``, ``B ≥ 0``, by projected quasi-Newton, adding atoms as the dual asks.
+class Factorized:
+    """Minimize (7) over ``Q = B Bᵀ``, ``B ≥ 0``, by projected quasi-Newton, adding atoms as the dual asks.
 
     One step is a round of descent on B with dictionary and bias eliminated (ridge regression), then the removal of
     dead columns, then one new atom ``z ∝ (Ru − a)_+`` along the direction u in which the residual violates
@@ -70,7 +95,7 @@ class Factorised:
         """A round of descent, and no more: dead columns removed."""
         factor = descend(lambda B: _value_and_gradient(problem, B, state.data), state.factor, self.round_iterations)
         mass = factor.square().sum(dim=0)
-        return replace(state, factor=factor[:, mass > 1e-14 * mass.max()])
+        return replace(state, factor=factor[:, mass > _DEAD * mass.max()])
 
     def bounds(self, problem: LargeDictionary, state: FactorState) -> tuple[float, float]:
         """At the unit-norm dictionary and codes the factor stands for."""
@@ -88,20 +113,21 @@ class Factorised:
         return {"atoms": state.factor.shape[1]}
 
 
-def jolted(problem: LargeDictionary, state: FactorState, seed: int) -> FactorState:
-    """Descent from a factor with its entries jolted and a few sparks added: its minima are many and close together.
+def perturbed(problem: LargeDictionary, state: FactorState, seed: int) -> FactorState:
+    """Descent from a factor with its entries perturbed and a few sparse columns added.
 
-    Every entry is multiplied by a log-normal number, N sparse columns of small entries are appended, and one long round
-    of :class:`Factorised` follows. Often better than the factor itself, and better than as many random starts.
+    The minima are many and close together. Every entry is multiplied by a log-normal number, N sparse columns of small
+    entries are appended, and one long round of :class:`Factorized` follows. Often better than the factor itself, and
+    better than as many random starts.
     """
     generator, factor = torch.Generator().manual_seed(seed), state.factor.cpu()
     n = len(factor)
-    jolt = torch.exp(_JOLT * torch.randn(factor.shape, generator=generator, dtype=factor.dtype))
-    sparks = torch.rand((n, n), generator=generator, dtype=factor.dtype)
+    scale = torch.exp(_PERTURBATION * torch.randn(factor.shape, generator=generator, dtype=factor.dtype))
+    drawn = torch.rand((n, n), generator=generator, dtype=factor.dtype)
     largest = float(factor.max()) if factor.numel() else 1.0
-    sparks = _SPARK / _SPARKS * largest * torch.where(sparks < _SPARKS, sparks, 0)
-    start = torch.cat([factor * jolt, sparks], dim=1).to(state.factor)
-    return Factorised(_JOLTED_ITERATIONS).step(problem, replace(state, factor=start))
+    columns = _NEW_SIZE / _NEW_SHARE * largest * torch.where(drawn < _NEW_SHARE, drawn, 0)
+    start = torch.cat([factor * scale, columns], dim=1).to(state.factor)
+    return Factorized(_PERTURBED_ITERATIONS).step(problem, replace(state, factor=start))
 
 
 def most_columns(n_points: int) -> int:
@@ -129,10 +155,10 @@ def _with_new_atom(problem: LargeDictionary, factor: torch.Tensor, data: torch.T
         polar, direction = bounds.lower, bounds.direction
     else:
         polar, direction = problem.penalty.best_direction(residual)
-    if polar <= problem.lam * (1 + 1e-9):
+    if polar <= problem.lam * (1 + _EXCESS):
         return factor
-    column = problem.penalty.polar_maximiser((residual @ direction)[:, None])
-    size = 1e-2 * float(factor.square().sum(dim=0).max().sqrt() if factor.numel() else residual.abs().max().sqrt())
+    column = problem.penalty.polar_maximizer((residual @ direction)[:, None])
+    size = _NEW_ATOM * float(factor.square().sum(dim=0).max().sqrt() if factor.numel() else residual.abs().max().sqrt())
     return torch.cat([factor, size * column / torch.linalg.vector_norm(column)], dim=1)
 
 
