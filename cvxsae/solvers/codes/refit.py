@@ -7,17 +7,26 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import scipy.sparse as sp
+import torch
 
+from cvxsae.parallel.threads import torch_threads
 from cvxsae.relaxations import linalg
+from cvxsae.solvers.codes.engines.pivoting import masked_factor, pivot
 
 if TYPE_CHECKING:
-    from jaxtyping import Float64, Int
+    from jaxtyping import Bool, Float64, Int
 
     from cvxsae.relaxations.convex.fixed_atoms import SparseCodes
 
 
 ROUNDING = 1e-13
 """Correlation with a residual, relative to ‖x − b‖, below which its sign is rounding."""
+
+CORRECTIONS = 2
+"""Corrections of the normal equations' solution, which is right to half of the digits or more: each doubles them."""
+
+COPY_BYTES = 2 * 2**20
+"""Bytes of atoms copied out at a time: what stays in cache."""
 
 CYCLES = 10
 """Cycles at most, for every atom of a support: supports do not repeat, so this only guards against rounding."""
@@ -50,25 +59,20 @@ class Refit:
 
 def refit_codes(problem: SparseCodes, codes: sp.csr_array) -> Refit:
     """Solve nonnegative least squares on the support of every row of ``codes``, at the problem's fixed bias."""
-    atoms, offset = problem.atoms.numpy(), problem.fixed_bias().numpy()
+    atoms, offset = problem.atoms.numpy(), problem.fixed_bias()
     refitted = codes.data.copy()
     stationarity = np.zeros(codes.shape[0])
     row = 0
     before, after = _Sums(), _Sums()
     for batch in problem.X.batches():
-        for x in batch.cpu().numpy() - offset:
-            part = slice(int(codes.indptr[row]), int(codes.indptr[row + 1]))
-            members = atoms[codes.indices[part]]
-            before.add(x, codes.data[part] @ members)
-            refitted[part] = nonnegative_least_squares(members, x, codes.data[part])
-            reconstruction = refitted[part] @ members
-            after.add(x, reconstruction)
-            gradient = members @ (x - reconstruction)
-            scale = float(np.linalg.norm(x))
-            if len(gradient) and scale > 0:
-                slack = np.maximum(gradient, np.where(refitted[part] > 0, -gradient, 0.0))
-                stationarity[row] = max(0.0, float(slack.max())) / scale
-            row += 1
+        x = (batch.cpu() - offset).numpy()
+        rows = slice(row, row + len(x))
+        row = rows.stop
+        part = slice(int(codes.indptr[rows.start]), int(codes.indptr[rows.stop]))
+        here = codes[rows]
+        refitted[part], stationarity[rows] = _refit_block(atoms, x, here)
+        before.add(x, here @ atoms)
+        after.add(x, sp.csr_array((refitted[part], here.indices, here.indptr), shape=here.shape) @ atoms)
     kept = sp.csr_array((refitted, codes.indices.copy(), codes.indptr.copy()), shape=codes.shape)
     kept.eliminate_zeros()
     return Refit(
@@ -79,6 +83,61 @@ def refit_codes(problem: SparseCodes, codes: sp.csr_array) -> Refit:
         shrinkage_before=before.shrinkage(),
         shrinkage_after=after.shrinkage(),
     )
+
+
+def _refit_block(
+    atoms: Float64[np.ndarray, "K d"], x: Float64[np.ndarray, "n d"], codes: sp.csr_array
+) -> tuple[Float64[np.ndarray, " nnz"], Float64[np.ndarray, " n"]]:
+    """Refitted codes of a block and their stationarity: many supports at once, those of similar size together."""
+    refitted, stationarity = codes.data.copy(), np.zeros(len(x))
+    sizes = np.diff(codes.indptr)
+    order = np.argsort(sizes, kind="stable")
+    order = order[sizes[order] > 0]
+    while len(order):
+        width = int(sizes[order[-1]])
+        some, order = np.split(order[::-1], [max(1, COPY_BYTES // (8 * width * atoms.shape[1]))])
+        order = order[::-1]
+        held = np.arange(width) < sizes[some, None]
+        at = np.where(held, codes.indptr[some, None] + np.arange(width), 0)
+        members = atoms[codes.indices[at]] * held[:, :, None]
+        with torch_threads(1):
+            z, solved = _solve_together(members, x[some], codes.data[at] * held, held)
+        for row in np.flatnonzero(~solved):
+            own = held[row]
+            z[row, own] = nonnegative_least_squares(members[row, own], x[some[row]], codes.data[at[row, own]])
+        residual = x[some] - np.einsum("nm,nmd->nd", z, members)
+        gradient = np.einsum("nmd,nd->nm", members, residual)
+        slack = np.where(held, np.maximum(gradient, np.where(z > 0, -gradient, 0.0)), 0.0).max(axis=1)
+        scale = np.linalg.norm(x[some], axis=1)
+        stationarity[some] = np.divide(slack, scale, out=np.zeros(len(some)), where=scale > 0)
+        refitted[at[held]] = z[held]
+    return refitted, stationarity
+
+
+def _solve_together(
+    members: Float64[np.ndarray, "n m d"],
+    x: Float64[np.ndarray, "n d"],
+    start: Float64[np.ndarray, "n m"],
+    held: Bool[np.ndarray, "n m"],
+) -> tuple[Float64[np.ndarray, "n m"], Bool[np.ndarray, " n"]]:
+    """Block principal pivoting on the normal equations, corrected by residuals, and where that is the answer.
+
+    That is where all conditions hold up to rounding; supports close to singular are not accepted.
+    """
+    A, b, z, valid = (torch.from_numpy(array) for array in (members, x, start, held))
+    gram = torch.bmm(A, A.transpose(1, 2))
+
+    def gradient() -> torch.Tensor:
+        return torch.bmm(A, (b - torch.bmm(z[:, None], A)[:, 0])[:, :, None])[:, :, 0]
+
+    z, support = pivot(gram, gradient(), z, valid, 0.0)
+    factor = masked_factor(gram, support)
+    for _ in range(CORRECTIONS):
+        step = torch.cholesky_solve(torch.where(support, gradient(), 0.0)[:, :, None], factor)[:, :, 0]
+        z = torch.where(support, z + step, 0.0)
+    pull, rounding = gradient(), ROUNDING * torch.linalg.vector_norm(b, dim=1)[:, None]
+    right = torch.where(support, (z > 0) & (pull.abs() <= rounding), pull <= rounding)
+    return z.numpy(), (right | ~valid).all(dim=1).numpy()
 
 
 def nonnegative_least_squares(
@@ -121,14 +180,15 @@ class _Sums:
         self.n, self.residual, self.square, self.cross, self.total = 0, 0.0, 0.0, 0.0, 0.0
         self.mean: Float64[np.ndarray, " d"] | float = 0.0
 
-    def add(self, x: Float64[np.ndarray, " d"], reconstruction: Float64[np.ndarray, " d"]) -> None:
-        self.n += 1
+    def add(self, x: Float64[np.ndarray, "n d"], reconstruction: Float64[np.ndarray, "n d"]) -> None:
         self.residual += float(((x - reconstruction) ** 2).sum())
-        self.square += float(reconstruction @ reconstruction)
-        self.cross += float(reconstruction @ x)
-        shift = x - self.mean  # Welford's recurrence: no cancellation when the mean is large
-        self.mean = self.mean + shift / self.n
-        self.total += float(shift @ (x - self.mean))
+        self.square += float((reconstruction**2).sum())
+        self.cross += float((reconstruction * x).sum())
+        mean = x.mean(axis=0)  # sums around means are added: no cancellation when the mean is large
+        apart = float(np.square(mean - self.mean).sum()) * self.n * len(x) / (self.n + len(x))
+        self.total += float(np.square(x - mean).sum()) + apart
+        self.mean = self.mean + (mean - self.mean) * (len(x) / (self.n + len(x)))
+        self.n += len(x)
 
     def fvu(self) -> float:
         return self.residual / self.total if self.total > 0 else float("nan")

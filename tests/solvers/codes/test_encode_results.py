@@ -13,7 +13,7 @@ from cvxsae.data.arguments import InputError
 from cvxsae.parallel.context import Run
 from cvxsae.relaxations.convex.fixed_atoms import SparseCodes
 from cvxsae.relaxations.solution import Status
-from cvxsae.solvers.codes import plan
+from cvxsae.solvers.codes import plan, refit
 from cvxsae.solvers.codes.encode import encode, encode_rows
 from cvxsae.solvers.codes.paths import lambda_for_l0, lambda_max
 from cvxsae.solvers.codes.refit import nonnegative_least_squares
@@ -44,27 +44,44 @@ def problem(seed=0, n=60, d=16, K=60):
 def test_refit_is_nonnegative_least_squares_on_the_support():
     X, D = problem()
     codes = encode(X, D, 0.5, tol=1e-8)
-    refit = codes.refit()
+    fitted = codes.refit()
     for row, x in enumerate(X):
         support = codes.codes.indices[codes.codes.indptr[row] : codes.codes.indptr[row + 1]]
         if len(support):
             _, expected = nnls(D[support].T, x)
-            reached = np.linalg.norm(x - refit.codes[[row]].toarray()[0] @ D)
+            reached = np.linalg.norm(x - fitted.codes[[row]].toarray()[0] @ D)
             assert reached == pytest.approx(expected, rel=1e-10)
-    assert refit.stationarity.max() < 1e-10
-    assert refit.fvu_after < refit.fvu_before
-    assert refit.shrinkage_before < 1
-    assert refit.shrinkage_after == pytest.approx(1, abs=1e-10)
+    assert fitted.stationarity.max() < 1e-10
+    assert fitted.fvu_after < fitted.fvu_before
+    assert fitted.shrinkage_before < 1
+    assert fitted.shrinkage_after == pytest.approx(1, abs=1e-10)
     residual = X - codes.codes.toarray() @ D
-    assert refit.fvu_before == pytest.approx((residual**2).sum() / ((X - X.mean(0)) ** 2).sum(), rel=1e-12)
+    assert fitted.fvu_before == pytest.approx((residual**2).sum() / ((X - X.mean(0)) ** 2).sum(), rel=1e-12)
+
+
+def test_supports_refitted_together_are_as_good_as_alone(monkeypatch):
+    """Duplicated and nearly equal atoms: what pivoting in a batch does not solve exactly, the active set does."""
+    X, D = problem(4, n=80, d=8, K=24)
+    D = np.vstack([D, D[:6], unit(np.random.default_rng(0), 6, 8) * 1e-8 + D[6:12]])
+    codes = encode(X, D, 0.05, tol=1e-10)
+    together = codes.refit()
+
+    def none(members, x, start, held):
+        return start, np.zeros(len(x), dtype=bool)
+
+    monkeypatch.setattr(refit, "_solve_together", none)
+    alone = codes.refit()
+    assert max(together.stationarity.max(), alone.stationarity.max()) < 1e-9
+    assert together.fvu_after == pytest.approx(alone.fvu_after, rel=1e-9)
+    assert together.fvu_before == alone.fvu_before
 
 
 def test_refit_notices_codes_that_are_wrong():
     """Negative control: the check is made from the returned codes, whatever made them."""
     X, D = problem(1)
     codes = encode(X, D, 0.5)
-    refit = codes.refit()
-    worse = refit.codes.copy()
+    fitted = codes.refit()
+    worse = fitted.codes.copy()
     worse.data *= 1.01
     gradient = (X - worse.toarray() @ D) @ D.T
     assert np.abs(gradient[worse.toarray() > 0]).max() > 1e-3
@@ -81,9 +98,9 @@ def test_refit_with_a_bias_and_dependent_atoms():
 
 def test_refit_of_nothing():
     X, D = problem(4)
-    refit = encode(X, D, 100.0).refit()
-    assert refit.codes.nnz == 0
-    assert refit.stationarity.max() == 0
+    fitted = encode(X, D, 100.0).refit()
+    assert fitted.codes.nnz == 0
+    assert fitted.stationarity.max() == 0
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e-30, 1e30])
