@@ -13,6 +13,7 @@ import cvxsae
 from cvxsae import InputError, encode
 from cvxsae.data import sparse_features
 from cvxsae.diagnostics import second_order
+from tests.helpers.interrupts import interrupt_codes
 
 
 def test_a_saddle_is_left_and_a_learned_dictionary_is_a_minimum(device):
@@ -49,16 +50,12 @@ def test_rows_of_any_norm_and_a_bias(rng):
         second_order(X, D, 0.2, bias="free")
 
 
-def test_an_interrupt_is_not_a_curvature(monkeypatch, rng):
+def test_an_interrupt_is_not_a_curvature(rng, monkeypatch):
     """Seen: F = 2.310 where it is 1.980, because the zero codes of an interrupted encoding were believed."""
-    synthetic = sparse_features(200, 6, 8, seed=1)
-
-    def interrupted(*_, **__):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("cvxsae.solvers.codes.plan.solve_block", interrupted)
+    X, D = rng.normal(size=(40, 5)), rng.normal(size=(6, 5))
+    interrupt_codes(monkeypatch)
     with pytest.raises(KeyboardInterrupt):
-        second_order(synthetic.X, rng.normal(size=(8, 6)), 0.2)
+        second_order(X, D, 0.3)
 
 
 def test_limits_and_directions(rng):

@@ -11,6 +11,7 @@ from cvxsae.diagnostics import feature_statistics
 from cvxsae.diagnostics import sums as statistics
 from cvxsae.diagnostics.sums import pair_blocks
 from tests.helpers import problems
+from tests.helpers.interrupts import interrupt_codes
 
 LAM = 0.25
 
@@ -114,9 +115,6 @@ def test_what_it_refuses(rng):
 
 
 def test_interrupted_codes_are_not_measured(monkeypatch):
-    def interrupted(*_, **__):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("cvxsae.solvers.codes.plan.solve_block", interrupted)
+    interrupt_codes(monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         feature_statistics(np.eye(3), np.eye(3), 0.1)

@@ -12,6 +12,7 @@ import torch
 from cvxsae import InputError, WideLimit, solve
 from cvxsae.data.synthetic import sparse_features
 from cvxsae.sae import train_sae
+from tests.helpers.interrupts import interrupt_newton
 from tests.helpers.problems import primal, unit
 
 LAM = 0.2
@@ -137,11 +138,7 @@ def test_bad_input_is_one_sentence(change, sentence):
 
 def test_an_interrupted_start_is_not_trained_from(monkeypatch):
     """The geometric median is a solve of its own: Ctrl-C in it must not become a bias to start from."""
-
-    def interrupted(*_, **__):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("cvxsae.relaxations.convex.wide_limit.WideLimit.scan", interrupted)
+    interrupt_newton(monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         train_sae(data(), 8, LAM, **QUICK)
 

@@ -14,6 +14,7 @@ from cvxsae import CandidateDictionary, InputError, LargeDictionary, SparseCodes
 from cvxsae.validation import crosscheck
 from cvxsae.validation.crosscheck import default_tolerance
 from tests.helpers import problems
+from tests.helpers.interrupts import interrupt_newton
 
 module = importlib.import_module("cvxsae.validation.crosscheck")  # the function has the same name
 LAM = 0.3
@@ -192,9 +193,7 @@ def test_too_large_for_the_reference(rng):
 
 
 def test_an_interrupt_is_no_comparison(rng, monkeypatch):
-    def interrupted(*_, **__):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("cvxsae.relaxations.convex.wide_limit.WideLimit.scan", interrupted)
+    X = problems.gaussian(rng, 40, 5)
+    interrupt_newton(monkeypatch)
     with pytest.raises(KeyboardInterrupt):
-        crosscheck(WideLimit(problems.gaussian(rng, 10, 3), LAM))
+        crosscheck(WideLimit(X, LAM))

@@ -16,6 +16,7 @@ from cvxsae.relaxations.floors import kernels as bound
 from cvxsae.relaxations.floors.spectral import spectral_floor
 from cvxsae.solvers.floors.ascent import FrankWolfe
 from tests.helpers import problems
+from tests.helpers.interrupts import interrupt_newton
 from tests.helpers.problems import primal, solve, unit
 
 
@@ -202,13 +203,10 @@ def test_one_width_is_a_floor_and_several_are_a_tuple(rng):
 
 def test_an_interrupt_is_no_floor(rng, monkeypatch):
     """Inside a search the wide limit must not take Ctrl-C for its own and return a point as if it were done."""
-
-    def interrupted(*_, **__):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("cvxsae.relaxations.convex.wide_limit.WideLimit.scan", interrupted)
+    X = rng.normal(size=(40, 5))
+    interrupt_newton(monkeypatch)
     with pytest.raises(KeyboardInterrupt):
-        width_floor(rng.normal(size=(20, 3)), 2, 0.1)
+        width_floor(X, 3, 0.3)
 
 
 def test_no_time_still_gives_a_floor(rng):
