@@ -16,6 +16,7 @@ from cvxsae.relaxations.convex.fixed_atoms import SparseCodes
 from cvxsae.relaxations.joint.joint import JointProblem
 from cvxsae.relaxations.solution import Status
 from cvxsae.solvers.codes.encode import encode_rows
+from cvxsae.solvers.dictionary.many_starts import WIDEST, ManyStarts
 from cvxsae.solvers.dictionary.moves import replace_atoms
 from cvxsae.solvers.dictionary.result import DictionaryFit
 from cvxsae.solvers.dictionary.sample import ResidualSample, sample_here, sample_rows
@@ -87,6 +88,8 @@ def starting_point(
     bias = origin.numpy()
     if given is None:
         atoms = datapoint_directions(problem, bias, run.seed, group)
+        if problem.n_atoms <= WIDEST and group.is_alone:
+            return _best_of_many(problem, summary, torch.from_numpy(atoms), run)
     else:
         if given.bias is not None and problem.bias_is_free:
             bias = given.bias
@@ -96,6 +99,18 @@ def starting_point(
             atoms = _filled(problem, atoms, bias, run)
     offset = torch.from_numpy(bias).to(run.device) - summary.origin
     return group.same(torch.from_numpy(atoms)).to(run.device), offset
+
+
+def _best_of_many(
+    problem: JointProblem, summary: DataSummary, atoms: Float64[torch.Tensor, "K d"], run: Run
+) -> tuple[Float64[torch.Tensor, "K d"], Float64[torch.Tensor, " d"]]:
+    """Atoms and offset that alternating minimization from many starts ends lowest at."""
+    starts = ManyStarts()
+    points = problem.X.spread(starts.most_points).to_tensor(device=summary.origin.device) - summary.origin
+    rng = np.random.default_rng(run.seed)
+    free = problem.bias_is_free
+    best = starts.best(points.cpu(), atoms, problem.lam, rng, bias_is_free=free)
+    return best[0].to(run.device), best[1].to(run.device)
 
 
 def _filled(
