@@ -158,7 +158,7 @@ def test_a_target_l0_is_met_at_the_width_of_calibration_and_what_cannot_be_met_f
     assert met.loc["learned", "floor"] == met.loc["wide_limit", "lower_bound"]
     unmet = table[table["target_l0"] == 50.0].set_index("method")
     assert (unmet["status"] == "failed").all()
-    assert unmet.loc["calibrate", "reason"].startswith("InputError: target is 50 active atoms")
+    assert unmet.loc["calibrate", "reason"].startswith("InputError: l0 is 50 active atoms")
     assert "the cell it needs failed" in unmet.loc["learned", "reason"] and unmet["warm_from"].isna().all()
     assert unmet.loc["check", "reason"] == unmet.loc["learned", "reason"]  # said once, not once for each step
 
