@@ -13,7 +13,6 @@ import typer
 from cvxsae.cli.options import (
     FIGURE_DPI,
     Answer,
-    ComputeOptions,
     DataOptions,
     FreeBias,
     OutFile,
@@ -226,9 +225,8 @@ def path_command(
         values if along == "atom_cost" else None,
         lams=values if along == "lam" else None,
         tol=tol,
-        max_seconds=compute.max_seconds,
-        device=compute.device,
         folder=folder,
+        **compute.keywords(),
     )
     table, chosen = found.table(), found.widest_plateau()
     write_atomically(folder / "path.csv", table.to_csv(index=False))
@@ -256,7 +254,7 @@ def check_command(
     data: DataOptions,
     penalty: PenaltyOptions,
     conditions: ConditionOptions,
-    compute: ComputeOptions,
+    compute: TimedOptions,
     dictionary: DictionaryFile = None,
     bias: Annotated[str, typer.Option("--bias", help="none, mean or a file with d numbers.")] = "none",
     out: Annotated[Path | None, typer.Option("--out", help="Folder for the tables, the report and the figure.")] = None,
