@@ -233,7 +233,8 @@ def path_command(
     found.figure().savefig(folder / "path.png", dpi=FIGURE_DPI)
     text = f"{table.to_string(index=False)}\nwidest plateau: {found.points[chosen].live_atoms} atoms (row {chosen})"
     closed = all(point.status in ("CERTIFIED", "RELAXED") for point in found.points)
-    return Answer(text, {"points": table.to_dict("records"), "plateau": chosen}, exit_code(closed), notes)
+    code = exit_code(closed, *(() if found.status is None else (found.status,)))
+    return Answer(text, {"points": table.to_dict("records"), "plateau": chosen}, code, notes)
 
 
 @dataclass(frozen=True, kw_only=True)
