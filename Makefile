@@ -26,6 +26,7 @@ lint: .venv/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/typos
 
 types: .venv/.installed
 	$(BIN)/mypy

@@ -31,7 +31,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def wordllama(K: int, n: int, active: float) -> tuple[np.ndarray, np.ndarray, float]:
-    """Centred token embeddings of unit mean-square norm; the dictionary is other rows of the data."""
+    """Centered token embeddings of unit mean-square norm; the dictionary is other rows of the data."""
     X = np.array(embedded("wordllama"), dtype=np.float64)
     X = X[np.abs(X).sum(1) > 0]
     X -= X.mean(0)

@@ -61,15 +61,15 @@ def seconds(call: Callable[[], Any], device: torch.device, repeats: int) -> floa
     """Median time of a call, after one to warm up."""
     times = []
     for _ in range(repeats + 1):
-        synchronise(device)
+        synchronize(device)
         start = time.perf_counter()
         call()
-        synchronise(device)
+        synchronize(device)
         times.append(time.perf_counter() - start)
     return statistics.median(times[1:])
 
 
-def synchronise(device: torch.device) -> None:
+def synchronize(device: torch.device) -> None:
     """Wait for the device."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -122,7 +122,7 @@ def slowest(call: Callable[[], Any], device: torch.device, most: int = 12) -> li
     activities = [ProfilerActivity.CUDA if device.type == "cuda" else ProfilerActivity.CPU]
     with profile(activities=activities) as recorded:
         call()
-        synchronise(device)
+        synchronize(device)
     key = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
     events = sorted(recorded.key_averages(), key=lambda event: -getattr(event, key))[:most]
     return [{"name": e.key[:80], "ms": round(getattr(e, key) / 1e3, 3), "calls": e.count} for e in events]

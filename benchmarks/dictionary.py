@@ -2,7 +2,7 @@
 
     python benchmarks/dictionary.py [--widths 512 2048] [--seeds 0 1 2] [--methods ours spams scikit-learn adam]
 
-16,000 random tokens of wordllama, centred, mean norm 1, λ = 0.08, zero bias; every method starts from the same random
+16,000 random tokens of wordllama, centered, mean norm 1, λ = 0.08, zero bias; every method starts from the same random
 datapoints, scaled to norm 1, and has one thread. The clock is the CPU time of the process (with one thread that is
 wall time on an idle machine, and other work hardly moves it); what it costs to evaluate a dictionary is not counted.
 Each dictionary is judged by ``cvxsae.encode``: exact codes to a relative gap of 1e-4, for 1,500 fixed datapoints out

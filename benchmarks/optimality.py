@@ -66,17 +66,17 @@ def main():
     print("|---" * (1 + len(table.columns)) + "|")
     for name, values in table.iterrows():
         print("|", name, "|", " | ".join(values), "|", flush=True)
-    spoilt = np.array(fit.dictionary)
+    spoiled = np.array(fit.dictionary)
     hits = 0
     for atom in rng.choice(K, 20, replace=False):
-        turn = rng.normal(size=spoilt.shape[1])
+        turn = rng.normal(size=spoiled.shape[1])
         turn -= (turn @ fit.dictionary[atom]) * fit.dictionary[atom]
-        spoilt[atom] += 0.3 * turn / np.linalg.norm(turn)
+        spoiled[atom] += 0.3 * turn / np.linalg.norm(turn)
         report = cvxsae.check_optimality(
-            X, spoilt, lam, bias=fit.bias, trained_bias=True, splits=False, new_atoms=0, pairs=1
+            X, spoiled, lam, bias=fit.bias, trained_bias=True, splits=False, new_atoms=0, pairs=1
         )
         hits += report.worst_features(1).index[0] == atom
-        spoilt[atom] = fit.dictionary[atom]
+        spoiled[atom] = fit.dictionary[atom]
     print(f"planted bad atoms (turned by 17°) ranked first: {hits} of 20")
 
 

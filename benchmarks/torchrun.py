@@ -34,7 +34,7 @@ LAM = 0.08
 
 
 def embeddings() -> np.ndarray:
-    """Centred token embeddings of unit mean-square norm, in random order."""
+    """Centered token embeddings of unit mean-square norm, in random order."""
     X = np.array(embedded("wordllama"), dtype=np.float64)
     X = X[np.abs(X).sum(1) > 0]
     X -= X.mean(0)

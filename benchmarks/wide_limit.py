@@ -49,7 +49,7 @@ def lbfgs(problem, device):
     return torch.from_numpy(point)
 
 
-def synchronise(device):
+def synchronize(device):
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -58,10 +58,10 @@ def median_seconds(action, device, repeats):
     action()  # warm-up, outside the clock
     times = []
     for _ in range(repeats):
-        synchronise(device)
+        synchronize(device)
         start = time.perf_counter()
         action()
-        synchronise(device)
+        synchronize(device)
         times.append(time.perf_counter() - start)
     return statistics.median(times)
 

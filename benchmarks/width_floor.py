@@ -2,8 +2,8 @@
 
     python benchmarks/width_floor.py [--quick] [--check] [--learn SECONDS]
 
-wordllama (centred, mean norm 1), λ = 0.08, zero bias. Per width K: the wide limit (T9), the spectral floor (T10), the
-kernel t² with equal weights (T14), the optimised floor (T14, T15), seconds of processor time, and the value of the best
+wordllama (centered, mean norm 1), λ = 0.08, zero bias. Per width K: the wide limit (T9), the spectral floor (T10), the
+kernel t² with equal weights (T14), the optimized floor (T14, T15), seconds of processor time, and the value of the best
 dictionary that ``learn_dictionary`` finds. ``--check`` has the referee recompute every floor. Writes
 ``benchmarks/results/width_floor.json`` and ``.md``.
 """
@@ -32,7 +32,7 @@ TARGET = {32: 2.2, 128: 1.76, 512: 1.37, 1024: 1.22}
 
 
 def wordllama(n: int) -> np.ndarray:
-    """A random n of the token embeddings, centred and scaled to mean norm 1."""
+    """A random n of the token embeddings, centered and scaled to mean norm 1."""
     X = np.array(embedded("wordllama"), dtype=np.float64)
     X = X[np.random.default_rng(0).permutation(len(X))[:n]]
     X -= X.mean(axis=0)

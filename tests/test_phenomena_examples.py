@@ -51,7 +51,7 @@ def test_claims_hold(script, options, tmp_path, capsys):
     assert [path.name for path in tmp_path.iterdir()] == [f"phenomena_{script.__name__}.png"]
 
 
-def spoilt(learn: Any, angle: float) -> Any:
+def spoiled(learn: Any, angle: float) -> Any:
     """A learner whose first atom is turned a little towards a fixed direction."""
 
     def turned(X: Any, n_atoms: int, lam: float, **options: Any) -> Any:
@@ -74,7 +74,7 @@ def spoilt(learn: Any, angle: float) -> Any:
     indirect=["script"],
 )
 def test_a_worse_dictionary_fails(script, options, claim, monkeypatch, capsys):
-    monkeypatch.setattr(script, "learn_dictionary", spoilt(script.learn_dictionary, 0.2))
+    monkeypatch.setattr(script, "learn_dictionary", spoiled(script.learn_dictionary, 0.2))
     assert script.main(options) == 1
     assert any(line.startswith("FAILS") and claim in line for line in capsys.readouterr().out.splitlines())
 

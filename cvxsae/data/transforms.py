@@ -1,4 +1,4 @@
-"""Centring and scaling as explicit, reversible transforms that say what they do to λ."""
+"""Centering and scaling as explicit, reversible transforms that say what they do to λ."""
 
 from __future__ import annotations
 
@@ -126,12 +126,12 @@ class Affine:
         moves, scales = bool(self.shift.any()), self.scale != 1
         if not (moves or scales):
             return "The identity: data, λ, F and the bias stay as they are."
-        centre = [f"subtracts a vector of norm {np.linalg.norm(self.shift):.6g}"] if moves else []
+        center = [f"subtracts a vector of norm {np.linalg.norm(self.shift):.6g}"] if moves else []
         factor = [f"multiplies by {s}"] if scales else []
         units = f"λ becomes {s} λ and F becomes {self.scale**2:.6g} F" if scales else "λ and F stay as they are"
         bias = (f"{s} (b − shift)" if scales else "b − shift") if moves else f"{s} b"
         return (
-            f"The transform {' and '.join(centre + factor)}: {units}, "
+            f"The transform {' and '.join(center + factor)}: {units}, "
             f"a fixed bias b becomes {bias}, a free bias stays free."
         )
 
@@ -178,12 +178,12 @@ def _mean(data: Activations) -> Float[np.ndarray, " d"]:
 
 
 def _unit_scale(data: Activations, shift: np.ndarray) -> float:
-    centre = torch.tensor(shift, device=data.tensor.device)
-    total = sum(_square_norm(data.batches(), centre))
+    center = torch.tensor(shift, device=data.tensor.device)
+    total = sum(_square_norm(data.batches(), center))
     if not total > 0:
         raise InputError("X is zero everywhere after the shift, so no scale makes its mean square 1; pass other data.")
     return float(np.sqrt(len(data) / total))
 
 
-def _square_norm(batches: Iterator[torch.Tensor], centre: torch.Tensor) -> Iterator[float]:
-    return (float((batch - centre).square().sum()) for batch in batches)
+def _square_norm(batches: Iterator[torch.Tensor], center: torch.Tensor) -> Iterator[float]:
+    return (float((batch - center).square().sum()) for batch in batches)

@@ -111,7 +111,7 @@ def plan(study: StudySpec) -> tuple[Cell, ...]:
         for bias in study.bias:
             for cell in _of_problem(study, {**base, "bias": bias}):
                 cells.setdefault(cell.id, cell)
-    return tuple(sorted(_levelled(cells).values(), key=lambda cell: cell.level))
+    return tuple(sorted(_leveled(cells).values(), key=lambda cell: cell.level))
 
 
 def _read(study: StudySpec, name: str, n_points: int | None) -> tuple[Activations, str]:
@@ -196,7 +196,7 @@ def _joined(study: StudySpec, method: str, point: dict[str, Any]) -> Cell:
     return cell
 
 
-def _levelled(cells: Mapping[str, Cell]) -> dict[str, Cell]:
+def _leveled(cells: Mapping[str, Cell]) -> dict[str, Cell]:
     """Levels: as early as dependencies allow, or beside the search of their own width (``Method.runs_beside``)."""
     levels: dict[str, int] = {}
 

@@ -3,7 +3,7 @@
     python examples/phenomena/circle_splitting.py [--points 840] [--out folder]
 
 Datapoints evenly on a circle in a plane of R^10, no bias, M atoms. As λ → 0 a datapoint costs λ times the gauge of the
-atoms' polygon, and a gap of angle g between neighbours contributes ``tan(g/2)/π`` to the mean. That is convex in g, so
+atoms' polygon, and a gap of angle g between neighbors contributes ``tan(g/2)/π`` to the mean. That is convex in g, so
 equal gaps are the global optimum (Jensen): the regular M-gon, ``F/λ → (M/π) tan(π/M)``. Neither feature nor width is
 singled out by the data: M → M + 1 moves every atom. Refinement never ends (T7), and each atom has the same split score
 (T8).

@@ -4,7 +4,7 @@
 
 Split scores (T8) are computed on a converged dictionary of K atoms. Then 2K atoms are learned *afresh*, from another
 seed: a dictionary grown from the first (``--grow``) is circular, for growing places atoms by these scores. An atom at
-width 2K is a child of the atom at width K it is closest to (largest cosine). The split that was realised is measured
+width 2K is a child of the atom at width K it is closest to (largest cosine). The split that was realized is measured
 three ways:
 
     children   number of children
@@ -38,16 +38,16 @@ from cvxsae.results import DictionaryFit
 
 LAM = 0.08
 STEP = 1e-3
-REALISED = ("children", "mass", "gain")
+REALIZED = ("children", "mass", "gain")
 
 
 def sample(points: int, seed: int) -> np.ndarray:
-    """Random token embeddings, centred, of mean norm 1."""
+    """Random token embeddings, centered, of mean norm 1."""
     rows = wordllama().astype(np.float64)
     chosen = np.random.default_rng(seed).choice(len(rows), points, replace=False)
-    centred = rows[np.sort(chosen)]
-    centred -= centred.mean(axis=0)
-    return centred / np.linalg.norm(centred, axis=1).mean()
+    centered = rows[np.sort(chosen)]
+    centered -= centered.mean(axis=0)
+    return centered / np.linalg.norm(centered, axis=1).mean()
 
 
 def predictors(X: np.ndarray, fit: DictionaryFit, seed: int) -> tuple[pd.DataFrame, np.ndarray]:
@@ -69,7 +69,7 @@ def predictors(X: np.ndarray, fit: DictionaryFit, seed: int) -> tuple[pd.DataFra
     return pd.DataFrame(frame), report.split_directions
 
 
-def realised(narrow: DictionaryFit, wide: DictionaryFit) -> pd.DataFrame:
+def realized(narrow: DictionaryFit, wide: DictionaryFit) -> pd.DataFrame:
     """How each atom of the narrow dictionary split, as defined above."""
     K = narrow.n_atoms
     mass = np.asarray(wide.codes.codes.sum(axis=0)).ravel() / wide.problem.n_points
@@ -105,7 +105,7 @@ def aligned(narrow: DictionaryFit, wide: DictionaryFit, directions: np.ndarray) 
 
 
 def measured_rate(X: np.ndarray, fit: DictionaryFit, atom: int, direction: np.ndarray) -> float:
-    """How fast F falls when the atom is replaced by ``normalise(d ± εv)``, with exact codes before and after."""
+    """How fast F falls when the atom is replaced by ``normalize(d ± εv)``, with exact codes before and after."""
     split = split_atom(torch.from_numpy(fit.dictionary), atom, torch.from_numpy(direction), STEP)
     warm = fit.codes
     before = encode(X, fit.dictionary, LAM, tol=1e-12, warm_start=warm).value
@@ -142,11 +142,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if seed == 0:
             atom = int(guesses["split score"].argmax())
             rate, score = measured_rate(X, narrow, atom, directions[atom]), float(guesses["split score"][atom])
-        tables.append(pd.concat([guesses, realised(narrow, wide)], axis=1).dropna())
+        tables.append(pd.concat([guesses, realized(narrow, wide)], axis=1).dropna())
     names = list(guesses.columns)
-    ranks = np.array([[[spearmanr(t[n], t[r]).statistic for r in REALISED] for n in names] for t in tables])
-    print(f"\nSpearman with the realised split, mean over {asked.seeds} pair(s) of {asked.width} → {2 * asked.width}:")
-    table(["predictor", *REALISED], [[name, *ranks.mean(axis=0)[row]] for row, name in enumerate(names)])
+    ranks = np.array([[[spearmanr(t[n], t[r]).statistic for r in REALIZED] for n in names] for t in tables])
+    print(f"\nSpearman with the realized split, mean over {asked.seeds} pair(s) of {asked.width} → {2 * asked.width}:")
+    table(["predictor", *REALIZED], [[name, *ranks.mean(axis=0)[row]] for row, name in enumerate(names)])
     chance = 1.96 / np.sqrt(len(tables[0]) - 1)
     print(f"Of one pair, ±{chance:.2f} is what chance gives 95 % of the time.\n")
     claims.check(f"both dictionaries are stationary: worst residual {worst:.1e} ≤ {asked.tol:.0e}", worst <= asked.tol)
@@ -154,12 +154,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     claims.check(f"splitting atom {atom} lowers F at rate {rate:.5g}, its score says {score:.5g}", agrees)
 
     figure = Figure(figsize=(10, 3.6), layout="constrained")
-    for axis, name in zip(figure.subplots(1, 3), REALISED, strict=True):
+    for axis, name in zip(figure.subplots(1, 3), REALIZED, strict=True):
         axis.plot(tables[0]["split score"], tables[0][name], ".")
         axis.set(
             xlabel="split score (T8)",
-            ylabel=f"realised: {name}",
-            title=f"Spearman {ranks[0, 0][REALISED.index(name)]:.2f}",
+            ylabel=f"realized: {name}",
+            title=f"Spearman {ranks[0, 0][REALIZED.index(name)]:.2f}",
         )
     save(figure, asked.out, "wordllama_splits")
     return claims.exit_code

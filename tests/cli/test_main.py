@@ -101,7 +101,7 @@ def test_crosscheck_agrees(data, kind):
     assert "reference and torch agree" in result.stdout
 
 
-def test_centring_and_scaling_are_reported(data):
+def test_centering_and_scaling_are_reported(data):
     result = run("solve", "wide", data / "X.npy", "--lam-ratio", 0.3, "--center", "--scale", "--json")
     assert any("λ becomes" in note for note in json.loads(result.stdout)["notes"])
 

@@ -252,7 +252,7 @@ def test_unknown_options_are_refused():
     for call in (
         lambda: solve(WideLimit(X, LAM), folder="x"),  # type: ignore[call-arg]
         lambda: encode(X, atoms, LAM, callback=print),  # type: ignore[call-arg]
-        lambda: learn_dictionary(X, 2, LAM, colour="red"),  # type: ignore[call-arg]
+        lambda: learn_dictionary(X, 2, LAM, color="red"),  # type: ignore[call-arg]
     ):
         with pytest.raises(InputError, match="is not an option here; the options are"):
             call()

@@ -70,11 +70,11 @@ def test_a_random_dictionary_satisfies_none(learned, rng):
 def test_a_bad_atom_is_named(learned, rng, atom):
     """Planted in a converged dictionary: an atom turned 30° away is the first in every ranking."""
     X, D, b = learned
-    spoilt = D.copy()
+    spoiled = D.copy()
     turn = rng.normal(size=D.shape[1])
     turn -= (turn @ D[atom]) * D[atom]
-    spoilt[atom] = np.cos(np.pi / 6) * D[atom] + np.sin(np.pi / 6) * turn / np.linalg.norm(turn)
-    report = check_optimality(X, spoilt, LAM, bias=b)
+    spoiled[atom] = np.cos(np.pi / 6) * D[atom] + np.sin(np.pi / 6) * turn / np.linalg.norm(turn)
+    report = check_optimality(X, spoiled, LAM, bias=b)
     assert report.worst_features(1).index[0] == atom
     assert report.features["identity_deficit"].idxmax() == atom
     assert report.pairs.iloc[0]["feature"] == atom
@@ -136,7 +136,7 @@ def test_no_time_is_said(learned):
 
 
 def test_c1_both_dictionaries():
-    """The global minimiser of the nested pair satisfies everything; the true dictionary is told to absorb."""
+    """The global minimizer of the nested pair satisfies everything; the true dictionary is told to absorb."""
     v1, v2 = np.eye(3)[:2]
     X = np.vstack([v1, v1 + v2])
     best = check_optimality(X, np.vstack([v1, v1 + v2]), 0.1, second_order=True, noiseless=True)

@@ -124,7 +124,7 @@ def test_predictability_is_held_out(rng):
 
 
 def written_gain(g, lam):
-    """Both costs of theory.md §6 as written, each minimised over c by brute force."""
+    """Both costs of theory.md §6 as written, each minimized over c by brute force."""
 
     def single(c):
         u = g - c

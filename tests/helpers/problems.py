@@ -34,8 +34,8 @@ def dual(X, bias, Y):
 
 def relaxed(X, bias, Q, lam, tau):
     """Equation (7) per datapoint, with an explicit inverse."""
-    centred, n = X - bias, len(X)
-    fit = np.trace(centred.T @ np.linalg.inv(Q + lam * np.eye(n)) @ centred)
+    centered, n = X - bias, len(X)
+    fit = np.trace(centered.T @ np.linalg.inv(Q + lam * np.eye(n)) @ centered)
     return lam / 2 * (fit + np.ones(n) @ Q @ np.ones(n) + tau * np.trace(Q)) / n
 
 
@@ -55,9 +55,9 @@ def gaussian(rng, n, d):
 
 
 def clustered(rng, n, d, clusters=3):
-    """Points around a few centres: atoms are worth sharing."""
-    centres = 2 * unit(rng.normal(size=(clusters, d)))
-    return centres[rng.integers(clusters, size=n)] * rng.uniform(0.5, 1.5, (n, 1)) + 0.1 * rng.normal(size=(n, d))
+    """Points around a few centers: atoms are worth sharing."""
+    centers = 2 * unit(rng.normal(size=(clusters, d)))
+    return centers[rng.integers(clusters, size=n)] * rng.uniform(0.5, 1.5, (n, 1)) + 0.1 * rng.normal(size=(n, d))
 
 
 @dataclass(frozen=True)

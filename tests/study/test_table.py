@@ -1,4 +1,4 @@
-"""The table: floors joined where they hold, and theory's objections to rows that were spoilt."""
+"""The table: floors joined where they hold, and theory's objections to rows that were spoiled."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_the_table_is_read_back_from_parquet_and_csv(finished):
     pd.testing.assert_frame_equal(study.table(), table)
 
 
-SPOILT: dict[str, tuple[str, dict[str, Any], str]] = {
+SPOILED: dict[str, tuple[str, dict[str, Any], str]] = {
     "a value under every floor": ("learned", {"value": 1e-3}, "is below"),
     "a floor above what is attained": ("spectral_floor", {"lower_bound": 9.0}, "is below the floor"),
     "a wide limit above what is attained": (
@@ -101,20 +101,20 @@ SPOILT: dict[str, tuple[str, dict[str, Any], str]] = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", SPOILT)
-def test_a_spoilt_row_is_objected_to_in_table_and_summary(finished, kind):
+@pytest.mark.parametrize("kind", SPOILED)
+def test_a_spoiled_row_is_objected_to_in_table_and_summary(finished, kind):
     study, table = finished
-    method, change, said = SPOILT[kind]
+    method, change, said = SPOILED[kind]
     store, cell = Store(study.folder), rows(table, method)["cell"].iloc[-1]
     kept = store.cells.read(cell)
     assert kept is not None
     try:
         numbers = {**kept.record["numbers"], **change}
         store.cells.write(cell, {**kept.record, "numbers": numbers}, kept.arrays)
-        spoilt = study.table()
-        objections = spoilt["violation"].dropna()
+        spoiled = study.table()
+        objections = spoiled["violation"].dropna()
         assert objections.str.contains(said, regex=False).any(), list(objections)
-        assert not spoilt.loc[spoilt["violation"].notna(), "certified"].any()
+        assert not spoiled.loc[spoiled["violation"].notna(), "certified"].any()
         assert "VIOLATION" in study.summary()
     finally:
         store.cells.write(cell, *kept)
@@ -218,5 +218,5 @@ def test_codes_that_are_not_exact_and_a_time_limit_are_told(tmp_path, monkeypatc
     assert rows(table, "check")["certified"].tolist() == [True]
     (Path(study.folder) / "cells" / f"{rows(table, 'check')['cell'].item()}.npz").unlink()
     monkeypatch.setattr(check, "CODES_TOL", -1.0)  # which no gap is within
-    spoilt = rows(study.run(), "check")
-    assert spoilt["certified"].tolist() == [False] and "The codes are exact to" in spoilt["violation"].item()
+    spoiled = rows(study.run(), "check")
+    assert spoiled["certified"].tolist() == [False] and "The codes are exact to" in spoiled["violation"].item()

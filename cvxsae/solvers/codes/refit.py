@@ -143,7 +143,7 @@ def _solve_together(
 def nonnegative_least_squares(
     members: Float64[np.ndarray, "m d"], x: Float64[np.ndarray, " d"], start: Float64[np.ndarray, " m"]
 ) -> Float64[np.ndarray, " m"]:
-    """Minimise ½‖x − z @ members‖² over z ≥ 0 by an active-set method that starts from a feasible z.
+    """Minimize ½‖x − z @ members‖² over z ≥ 0 by an active-set method that starts from a feasible z.
 
     Each cycle solves on the free set and stops at the first code that reaches zero; atoms whose gradient asks for
     them come back one at a time, so the objective falls strictly and the free sets do not repeat.

@@ -171,7 +171,7 @@ class CodeSums:
         *,
         dtype: torch.dtype = torch.float64,
     ) -> Float64[torch.Tensor, "K d"]:
-        """Minimise F(D, b, Z) exactly over one unit-norm atom after another, all of them once; F never rises.
+        """Minimize F(D, b, Z) exactly over one unit-norm atom after another, all of them once; F never rises.
 
         One product per block of atoms gives their targets, the sequential updates inside a block keep them exact.
         """

@@ -198,9 +198,9 @@ def test_stochastic_steps_that_lead_up_are_undone(monkeypatch):
     plain = learn_dictionary(X, 12, 0.1, bias=None, stationarity=1e-3, epochs=3)
     assert learn_dictionary(X, 12, 0.1, bias=None, stationarity=1e-3, epochs=8).info["epochs"] == 8
     monkeypatch.setattr(StochasticSteps, "rate_at", lambda *_: -1.0)  # uphill
-    spoilt = learn_dictionary(X, 12, 0.1, bias=None, stationarity=1e-3, init=plain, epochs=8)
-    assert spoilt.info["epochs"] == 7  # 2 and one exact, then 4 that were undone, and straight to polishing
-    assert spoilt.value == pytest.approx(plain.value, rel=1e-6)
+    spoiled = learn_dictionary(X, 12, 0.1, bias=None, stationarity=1e-3, init=plain, epochs=8)
+    assert spoiled.info["epochs"] == 7  # 2 and one exact, then 4 that were undone, and straight to polishing
+    assert spoiled.value == pytest.approx(plain.value, rel=1e-6)
 
 
 def test_scaling():

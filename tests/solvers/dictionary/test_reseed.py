@@ -1,4 +1,4 @@
-"""Support of atoms, the class of those that memorise, and what takes their place."""
+"""Support of atoms, the class of those that memorize, and what takes their place."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_two_classes_are_told_apart_and_one_class_has_no_weak() -> None:
     assert not weakly_supported(np.full(7, 3.0)).any()
 
 
-def test_memorised_atoms_are_replaced_and_the_others_kept() -> None:
+def test_memorized_atoms_are_replaced_and_the_others_kept() -> None:
     X, atoms = planted()
     D = np.concatenate([atoms[:12], unit(X[:4])])
     codes = encode(X, D, 0.05, tol=1e-6).codes.tolil()

@@ -1,4 +1,4 @@
-"""Sums of codes: against dense sums, and exact minimisation over atoms."""
+"""Sums of codes: against dense sums, and exact minimization over atoms."""
 
 import numpy as np
 import pytest
@@ -76,7 +76,7 @@ def test_taking_away_leaves_nothing_of_a_dead_atom():
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_sweep_is_exact_minimisation_atom_by_atom(dtype):
+def test_sweep_is_exact_minimization_atom_by_atom(dtype):
     X, Z, D, b = problem()
     swept = sums(X, Z).sweep(t(D), t(b), dtype=dtype).numpy()
     slow = D.copy()

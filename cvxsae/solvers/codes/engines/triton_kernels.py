@@ -288,7 +288,7 @@ def small_solve(
     exact: Float[torch.Tensor, "K d"],
     tol: float,
 ) -> SmallSolutions:
-    """Solve working sets: one program per datapoint and step, no synchronisation with the host.
+    """Solve working sets: one program per datapoint and step, no synchronization with the host.
 
     Descent and float64 recomputation alternate; a datapoint that is solved to ``tol`` is left alone. All arrays must be
     contiguous; nothing passed is written to.
