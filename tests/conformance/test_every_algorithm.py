@@ -117,7 +117,7 @@ def check(problem, solution):
 @claimed
 def test_answers_are_true_and_nothing_is_touched(method, name, kind, capsys):
     problem, given = written(name, kind)
-    seen = []
+    seen = []  # type: ignore[var-annotated]
     with nothing_touched(given):
         solution = solve(
             problem, solver=method.name, tol=TOL, callback=seen.append, progress=True, raise_on_failure=False
@@ -216,7 +216,7 @@ def test_codes(engine, kind, capsys):
 def test_learned_dictionaries(kind, capsys):
     X, _, vector = arrays()
     bias = {"zero": None, "fixed": vector, "free": "free"}[kind]
-    seen = []
+    seen = []  # type: ignore[var-annotated]
     with nothing_touched((X, vector)):
         fit = learn_dictionary(X, 3, LAM, bias=bias, progress=True, callback=seen.append)
     assert capsys.readouterr().err

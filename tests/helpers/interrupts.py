@@ -30,4 +30,4 @@ def interrupt_codes(monkeypatch: Any) -> None:
     """Interrupt the first block of codes."""
     from cvxsae.solvers.codes import plan
 
-    monkeypatch.setattr(plan, "solve_block", InterruptOnce(plan.solve_block))
+    monkeypatch.setattr(plan, "solve_block", InterruptOnce(plan.solve_block))  # type: ignore[attr-defined]

@@ -37,14 +37,14 @@ def test_settings_do_not_reach_the_arithmetic(call, setting):
         pytest.skip("the problem itself is made outside of a verb")
     with nullcontext():
         expected = CALLS[call]()
-    with SETTINGS[setting]():
+    with SETTINGS[setting]():  # type: ignore[operator]
         found = CALLS[call]()
     assert found == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_settings_are_back_afterwards(setting):
-    with SETTINGS[setting]():
+    with SETTINGS[setting]():  # type: ignore[operator]
         before = states()
         with own_arithmetic():
             assert not torch.is_autocast_enabled("cpu")

@@ -65,4 +65,4 @@ def test_another_problem_is_made_by_replace_and_checked_like_the_first(rng):
         with pytest.raises(InputError, match="lam is -1"):
             replace(problem, lam=-1)
         with pytest.raises(InputError, match="bias has shape"):
-            replace(problem, bias=np.zeros(7))
+            replace(problem, bias=np.zeros(7))  # type: ignore[arg-type]

@@ -59,5 +59,5 @@ def test_the_exact_bound_is_at_least_the_relaxation_s(rng):
     problem = LargeDictionary(problems.gaussian(rng, 14, 3), 0.3, 10.0, bias=None)
     relaxed = solve(problem, solver="reference", raise_on_failure=False).relaxed_value
     solution = solve(problem, tol=1e-5, max_seconds=10, raise_on_failure=False)
-    assert solution.value >= relaxed * (1 - 1e-7)
-    assert solution.lower_bound >= relaxed * (1 - 1e-4)
+    assert solution.value >= relaxed * (1 - 1e-7)  # type: ignore[operator]
+    assert solution.lower_bound >= relaxed * (1 - 1e-4)  # type: ignore[operator]

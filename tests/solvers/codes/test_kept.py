@@ -1,6 +1,7 @@
 """Kept blocks: used again whatever cuts the datapoints up, never believed where they do not verify."""
 
 import shutil
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from cvxsae.solvers.codes import plan
 from cvxsae.solvers.codes.encode import encode
 from tests.solvers.codes.test_encode_results import interrupt_after, problem
 
-SMALL = {"tol": 1e-8, "memory_limit": 2**20}
+SMALL: dict[str, Any] = {"tol": 1e-8, "memory_limit": 2**20}
 
 
 @pytest.fixture

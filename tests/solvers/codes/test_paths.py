@@ -72,4 +72,4 @@ def test_progress_of_a_path_is_shown(capsys):
 def test_a_search_for_lambda_takes_no_time_limit_since_a_number_cannot_say_that_it_is_unfinished():
     X, D = problem(6)
     with pytest.raises(InputError, match="not an option here"):
-        lambda_for_l0(X, D, 3.0, max_seconds=1.0)
+        lambda_for_l0(X, D, 3.0, max_seconds=1.0)  # type: ignore[call-arg]

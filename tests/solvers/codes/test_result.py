@@ -28,13 +28,13 @@ def test_codes_are_a_solution_of_their_problem(made):
     _, D, b, codes = made
     assert isinstance(codes, Solution)
     assert isinstance(codes.problem, SparseCodes)
-    assert (codes.lam, codes.is_certified, codes.objections) == (0.3, True, ())
-    np.testing.assert_allclose(codes.dictionary, D, atol=1e-15)
+    assert (codes.lam, codes.is_certified, codes.objections) == (0.3, True, ())  # type: ignore[attr-defined]
+    np.testing.assert_allclose(codes.dictionary, D, atol=1e-15)  # type: ignore[arg-type]
     np.testing.assert_array_equal(codes.bias, b)
-    np.testing.assert_allclose(codes.atom_norms, 2.0)
+    np.testing.assert_allclose(codes.atom_norms, 2.0)  # type: ignore[attr-defined]
     assert codes.value == pytest.approx(codes.problem.primal_value(codes), rel=1e-12)
     assert certify(codes.problem, codes, tol=1e-7).is_certified
-    assert codes.to_dict()["l0"] == codes.l0
+    assert codes.to_dict()["l0"] == codes.l0  # type: ignore[attr-defined]
     assert "\n" not in repr(codes)
     assert "lower bound" in str(codes)
 
@@ -54,8 +54,8 @@ def test_no_number_in_a_file_is_believed(made, tmp_path):
     *_, codes = made
     path = codes.save(tmp_path / "codes.npz")
     held = dict(read_arrays(path))
-    changed = held["codes"].copy()
-    changed.data *= 1.5
+    changed = held["codes"].copy()  # type: ignore[union-attr]
+    changed.data *= 1.5  # type: ignore[misc, operator]
     read = Codes.load(write_arrays(path, held | {"codes": changed}), codes.problem)
     assert read.status is Status.STALLED
     assert read.value > codes.value

@@ -26,8 +26,8 @@ class SlowClock:
     """A clock on which every coding of all datapoints takes ten seconds, and nothing else takes any time."""
 
     def __init__(self, monkeypatch) -> None:
-        self.now, self.codings = time.perf_counter(), []
-        encode_rows = evaluator.encode_rows
+        self.now, self.codings = time.perf_counter(), []  # type: ignore[var-annotated]
+        encode_rows = evaluator.encode_rows  # type: ignore[attr-defined]
 
         def slow(problem, run, **options):
             self.codings.append(self.now)
@@ -136,7 +136,7 @@ def test_growing_and_shrinking_take_the_options_of_learning(tmp_path):
     X = planted(n=200)
     fit = learn_dictionary(X, 6, LAM, stationarity=1e-2, seed=3)
     for verb, width in ((grow, 8), (shrink, 4)):
-        seen = []
+        seen = []  # type: ignore[var-annotated]
         folder = tmp_path / verb.__name__
         found = verb(fit, width, max_steps=2, callback=seen.append, folder=folder, stationarity=1e-9)
         assert found.status is Status.MAX_ITER
@@ -147,7 +147,7 @@ def test_growing_and_shrinking_take_the_options_of_learning(tmp_path):
             seen[-1].value, rel=1e-9
         )
         with pytest.raises(InputError, match="'tol' is not an option"):
-            verb(fit, width, tol=1e-3)
+            verb(fit, width, tol=1e-3)  # type: ignore[call-arg]
 
 
 # ---------------------------------------------------------------- a fit is a solution

@@ -20,7 +20,7 @@ def test_codes_and_values_are_those_of_encode(width):
     atoms = np.stack([random_directions(width, 3, rng) for _ in range(5)])
     atoms[0] = atoms[0, :1]  # the same atom twice
     offsets, starts = rng.standard_normal((5, 3)), ManyStarts()
-    found = starts._values(*(torch.from_numpy(array) for array in (X, atoms, offsets)), 0.3)
+    found = starts._values(*(torch.from_numpy(array) for array in (X, atoms, offsets)), 0.3)  # type: ignore[arg-type, call-arg]
     for number in range(5):
         exact = encode(X, atoms[number], 0.3, bias=offsets[number], tol=1e-12)
         assert float(found[number]) == pytest.approx(exact.value, rel=1e-9)

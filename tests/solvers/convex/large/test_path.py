@@ -82,7 +82,7 @@ def test_a_path_varies_one_thing(rng):
     with pytest.raises(InputError, match="pass one"):
         large_path(problem, [1.0], lams=[0.1])
     with pytest.raises(InputError, match="not an option"):
-        large_path(problem, [1.0], seed=1)
+        large_path(problem, [1.0], seed=1)  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize("values", [[], [1.0, 1.0], [2.0, 1.0], [0.0, 1.0], [1.0, float("nan")]])

@@ -31,10 +31,10 @@ def test_the_bound_meets_the_reference_and_never_passes_it(make, tau, bias, rng)
     problem = LargeDictionary(make(rng, 16, 5), LAM, tau, bias=bias)
     relaxed = solve(problem, solver="reference", raise_on_failure=False).relaxed_value
     solution = solved(problem)
-    assert solution.lower_bound <= relaxed * (1 + 1e-8) <= solution.value * (1 + 2e-8)
-    assert solution.lower_bound >= relaxed * (1 - 1e-4)
+    assert solution.lower_bound <= relaxed * (1 + 1e-8) <= solution.value * (1 + 2e-8)  # type: ignore[operator]
+    assert solution.lower_bound >= relaxed * (1 - 1e-4)  # type: ignore[operator]
     assert solution.solver_gap <= 1e-4
-    assert solution.relaxed_value >= relaxed * (1 - 1e-7)
+    assert solution.relaxed_value >= relaxed * (1 - 1e-7)  # type: ignore[operator]
 
 
 def test_the_two_gaps_add_up_and_the_status_says_which_is_open(rng):
@@ -130,7 +130,7 @@ def test_every_bound_on_the_way_is_below_the_optimum_and_gaps_only_shrink(rng):
     problem = LargeDictionary(problems.clustered(rng, 16, 5), LAM, 2.0, bias="free")
     relaxed = solve(problem, solver="reference", raise_on_failure=False).relaxed_value
     history = solved(problem).history
-    assert all(record.lower_bound <= relaxed * (1 + 1e-8) for record in history)
+    assert all(record.lower_bound <= relaxed * (1 + 1e-8) for record in history)  # type: ignore[operator]
     gaps = [record.gap for record in history]
     assert all(after <= before + 1e-12 for before, after in itertools.pairwise(gaps))
 
