@@ -7,7 +7,7 @@ A matrix M is copositive if ``(Σ_i z_i) zᵀMz ≥ 0`` for every ``z ≥ 0``, a
 
 with ``S_i ⪰ 0``: checked by N eigenvalue computations of order N and one comparison of N³ numbers. Every
 ``M = S + P`` of T11 is of this form (``S_i = S``), and so is the Horn matrix (Parrilo 2000, de Klerk & Pasechnik 2002).
-The matrices it adds are the cuts that the doubly nonnegative cone lacks; their dual is the moment tensor
+The matrices it adds are the inequalities that the doubly nonnegative cone lacks; their dual is the moment tensor
 ``T = Σ_k b_k ⊗ b_k ⊗ b_k / 1ᵀb_k`` of ``Q = Σ_k b_k b_kᵀ``: symmetric, nonnegative, with semidefinite slices whose
 sum is Q.
 """

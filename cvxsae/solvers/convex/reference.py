@@ -138,5 +138,7 @@ def solve_reference(problem: Problem, tol: float, run: Run) -> Solution:
     if isinstance(problem, LargeDictionary) and solution.relaxed_value is None and candidate.similarity is not None:
         # Zero and what is attained bound the relaxation's optimum too, and exactly where it is zero.
         solution = replace(solution, relaxed_value=min(max(info["conic_value"], 0.0), problem.primal_value(candidate)))
+    if solution.status is Status.STALLED and solution.solver_gap is not None and solution.solver_gap <= tol:
+        solution = replace(solution, status=Status.RELAXED)
     last = Record(int(form.problem.solver_stats.num_iters or 0), solution.seconds, solution.value, solution.lower_bound)
     return announce(replace(solution, history=(last,)), run)

@@ -1,4 +1,4 @@
-"""The large dictionary of few datapoints with a bound above the doubly nonnegative one: copositive cuts."""
+"""The large dictionary of few datapoints with a bound above the doubly nonnegative one: copositive proofs."""
 
 from __future__ import annotations
 
@@ -71,14 +71,14 @@ class CopositiveState:
 
 
 class Copositive:
-    """Solve the doubly nonnegative relaxation, tighten it by copositive cuts, then look for a better dictionary.
+    """Solve the doubly nonnegative relaxation, tighten it by copositive proofs, then look for a better dictionary.
 
     1. :class:`DoublyNonnegative` to its end. What is left, if more than ``tol``, is the relaxation's.
     2. :mod:`~cvxsae.solvers.convex.large.copositive_admm`: the dual may use any copositive matrix E that has a proof of
        first order (:mod:`cvxsae.relaxations.convex.polar_proofs`) where before it could use P ≥ 0 alone.
-       ``⟨E, Q⟩ ≥ 0`` is a cut that every completely positive Q obeys; E is chosen with Y to prove the most, not
+       ``⟨E, Q⟩ ≥ 0`` is an inequality that every completely positive Q obeys; E is chosen with Y to prove the most, not
        separated from one Q after another.
-    3. Descent again from the best factor with its entries perturbed and a few sparks added, eight times.
+    3. Descent again from the best factor with its entries perturbed and a few sparse columns added, eight times.
 
     The slices that prove the bound are the solution's ``multipliers``, (N, N, N); the referee checks them in N
     eigenvalue computations. Tensors have N³ entries: for up to ``LARGEST_TRIPLES`` datapoints. Ends CERTIFIED or
@@ -157,6 +157,6 @@ class Copositive:
         return replace(point, dual=as_numpy(proof.dual), multipliers=multipliers)
 
     def info(self, state: CopositiveState) -> dict[str, Any]:
-        """The pair's steps and bound before the cuts, and the steps of the tighter splitting."""
+        """The pair's steps and bound before the tightening, and the steps of the tighter splitting."""
         steps = 0 if state.tight is None else state.tight.iteration
         return {**self.pair.info(state.pair), "relaxation_bound": state.pair.proof.bound, "copositive_steps": steps}
