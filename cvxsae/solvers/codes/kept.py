@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from cvxsae.relaxations.convex.fixed_atoms import SparseCodes
 
 _KEY = re.compile(r"rows-(\d{12})-(\d{12})")
+"""Records are named after their first row and the one after their last: in order, up to 10^12 rows."""
 
 
 class KeptBlocks:

@@ -16,6 +16,7 @@ import numpy as np
 from cvxsae.solvers.codes.engines.compiled import REORDER, U, jit
 from cvxsae.solvers.codes.engines.cpu_certificate import Member, best_gap, rounding, settle
 from cvxsae.solvers.codes.engines.cpu_kernels import Factor, dots_of_four, square
+from cvxsae.solvers.codes.engines.cpu_vectors import LANES
 from cvxsae.solvers.codes.engines.screening import NORM_ROUNDING
 
 GROUP = 32
@@ -249,8 +250,8 @@ def screen(active, products, block, exact, rules, room, selected, verdicts):
     entering, entering_correlations, n_entering = selected
     values, gaps, done, rechecks = verdicts
     tol, dot_error = rules.tol, rules.dot_error
-    capacity = chosen.shape[1] + 16
-    side = int(np.sqrt(gram_room)) + 16
+    capacity = chosen.shape[1] + LANES
+    side = int(np.sqrt(gram_room)) + LANES
     y = np.empty(side, grams.dtype)
     factors = Factor(np.empty(side, np.int64), np.empty(side, np.bool_), np.empty(side * side, grams.dtype), y, y)
     members, z, c, r = np.empty(capacity, np.int64), np.empty(capacity), np.empty(capacity), np.empty(d)

@@ -73,7 +73,7 @@ def solve(active, selected, block, atoms, rules):
     working, exact, table = atoms
     entering, entering_correlations, n_entering = selected
     kind = working.dtype
-    capacity = chosen.shape[1] + 16
+    capacity = chosen.shape[1] + LANES  # whole vectors
     length = (d + LANES - 1) // LANES * LANES  # of a row, zeros after d
     n_atoms = len(exact) // d
     rows, work = np.zeros(capacity * length, kind), np.zeros(length, kind)
@@ -162,7 +162,7 @@ def _residual_of_rows(data, offset, d, rows, length, z, m, work, r):
 def restore(active, block, exact):
     """Residuals and correlations of codes that came from outside."""
     d, data, residual, _, chosen, codes, correlations, count, _, _, _ = block
-    capacity = chosen.shape[1] + 4
+    capacity = chosen.shape[1] + 4  # ``refresh`` writes three places more
     members, z, c, r = np.empty(capacity, np.int64), np.zeros(capacity), np.zeros(capacity), np.empty(d)
     for a in range(active.shape[0]):
         i = active[a]

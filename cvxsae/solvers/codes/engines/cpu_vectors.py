@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 LANES = 16
+"""Numbers in a vector: float32 in a register of AVX-512; rows are padded to multiples of it."""
 
 INDEX = ir.IntType(64)
+"""Type of places in arrays."""
 
 
 class _Chunks:
