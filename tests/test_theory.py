@@ -44,6 +44,7 @@ def instance(seed, *, n=30, d=5, K=8, lam=0.25):
     return rng, X, D, b, lam, codes, Z, X - b - Z @ D
 
 
+@pytest.mark.slow
 @seeds
 @given(seed=SEEDS)
 def test_t1_the_residual_is_a_projection_and_the_dual_is_equation_one(seed):
@@ -63,6 +64,7 @@ def test_t1_the_residual_is_a_projection_and_the_dual_is_equation_one(seed):
     assert ((outside * (X - b)).sum(axis=1) - 0.5 * (outside**2).sum(axis=1) > phi + 1e-6).any()
 
 
+@pytest.mark.slow
 def test_t1_with_a_free_bias_the_dual_has_one_more_constraint():
     """A gap that ignores Σ_n y_n = 0 is negative: the residual's dual value at a poor bias exceeds the optimum."""
     _, X, D, b, lam, codes, _, R = instance(1)
@@ -120,6 +122,7 @@ def stationary():
     return X, D, b, Z, X - b - Z @ D
 
 
+@pytest.mark.slow
 def test_t3_and_t4_at_a_stationary_dictionary(stationary):
     _, D, _, Z, R = stationary
     live = Z.any(axis=0)
@@ -181,6 +184,7 @@ def test_t7_short_residuals_mean_the_wide_limit_is_attained(rng):
     assert mixed.value > mixed.wide_value * 1.001
 
 
+@pytest.mark.slow
 @seeds
 @given(seed=SEEDS)
 def test_t8_duplicates_and_dead_atoms_are_never_optimal(seed):
@@ -209,6 +213,7 @@ def test_t9_the_radial_bound(seed):
     assert encode(X, turned, lam, bias=b, tol=1e-13).value > bound.mean() * (1 + 1e-6)
 
 
+@pytest.mark.slow
 @seeds
 @given(seed=SEEDS, width=st.integers(1, 4))
 def test_t10_the_spectral_floor_is_for_its_width(seed, width):
@@ -260,6 +265,7 @@ def test_t13_the_polar_of_a_matrix_is_a_search_on_the_sphere(rng):
     assert values[-1] <= exact.upper
 
 
+@pytest.mark.slow
 @seeds
 @given(seed=SEEDS, power=st.sampled_from([2, 3]))
 def test_t14_and_t15_what_a_datapoint_costs_at_its_share(seed, power):

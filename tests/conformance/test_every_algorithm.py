@@ -30,6 +30,8 @@ from cvxsae import (
 )
 from cvxsae.solvers.convex.solve import METHODS
 
+pytestmark = pytest.mark.slow
+
 LAM, TAU, TOL = 0.5, 2.0, 1e-2
 CPU = torch.device("cpu")
 

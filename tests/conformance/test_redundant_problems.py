@@ -104,6 +104,7 @@ def agree(plain, other, factor, slack=2 * TOL):
     assert plain.lower_bound * factor <= other.value + room
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", BIASES)
 @pytest.mark.parametrize("name", NAMES)
 def test_wide_limit(name, kind):

@@ -177,6 +177,7 @@ MEASURED = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind, dtype", [("path", "f4"), ("slice", "f8"), ("integers", "i1"), ("batches", "i1")])
 @pytest.mark.skipif(sys.platform != "linux", reason="measures memory the way Linux reports it")
 def test_long_data_is_streamed(tmp_path, kind, dtype):

@@ -4,6 +4,7 @@ import importlib.util
 import sys
 
 import numpy as np
+import pytest
 
 from cvxsae import Activations
 from cvxsae.data import EMBEDDED_NAMES, digits, embedded, wordllama
@@ -19,6 +20,7 @@ def test_wordllama():
     assert "wordllama" not in sys.modules
 
 
+@pytest.mark.slow
 def test_digits():
     X = digits()
     assert X.shape == (1797, 64)

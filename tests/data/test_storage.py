@@ -147,6 +147,7 @@ FULL = """
 """
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_sentence_and_leaves_nothing_half_written(tmp_path):
     subprocess.run([sys.executable, "-c", textwrap.dedent(FULL), str(tmp_path)], check=True)
     assert names(tmp_path) == ["kept", "other"] and names(tmp_path / "other") == []

@@ -37,6 +37,7 @@ def test_definition_and_round_trip(transform, X):
     np.testing.assert_allclose(transform.invert(there, dtype=torch.float64).to_numpy(), X, rtol=0, atol=size)
 
 
+@pytest.mark.slow
 @given(transforms, transforms, matrices)
 def test_composition(first, second, X):
     both = first.then(second)
@@ -56,6 +57,7 @@ def test_composition_is_associative_and_has_inverses(a, b, c):
     assert nothing.scale == pytest.approx(1)
 
 
+@pytest.mark.slow
 @given(
     transforms,
     matrices,

@@ -49,6 +49,7 @@ def adds_up(ledger):
     assert all(getattr(ledger, name) >= -1e-12 * ledger.loss for name in GAPS)
 
 
+@pytest.mark.slow
 def test_every_level_is_what_it_says(rng):
     X, arrays = data(), autoencoder(rng)
     ledger = audit(X, arrays, lam=LAM)
@@ -72,6 +73,7 @@ def test_every_level_is_what_it_says(rng):
     assert max(ledger.stationarity, ledger.bias_residual) < 1e-3
 
 
+@pytest.mark.slow
 @given(seed=st.integers(0, 10_000), K=st.integers(1, 8), lam=st.floats(0.02, 1.0), free=st.booleans())
 @settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
 def test_lines_add_up_and_none_is_negative(seed, K, lam, free):
@@ -107,6 +109,7 @@ def test_absorption_is_a_dictionary_gap():
     assert ledger.local_gap == pytest.approx(0, abs=1e-6)  # two directions, two atoms: the wide limit
 
 
+@pytest.mark.slow
 def test_atoms_of_any_norm_and_silent_ones_are_the_same_sae(rng):
     X, arrays = data(60), autoencoder(rng)
     scale = rng.uniform(0.2, 5, 6)
@@ -122,6 +125,7 @@ def test_atoms_of_any_norm_and_silent_ones_are_the_same_sae(rng):
     assert ledger.n_atoms == 6
 
 
+@pytest.mark.slow
 def test_a_search_that_finds_nothing_leaves_the_dictionary_as_it_is(rng, monkeypatch):
     X, arrays = data(60), autoencoder(rng)
     good = audit(X, arrays, lam=LAM, bias=arrays["b_dec"])
@@ -135,6 +139,7 @@ def test_a_search_that_finds_nothing_leaves_the_dictionary_as_it_is(rng, monkeyp
     assert "nothing better found" in str(ledger)
 
 
+@pytest.mark.slow
 def test_a_floor_that_is_too_high_is_an_error_and_so_is_a_lower_bound(rng, monkeypatch):
     X, arrays = data(60), autoencoder(rng)
     right = audit(X, arrays, lam=LAM)
@@ -158,6 +163,7 @@ def test_a_floor_that_is_too_high_is_an_error_and_so_is_a_lower_bound(rng, monke
         audit(X, arrays, lam=LAM)
 
 
+@pytest.mark.slow
 def test_it_survives_json_and_prints(rng):
     ledger = audit(data(60), autoencoder(rng), lam=LAM)
     report = json.loads(json.dumps(ledger.to_dict(), allow_nan=False))
@@ -172,6 +178,7 @@ def test_it_survives_json_and_prints(rng):
         LossLedger.from_dict({**report, "wide": report["floor"] * 1.1})
 
 
+@pytest.mark.slow
 def test_an_sae_from_a_folder_knows_its_penalty(rng, tmp_path):
     arrays = {name: a.astype(np.float32).astype(float) for name, a in autoencoder(rng).items()}
     folder = SparseAutoencoder.from_arrays(arrays, lam=LAM).save(tmp_path / "sae")
@@ -213,6 +220,7 @@ def test_an_interrupted_search_is_not_a_ledger(rng, monkeypatch):
         audit(data(30), autoencoder(rng), lam=LAM)
 
 
+@pytest.mark.slow
 def test_a_fit_as_an_autoencoder(rng):
     X = data(60)
     fit = learn_dictionary(X, 6, LAM)

@@ -29,6 +29,7 @@ def loss(sae, X):
     return primal(X, sae.b_dec.astype(float), sae.W_dec.astype(float), Z, LAM)
 
 
+@pytest.mark.slow
 def test_training_lowers_the_objective_and_its_history_is_in_units_of_the_problem():
     X = data()
     begun, sae = train_sae(X, 16, LAM, steps=1), train_sae(X, 16, LAM, **QUICK)
@@ -40,6 +41,7 @@ def test_training_lowers_the_objective_and_its_history_is_in_units_of_the_proble
     assert sae.lam == pytest.approx(LAM)
 
 
+@pytest.mark.slow
 def test_the_codes_it_gives_are_those_of_its_forward_pass():
     X = data()
     sae = train_sae(X, 16, LAM, **QUICK)
@@ -47,6 +49,7 @@ def test_the_codes_it_gives_are_those_of_its_forward_pass():
     np.testing.assert_allclose(sae.encode(X).toarray(), expected * sae.atom_norms, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_scaling_data_and_penalty_alike_gives_the_same_sae():
     X, s = data(), 64.0  # a power of two, so that rounding is the same
     one, other = train_sae(X, 8, LAM, **QUICK), train_sae(s * X, 8, s * LAM, **QUICK)
@@ -54,6 +57,7 @@ def test_scaling_data_and_penalty_alike_gives_the_same_sae():
     np.testing.assert_allclose(other.b_dec, s * one.b_dec, atol=s * 2e-3)
 
 
+@pytest.mark.slow
 def test_it_repeats_itself_and_changes_nothing_it_was_given():
     X, D = data(), unit(np.random.default_rng(1).normal(size=(8, 10)))
     X_before, D_before, state = X.copy(), D.copy(), torch.get_rng_state()
@@ -69,12 +73,14 @@ def test_it_repeats_itself_and_changes_nothing_it_was_given():
     assert torch.equal(torch.get_rng_state(), state)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bias", [None, np.full(10, 0.3)])
 def test_a_fixed_bias_stays_where_it_is(bias):
     sae = train_sae(data(), 8, LAM, bias=bias, **QUICK)
     np.testing.assert_allclose(sae.b_dec, 0 if bias is None else bias, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_free_bias_starts_at_the_geometric_median_and_moves():
     X = data(bias=4.0)
     start, end = train_sae(X, 8, LAM, steps=1, lr=1e-9), train_sae(X, 8, LAM, **QUICK)
@@ -83,6 +89,7 @@ def test_a_free_bias_starts_at_the_geometric_median_and_moves():
     assert np.linalg.norm(end.b_dec - start.b_dec) > 1e-3
 
 
+@pytest.mark.slow
 def test_dead_features_are_started_again():
     X = data()
     away = np.tile(-unit(X.mean(0, keepdims=True)), (8, 1))
@@ -94,11 +101,13 @@ def test_dead_features_are_started_again():
     assert alive[False] < alive[True] == 8
 
 
+@pytest.mark.slow
 def test_it_trains_on_each_device(device):
     sae = train_sae(data(), 8, LAM, device=device, **QUICK)
     assert loss(sae, data()) == pytest.approx(loss(train_sae(data(), 8, LAM, **QUICK), data()), rel=0.05)
 
 
+@pytest.mark.slow
 def test_data_of_any_kind_will_do(tmp_path):
     X = data()
     np.save(tmp_path / "X.npy", X)
@@ -112,6 +121,7 @@ def test_data_of_any_kind_will_do(tmp_path):
     assert nothing.encode(np.zeros((5, 4))).nnz == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [

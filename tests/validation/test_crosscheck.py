@@ -73,11 +73,13 @@ def check_large(problem):
     return result
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tau", [0.5, 5.0])
 def test_large_dictionary_to_2e2(kind, bias, tau, rng):
     check_large(LargeDictionary(data(kind, rng, 16), LAM, tau, bias=bias))
 
 
+@pytest.mark.slow
 def test_large_dictionary_of_forty_points(rng):
     check_large(LargeDictionary(problems.clustered(rng, 40, 4), LAM, 2.0, bias="free"))
 
@@ -113,6 +115,7 @@ def test_default_tolerances(rng):
     assert default_tolerance(LargeDictionary(X, LAM, 1.0, bias=None)) == 2e-2
 
 
+@pytest.mark.slow
 def test_zero_data_and_a_penalty_beyond_the_largest(bias):
     X = np.zeros((5, 4))
     for problem in (
@@ -159,6 +162,7 @@ def test_a_false_claim_does_not_agree(rng, monkeypatch):
     assert abs(result.difference) < 1e-6  # the numbers compared are the referee's
 
 
+@pytest.mark.slow
 def test_a_relaxation_above_what_is_attained_does_not_agree(rng, monkeypatch):
     """No dictionary can go below the relaxed value: if one does, one of the two is wrong."""
 
@@ -180,6 +184,7 @@ def test_a_relaxation_above_what_is_attained_does_not_agree(rng, monkeypatch):
     assert "exceeds" in objections
 
 
+@pytest.mark.slow
 def test_a_tighter_tolerance_can_be_asked_for(rng):
     problem = LargeDictionary(problems.gaussian(rng, 12, 3), LAM, 5.0, bias=None)
     assert not crosscheck(problem, tol=1e-12).agrees

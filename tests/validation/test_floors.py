@@ -28,6 +28,7 @@ def points(rng):
     return unit(rng.normal(size=(60, 6)))
 
 
+@pytest.mark.slow
 def test_eigenvalues_left_out_are_noticed(points, monkeypatch):
     honest = bound.share_limit
     monkeypatch.setattr(bound, "share_limit", lambda V, w, k, width: honest(V, w, k, max(1, width - 1)))
@@ -36,6 +37,7 @@ def test_eigenvalues_left_out_are_noticed(points, monkeypatch):
     assert any("prove at most" in said for said in objections_to(floor))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kernel", "cells"), [(3, 1), (2, 12)])
 def test_an_interval_end_swapped_is_noticed(kernel, cells, points, monkeypatch):
     """T15 is bounded on cells of three quantities at once, so one end counts for less: there the interval is wider."""
@@ -55,6 +57,7 @@ def test_a_claim_half_a_percent_too_high_is_noticed(points):
     assert "prove at most" in " ".join(objections_to(boast))
 
 
+@pytest.mark.slow
 def test_claims_without_proof_are_noticed(points):
     floor = width_floor(points, 8, 0.05, bias=None)
     part: Any = floor.parts[0]
@@ -84,6 +87,7 @@ def test_floors_without_parts_are_computed_again(points):
     assert objections_to(spectral_floor(np.eye(3)[[0, 0]], 1, 1e-9)) == ()  # zero but for rounding
 
 
+@pytest.mark.slow
 def test_a_floor_for_something_else_is_noticed(points):
     floor = width_floor(points, 8, 0.05, bias=None)
     assert certify(floor.problem, floor).is_certified

@@ -24,6 +24,7 @@ def starts(k: int, d: int, count: int = 4) -> list[np.ndarray]:
 # ---------------------------------------------------------------- known answers (theory.md §8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", starts(2, 2))
 def test_c1_nested_pair_is_absorbed(start):
     X = np.repeat([[1.0, 0.0], [1.0, 1.0]], 10, axis=0)
@@ -35,6 +36,7 @@ def test_c1_nested_pair_is_absorbed(start):
     assert fit.status is Status.CERTIFIED  # the floor of every width is reached: a global optimum
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", starts(2, 5))
 def test_c1_at_another_angle_and_dimension(start):
     v1, v2 = np.eye(5)[0], np.array([0.5, np.sqrt(0.75), 0, 0, 0])
@@ -44,6 +46,7 @@ def test_c1_at_another_angle_and_dimension(start):
     assert fit.value == pytest.approx(0.7 * (lam - lam**2 / 2) + 0.3 * (rho * lam - lam**2 / 2), abs=1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", starts(2, 2))
 def test_c2_features_that_also_fire_alone_are_found(start):
     truth = np.array([[1.0, 0.0], [0.3, np.sqrt(0.91)]])
@@ -53,6 +56,7 @@ def test_c2_features_that_also_fire_alone_are_found(start):
     np.testing.assert_allclose(found, truth, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", starts(2, 2, 3))
 def test_c3_all_on(start):
     """As λ → 0 the cost over λ tends to √5 and the atoms to the edges of the data's cone."""
@@ -66,6 +70,7 @@ def test_c3_all_on(start):
     assert axes / 1e-4 == pytest.approx(3, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_c4_absorbed_direction_beats_orthogonal_features():
     """p01 = 0: the second atom leans on the first as far as it can; cost p10 + p11 √2 as λ → 0."""
     X = np.concatenate([np.tile([1.0, 0.0], (6, 1)), np.tile([1.0, 1.0], (4, 1))])
@@ -75,6 +80,7 @@ def test_c4_absorbed_direction_beats_orthogonal_features():
     assert (np.diff(costs) < 0).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", starts(2, 2, 3))
 def test_c8_antipodal_pair(start):
     u = np.array([0.6, 0.8])
@@ -109,6 +115,7 @@ def test_above_lambda_max_all_atoms_are_dead():
 # ---------------------------------------------------------------- certificates
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bias", [None, "free", "fixed"])
 def test_stationary_certified_monotone(bias):
     X = planted() + 0.3
@@ -137,6 +144,7 @@ def test_stationary_certified_monotone(bias):
     assert referee.value == pytest.approx(fit.value, rel=1e-12)
 
 
+@pytest.mark.slow
 def test_no_dead_atoms_while_a_residual_is_longer_than_lam():
     X = planted(seed=3)
     start = np.concatenate([np.tile(unit(X[:1]), (6, 1)), -unit(X[:1] + 1e-3 * np.arange(10)), unit(X[1:6])])
@@ -147,6 +155,7 @@ def test_no_dead_atoms_while_a_residual_is_longer_than_lam():
         assert fit.dead_atoms == 0
 
 
+@pytest.mark.slow
 def test_moves_lower_the_objective_that_descent_reaches():
     X = planted(seed=4)
     start = np.concatenate([np.tile(unit(X[:1]), (6, 1)) + 1e-3 * np.eye(6, 10), unit(X[1:7])])
@@ -155,6 +164,7 @@ def test_moves_lower_the_objective_that_descent_reaches():
     assert moved.value <= stuck.value * (1 + 1e-9)
 
 
+@pytest.mark.slow
 def test_same_seed_same_answer_and_inputs_untouched():
     X = planted()
     before = X.copy()
@@ -163,6 +173,7 @@ def test_same_seed_same_answer_and_inputs_untouched():
     np.testing.assert_array_equal(X, before)
 
 
+@pytest.mark.slow
 def test_minibatches_then_polish_agree_with_full_batch():
     """Not from every seed to the same local optimum, but to the same best one; and F never rises in a history."""
     X = planted(n=2500, seed=6)
@@ -182,6 +193,7 @@ def test_minibatches_then_polish_agree_with_full_batch():
     assert best[3] == pytest.approx(best[0], rel=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [1, 3, 10, 20, 40])
 def test_ended_among_stochastic_steps_it_is_no_worse_than_where_they_began(steps):
     """Four minibatches: 8 steps and an exact pass of two, 16 and two, 32 and two."""
@@ -193,6 +205,7 @@ def test_ended_among_stochastic_steps_it_is_no_worse_than_where_they_began(steps
     assert fit.value <= fit.history[-1].value * (1 + 1e-9)
 
 
+@pytest.mark.slow
 def test_stochastic_steps_that_lead_up_are_undone(monkeypatch):
     X = planted(n=2048, seed=6)
     plain = learn_dictionary(X, 12, 0.1, bias=None, stationarity=1e-3, epochs=3)
@@ -203,6 +216,7 @@ def test_stochastic_steps_that_lead_up_are_undone(monkeypatch):
     assert spoiled.value == pytest.approx(plain.value, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_scaling():
     """Data and λ times s: the same dictionary, s² times the value."""
     X = planted(n=300)
@@ -211,6 +225,7 @@ def test_scaling():
     assert large.value == pytest.approx(1e6 * small.value, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_large_offset_costs_nothing_with_a_free_bias():
     X = planted(n=300)
     near, far = (learn_dictionary(X + shift, 8, 0.1, stationarity=1e-5) for shift in (0.0, 1e4))
@@ -218,6 +233,7 @@ def test_large_offset_costs_nothing_with_a_free_bias():
     assert far.status is Status.STATIONARY
 
 
+@pytest.mark.slow
 def test_float32_data_and_zero_rows():
     X = np.concatenate([planted(n=300), np.zeros((20, 10))]).astype(np.float32)
     fit = learn_dictionary(torch.from_numpy(X), 8, 0.1, bias=None, stationarity=1e-4)
@@ -241,6 +257,7 @@ def test_a_saddle_is_left():
     assert saddle.least_curvature is None
 
 
+@pytest.mark.slow
 def test_growing_never_costs_and_fills_every_width():
     X = planted(n=800, seed=7)
     fit = learn_dictionary(X, 4, 0.1, bias=None, stationarity=1e-3)
@@ -276,6 +293,7 @@ def test_time_limit_returns_what_is_certain():
     assert np.isfinite(fit.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop_at", [1, 4, 30])
 def test_interrupted_at_any_point_it_resumes_to_the_same_objective(stop_at, tmp_path, monkeypatch):
     from cvxsae.solvers.dictionary import checkpoint
@@ -341,6 +359,7 @@ def test_grow_refuses_what_it_cannot_grow():
         grow(fit, 3)
 
 
+@pytest.mark.slow
 def test_summary_is_json_and_arrays_can_be_written(tmp_path):
     import json
 

@@ -51,6 +51,7 @@ def test_memorized_atoms_are_replaced_and_the_others_kept() -> None:
     np.testing.assert_array_equal(after, reseeded(X, D, kept, seed=0))
 
 
+@pytest.mark.slow
 def test_reseeding_never_ends_above_its_first_round() -> None:
     X, atoms = planted(150)
     path = {rounds: dictionary_path(X, 16, (0.1,), bias=None, reseeds=rounds, stationarity=1e-3) for rounds in (1, 5)}

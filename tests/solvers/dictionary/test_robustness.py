@@ -38,6 +38,7 @@ def test_a_split_with_an_empty_half_is_none():
     assert Split(0, np.array([1.0, 0.0]), 6).gain(table) == (0.0, [])
 
 
+@pytest.mark.slow
 def test_growing_beyond_the_datapoints():
     X = planted(n=120, d=8, k=10)
     fit = learn_dictionary(X, 5, 0.3)
@@ -56,6 +57,7 @@ def test_certified_means_that_the_returned_value_is_at_the_floor():
     assert_sound(learn_dictionary(X, 6, 0.1, bias=None, max_seconds=1.0))
 
 
+@pytest.mark.slow
 def test_words_about_the_end_are_about_stationarity():
     fit = learn_dictionary(planted(n=200), 6, 0.1, bias=None, stationarity=1e-15)
     assert fit.status is Status.STALLED
@@ -105,6 +107,7 @@ def test_smallest_shapes(shape, bias):
     assert_sound(fit)
 
 
+@pytest.mark.slow
 def test_threads_and_data_are_left_alone():
     X = torch.from_numpy(planted(n=150)).to(torch.float16)
     before, threads = X.clone(), torch.get_num_threads()
@@ -114,6 +117,7 @@ def test_threads_and_data_are_left_alone():
     assert_sound(fit)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moves", [True, False])
 def test_dead_and_duplicate_atoms_with_curvature(moves):
     X = planted(n=200)
@@ -133,6 +137,7 @@ def again(X, path):
     return learn_dictionary(X, 5, 0.3, folder=path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", [0, 10, 0.5, -1])
 def test_a_truncated_state_is_not_used(length, tmp_path):
     X, path, fit = kept_fit(tmp_path)
@@ -155,6 +160,7 @@ def edit_record(path, change):
             folder.write(slot, record, arrays)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["dictionary", "codes", "bias"])
 def test_an_edited_state_cannot_end_as_stationary_that_is_not(name, tmp_path):
     """It was believed that the search had ended: the status was STATIONARY, its own residual 2.6."""
@@ -178,6 +184,7 @@ def test_an_edited_state_cannot_end_as_stationary_that_is_not(name, tmp_path):
     assert len(fit.history) > 1 or name == "codes"  # it was gone on from, not believed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "damage",
     [
@@ -210,6 +217,7 @@ def test_a_callback_that_interrupts_loses_nothing(stop_at):
     assert fit.value <= fit.history[-1].value * (1 + 1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [200, 1100])
 @pytest.mark.parametrize("power", [-200, 200])
 def test_powers_of_two_change_nothing_but_the_scale(power, n):

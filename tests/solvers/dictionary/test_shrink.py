@@ -38,6 +38,7 @@ def match(found: np.ndarray, atoms: np.ndarray) -> float:
     return float(cosines[linear_sum_assignment(-cosines)].mean())
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 10**6), st.floats(0.05, 0.6))
 def test_prices_bound_what_removal_costs(seed: int, lam: float) -> None:
@@ -72,6 +73,7 @@ def test_one_of_two_duplicates_is_free_and_the_two_do_not_go_together() -> None:
     assert len({0, len(atoms)} & set(cheapest_apart(prices, D, 5))) == 1
 
 
+@pytest.mark.slow
 def test_shrinking_takes_away_what_was_added() -> None:
     X, atoms = planted()
     rng = np.random.default_rng(1)
@@ -93,6 +95,7 @@ def test_shrinking_takes_away_what_was_added() -> None:
     assert match(wide.dictionary[:16], atoms) < 0.9  # without a choice they would not be found
 
 
+@pytest.mark.slow
 def test_a_path_finds_the_planted_atoms() -> None:
     X, atoms = planted()
     fits = dictionary_path(X, 16, (0.2, 0.05, 0.02), bias=None, stationarity=1e-3)
@@ -102,6 +105,7 @@ def test_a_path_finds_the_planted_atoms() -> None:
     assert fits[-1].value <= encode(X, atoms, 0.02, tol=1e-9).value
 
 
+@pytest.mark.slow
 def test_one_penalty_or_no_surplus_is_plain_learning() -> None:
     X, _ = planted(100)
     (fit,) = dictionary_path(X, 8, (0.2,), bias=None, stationarity=1e-3, seed=3)

@@ -61,6 +61,7 @@ def data(kind, rng, n, d):
 KINDS = ("gaussian", "clustered", "duplicates", "zero rows", "heavy tails")
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @given(
     st.sampled_from(KINDS),
@@ -84,6 +85,7 @@ def test_never_above_a_dictionary_that_was_found(kind, seed, n, d, width, lam, b
         assert floor.value <= improved(points, unit(atoms), lam, free=bias == "free") * (1 + 1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [1, 2, 3])
 @pytest.mark.parametrize("lam", [0.05, 0.5])
 def test_below_the_global_optimum_in_the_plane(width, lam, rng):
@@ -111,6 +113,7 @@ def test_enough_atoms_reach_the_wide_limit(rng):
             assert floor.theorem == "T9"
 
 
+@pytest.mark.slow
 def test_wider_dictionaries_have_lower_floors(rng):
     X = problems.clustered(rng, 40, 5)
     floors = width_floor(X, (1, 2, 4, 8, 16, 32, 64), 0.1, bias=None)
@@ -122,6 +125,7 @@ def test_wider_dictionaries_have_lower_floors(rng):
     assert [floor.n_atoms for floor in back] == [64, 4]
 
 
+@pytest.mark.slow
 def test_kernels_beat_the_other_bounds_beyond_the_dimension(rng):
     X = unit(rng.normal(size=(60, 6)))
     floor = width_floor(X, 8, 0.05, bias=None)
@@ -149,6 +153,7 @@ def test_the_weights_are_the_best_there_are(rng):
     assert floor.value > max(plain) / 40
 
 
+@pytest.mark.slow
 def test_scale_and_order_do_not_matter(rng):
     X = problems.clustered(rng, 30, 4)
     value = width_floor(X, 6, 0.1, bias=None).value
@@ -157,6 +162,7 @@ def test_scale_and_order_do_not_matter(rng):
     assert width_floor(X[rng.permutation(30)], 6, 0.1, bias=None).value == pytest.approx(value, rel=3e-3)
 
 
+@pytest.mark.slow
 def test_parts_bound_the_whole(rng):
     X = problems.gaussian(rng, 60, 5)
     whole = width_floor(X, 8, 0.05, bias=None)
@@ -184,6 +190,7 @@ def test_data_with_nothing_to_say(X, bias):
     assert floor.value == pytest.approx(solve(WideLimit(X, 0.5, bias=bias)).value, rel=1e-9, abs=1e-12)
 
 
+@pytest.mark.slow
 def test_the_defaults_bound_what_the_defaults_find(rng):
     """Off-center data: both are about every bias, so the floor is below the dictionary."""
     X = rng.normal(size=(60, 4)) + 5
@@ -216,6 +223,7 @@ def test_no_time_still_gives_a_floor(rng):
     assert certify(floor).is_certified
 
 
+@pytest.mark.slow
 def test_many_points_take_the_subspace_iteration(rng, monkeypatch):
     X = unit(rng.normal(size=(200, 6)))
     dense = width_floor(X, 20, 0.05, bias=None)
@@ -228,6 +236,7 @@ def test_many_points_take_the_subspace_iteration(rng, monkeypatch):
     assert width_floor(X, 20, 0.05, bias=None).value == pytest.approx(dense.value, rel=5e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.cuda
 def test_devices_agree(device, rng):
     X = unit(rng.normal(size=(100, 6)))

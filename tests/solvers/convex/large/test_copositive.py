@@ -31,6 +31,7 @@ def answered():
     return problem, cut(problem)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bias", [None, "free"])
 def test_more_than_half_of_the_relaxation_s_gap_is_closed(bias, answered, rng, monkeypatch):
     monkeypatch.setattr("cvxsae.solvers.convex.large.copositive._RESTARTS", 1)
@@ -58,6 +59,7 @@ def test_the_proof_in_plain_numpy(answered, rng):
     assert (np.einsum("nk,nm,mk->k", Z, M, Z) >= -1e-9).all()
 
 
+@pytest.mark.slow
 def test_the_bound_stays_below_the_exact_optimum(rng):
     """Three dimensions in four: the polar by branch and bound knows the optimum, the cuts do not use it."""
     X = np.pad(problems.gaussian(rng, 12, 3), ((0, 0), (0, 1)))
@@ -68,6 +70,7 @@ def test_the_bound_stays_below_the_exact_optimum(rng):
     assert solution.value >= exact.lower_bound
 
 
+@pytest.mark.slow
 def test_forged_cuts_are_refused(answered):
     problem, solution = answered
     assert not any("exceeds" in sentence for sentence in certify(problem, solution).objections)
@@ -83,6 +86,7 @@ def test_forged_cuts_are_refused(answered):
     assert "multipliers has shape (3, 14, 14); it must be (14, 14, 14)." in certify(problem, ragged).objections
 
 
+@pytest.mark.slow
 def test_nothing_to_cut(rng):
     clusters = LargeDictionary(problems.clustered(rng, 8, 5), 0.3, 0.1, bias=None)
     solution = cut(clusters, tol=1e-4)

@@ -27,6 +27,7 @@ def test_gradient_is_the_derivative(rng):
         assert (ahead - behind) / 2e-6 == pytest.approx(float((gradient * step).sum()), rel=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bias", [None, "fixed", "free"])
 @pytest.mark.parametrize("tau", [0.5, 5.0])
 def test_value_is_attained_and_bound_is_valid(bias, tau, rng):
@@ -39,6 +40,7 @@ def test_value_is_attained_and_bound_is_valid(bias, tau, rng):
     assert len(solution.dictionary) == solution.codes.shape[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tau", [0.5, 5.0])
 def test_no_candidates_beat_it(tau, rng):
     """(L) restricted to any given atoms is worth at least the lower bound, and its own atoms recover its value."""
@@ -51,6 +53,7 @@ def test_no_candidates_beat_it(tau, rng):
     assert solve(own, tol=1e-3).lower_bound <= solution.value
 
 
+@pytest.mark.slow
 def test_clusters_share_atoms(rng):
     X = problems.clustered(rng, 24, 5, clusters=2)
     width = [
@@ -59,6 +62,7 @@ def test_clusters_share_atoms(rng):
     assert width[1] < width[0]
 
 
+@pytest.mark.slow
 def test_more_datapoints_than_starting_atoms(rng, monkeypatch):
     monkeypatch.setattr("cvxsae.solvers.convex.large.factorized._ALL_DATAPOINTS", 5)
     X = problems.clustered(rng, 20, 3)
@@ -66,6 +70,7 @@ def test_more_datapoints_than_starting_atoms(rng, monkeypatch):
     assert few.is_certified
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [1e-12, 1e12])
 @pytest.mark.parametrize("bias", [None, "free"])
 def test_units_do_not_matter(scale, bias, rng):
@@ -74,6 +79,7 @@ def test_units_do_not_matter(scale, bias, rng):
     assert other.value / scale**2 == pytest.approx(one.value, rel=2e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bias", [None, "free"])
 @pytest.mark.parametrize("tau", [1e-30, 1e-12, 1e6, 1e12])
 def test_extreme_surcharges(tau, bias, rng):

@@ -17,6 +17,7 @@ def directions(seed: int, k: int = 7, d: int = 5) -> torch.Tensor:
     return unit(torch.from_numpy(np.random.default_rng(seed).standard_normal((k, d))))
 
 
+@pytest.mark.slow
 def test_a_step_is_adams_on_the_sphere():
     start, rng = directions(0), np.random.default_rng(1)
     parameter = start.clone().requires_grad_(True)
@@ -44,6 +45,7 @@ def test_the_unit_of_the_gradient_does_not_matter_and_none_moves_nothing(power):
     torch.testing.assert_close(STEPS.adam(start, Moments.zero(start), 0 * uphill, 1.0)[0], start, rtol=0, atol=1e-15)
 
 
+@pytest.mark.slow
 def test_the_pull_of_all_datapoints_is_minus_the_gradient_of_the_objective():
     """N ∂F/∂d_k = −Σ_n z_nk r_n by the envelope theorem: along the sphere, against central differences."""
     rng, D, lam = np.random.default_rng(2), directions(3).numpy(), 0.2
