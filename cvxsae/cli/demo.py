@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from cvxsae.data import arguments
 from cvxsae.data.activations import Activations
 from cvxsae.data.embedded import wordllama, wordllama_tokens
 from cvxsae.data.transforms import center_and_scale
+from cvxsae.errors import InputError
 from cvxsae.relaxations.convex.fixed_atoms import CandidateDictionary, SparseCodes, datapoint_atoms
 from cvxsae.relaxations.convex.large_dictionary import LargeDictionary
 from cvxsae.relaxations.convex.wide_limit import WideLimit
@@ -101,7 +101,7 @@ def run_demo(folder: Path, *, say: Callable[[str], None] | None = print, progres
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise arguments.InputError(f"--out {str(folder)!r} cannot be made a folder ({error.strerror}).") from None
+        raise InputError(f"--out {str(folder)!r} cannot be made a folder ({error.strerror}).") from None
     speak = say or (lambda _: None)
     raw = wordllama()
     transform = center_and_scale(raw)

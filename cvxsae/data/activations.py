@@ -21,8 +21,8 @@ import torch
 from jaxtyping import Float
 
 from cvxsae.data import tensors
-from cvxsae.data.arguments import InputError
 from cvxsae.data.files import gather, read_array
+from cvxsae.errors import InputError
 
 if TYPE_CHECKING:
     from cvxsae.parallel.group import ProcessGroup

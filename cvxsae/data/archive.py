@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from scipy import sparse
 
-from cvxsae.data.arguments import InputError
+from cvxsae.errors import InputError
 
 Array: TypeAlias = np.ndarray | torch.Tensor
 StoredArray: TypeAlias = np.ndarray | torch.Tensor | sparse.csr_array

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import ArrayLike
 
 from cvxsae.data.tensors import LARGEST, float_tensor, require_finite
-from cvxsae.errors import InputError as InputError
+from cvxsae.errors import InputError
 
 BiasLike: TypeAlias = ArrayLike | torch.Tensor | None
 """A decoder bias: ``None`` (zero), ``"free"`` (optimized) or a vector (fixed)."""

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from cvxsae.data.arguments import InputError
+from cvxsae.errors import InputError
 
 LONGEST_SHOWN = 160
 """Characters of a path that a message repeats."""

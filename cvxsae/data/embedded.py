@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Float
 
 from cvxsae.data import arguments
-from cvxsae.data.arguments import InputError
 from cvxsae.data.files import read_array
+from cvxsae.errors import InputError
 
 
 def wordllama() -> Float[np.ndarray, "32000 256"]:

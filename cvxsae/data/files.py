@@ -21,10 +21,9 @@ from jaxtyping import Float
 
 from cvxsae.data import arguments
 from cvxsae.data.archive import RECORD, Array, StoredArray, flatten, rebuild, write_npz
-from cvxsae.data.arguments import InputError
 from cvxsae.data.atomic import write_atomically
 from cvxsae.data.tensors import float_tensor, share
-from cvxsae.errors import reason
+from cvxsae.errors import InputError, reason
 
 MEMORY_LIMIT = 2**30
 """Bytes that :func:`gather_batches` keeps in memory; what is longer goes to an unlinked temporary file."""

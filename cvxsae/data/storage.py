@@ -26,9 +26,9 @@ import numpy as np
 import torch
 
 from cvxsae.data.archive import RECORD, Array, StoredArray, flatten, rebuild, write_npz
-from cvxsae.data.arguments import InputError
 from cvxsae.data.atomic import LONGEST_SHOWN, PARTIAL, one_sentence, require_possible, shown, write_atomically
 from cvxsae.data.tensors import float_tensor
+from cvxsae.errors import InputError
 
 if TYPE_CHECKING:
     from cvxsae.data.activations import Activations

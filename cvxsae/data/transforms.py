@@ -12,7 +12,8 @@ from jaxtyping import Float
 
 from cvxsae.data import arguments, tensors
 from cvxsae.data.activations import Activations, ActivationsLike
-from cvxsae.data.arguments import BiasLike, InputError
+from cvxsae.data.arguments import BiasLike
+from cvxsae.errors import InputError
 
 
 @dataclass(frozen=True, eq=False)

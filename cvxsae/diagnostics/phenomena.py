@@ -13,9 +13,9 @@ import numpy as np
 import scipy.sparse as sp
 
 from cvxsae.data import arguments
-from cvxsae.data.arguments import InputError
 from cvxsae.diagnostics.pairs import Score, scan_pairs
 from cvxsae.diagnostics.sums import FeatureStatistics, Moments, PairBlock
+from cvxsae.errors import InputError
 from cvxsae.relaxations import linalg
 
 if TYPE_CHECKING:

@@ -23,10 +23,8 @@ import torch
 
 from cvxsae.data import arguments
 from cvxsae.data.activations import Activations
-from cvxsae.data.arguments import InputError
 from cvxsae.data.files import read_array
-from cvxsae.errors import GroupError as GroupError
-from cvxsae.errors import reason
+from cvxsae.errors import GroupError, InputError, reason
 
 if TYPE_CHECKING:
     from types import FrameType

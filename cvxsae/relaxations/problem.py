@@ -27,7 +27,7 @@ import torch
 
 from cvxsae.data import arguments, tensors
 from cvxsae.data.activations import Activations, ActivationsLike
-from cvxsae.data.arguments import InputError
+from cvxsae.errors import InputError
 from cvxsae.parallel.group import group_of
 from cvxsae.relaxations.convex.penalty import AtomPenalty
 

@@ -11,9 +11,7 @@ import numpy as np
 import torch
 
 from cvxsae.data.files import read_arrays, write_arrays
-from cvxsae.errors import CertificateError as CertificateError
-from cvxsae.errors import InputError
-from cvxsae.errors import NotCertifiedError as NotCertifiedError
+from cvxsae.errors import CertificateError, InputError
 from cvxsae.relaxations.candidate import Candidate
 from cvxsae.relaxations.convex.large_dictionary import LargeDictionary
 from cvxsae.relaxations.convex.tidy import live_atoms

@@ -14,9 +14,9 @@ import torch
 
 from cvxsae.data import arguments, tensors
 from cvxsae.data.activations import Activations
-from cvxsae.data.arguments import InputError
 from cvxsae.data.files import read_arrays, write_arrays
 from cvxsae.data.storage import write_atomically
+from cvxsae.errors import InputError
 
 if TYPE_CHECKING:
     from jaxtyping import Float

@@ -10,7 +10,7 @@ import cvxpy as cp
 import numpy as np
 import torch
 
-from cvxsae.data.arguments import InputError
+from cvxsae.errors import InputError
 from cvxsae.relaxations import linalg
 from cvxsae.relaxations.candidate import Candidate
 from cvxsae.relaxations.convex.fixed_atoms import FixedAtoms

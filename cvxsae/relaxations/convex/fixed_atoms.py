@@ -16,6 +16,7 @@ from jaxtyping import Float
 
 from cvxsae.data import arguments, tensors
 from cvxsae.data.activations import Activations, ActivationsLike
+from cvxsae.errors import InputError
 from cvxsae.relaxations.candidate import Candidate, Codes
 from cvxsae.relaxations.convex.penalty import AtomPenalty
 from cvxsae.relaxations.problem import EPS, Problem, made_together
@@ -202,10 +203,10 @@ def datapoint_atoms(X: ActivationsLike, bias: BiasLike = None) -> Float[torch.Te
     activations = Activations(X)
     shift = arguments.bias_vector(bias, activations.shape[1])
     if isinstance(shift, str):
-        raise arguments.InputError("bias is 'free' but atoms need a point to start from; pass None or an array.")
+        raise InputError("bias is 'free' but atoms need a point to start from; pass None or an array.")
     rows = activations.to_tensor(device=torch.device("cpu"))
     rows = rows if shift is None else rows - shift
     norms = torch.linalg.vector_norm(rows, dim=1)
     if not bool((norms > 0).any()):
-        raise arguments.InputError("X has only rows equal to the bias; they give no directions.")
+        raise InputError("X has only rows equal to the bias; they give no directions.")
     return rows[norms > 0] / norms[norms > 0, None]

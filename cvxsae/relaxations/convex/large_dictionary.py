@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 
 from cvxsae.data import arguments
+from cvxsae.errors import InputError
 from cvxsae.relaxations import linalg
 from cvxsae.relaxations.candidate import Candidate
 from cvxsae.relaxations.convex.penalty import AtomPenalty
@@ -153,7 +154,7 @@ class LargeDictionary(Problem):
     def similarity(self, candidate: Candidate) -> Float[np.ndarray, "N N"]:
         """``Q = Σ_k ‖d_k‖ z_k z_kᵀ / θ_τ(z_k)``: the similarity matrix of a dictionary and its codes."""
         if candidate.codes is None or candidate.dictionary is None:
-            raise arguments.InputError("the candidate has no codes; similarity needs a dictionary and codes.")
+            raise InputError("the candidate has no codes; similarity needs a dictionary and codes.")
         codes = candidate.codes if isinstance(candidate.codes, np.ndarray) else candidate.codes.toarray()
         prices = self._code_penalties(codes)
         weights = np.divide(
@@ -191,7 +192,7 @@ class LargeDictionary(Problem):
         """
         longest = WideLimit(self.X, self.lam, bias=self.bias).lambda_max()
         if self.atom_cost > 0 and self.lam < SMALLEST_LAM * longest:
-            raise arguments.InputError(
+            raise InputError(
                 f"lam is {self.lam:g} and the longest datapoint {longest:g} from the bias: float64 cannot tell such "
                 f"a λ from zero; pass at least {SMALLEST_LAM * longest:.0e}."
             )

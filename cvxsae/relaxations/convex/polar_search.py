@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 
-from cvxsae.data.arguments import InputError
+from cvxsae.errors import InputError
 from cvxsae.relaxations.linalg import FAILURES
 
 LARGEST_DIM = 3

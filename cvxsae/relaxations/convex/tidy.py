@@ -9,7 +9,7 @@ import numpy as np
 import scipy.sparse
 import torch
 
-from cvxsae.data.arguments import InputError
+from cvxsae.errors import InputError
 
 if TYPE_CHECKING:
     from cvxsae.relaxations.candidate import Candidate

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 
 from cvxsae.data import arguments
-from cvxsae.data.arguments import InputError
+from cvxsae.errors import InputError
 from cvxsae.relaxations import linalg
 from cvxsae.relaxations.problem import EPS
 

@@ -10,7 +10,7 @@ import scipy.sparse as sp
 from jaxtyping import Bool, Float64, Int64
 
 from cvxsae.data import arguments, tensors
-from cvxsae.data.arguments import InputError
+from cvxsae.errors import InputError
 from cvxsae.relaxations import linalg
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int64
 
 from cvxsae.data import arguments
-from cvxsae.data.arguments import InputError
+from cvxsae.errors import InputError
 
 if TYPE_CHECKING:
     import scipy.sparse as sp

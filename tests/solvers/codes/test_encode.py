@@ -11,7 +11,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from cvxsae.data.arguments import InputError
+from cvxsae.errors import InputError
 from cvxsae.relaxations.solution import Status
 from cvxsae.solvers.codes.encode import encode
 from cvxsae.solvers.codes.engines import screening

@@ -9,7 +9,7 @@ import torch
 from scipy.optimize import nnls
 
 from cvxsae.data.activations import Activations
-from cvxsae.data.arguments import InputError
+from cvxsae.errors import InputError
 from cvxsae.parallel.context import Run
 from cvxsae.relaxations.convex.fixed_atoms import SparseCodes
 from cvxsae.relaxations.solution import Status

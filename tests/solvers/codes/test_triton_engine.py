@@ -11,7 +11,7 @@ import pytest
 import scipy.sparse as sp
 import torch
 
-from cvxsae.data.arguments import InputError
+from cvxsae.errors import InputError
 from cvxsae.solvers.codes.encode import encode
 from cvxsae.solvers.codes.engines import engine_name, make_engine
 from cvxsae.solvers.codes.engines.screening import Precision, PreparedDictionary

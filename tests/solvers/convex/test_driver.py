@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from cvxsae import CandidateDictionary, InputError, SparseCodes, Status, WideLimit, solve
+from cvxsae.errors import CertificateError, NotCertifiedError
 from cvxsae.parallel.context import Run, Steps
 from cvxsae.relaxations import Problem
-from cvxsae.relaxations.solution import CertificateError, NotCertifiedError, Record, Solution, judge, relative_gap
+from cvxsae.relaxations.solution import Record, Solution, judge, relative_gap
 from cvxsae.solvers.convex.candidates.proximal_gradient import ProximalGradient
 from cvxsae.solvers.convex.driver import iterate
 

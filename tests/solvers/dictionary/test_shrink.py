@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
 from cvxsae import dictionary_path, encode, learn_dictionary, shrink
-from cvxsae.data.arguments import InputError
+from cvxsae.errors import InputError
 from cvxsae.relaxations.solution import Status
 from cvxsae.results import DictionaryFit, Record
 from cvxsae.solvers.dictionary.removal import cheapest_apart, removal_prices
