@@ -59,7 +59,8 @@ def spoiled(learn: Any, angle: float) -> Any:
         atoms = fit.dictionary.copy()
         atoms[0] += angle * np.random.default_rng(99).standard_normal(atoms.shape[1])
         atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
-        return replace(fit, dictionary=atoms, codes=encode(X, atoms, lam, bias=fit.bias, tol=1e-9))
+        encoding = encode(X, atoms, lam, bias=fit.bias, tol=1e-9)
+        return replace(fit, dictionary=atoms, codes=encoding.codes, encoding=encoding, value=encoding.value)
 
     return turned
 

@@ -74,7 +74,7 @@ def beside_sparse(claims: Claims, points: int, seeds: int) -> np.ndarray:
     best = min(fits, key=lambda fit: fit.value)
     spread = max(fit.value for fit in fits) / best.value - 1
     report = check_optimality(
-        data.X, best.dictionary, LAM, bias=best.bias, trained_bias=True, codes=best.codes, new_atoms=0, splits=False
+        data.X, best.dictionary, LAM, bias=best.bias, trained_bias=True, codes=best.encoding, new_atoms=0, splits=False
     )
     pair = report.antipodes.iloc[0]
     cosines = best.dictionary @ data.dictionary.T

@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         best = min(fits, key=lambda fit: fit.value)
         spread = max(fit.value for fit in fits) / best.value - 1
         true, absorbed = tree.values(lam)
-        ((_, _, delta, gap, turned),) = tree.absorption(best.dictionary, best.codes.codes)
+        ((_, _, delta, gap, turned),) = tree.absorption(best.dictionary, best.codes)
         claims.close(f"λ = {lam:g}: F of the true dictionary", encode(X, truth, lam, tol=1e-12).value, true, 1e-12)
         claims.close(
             f"λ = {lam:g}: F of the absorbed one", encode(X, tree.absorbed, lam, tol=1e-12).value, absorbed, 1e-12

@@ -111,7 +111,7 @@ def partial_absorption(claims: Claims, counts: Sequence[int], steps: int) -> np.
         fit = learn_dictionary(X, 2, LAM, bias=None, stationarity=1e-6)
         d1, d2 = np.argsort(fit.dictionary[:, 1])
         delta = fit.dictionary[d2, 0] / fit.dictionary[d2, 1]
-        report = check_optimality(X, fit.dictionary, LAM, codes=fit.codes, new_atoms=0, splits=False)
+        report = check_optimality(X, fit.dictionary, LAM, codes=fit.encoding, new_atoms=0, splits=False)
         pair = report.pairs[report.pairs["feature"] == d2].iloc[0]
         gap = absorption_gap(fit.codes, int(d1), parent, child)
         least, degrees = grid_of_dictionaries(count, steps)

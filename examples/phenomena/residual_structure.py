@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             learn_dictionary(data.X, 32, LAM, bias=None, seed=seed, stationarity=1e-4) for seed in range(asked.seeds)
         ]
         fit = min(fits, key=lambda found: found.value)
-        found = feature_statistics(data.X, fit.dictionary, LAM, codes=fit.codes)
+        found = feature_statistics(data.X, fit.dictionary, LAM, codes=fit.encoding)
         parts = residual_structure(found)
         error = max(error, pythagoras(data.X, found))
         mismatch = max(mismatch, abs(parts.shrinkage_ratio / parts.shrinkage_ratio_expected - 1))

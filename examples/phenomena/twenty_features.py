@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         best = min([*fits, descent], key=lambda fit: fit.value)
         agree = sum(fit.value <= best.value * (1 + 1e-9) for fit in fits)
         true, absorbed = tree.values(lam)
-        details = tree.absorption(best.dictionary, best.codes.codes)
+        details = tree.absorption(best.dictionary, best.codes)
         share = max(abs(row[2] - 1) for row in details)
         lower = absorbed - best.value
         claims.close(f"λ = {lam:g}: F of the true dictionary", encode(X, truth, lam, tol=1e-12).value, true, 1e-11)
@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     left, right = figure.subplots(1, 2)
     left.imshow(best.dictionary[order] @ truth.T, cmap="RdBu_r", vmin=-1, vmax=1)
     left.set(xlabel="true feature", ylabel="atom", title=f"atoms of the optimum, λ = {lam:g}")
-    firing = best.codes.codes[:, order].toarray() > 0
+    firing = best.codes[:, order].toarray() > 0
     right.imshow((firing.T @ tree.active) / np.maximum(tree.active.sum(axis=0), 1), cmap="Greys", vmin=0, vmax=1)
     right.set(xlabel="true feature fires", title="P(atom fires | feature fires)")
     save(figure, asked.out, "twenty_features")

@@ -52,7 +52,7 @@ def sample(points: int, seed: int) -> np.ndarray:
 
 def predictors(X: np.ndarray, fit: DictionaryFit, seed: int) -> tuple[pd.DataFrame, np.ndarray]:
     """Split score and simpler guesses, one row an atom; and the split directions."""
-    report = check_optimality(X, fit.dictionary, LAM, codes=fit.codes, code_tol=1e-9, new_atoms=0, seed=seed)
+    report = check_optimality(X, fit.dictionary, LAM, codes=fit.encoding, code_tol=1e-9, new_atoms=0, seed=seed)
     found = report.statistics
     codes = found.codes.codes
     mass = np.where(found.live, found.mass, np.nan)
@@ -72,24 +72,24 @@ def predictors(X: np.ndarray, fit: DictionaryFit, seed: int) -> tuple[pd.DataFra
 def realized(narrow: DictionaryFit, wide: DictionaryFit) -> pd.DataFrame:
     """How each atom of the narrow dictionary split, as defined above."""
     K = narrow.n_atoms
-    mass = np.asarray(wide.codes.codes.sum(axis=0)).ravel() / wide.problem.n_points
+    mass = np.asarray(wide.codes.sum(axis=0)).ravel() / wide.problem.n_points
     parents = (wide.dictionary @ narrow.dictionary.T).argmax(axis=1)
     parents, mass = parents[mass > 0], mass[mass > 0]
     heaviest = np.zeros(K)
     np.maximum.at(heaviest, parents, mass)
-    fall = narrow.codes.values - wide.codes.values
+    fall = narrow.encoding.values - wide.encoding.values
     return pd.DataFrame(
         {
             "children": np.bincount(parents, minlength=K),
             "mass": np.bincount(parents, weights=mass, minlength=K) - heaviest,
-            "gain": narrow.codes.codes.T @ fall / len(fall),
+            "gain": narrow.codes.T @ fall / len(fall),
         }
     )
 
 
 def aligned(narrow: DictionaryFit, wide: DictionaryFit, directions: np.ndarray) -> tuple[int, float, float]:
     """Atoms with two children; mean |cosine| of their difference with the atom's own direction, and with others'."""
-    mass = np.asarray(wide.codes.codes.sum(axis=0)).ravel()
+    mass = np.asarray(wide.codes.sum(axis=0)).ravel()
     parents = (wide.dictionary @ narrow.dictionary.T).argmax(axis=1)
     cosines = []
     for k, atom in enumerate(narrow.dictionary):
@@ -107,7 +107,7 @@ def aligned(narrow: DictionaryFit, wide: DictionaryFit, directions: np.ndarray) 
 def measured_rate(X: np.ndarray, fit: DictionaryFit, atom: int, direction: np.ndarray) -> float:
     """How fast F falls when the atom is replaced by ``normalize(d ± εv)``, with exact codes before and after."""
     split = split_atom(torch.from_numpy(fit.dictionary), atom, torch.from_numpy(direction), STEP)
-    warm = fit.codes
+    warm = fit.encoding
     before = encode(X, fit.dictionary, LAM, tol=1e-12, warm_start=warm).value
     return (before - encode(X, split, LAM, tol=1e-12).value) / STEP
 

@@ -162,7 +162,8 @@ def test_slices_of_memory_maps(tmp_path, rng):
 MEASURED = """
     import resource, sys
     import numpy as np
-    from cvxsae.data import Activations, files
+    from cvxsae import Activations
+    from cvxsae.data import files
     source, kind = sys.argv[1:]
     X = source if kind == "path" else np.load(source, mmap_mode="r")
     if kind == "slice":

@@ -249,7 +249,6 @@ def test_devices_agree(device, rng):
     [
         ({"lam": 0}, "lam is 0"),
         ({"widths": 0}, "widths is 0"),
-        ({"widths": "32"}, "widths is '32'"),
         ({"steps": 3}, "'steps' is not an option"),
         ({"bias": np.zeros(3)}, "bias has shape"),
         ({"kernels": ()}, "kernels is empty"),
