@@ -92,7 +92,7 @@ def test_nothing_to_cut(rng):
     solution = cut(clusters, tol=1e-4)
     assert solution.is_certified
     assert "closed_by_copositive" not in solution.info or solution.info["closed_by_copositive"] <= 1
-    with pytest.raises(InputError, match="polar that is exact in up to 3 dimensions.*'directions'"):
+    with pytest.raises(InputError, match=r"polar that is exact in up to 3 dimensions.*'directions'"):
         cut(LargeDictionary(problems.gaussian(rng, 20, 2), 0.3, 5.0, bias=None))
 
 
