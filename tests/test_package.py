@@ -32,10 +32,12 @@ def test_importing_the_package_loads_not_even_torch():
     assert done.stdout.strip() == "False"
 
 
+@pytest.mark.slow
 def test_public_names_load_torch_and_scipy_and_nothing_heavier():
     assert loaded_by("from cvxsae import *") == set()
 
 
+@pytest.mark.slow
 def test_rooms_load_nothing_heavier():
     rooms = sorted({path.parent.name for path in ROOT.glob("*/__init__.pyi")} | {"floors", "results"})
     assert len(rooms) > 7

@@ -50,6 +50,7 @@ def test_learn_gives_what_the_api_gives(folder):
     assert "no dictionary of any width is below" in text
 
 
+@pytest.mark.slow
 def test_learn_that_ran_out_of_time_is_exit_code_1(folder):
     result = run("learn", folder / "X.npy", "--n-atoms", 6, "--lam-ratio", 0.05, "--max-seconds", 1e-3)
     assert result.exit_code == 1

@@ -114,6 +114,7 @@ def test_wide_limit(name, kind):
     agree(plain, other, encoding.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", BIASES)
 @pytest.mark.parametrize("name", NAMES)
 def test_sparse_codes(name, kind):
@@ -137,6 +138,7 @@ def test_codes_of_every_datapoint(name, engine):
     np.testing.assert_allclose(other.values, expected, rtol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tau", [0.0, 2.0])
 @pytest.mark.parametrize("kind", BIASES)
 @pytest.mark.parametrize("name", NAMES)
@@ -153,6 +155,7 @@ def test_candidate_dictionary(name, kind, tau):
     agree(plain, solve(written, tol=1e-7), encoding.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["zero", "free"])
 @pytest.mark.parametrize("name", [name for name in NAMES if not name.startswith("atoms")])
 def test_large_dictionary(name, kind):

@@ -407,6 +407,7 @@ def write_forever(path, seed):
         number += 1
 
 
+@pytest.mark.slow
 def test_kill_9_at_random_moments_leaves_whole_records(tmp_path):
     """Two processes write the same records; both are killed, five times over."""
     context = multiprocessing.get_context("forkserver")

@@ -115,6 +115,7 @@ def test_a_fit_is_checked_as_it_was_learned(fit, learned):
         check_optimality(X, D)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("interrupt", [interrupt_codes, interrupt_newton])
 def test_an_interrupt_is_not_a_report(learned, monkeypatch, interrupt):
     """Zero codes of an interrupted encoding, or an unfinished wide limit, must not be measured as if exact."""

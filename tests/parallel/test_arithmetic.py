@@ -30,6 +30,7 @@ CALLS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("setting", SETTINGS)
 @pytest.mark.parametrize("call", CALLS)
 def test_settings_do_not_reach_the_arithmetic(call, setting):

@@ -34,6 +34,7 @@ def test_after_a_call(threads, engine):
     assert torch.get_num_threads() == threads
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError, RuntimeError])
 @pytest.mark.parametrize("engine", ["fused", "torch"])
 def test_after_a_call_that_failed(threads, engine, error, monkeypatch):

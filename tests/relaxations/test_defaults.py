@@ -40,6 +40,7 @@ def test_free_atoms_that_cost_nothing_are_the_wide_limit_by_default(rng):
     assert large.value == pytest.approx(wide.value, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_the_default_floor_is_below_the_default_dictionary(rng):
     """On N(5, 1) a floor for a bias of zero is above what a dictionary with a free one attains."""
     X = rng.normal(5, 1, size=(60, 4))

@@ -153,6 +153,7 @@ def test_an_interrupted_start_is_not_trained_from(monkeypatch):
         train_sae(data(), 8, LAM, **QUICK)
 
 
+@pytest.mark.slow
 def test_time_is_kept_to_and_said():
     X = data()
     sae = train_sae(X, 8, LAM, steps=10**6, batch_size=64, max_seconds=0.5)

@@ -94,6 +94,7 @@ def test_a_folder_with_something_else_in_it_is_refused(X, tmp_path):
             compare(X[:30], (2,), LAM, folder=out, **OPTIONS)
 
 
+@pytest.mark.slow
 def test_damaged_cells_are_computed_again(X, tmp_path):
     """What a comparison returns is never read from the files it writes for people."""
     first = compare(X[:30], (2, 3), LAM, folder=tmp_path / "out", **OPTIONS)
@@ -110,6 +111,7 @@ def test_damaged_cells_are_computed_again(X, tmp_path):
         np.testing.assert_array_equal(kept["dictionary"], again.dictionaries[0][0])
 
 
+@pytest.mark.slow
 def test_a_limit_is_one_for_the_whole_call(X):
     """Floors, searches and training share it; what is returned is certified all the same."""
     started = time.perf_counter()
@@ -127,6 +129,7 @@ def test_a_fixed_bias_is_the_bias_of_everything(X, bias):
     np.testing.assert_array_equal(comparison.dictionaries[0][1], 0 if bias is None else bias)
 
 
+@pytest.mark.slow
 def test_a_dictionary_below_the_floor_is_an_error(comparison):
     result = comparison.results[0]
     with pytest.raises(CertificateError, match="below the floor"):

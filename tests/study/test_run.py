@@ -253,6 +253,7 @@ def test_a_folder_that_holds_something_else_is_refused(tmp_path):
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_sentence_and_what_had_ended_is_kept(tmp_path, monkeypatch):
     study = toy(tmp_path / "out", lam=[0.2])
 
@@ -273,6 +274,7 @@ def test_a_full_disk_is_one_sentence_and_what_had_ended_is_kept(tmp_path, monkey
     assert study.run()["status"].eq("done").all()
 
 
+@pytest.mark.slow
 def test_a_dictionary_that_cannot_be_read_is_learned_again_before_a_wider_one_starts_from_it(tmp_path):
     study = toy(tmp_path / "out", lam=[0.2], methods=["learned"])
     table = study.run()
@@ -389,6 +391,7 @@ def test_kill_9_at_random_moments_loses_at_most_the_cells_in_flight(tmp_path):
     assert kept == {cell: (cells / f"{cell}.npz").stat().st_mtime_ns for cell in ended}, "a cell was computed again"
 
 
+@pytest.mark.slow
 def test_nothing_of_the_caller_is_changed(tmp_path):
     """A study left torch with two threads where one was set."""
     script = (
@@ -408,6 +411,7 @@ def test_nothing_of_the_caller_is_changed(tmp_path):
     subprocess.run([sys.executable, "-c", script, str(tmp_path / "out")], check=True)
 
 
+@pytest.mark.slow
 def test_a_damaged_cell_is_computed_again_and_a_foreign_one_never_believed(tmp_path, solves):
     study = toy(tmp_path / "out", lam=[0.2])
     table = study.run()
@@ -428,6 +432,7 @@ def test_a_damaged_cell_is_computed_again_and_a_foreign_one_never_believed(tmp_p
         assert len(solves) == before + 1
 
 
+@pytest.mark.slow
 def test_an_array_reaches_the_cells_and_one_that_changes_is_noticed(tmp_path, rng):
     X = rng.normal(size=(40, 3))
     axes = {"sources": {}, "n_points": [], "lam": [0.4]}

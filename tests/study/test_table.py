@@ -77,6 +77,7 @@ def test_the_page_explains_every_column_key_and_method():
     assert all(f"`{name}`" in page for name in (*registry.METHODS, *sources.GENERATORS, *sources.DATA))
 
 
+@pytest.mark.slow
 def test_the_table_is_read_back_from_parquet_and_csv(finished):
     import pandas as pd
 

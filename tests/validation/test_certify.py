@@ -108,6 +108,7 @@ def test_positive_control_in_other_units(name, scale):
     assert not objections(problem, solution)
 
 
+@pytest.mark.slow
 def test_sparse_codes_are_read(name):
     problem, solution = solved(name)
     sparse = dataclasses.replace(solution, codes=scipy.sparse.csr_array(solution.codes))
@@ -157,6 +158,7 @@ def test_certificate_speaks(name):
 # ---------------------------------------------------------------- it objects to the rest
 
 
+@pytest.mark.slow
 def test_a_perturbed_code(name, claims):
     problem, solution = solved(name)
     codes = solution.codes.copy()

@@ -81,6 +81,7 @@ def test_no_dictionary_is_cheaper_than_its_cell(value, ratio, rng):
         assert float(cost) <= cheapest(x, D, ratio) * (1 + 1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cell", [0, 1, 77, 336, 337, 398, 399])
 def test_slopes_cover_every_atom_on_the_cone(cell, rng):
     """Exact points of (6d), worst tilts and shares included, against the table."""

@@ -41,6 +41,7 @@ def assert_true(problem, solution):
     assert certificate.lower_bound <= solution.value * (1 + 1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", ALGORITHMS)
 def test_second_choices_reach_the_same_answer(solver, rng, monkeypatch):
     problem = build(solver, rng)
@@ -53,6 +54,7 @@ def test_second_choices_reach_the_same_answer(solver, rng, monkeypatch):
     assert solution.lower_bound <= before.value * (1 + 1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [0, 25])
 @pytest.mark.parametrize("solver", ALGORITHMS)
 def test_when_everything_fails_the_answer_is_still_true(solver, after, rng, monkeypatch):
@@ -68,6 +70,7 @@ def test_when_everything_fails_the_answer_is_still_true(solver, after, rng, monk
     assert solution.status in (Status.BREAKDOWN, Status.STALLED, Status.MAX_ITER, Status.CERTIFIED, Status.RELAXED)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [2e-13, 1e-12])
 @pytest.mark.parametrize("solver", ALGORITHMS)
 def test_penalties_at_the_end_of_float64(solver, share, rng):
@@ -76,6 +79,7 @@ def test_penalties_at_the_end_of_float64(solver, share, rng):
     assert_true(problem, solve(problem, solver=solver, tol=1e-4, max_steps=2, raise_on_failure=False))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", ALGORITHMS)
 def test_data_of_a_rank_below_the_number_of_atoms(solver, rng):
     problem = build(solver, rng, n=10, d=4)

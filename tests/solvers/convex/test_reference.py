@@ -30,6 +30,7 @@ def test_conic_forms_are_the_problems(bias, rng):
         assert certify(problem, solution).is_certified
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [1e-9, 1e9])
 def test_units_do_not_matter(scale, rng):
     X, atoms = problems.gaussian(rng, 8, 3), rng.normal(size=(5, 3))
@@ -51,6 +52,7 @@ def test_the_doubly_nonnegative_relaxation_is_exact_for_four_points(d, rng):
     assert problem.relaxed_value(solution.similarity, solution.bias) == pytest.approx(solution.relaxed_value, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_the_relaxed_value_is_below_what_any_dictionary_attains(rng):
     X = problems.gaussian(rng, 14, 4)
     reference = solve(LargeDictionary(X, LAM, 4.0, bias="free"), solver="reference", raise_on_failure=False)

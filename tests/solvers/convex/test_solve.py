@@ -45,6 +45,7 @@ def name(request):
     return request.param
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bias", [None, "fixed", "free"])
 @pytest.mark.parametrize("solver", ["auto", "torch", "reference"])
 def test_every_problem_with_every_bias(name, solver, bias, rng):
@@ -112,6 +113,7 @@ def test_interruption_returns_the_point_reached(name, rng):
     assert len(solution.history) == 1
 
 
+@pytest.mark.slow
 def test_nothing_passed_is_modified(name, rng):
     X, atoms, bias = problems.gaussian(rng, 12, 3), 3 * rng.normal(size=(5, 3)), rng.normal(size=3)
     originals = X.copy(), atoms.copy(), bias.copy()
@@ -134,6 +136,7 @@ def test_nothing_passed_is_modified(name, rng):
         np.testing.assert_array_equal(problem.fixed_bias(), originals[2])
 
 
+@pytest.mark.slow
 def test_solves_are_reproducible(name, rng):
     problem = build(name, rng, "free")
     one, two = (solve(problem, tol=3e-2) for _ in range(2))
@@ -141,12 +144,14 @@ def test_solves_are_reproducible(name, rng):
     np.testing.assert_array_equal(one.bias, two.bias)
 
 
+@pytest.mark.slow
 def test_torch_threads_are_given_back(name, rng):
     before = torch.get_num_threads()
     solve(build(name, rng), tol=3e-2)
     assert torch.get_num_threads() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lam", [1e-12, 1e-6, 1e6, 1e12])
 @pytest.mark.parametrize("bias", [None, "free"])
 def test_extreme_penalties_end_with_valid_bounds(name, lam, bias, rng):
@@ -212,6 +217,7 @@ def test_the_steps_of_the_reference_are_limited():
     assert solution.lower_bound <= solution.value
 
 
+@pytest.mark.slow
 def test_a_relaxation_solved_as_far_as_it_goes_has_not_failed():
     """d > 3, τ > 0: the solver's gap closes, what is left is the relaxation's; that is no failure."""
     problem = LargeDictionary(problems.gaussian(np.random.default_rng(0), 20, 6), LAM, 5.0, bias=None)

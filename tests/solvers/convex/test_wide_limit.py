@@ -42,6 +42,7 @@ def large():
     return X
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("fraction", [1e-3, 0.05, 0.5])
 def test_a_large_random_set_in_fifteen_passes(dtype, fraction, large, device):

@@ -61,6 +61,7 @@ def test_a_search_takes_no_step_past_its_limit(max_seconds, epochs, monkeypatch)
     assert_sound(fit)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("max_seconds", [15, 35])
 def test_a_start_with_atoms_missing_takes_no_step_past_its_limit(max_seconds, monkeypatch):
     X = planted(n=400)
@@ -77,6 +78,7 @@ def interrupt(*_, **__):
     raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_interrupted_while_curvature_is_computed_it_returns_the_stationary_point(monkeypatch):
     monkeypatch.setattr(Curvature, "least", interrupt)
     fit = learn_dictionary(planted(n=200), 6, LAM, bias=None, second_order=True, moves=False, stationarity=1e-3)
@@ -153,6 +155,7 @@ def test_growing_and_shrinking_take_the_options_of_learning(tmp_path):
 # ---------------------------------------------------------------- a fit is a solution
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bias", [None, "free"])
 def test_a_saved_fit_is_judged_again(bias, tmp_path):
     X = planted(n=200) + 0.2

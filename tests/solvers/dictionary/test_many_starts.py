@@ -42,6 +42,7 @@ def test_it_ends_at_the_optimum_of_a_grid(width, seed, ratio):
     assert fit.value <= float(torch.cat(values).min()) * (1 + 1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("width", "seed"), [(1, 0), (1, 2), (2, 1), (2, 2)])
 def test_with_a_free_bias_no_other_start_ends_lower(width, seed):
     X = data(seed, 20, 2)

@@ -51,6 +51,7 @@ def test_a_seed_that_is_none(seed):
         learn_dictionary(planted(n=20), 3, 0.1, seed=seed)
 
 
+@pytest.mark.slow
 def test_certified_means_that_the_returned_value_is_at_the_floor():
     """Far from the bias the sums cancel, and the loop's value was once believed."""
     X = np.repeat(np.eye(3), 1000, axis=0) + 1e6

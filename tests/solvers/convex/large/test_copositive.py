@@ -46,6 +46,7 @@ def test_more_than_half_of_the_relaxation_s_gap_is_closed(bias, answered, rng, m
     assert certify(problem, solution, tol=1.5e-3).is_certified
 
 
+@pytest.mark.slow
 def test_the_proof_in_plain_numpy(answered, rng):
     problem, solution = answered
     Y, S, n, tau = solution.dual, solution.multipliers, 14, 10.0

@@ -18,6 +18,7 @@ def planted(rng, n=80, d=12, features=4):
     return X + 0.2 / np.sqrt(d) * rng.normal(size=(n, d)), truth
 
 
+@pytest.mark.slow
 def test_a_planted_width_is_found_without_being_told(rng):
     X, truth = planted(rng)
     path: Any = large_path(LargeDictionary(X, 0.1, 1.0, bias=None), [15, 30, 60], tol=5e-3)
@@ -42,6 +43,7 @@ def test_a_path_along_lambda_and_default_values(rng):
         assert len(values) == 16
 
 
+@pytest.mark.slow
 def test_an_interrupted_path_goes_on_and_other_paths_are_refused(rng, tmp_path):
     problem = LargeDictionary(problems.clustered(rng, 12, 4), 0.3, 1.0, bias=None)
 

@@ -24,6 +24,7 @@ def solved(problem, tol=1e-5, **options):
     return solve(problem, tol=tol, raise_on_failure=False, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bias", [None, "free"])
 @pytest.mark.parametrize("tau", [0.1, 1.0, 10.0])
 @pytest.mark.parametrize("make", [problems.gaussian, problems.clustered])
@@ -37,6 +38,7 @@ def test_the_bound_meets_the_reference_and_never_passes_it(make, tau, bias, rng)
     assert solution.relaxed_value >= relaxed * (1 - 1e-7)  # type: ignore[operator]
 
 
+@pytest.mark.slow
 def test_the_two_gaps_add_up_and_the_status_says_which_is_open(rng):
     problem = LargeDictionary(problems.gaussian(rng, 24, 8), 0.3, 10.0, bias=None)
     solution = solved(problem, tol=3e-4)
@@ -54,6 +56,7 @@ def test_the_two_gaps_add_up_and_the_status_says_which_is_open(rng):
     assert certify(problem, spoiled).solver_gap > solution.solver_gap
 
 
+@pytest.mark.slow
 def test_the_value_is_no_worse_than_ten_starts_of_plain_descent(rng):
     problem = LargeDictionary(problems.clustered(rng, 12, 4), LAM, 3.0, bias=None)
     X = problem.X.to_tensor(device=CPU)
@@ -99,6 +102,7 @@ def test_without_surcharge_it_is_the_wide_limit(rng):
     assert solve(LargeDictionary(X, LAM, 0.0, bias=None), tol=1e-9).value == pytest.approx(wide.value, rel=1e-8)
 
 
+@pytest.mark.slow
 def test_the_candidate_problem_with_the_returned_atoms_has_the_same_value(rng):
     problem = LargeDictionary(problems.clustered(rng, 20, 5), LAM, 1.0, bias=None)
     solution = solved(problem, tol=1e-6)
@@ -116,6 +120,7 @@ def test_a_shrunken_proof_is_refused(rng):
     assert certify(problem, unproved).lower_bound < solution.lower_bound
 
 
+@pytest.mark.slow
 def test_an_infeasible_similarity_cannot_lower_the_relaxed_value(rng):
     problem = LargeDictionary(problems.clustered(rng, 12, 4), LAM, 3.0, bias=None)
     solution = solved(problem)
