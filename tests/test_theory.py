@@ -356,7 +356,7 @@ def resolvable(name):
 @pytest.mark.parametrize("theorem", [f"T{i}" for i in range(1, 16)])
 def test_every_theorem_names_its_function_and_its_test(theorem):
     body = sections()[theorem]
-    where = re.search(r"Where: (.*?)\. Tested: (.*?)\.(\s|$)", body, flags=re.DOTALL)
+    where = re.search(r"Where: (.*?)\.\s+Tested: (.*?)\.(\s|$)", body, flags=re.DOTALL)
     assert where, f"{theorem} has no 'Where: ... Tested: ...' line"
     functions, tests = re.findall(r"`([^`]+)`", where[1]), re.findall(r"`([^`]+)`", where[2])
     assert functions
