@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import mmap
 import os
 import tempfile
@@ -145,7 +144,8 @@ def gather(
 ) -> tuple[Float[torch.Tensor, "N d"], mmap.mmap | None]:
     """Do what :func:`gather_batches` does and also return the map of the temporary file, if there is one."""
     limit = MEMORY_LIMIT if memory_limit is None else memory_limit
-    sink: IO[bytes] = io.BytesIO()
+    held = bytearray()
+    file: IO[bytes] | None = None
     first: torch.Tensor | None = None
     try:
         for index, value in enumerate(batches):
@@ -153,27 +153,31 @@ def gather(
             if first is None:
                 first = batch[:0].clone()
             block = batch.to(device="cpu", dtype=first.dtype).reshape(-1).view(torch.uint8).numpy()
-            if isinstance(sink, io.BytesIO) and sink.tell() + block.nbytes > limit:
-                held, sink = sink, tempfile.TemporaryFile()  # noqa: SIM115 (closed below)
-                sink.write(held.getbuffer())
-                del held
-            sink.write(block.data)
-        if first is None or sink.tell() == 0:
+            if file is None and len(held) + block.nbytes > limit:
+                file = tempfile.TemporaryFile()  # noqa: SIM115 (closed below)
+                file.write(held)
+                held.clear()
+            if file is None:
+                held += block.data
+            else:
+                file.write(block.data)
+        if first is None or not (held or file):
             raise InputError(f"{name} yields no rows; pass at least one (n, d) batch.")
-        sink.flush()
-        mapping = None if isinstance(sink, io.BytesIO) else mmap.mmap(sink.fileno(), 0)
-        memory = sink.getbuffer() if isinstance(sink, io.BytesIO) else mapping
+        mapping = None
+        if file is not None:
+            file.flush()
+            mapping = mmap.mmap(file.fileno(), 0)
     except OSError as error:
         # Only a failure to write the temporary file is ours to explain; the iterator's own errors pass.
-        if isinstance(sink, io.BytesIO) or error.filename is not None:
+        if file is None or error.filename is not None:
             raise
         raise InputError(
             f"{name} does not fit in {tempfile.gettempdir()!r} ({error.strerror}); point TMPDIR to a larger disk."
         ) from None
     finally:
-        if not isinstance(sink, io.BytesIO):
-            sink.close()
-    return torch.frombuffer(memory, dtype=first.dtype).view(-1, first.shape[1]), mapping
+        if file is not None:
+            file.close()
+    return torch.frombuffer(mapping or held, dtype=first.dtype).view(-1, first.shape[1]), mapping
 
 
 def _batch(value: Any, name: str, first: torch.Tensor | None) -> torch.Tensor:
