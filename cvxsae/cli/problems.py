@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
@@ -282,17 +282,14 @@ def check_command(
 def read_candidate(path: Path) -> tuple[Candidate, dict[str, float]]:
     """The arrays of a file written by ``cvxsae solve --out``, and what it claims of them."""
     from cvxsae.data.files import read_arrays
-    from cvxsae.relaxations.candidate import Candidate
+    from cvxsae.relaxations.candidate import candidate_from
 
     arrays: dict[str, Any] = dict(read_arrays(path, "--solution"))
-    if "bias" not in arrays:
-        raise InputError(f"--solution {str(path)!r} has no array 'bias'; pass a file written by 'cvxsae solve --out'.")
+    candidate = candidate_from(arrays, f"--solution {str(path)!r}")
     claims = {name: arrays[name] for name in ("lam", "value", "lower_bound") if name in arrays}
     for name, array in claims.items():
         if array.ndim > 0:
             raise InputError(f"--solution {str(path)!r} has {name!r} of shape {array.shape}; it must be one number.")
-    known = {member.name for member in fields(Candidate)}
-    candidate = Candidate(**{name: array for name, array in arrays.items() if name in known})
     return candidate, {name: float(array) for name, array in claims.items()}
 
 

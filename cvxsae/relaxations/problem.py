@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from cvxsae.data.arguments import BiasLike
     from cvxsae.parallel.group import ProcessGroup
     from cvxsae.relaxations.candidate import Candidate, Codes
+    from cvxsae.relaxations.proofs import CopositivityProof
 
 EPS = float(np.finfo(np.float64).eps)
 """Spacing of float64 at 1, the unit of every rounding slack."""
@@ -255,9 +256,9 @@ class Problem(ABC):
         """Whether :meth:`polar` is the gauge itself, so that the bound can close; False if only bounded from above."""
         return True
 
-    def polar(self, Y: Float[torch.Tensor, "N d"], multipliers: np.ndarray | None = None) -> float:
+    def polar(self, Y: Float[torch.Tensor, "N d"], proof: CopositivityProof | None = None) -> float:
         """An upper bound of the polar gauge of Y (exact but for rounding wherever the problem has a formula)."""
-        del multipliers
+        del proof
         rows = self.row_polars(Y)
         if rows is None:
             raise NotImplementedError
@@ -274,7 +275,7 @@ class Problem(ABC):
         return self.group.total(total) / self.total_points
 
     def feasible_dual(
-        self, Y: Float[torch.Tensor, "N d"], multipliers: np.ndarray | None = None
+        self, Y: Float[torch.Tensor, "N d"], proof: CopositivityProof | None = None
     ) -> Float[torch.Tensor, "N d"]:
         """Turn any Y into a feasible dual point: re-center if the bias is free, then shrink into ``polar ≤ λ``.
 
@@ -290,15 +291,15 @@ class Problem(ABC):
         rows = None if self.bias_is_free else self.row_polars(Y)
         if rows is not None:
             return Y * torch.clamp(limit / (rows + slack).clamp(min=limit), max=1)[:, None]
-        polar = self._largest(self.polar(Y, multipliers) + float(slack.max()))
+        polar = self._largest(self.polar(Y, proof) + float(slack.max()))
         return Y * min(1.0, limit / polar) if polar > 0 else Y
 
     def dual_violations(
-        self, Y: Float[torch.Tensor, "N d"], multipliers: np.ndarray | None = None
+        self, Y: Float[torch.Tensor, "N d"], proof: CopositivityProof | None = None
     ) -> tuple[float, float]:
         """How far Y is from feasible: ``(polar(Y) − λ)_+/λ`` and, for a free bias, ``‖mean y_n‖/λ`` (else zero)."""
         Y = Y.to(torch.float64)
-        excess = self._largest(max(0.0, self.polar(Y, multipliers) / self.lam - 1))
+        excess = self._largest(max(0.0, self.polar(Y, proof) / self.lam - 1))
         drift = float(torch.linalg.vector_norm(self._mean_row(Y))) / self.lam if self.bias_is_free else 0.0
         return excess, drift
 
@@ -313,7 +314,7 @@ class Problem(ABC):
     def lower_bound(self, candidate: Candidate) -> float:
         """A certified lower bound of the optimum, from the candidate's dual point or else its residual."""
         Y = self.residual(candidate) if candidate.dual is None else float64_tensor(candidate.dual)
-        return self.dual_value(self.feasible_dual(Y, candidate.multipliers))
+        return self.dual_value(self.feasible_dual(Y, candidate.proof))
 
     def bounds(self, candidate: Candidate) -> tuple[float, float]:
         """Value and certified lower bound of a candidate: the two numbers every solution reports."""

@@ -12,7 +12,7 @@ import torch
 
 from cvxsae.data.files import read_arrays, write_arrays
 from cvxsae.errors import CertificateError, InputError
-from cvxsae.relaxations.candidate import Candidate
+from cvxsae.relaxations.candidate import Candidate, candidate_from, shape_objections
 from cvxsae.relaxations.convex.large_dictionary import LargeDictionary
 from cvxsae.relaxations.convex.tidy import live_atoms
 from cvxsae.relaxations.problem import Problem
@@ -92,7 +92,7 @@ class Solution(Candidate):
     value
         Objective attained by ``dictionary``, ``codes`` and ``bias``, evaluated in float64 at exactly these arrays.
     lower_bound
-        A number no feasible point can go below, proved by ``dual`` (and ``multipliers``).
+        A number no feasible point can go below, proved by ``dual`` (and ``proof``).
     status
         How the solve ended; ``status.message`` and ``status.remedy`` are sentences.
     tol
@@ -135,11 +135,6 @@ class Solution(Candidate):
     def is_certified(self) -> bool:
         """Whether the gap is within ``tol``."""
         return self.status is Status.CERTIFIED
-
-    def arrays(self) -> dict[str, Any]:
-        """The candidate's arrays by name, without those it lacks."""
-        named = {f.name: getattr(self, f.name) for f in fields(Candidate)}
-        return {name: array for name, array in named.items() if array is not None}
 
     @property
     def objections(self) -> tuple[str, ...]:
@@ -199,11 +194,8 @@ class Solution(Candidate):
             For a file that cannot be read, or arrays that do not fit the problem.
         """
         held: dict[str, Any] = dict(read_arrays(path))
-        arrays: dict[str, Any] = {f.name: held[f.name] for f in fields(Candidate) if f.name in held}
-        if "bias" not in arrays:
-            raise InputError(f"path {str(path)!r} holds no bias; pass a file that Solution.save wrote.")
-        candidate = Candidate(**arrays)
-        objections = problem.objections(candidate)
+        candidate = candidate_from(held, f"path {str(path)!r}")
+        objections = shape_objections(candidate, problem.n_points, problem.dim) or problem.objections(candidate)
         if objections:
             raise InputError(f"path {str(path)!r} does not fit the problem: {objections[0]}")
         return judge(problem, candidate, Status.STALLED, tol=float(held.get("tol", 0.0)), solver="file")
@@ -302,7 +294,7 @@ def gap_parts(problem: Problem, candidate: Candidate, value: float, lower_bound:
     if relaxed is not None:
         relaxed = min(relaxed, value)
         parts["relaxed_value"] = relaxed
-        if lower_bound > relaxed and candidate.multipliers is not None and candidate.multipliers.ndim == 3:
+        if lower_bound > relaxed and candidate.proof is not None and candidate.proof.beats_relaxation:
             parts["closed_by_copositive"] = (lower_bound - relaxed) / (value - relaxed) if value > relaxed else 1.0
         else:
             parts["solver_gap"] = relative_gap(relaxed, lower_bound)

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import scipy.sparse
 
-from cvxsae.data import arguments, tensors
+from cvxsae.data import arguments
 from cvxsae.errors import CertificateError, InputError
 from cvxsae.parallel.threads import threads_for
-from cvxsae.relaxations.candidate import Candidate
+from cvxsae.relaxations.candidate import Candidate, shape_objections
 from cvxsae.relaxations.convex.wide_limit import WideLimit
 from cvxsae.relaxations.floors.floor import Floor
 from cvxsae.relaxations.joint.joint import JointProblem
@@ -123,11 +123,11 @@ def _certified_floor(problem: Problem, floor: Floor) -> Certificate:
 def _certified(problem: Problem, solution: Candidate, asked: float | None, group: ProcessGroup) -> Certificate:
     claims = claims_of(solution)
     tol = asked if asked is not None else solution.tol if isinstance(solution, Solution) else DEFAULT_TOL
-    shape_objections = _of_all(_shape_objections(problem, solution), group)
-    shape_objections = shape_objections or _differences(problem, solution, group)
+    unusable = _of_all(shape_objections(solution, problem.n_points, problem.dim), group)
+    unusable = unusable or _differences(problem, solution, group)
     lambda_max = problem.lambda_max()
     bound = "optimum" if problem.polar_is_exact else "relaxation"
-    if shape_objections:
+    if unusable:
         nothing = dict.fromkeys(("smallest_code", "atom_norm_error", "dual_violation", "bias_residual"))
         return Certificate(
             problem=problem.name,
@@ -139,7 +139,7 @@ def _certified(problem: Problem, solution: Candidate, asked: float | None, group
             **nothing,
             lam=problem.lam,
             lambda_max=lambda_max,
-            objections=tuple(shape_objections),
+            objections=tuple(unusable),
         )
     objections = problem.objections(solution)
     smallest, norm_error = _primal_facts(solution)
@@ -207,56 +207,6 @@ def _differences(problem: Problem, candidate: Candidate, group: ProcessGroup) ->
     return []
 
 
-def _shape_objections(problem: Problem, candidate: Candidate) -> list[str]:
-    n, d = problem.n_points, problem.dim
-    dictionary: Any = candidate.dictionary
-    atoms = dictionary.shape[0] if getattr(dictionary, "ndim", 0) == 2 else None
-    expected: dict[str, tuple[int | None, ...]] = {
-        "bias": (d,),
-        "dictionary": (atoms, d),
-        "codes": (n, atoms),
-        "dual": (n, d),
-        "similarity": (n, n),
-        "multipliers": (n,) * min(max(getattr(candidate.multipliers, "ndim", 2), 2), 3),
-    }
-    objections = []
-    for name, shape in expected.items():
-        array = getattr(candidate, name)
-        if array is None:
-            continue
-        malformed = _malformed(array, name)
-        if malformed is not None:
-            objections.append(malformed)
-        elif tuple(array.shape) != shape:
-            objections.append(f"{name} has shape {tuple(array.shape)}; it must be {shape}.")
-        elif not _moderate(array.data if isinstance(array, scipy.sparse.csr_array) else array):
-            objections.append(f"{name} holds NaN or infinite values, or some beyond {tensors.LARGEST:.0e}.")
-    if (candidate.codes is None) != (candidate.dictionary is None):
-        objections.append("Only one of codes and dictionary is there; they come together.")
-    return objections
-
-
-def _moderate(entries: np.ndarray) -> bool:
-    """Whether all entries are finite and their squares are too."""
-    extremes = float(entries.min(initial=0)), float(entries.max(initial=0))  # NaN is passed on
-    return all(abs(extreme) <= tensors.LARGEST for extreme in extremes)
-
-
-def _malformed(array: Any, name: str) -> str | None:
-    """Why an array cannot be computed with at all, if it cannot."""
-    sparse = name == "codes" and isinstance(array, scipy.sparse.csr_array)
-    if not sparse and not isinstance(array, np.ndarray):
-        return f"{name} is a {type(array).__name__}; it must be a numpy array{' or a csr_array' * (name == 'codes')}."
-    if array.dtype.kind not in "fiu":
-        return f"{name} has dtype {array.dtype}; it must hold real numbers."
-    if sparse:
-        try:
-            array.check_format(full_check=True)
-        except ValueError as error:
-            return f"{name} is a broken sparse array: {error}."
-    return None
-
-
 def _primal_facts(candidate: Candidate) -> tuple[float | None, float | None]:
     if candidate.codes is None or candidate.dictionary is None or candidate.dictionary.shape[0] == 0:
         return None, None
@@ -269,7 +219,7 @@ def _dual_objections(problem: Problem, candidate: Candidate, objections: list[st
     """Object to a dual point that is outside its feasible set; the bound printed is that of the repaired point."""
     if candidate.dual is None:
         return None
-    excess, drift = problem.dual_violations(float64_tensor(candidate.dual), candidate.multipliers)
+    excess, drift = problem.dual_violations(float64_tensor(candidate.dual), candidate.proof)
     if excess > FEASIBILITY_TOLERANCE:
         objections.append(f"The dual point exceeds its limit (polar(Y) ≤ λ) by a relative {excess:.2e}.")
     if drift > FEASIBILITY_TOLERANCE:

@@ -16,7 +16,8 @@ import cvxsae
 from cvxsae import CandidateDictionary, InputError, LargeDictionary, SparseCodes, WideLimit
 from cvxsae.errors import CertificateError
 from cvxsae.relaxations import Problem
-from cvxsae.results import Candidate
+from cvxsae.relaxations.candidate import candidate_from
+from cvxsae.results import Candidate, NonnegativeProof, SliceProof
 from cvxsae.validation import violation as violation_module
 from tests.helpers import problems
 from tests.helpers.problems import certify, solve
@@ -24,7 +25,7 @@ from tests.helpers.problems import certify, solve
 
 def without_claims(solution):
     """The arrays of a solution and nothing it says about them."""
-    return Candidate(**solution.arrays())
+    return candidate_from(solution.arrays(), "the solution")
 
 
 LAM = 0.3
@@ -243,8 +244,8 @@ def test_a_dual_that_ignores_the_bias_constraint(name, claims):
     """It is feasible for a bias of zero, and its written value can exceed the optimum."""
     problem, solution = solved(name)
     fixed, other = solved(name, None)
-    assert max(fixed.dual_violations(torch.from_numpy(other.dual), other.multipliers)) <= 1e-9
-    cheat = change(solution, claims, dual=other.dual, multipliers=other.multipliers)
+    assert max(fixed.dual_violations(torch.from_numpy(other.dual), other.proof)) <= 1e-9
+    cheat = change(solution, claims, dual=other.dual, proof=other.proof)
     text = objections(problem, cheat, tol=10.0)
     assert "ignores the bias constraint" in text
     certificate = certify(problem, cheat, tol=10.0)
@@ -340,13 +341,15 @@ def test_nan_and_infinity(name, claims, field, bad):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("field", ["bias", "dictionary", "codes", "dual", "similarity", "multipliers"])
+@pytest.mark.parametrize("field", ["bias", "dictionary", "codes", "dual", "similarity", "proof"])
 def test_wrong_shapes(name, claims, field):
     problem, solution = solved(name)
-    shapes = {"bias": (3, 1), "dictionary": (5, 2), "dual": (3, 14), "similarity": (14, 3), "multipliers": (3, 3)}
+    shapes = {"bias": (3, 1), "dictionary": (5, 2), "dual": (3, 14), "similarity": (14, 3), "proof": (3, 3)}
     wrong = np.ones(shapes.get(field, (13, solution.codes.shape[1])))
-    assert f"{field} has shape" in objections(problem, change(solution, claims, **{field: wrong}))
-    assert objections(problem, change(solution, claims, **{field: np.ones(())}))
+    made = NonnegativeProof if field == "proof" else np.asarray
+    name = {"proof": "proof.P"}.get(field, field)
+    assert f"{name} has shape" in objections(problem, change(solution, claims, **{field: made(wrong)}))
+    assert objections(problem, change(solution, claims, **{field: made(np.ones(()))}))
 
 
 @pytest.mark.parametrize("field", ["dictionary", "codes"])
@@ -370,13 +373,29 @@ def test_a_foreign_dictionary(claims):
         assert "no dictionary" in objections(problem, nothing)
 
 
-def test_false_multipliers_prove_nothing(claims):
+def test_false_proofs_prove_nothing(claims):
     problem, solution = solved("large")
     for P in (-1e9 * np.ones((14, 14)), 1e9 * np.ones((14, 14)), np.triu(np.ones((14, 14)))):
-        cheat = change(solution, claims, dual=1.2 * solution.dual, multipliers=P)
+        cheat = change(solution, claims, dual=1.2 * solution.dual, proof=NonnegativeProof(P))
         certificate = certify(problem, cheat, tol=10.0)
         assert certificate.lower_bound <= solution.value
         assert "exceeds its limit" in " ".join(certificate.objections)
+
+
+def test_a_proof_of_someone_else_s_making_is_not_asked():
+    """Its methods would be the forger's own: only the kinds the referee knows may speak."""
+
+    class Forged(NonnegativeProof):
+        def polar_bound(self, gram, tau, dim):  # noqa: ARG002
+            return 0.0
+
+    problem, solution = solved("large")
+    X = problem.X.to_numpy()
+    forged = dataclasses.replace(solution, dual=X - X.mean(axis=0), proof=Forged(np.zeros((14, 14))))
+    assert problem.lower_bound(forged) > solution.value  # what it would prove
+    certificate = certify(problem, forged, tol=10.0)
+    assert certificate.objections == ("proof is a Forged; it must be a NonnegativeProof or a SliceProof.",)
+    assert np.isnan(certificate.lower_bound)
 
 
 # ---------------------------------------------------------------- what cannot be computed with
@@ -429,8 +448,8 @@ def test_a_float16_candidate_is_evaluated_in_float64(name):
     """A lossy copy is a worse candidate, not a better one."""
     problem, solution = solved(name)
     for dtype in (np.float16, np.float32):
-        lossy = {k: v.astype(dtype) for k, v in without_claims(solution).__dict__.items() if v is not None}
-        certificate = certify(problem, Candidate(**lossy), tol=0.5)
+        lossy = {k: v.astype(dtype) for k, v in solution.arrays().items()}
+        certificate = certify(problem, candidate_from(lossy, "the test"), tol=0.5)
         assert certificate.lower_bound <= solution.value
         assert certificate.value >= solution.lower_bound * (1 - 2 * float(np.finfo(dtype).eps))
 
@@ -446,11 +465,13 @@ def test_float32_codes_are_summed_in_float64(atom_cost):
     assert certify(problem, sparse).value == pytest.approx(certify(problem, exact).value, rel=1e-14)
 
 
-@pytest.mark.parametrize("field", ["codes", "dual", "multipliers"])
+@pytest.mark.parametrize("field", ["codes", "dual"])
 def test_huge_arrays_are_objected_to_before_their_squares_overflow(field):
     problem, solution = solved("large")
-    shape = (14, 14) if field == "multipliers" else getattr(solution, field).shape
-    assert f"{field} holds" in objections(problem, change(solution, False, **{field: np.full(shape, 1e200)}))
+    huge = np.full(getattr(solution, field).shape, 1e200)
+    assert f"{field} holds" in objections(problem, change(solution, False, **{field: huge}))
+    proof = SliceProof(np.full((14, 14, 14), 1e200))
+    assert "proof.slices holds" in objections(problem, change(solution, False, proof=proof))
 
 
 def test_what_is_no_problem_or_no_candidate_is_named():
@@ -499,7 +520,7 @@ def test_the_violation_of_a_missing_atom_is_one_worth_adding():
     for name in ("wide", "candidates", "large"):
         problem, solution = solved(name)
         zeros = dataclasses.replace(without_claims(solution), codes=np.zeros_like(solution.codes))
-        certificate = certify(problem, dataclasses.replace(zeros, dual=None, multipliers=None, similarity=None))
+        certificate = certify(problem, dataclasses.replace(zeros, dual=None, proof=None, similarity=None))
         found = certificate.violation
         assert found is not None
         assert found.excess > 0
@@ -568,7 +589,12 @@ def test_no_random_forgery_is_certified(name, seed):
     problem, solution = solved(name, (None, "free")[seed % 2])
     for _ in range(10):
         arrays = {}
-        for field in rng.choice(["bias", "dictionary", "codes", "dual", "multipliers"], size=rng.integers(1, 4)):
+        for field in rng.choice(["bias", "dictionary", "codes", "dual", "proof"], size=rng.integers(1, 4)):
+            if field == "proof":
+                size = 10.0 ** rng.uniform(-3, 3)
+                kind, axes = (NonnegativeProof, 2) if rng.random() < 0.5 else (SliceProof, 3)
+                arrays[field] = kind(size * rng.normal(size=(14,) * axes))
+                continue
             array = getattr(solution, field)
             if array is None:
                 continue

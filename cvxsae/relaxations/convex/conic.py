@@ -16,6 +16,7 @@ from cvxsae.relaxations.candidate import Candidate
 from cvxsae.relaxations.convex.fixed_atoms import FixedAtoms
 from cvxsae.relaxations.convex.large_dictionary import LargeDictionary, nonnegative_factor
 from cvxsae.relaxations.convex.wide_limit import WideLimit
+from cvxsae.relaxations.proofs import NonnegativeProof
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -172,9 +173,9 @@ def _large(problem: LargeDictionary) -> ConicForm:
         bias = data.center + data.scale * (np.asarray(shift.value) @ rotation).ravel()
         residual = problem.X.to_numpy() - problem.reconstruction(similarity, bias)
         # Stationarity of (7) in Q: λ²(11ᵀ + τI) − RRᵀ = 2λ(S + P'), with P' the multiplier of Q ≥ 0.
-        multipliers = 2 * problem.lam * data.scale * np.clip(nonnegative.dual_value, 0, None)
-        dual, proof = problem.dual_candidate(torch.from_numpy(residual), multipliers)
+        P = 2 * problem.lam * data.scale * np.clip(nonnegative.dual_value, 0, None)
+        dual, proof = problem.dual_candidate(torch.from_numpy(residual), NonnegativeProof(P))
         point = problem.from_factor(nonnegative_factor(similarity))
-        return replace(point, dual=dual, similarity=similarity, multipliers=proof)
+        return replace(point, dual=dual, similarity=similarity, proof=proof)
 
     return ConicForm(form, data.scale**2 / n, read)

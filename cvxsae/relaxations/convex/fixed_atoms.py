@@ -20,6 +20,7 @@ from cvxsae.errors import InputError
 from cvxsae.relaxations.candidate import Candidate, Codes
 from cvxsae.relaxations.convex.penalty import AtomPenalty
 from cvxsae.relaxations.problem import EPS, Problem, made_together
+from cvxsae.relaxations.proofs import CopositivityProof
 
 if TYPE_CHECKING:
     from cvxsae.data.arguments import BiasLike
@@ -72,10 +73,10 @@ class FixedAtoms(Problem):
         blocks = [(Y[i : i + step] @ self.atoms.to(Y).T).amax(dim=1) for i in range(0, len(Y), step)]
         return torch.cat(blocks).clamp(min=0)
 
-    def polar(self, Y: Float[torch.Tensor, "N d"], multipliers: np.ndarray | None = None) -> float:
+    def polar(self, Y: Float[torch.Tensor, "N d"], proof: CopositivityProof | None = None) -> float:
         """``max_k θ°_τ(Y a_k)``, exact (T13): the gauge that a dual point must keep below λ."""
         if self.penalty.atom_cost == 0:
-            return super().polar(Y, multipliers)
+            return super().polar(Y, proof)
         return float(self.atom_polars(Y).max())
 
     def atom_polars(self, Y: Float[torch.Tensor, "N d"]) -> Float[torch.Tensor, " K"]:

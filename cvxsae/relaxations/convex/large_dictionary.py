@@ -17,6 +17,7 @@ from cvxsae.relaxations.convex.penalty import AtomPenalty
 from cvxsae.relaxations.convex.polar_search import LARGEST_DIM
 from cvxsae.relaxations.convex.wide_limit import WideLimit
 from cvxsae.relaxations.problem import EPS, Problem, made_together
+from cvxsae.relaxations.proofs import CopositivityProof
 
 if TYPE_CHECKING:
     from cvxsae.data.activations import ActivationsLike
@@ -97,27 +98,26 @@ class LargeDictionary(Problem):
         """``‖y_n‖`` at τ = 0; None otherwise."""
         return torch.linalg.vector_norm(Y, dim=1) if self.atom_cost == 0 else None
 
-    def polar(self, Y: Float[torch.Tensor, "N d"], multipliers: np.ndarray | None = None) -> float:
-        """Upper end of ``θ°_τ(Y)``, proved by ``multipliers`` or by the one-shot choice (T11)."""
+    def polar(self, Y: Float[torch.Tensor, "N d"], proof: CopositivityProof | None = None) -> float:
+        """Upper end of ``θ°_τ(Y)``, proved by ``proof`` or by the one-shot choice (T11)."""
         if self.atom_cost == 0:
             return super().polar(Y)
-        target = self.lam if multipliers is not None else None
-        return self.penalty.matrix_polar(Y, multipliers=multipliers, target=target, starts=2).upper
+        target = self.lam if proof is not None else None
+        return self.penalty.matrix_polar(Y, proof=proof, target=target, starts=2).upper
 
     def dual_candidate(
-        self, residual: Float[torch.Tensor, "N d"], multipliers: np.ndarray | None = None
-    ) -> tuple[np.ndarray, np.ndarray | None]:
-        """The feasible dual point that a residual gives, with the multipliers that prove it.
+        self, residual: Float[torch.Tensor, "N d"], proof: CopositivityProof | None = None
+    ) -> tuple[np.ndarray, CopositivityProof | None]:
+        """The feasible dual point that a residual gives, with its proof.
 
         Re-centered if the bias is free; for up to ``POLAR_POINTS`` datapoints P is improved by an accelerated
         projection, beyond that it is the one-shot choice.
         """
         Y = residual - residual.mean(dim=0) if self.bias_is_free else residual
         rounds = POLAR_ITERATIONS if len(Y) <= POLAR_POINTS else 0
-        bounds = self.penalty.matrix_polar(Y, multipliers=multipliers, iterations=rounds, target=self.lam)
+        bounds = self.penalty.matrix_polar(Y, proof=proof, iterations=rounds, target=self.lam)
         shrink = min(1.0, self.lam / bounds.upper) if bounds.upper > 0 else 1.0
-        proof = None if bounds.multipliers is None else shrink**2 * bounds.multipliers
-        return (shrink * Y).numpy(), proof
+        return (shrink * Y).numpy(), None if bounds.proof is None else bounds.proof.scaled(shrink)
 
     # ------------------------------------------------------------------ similarity
 

@@ -20,11 +20,8 @@ from jaxtyping import Float
 
 from cvxsae.data import arguments
 from cvxsae.relaxations.convex import polar_search as sphere
-from cvxsae.relaxations.convex.polar_proofs import triple_bound
-from cvxsae.relaxations.linalg import FactorizationError, eigh, extreme_eigenvalues
-
-EPS = float(np.finfo(np.float64).eps)
-"""Spacing of float64 at 1, the unit of every rounding slack."""
+from cvxsae.relaxations.linalg import FactorizationError, eigh
+from cvxsae.relaxations.proofs import CopositivityProof, NonnegativeProof, pencil_bound
 
 _ROOT_ITERATIONS = 200
 """Most steps of a safeguarded root search or ascent: bisection alone needs 60."""
@@ -42,18 +39,17 @@ class PolarBounds:
     lower
         ``‖Yᵀz‖ / θ_τ(z)`` at a nonnegative ``z`` that was found.
     upper
-        A number t for which ``t²(11ᵀ + τI) − YYᵀ`` is copositive, by ``… − P ⪰ 0`` with ``P ≥ 0`` (T11) or by slices.
+        A number t for which ``t²(11ᵀ + τI) − YYᵀ`` is copositive (T11).
     direction
         The unit vector u (d,) that attains ``lower``: the best new atom.
-    multipliers
-        P (N, N), or the slices (N, N, N) of :func:`~cvxsae.relaxations.convex.polar_proofs.triple_bound`; None where
-        the upper end needs none.
+    proof
+        What proves it; None where the upper end needs nothing.
     """
 
     lower: float
     upper: float
     direction: torch.Tensor
-    multipliers: np.ndarray | None
+    proof: CopositivityProof | None
 
 
 @dataclass(frozen=True)
@@ -147,22 +143,21 @@ class AtomPenalty:
         self,
         Y: Float[torch.Tensor, "N d"],
         *,
-        multipliers: np.ndarray | None = None,
+        proof: CopositivityProof | None = None,
         iterations: int = 0,
         starts: int = 8,
         target: float | None = None,
     ) -> PolarBounds:
         """Bound ``θ°(Y) = max {‖Yᵀz‖ / θ_τ(z) : z ≥ 0}``: exact at τ = 0, an interval otherwise (T11, T13).
 
-        In up to three dimensions, and without multipliers, it is that of branch and bound: a millionth wide.
+        In up to three dimensions, and without a proof, it is that of branch and bound: a millionth wide.
 
         Parameters
         ----------
         Y
             A dual point, (N, d).
-        multipliers
-            P (N, N) to use in the upper bound beside the one-shot choice; negative entries are dropped. Or slices
-            (N, N, N), which are used alone.
+        proof
+            Used in the upper bound beside the one-shot choice of P.
         iterations
             Rounds of improvement of P, each an N × N eigendecomposition.
         starts
@@ -177,21 +172,15 @@ class AtomPenalty:
             best = Y[int(norms.argmax())]
             return PolarBounds(exact, exact, best / max(exact, torch.finfo(Y.dtype).tiny), None)
         ceiling = float(torch.linalg.vector_norm(Y, dim=1).max())  # θ_τ ≥ θ_0, so θ°_τ ≤ θ°_0
-        if Y.shape[1] <= sphere.LARGEST_DIM and multipliers is None:
+        if Y.shape[1] <= sphere.LARGEST_DIM and proof is None:
             exact_polar = sphere.sphere_polar(self.polar, Y.to(torch.float64), (lower, direction))
             return PolarBounds(exact_polar.lower, min(exact_polar.upper, ceiling), exact_polar.direction, None)
         if len(Y) > LARGEST_GRAM:
             return PolarBounds(lower, ceiling, direction, None)
         rows = Y.detach().to(device="cpu", dtype=torch.float64).numpy()
-        if multipliers is not None and multipliers.ndim == 3:
-            gram = torch.from_numpy(rows @ rows.T)
-            slices = torch.tensor(multipliers, dtype=torch.float64)
-            proved = triple_bound(gram, slices, self.atom_cost, rows.shape[1])
-            return PolarBounds(min(lower, proved, ceiling), min(proved, ceiling), direction, multipliers)
-        upper, best_multipliers = _copositive_bound(
-            rows, self.atom_cost, target if target is not None else lower, multipliers, iterations
-        )
-        return PolarBounds(min(lower, upper), upper, direction, best_multipliers)
+        level = lower if target is None else target
+        upper, best_proof = _copositive_bound(rows, self.atom_cost, level, proof, iterations)
+        return PolarBounds(min(lower, upper), upper, direction, best_proof)
 
     def best_direction(
         self, Y: Float[torch.Tensor, "N d"], *, starts: int = 8
@@ -247,78 +236,25 @@ def polar_threshold(V: Float[torch.Tensor, "N K"], tau: float | torch.Tensor) ->
 
 
 def _copositive_bound(
-    Y: np.ndarray, tau: float, target: float, multipliers: np.ndarray | None, iterations: int
-) -> tuple[float, np.ndarray | None]:
-    """Smallest t found with ``t²(11ᵀ + τI) − YYᵀ − P ⪰ 0``, ``P ≥ 0``; and its P.
+    Y: np.ndarray, tau: float, target: float, given: CopositivityProof | None, iterations: int
+) -> tuple[float, CopositivityProof | None]:
+    """Smallest t found for which ``t²(11ᵀ + τI) − YYᵀ`` is proved copositive, and its proof (None: it needs none).
 
-    For a given P the smallest t is :func:`pencil_bound`. The caller's P is tried first and is enough if it proves
-    ``target``; otherwise P = 0, the one-shot ``P_ij = (t² − (YYᵀ)_ij)_+`` off the diagonal and the P of an accelerated
-    projection are compared with it. θ°_τ ≤ θ°_0 = max ‖y_n‖ is kept as the last resort.
+    A given proof is tried first and is enough if it proves ``target``; otherwise P = 0, the one-shot P and the given
+    proof (or that P), improved, are compared with it. θ°_τ ≤ θ°_0 = max ‖y_n‖ is kept as the last resort.
     """
     gram = Y @ Y.T
     ceiling = math.sqrt(float(gram.diagonal().max(initial=0.0)))  # θ_τ ≥ θ_0, so θ°_τ ≤ θ°_0
-    scored: list[tuple[float, np.ndarray | None]] = []
-
-    def propose(P: np.ndarray | None) -> float:
-        tensor = None if P is None else torch.from_numpy(P)
-        scored.append((pencil_bound(torch.from_numpy(gram), tensor, tau, Y.shape[1]), P))
-        return scored[-1][0]
-
-    start: np.ndarray | None = None
-    if multipliers is not None:
-        start = np.clip((multipliers + multipliers.T) / 2, 0, None)
-        if propose(start) <= target:
+    entries = torch.from_numpy(gram)
+    scored: list[tuple[float, CopositivityProof | None]] = []
+    if given is not None:
+        scored.append((given.polar_bound(entries, tau, Y.shape[1]), given))
+        if scored[0][0] <= target:
             return scored[0]
-    propose(None)
-    one_shot = np.clip(target**2 - gram, 0, None)
-    np.fill_diagonal(one_shot, 0)
-    propose(one_shot)
-    if iterations:
-        propose(_improved_multipliers(gram, tau, target, one_shot if start is None else start, iterations))
+    scored.append((pencil_bound(entries, None, tau, Y.shape[1]), None))
+    one_shot = NonnegativeProof.one_shot(gram, target)
+    start = one_shot if given is None else given
+    for proof in (one_shot, start.improved(gram, tau, target, iterations)) if iterations else (one_shot,):
+        scored.append((proof.polar_bound(entries, tau, Y.shape[1]), proof))
     bound, best = min(scored, key=lambda pair: pair[0])
     return (bound, best) if bound <= ceiling else (ceiling, None)
-
-
-def pencil_bound(gram: Float[torch.Tensor, "N N"], P: Float[torch.Tensor, "N N"] | None, tau: float, dim: int) -> float:
-    """``sqrt λ_max(B^{-1/2}(YYᵀ + P)B^{-1/2})``, ``B = 11ᵀ + τI``: a t with ``t²B − YYᵀ − P ⪰ 0`` (T11, τ > 0).
-
-    ``gram`` is YYᵀ in float64, for Y with ``dim`` columns; slack for rounding is included, so the inequality holds
-    in exact arithmetic. One eigenvalue computation of order N, on the tensors' device.
-    """
-    n = len(gram)
-    matrix = gram if P is None else gram + P
-    # B^{-1/2} = (I − c 11ᵀ/n)/√τ, where c = 1 − √(τ/(τ + n)).
-    c = 1 - math.sqrt(tau / (tau + n))
-    rows = matrix - (c / n) * matrix.sum(dim=0, keepdim=True)
-    scaled = (rows - (c / n) * rows.sum(dim=1, keepdim=True)) / tau
-    scaled = (scaled + scaled.T) / 2
-    largest = float(extreme_eigenvalues(scaled)[1])
-    # The eigensolver's error, and that of the entries, which is relative to them before the mean is taken out of them
-    # (it can leave far smaller ones, and τ divides what is left).
-    before = float(gram.trace()) + float(torch.linalg.matrix_norm(matrix))
-    slack = 4 * n * EPS * float(torch.linalg.matrix_norm(scaled)) + (32 + dim) * EPS * before / tau
-    return math.sqrt(max(largest, 0.0) + slack)
-
-
-def _improved_multipliers(
-    gram: np.ndarray, tau: float, target: float, start: np.ndarray | None, iterations: int
-) -> np.ndarray:
-    """Minimize ``½‖(M − P)_−‖²`` over P ≥ 0 at ``M = t²(11ᵀ + τI) − YYᵀ``: accelerated projected gradient, step 1."""
-    M = target**2 * (1 + tau * np.eye(len(gram))) - gram
-    P = np.zeros_like(gram) if start is None else start.copy()
-    extrapolated, momentum = P, 1.0
-    for _ in range(iterations):
-        try:
-            values, vectors = eigh(M - extrapolated)
-        except FactorizationError:
-            return P  # any P ≥ 0 will do
-        negative = np.minimum(values, 0)
-        if negative[0] >= -1e-14 * abs(values[-1]):
-            return extrapolated
-        updated = np.clip(extrapolated + (vectors * negative) @ vectors.T, 0, None)
-        if np.sum((extrapolated - updated) * (updated - P)) > 0:
-            momentum = 1.0
-        following = (1 + math.sqrt(1 + 4 * momentum**2)) / 2
-        extrapolated = np.clip(updated + (momentum - 1) / following * (updated - P), 0, None)
-        P, momentum = updated, following
-    return P

@@ -101,8 +101,8 @@ def iterate(algorithm: Algorithm[P, S], problem: P, tol: float, run: Run) -> Sol
         outcome = run_loop(algorithm, problem, tol, run)
         candidate = algorithm.finish(problem, outcome.primal)
         if outcome.dual is not outcome.primal and candidate.dual is not None:
-            proof = algorithm.finish(problem, outcome.dual)
-            candidate = replace(candidate, dual=proof.dual, multipliers=proof.multipliers)
+            best = algorithm.finish(problem, outcome.dual)
+            candidate = replace(candidate, dual=best.dual, proof=best.proof)
     except FactorizationError:  # before there was a point to return, or on the way out: no codes are one too
         return judge(problem, problem.zero_candidate(), Status.BREAKDOWN, tol=tol, solver=algorithm.name)
     return judge(

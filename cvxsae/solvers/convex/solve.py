@@ -15,11 +15,11 @@ from cvxsae.parallel.context import Run, Steps, keywords
 from cvxsae.parallel.threads import threads_for
 from cvxsae.relaxations.convex.fixed_atoms import CandidateDictionary, FixedAtoms, SparseCodes
 from cvxsae.relaxations.convex.large_dictionary import LargeDictionary
-from cvxsae.relaxations.convex.polar_proofs import LARGEST_TRIPLES
 from cvxsae.relaxations.convex.polar_search import LARGEST_DIM
 from cvxsae.relaxations.convex.wide_limit import WideLimit
 from cvxsae.relaxations.joint.joint import JointProblem
 from cvxsae.relaxations.problem import Problem
+from cvxsae.relaxations.proofs import LARGEST_TRIPLES
 from cvxsae.relaxations.solution import Solution, judge
 from cvxsae.solvers.convex import working_set
 from cvxsae.solvers.convex.candidates.block_descent import BlockDescent

@@ -168,7 +168,7 @@ def test_t12_below_the_threshold_the_closed_form_is_certified(tau):
     problem = LargeDictionary(pair_of(0.6), LAM, tau, bias=None)
     point = problem.atom_per_datapoint()
     dual, proof = problem.dual_candidate(problem.residual(point))
-    certificate = certify(problem, Candidate(**{**vars(point), "dual": dual, "multipliers": proof}), tol=1e-9)
+    certificate = certify(problem, Candidate(**{**vars(point), "dual": dual, "proof": proof}), tol=1e-9)
     assert certificate.is_certified, str(certificate)
 
 
@@ -176,7 +176,7 @@ def test_t12_above_the_threshold_the_closed_form_is_not_certified():
     problem = LargeDictionary(pair_of(0.6), LAM, 0.8, bias=None)
     point = problem.atom_per_datapoint()
     dual, proof = problem.dual_candidate(problem.residual(point))
-    certificate = certify(problem, Candidate(**{**vars(point), "dual": dual, "multipliers": proof}), tol=1e-4)
+    certificate = certify(problem, Candidate(**{**vars(point), "dual": dual, "proof": proof}), tol=1e-4)
     assert not certificate.is_certified
 
 
@@ -217,14 +217,14 @@ def test_t11_weak_duality_over_dictionaries(tau, rng):
                 codes=rng.random((12, k)) * (rng.random((12, k)) < 0.3),
             )
             assert problem.primal_value(point) >= solution.lower_bound
-        assert max(problem.dual_violations(torch.from_numpy(solution.dual), solution.multipliers)) <= 1e-9
+        assert max(problem.dual_violations(torch.from_numpy(solution.dual), solution.proof)) <= 1e-9
 
 
-def test_multipliers_prove_the_bound_in_plain_numpy(rng):
+def test_the_proof_proves_the_bound_in_plain_numpy(rng):
     X, tau = problems.clustered(rng, 14, 4), 3.0
     for solver in BOTH:
         solution = answer(LargeDictionary(X, LAM, tau, bias="free"), solver, 1e-3)
-        Y, P = solution.dual, solution.multipliers
+        Y, P = solution.dual, solution.proof.P
         assert (P >= 0).all()
         M = LAM**2 * (1 + tau * np.eye(14)) - Y @ Y.T - P
         assert np.linalg.eigvalsh(M)[0] >= -1e-10

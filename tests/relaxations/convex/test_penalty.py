@@ -14,6 +14,7 @@ from hypothesis.extra import numpy as hnp
 
 from cvxsae import InputError
 from cvxsae.relaxations import AtomPenalty
+from cvxsae.results import NonnegativeProof
 from tests.helpers.problems import minimize, penalties
 
 TAUS = (0.0, 1e-3, 0.5, 5.0, 1e3)
@@ -300,7 +301,7 @@ def test_the_proof_of_the_upper_end_is_a_proof(tau, d, rng):
     Y = rng.normal(size=(12, d)) + 0.5
     for iterations in (0, 100):
         bounds = AtomPenalty(tau).matrix_polar(torch.from_numpy(Y), iterations=iterations)
-        P = np.zeros((12, 12)) if bounds.multipliers is None else bounds.multipliers
+        P = np.zeros((12, 12)) if bounds.proof is None else bounds.proof.arrays()["P"]
         assert (P >= 0).all()
         ceiling = np.linalg.norm(Y, axis=1).max()
         assert bounds.upper <= ceiling * (1 + 1e-12)
@@ -312,15 +313,15 @@ def test_the_proof_of_the_upper_end_is_a_proof(tau, d, rng):
 
 
 @pytest.mark.slow
-def test_improving_the_multipliers_improves_the_bound(rng):
+def test_improving_the_proof_improves_the_bound(rng):
     Y = torch.from_numpy(rng.normal(size=(20, 4)))
     penalty = AtomPenalty(3.0)
     once, improved = penalty.matrix_polar(Y), penalty.matrix_polar(Y, iterations=300)
     assert improved.lower <= improved.upper < once.upper
     # The improved proof can be handed back in, and a false one does no harm.
-    again = penalty.matrix_polar(Y, multipliers=improved.multipliers)
+    again = penalty.matrix_polar(Y, proof=improved.proof)
     assert again.upper <= improved.upper * (1 + 1e-12)
-    false = penalty.matrix_polar(Y, multipliers=-1e6 * np.ones((20, 20)))
+    false = penalty.matrix_polar(Y, proof=NonnegativeProof(-1e6 * np.ones((20, 20))))
     assert again.lower <= false.upper
 
 

@@ -50,7 +50,7 @@ def test_few_dimensions_are_certified_without_a_relaxation(d, bias, rng):
     solution = solve(problem, tol=1e-4)
     certificate = certify(problem, solution)
     assert certificate.is_certified
-    assert solution.multipliers is None
+    assert solution.proof is None
     assert solution.solver == "directions"
 
 

@@ -132,11 +132,10 @@ def start(
     factor: Float[torch.Tensor, "N K"],
     fit: Float[torch.Tensor, "N d"],
     atoms: Float[torch.Tensor, "K d"],
-    multipliers: Float[torch.Tensor, "N N"] | None = None,
 ) -> ConeState:
     """Begin at ``Q = BBᵀ``, its ridge dictionary D and fit BD, and at the dual that its residual suggests.
 
-    P is the one given (unscaled), or else the one-shot choice of T11 where Q vanishes. The blocks are balanced at this
+    P is the one-shot choice of T11 where Q vanishes. The blocks are balanced at this
     point: β from the sizes of Q and T, σ from those of the primal and the dual matrix.
     """
     X, unit = data.data, data.unit
@@ -150,11 +149,8 @@ def start(
     residual = centered(data, X - V)
     charge = torch.ones_like(Q).mul_(data.lam / 2)
     charge.diagonal().add_(data.lam * data.tau / 2)
-    if multipliers is None:
-        slack = charge - residual @ residual.T / (2 * data.lam)
-        clip = torch.where(Q.gt(_POSITIVE * Q.amax()), 0, slack.clamp(min=0)).fill_diagonal_(0)
-    else:
-        clip = (multipliers / unit**2).to(X) / (2 * data.lam)
+    slack = charge - residual @ residual.T / (2 * data.lam)
+    clip = torch.where(Q.gt(_POSITIVE * Q.amax()), 0, slack.clamp(min=0)).fill_diagonal_(0)
     corner = torch.eye(X.shape[1], dtype=X.dtype, device=X.device) * (data.lam / (2 * weight**2))
     dual = blocks(charge - clip, residual / (-2 * weight), corner)
     size = float(torch.linalg.matrix_norm(cone))

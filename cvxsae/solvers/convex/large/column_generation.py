@@ -17,7 +17,7 @@ from cvxsae.relaxations.convex.tidy import factor_of, tidy
 from cvxsae.relaxations.solution import Status, relative_gap
 from cvxsae.solvers.convex.candidates.block_descent import BlockDescent
 from cvxsae.solvers.convex.large.factorized import Factorized, FactorState
-from cvxsae.solvers.convex.large.relaxation import Proof, WarmStart, best_multiple
+from cvxsae.solvers.convex.large.relaxation import DualPoint, best_multiple
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -81,7 +81,7 @@ class DirectionsState:
         Directions (K, d) and codes (K, N) to begin with; new directions have zero codes.
     best
         The best dictionary and codes so far, with their value per datapoint.
-    proof
+    dual
         The best dual point so far, by its exact polar.
     rounds, idle, mark
         Rounds done; rounds since the gap last shrank by a tenth, and the gap then.
@@ -92,7 +92,7 @@ class DirectionsState:
     atoms: np.ndarray
     codes: np.ndarray
     best: tuple[float, Candidate]
-    proof: Proof
+    dual: DualPoint
     rounds: int = 0
     idle: int = 0
     mark: float = math.inf
@@ -101,7 +101,7 @@ class DirectionsState:
     @property
     def gap(self) -> float:
         """From the best value down to the best bound."""
-        return relative_gap(self.best[0], self.proof.bound)
+        return relative_gap(self.best[0], self.dual.bound)
 
 
 class Directions:
@@ -120,7 +120,7 @@ class Directions:
     tol
         Relative gap at which it ends.
     warm
-        Where to begin: the atoms of a factor.
+        A factor B (N, K) to begin at the atoms of.
     """
 
     name = "directions"
@@ -128,7 +128,7 @@ class Directions:
     first_check = 1
     patience = 10**9
 
-    def __init__(self, tol: float = 1e-6, warm: WarmStart | None = None) -> None:
+    def __init__(self, tol: float = 1e-6, warm: torch.Tensor | None = None) -> None:
         self.tol, self.warm = tol, warm
         self.descent = Factorized(_DESCENT)
 
@@ -138,7 +138,7 @@ class Directions:
         atoms = even_directions(problem.dim, _COARSE[problem.dim])
         offsets = _offsets(problem)
         if self.warm is not None:
-            point = problem.from_factor(self.warm.factor.numpy())
+            point = problem.from_factor(self.warm.numpy())
             assert point.dictionary is not None
             atoms = _with_new(np.asarray(point.dictionary), atoms)
         if problem.n_points <= _ALL_DATAPOINTS:
@@ -146,8 +146,8 @@ class Directions:
             atoms = _with_new(atoms, (offsets / norms[:, None])[norms > 0].numpy())
         nothing = problem.zero_candidate()
         start = problem.primal_value(nothing), nothing
-        proof = Proof(torch.zeros_like(offsets), None, 0.0)
-        state = DirectionsState(atoms, np.zeros((len(atoms), problem.n_points)), start, proof)
+        dual = DualPoint(torch.zeros_like(offsets), None, 0.0)
+        state = DirectionsState(atoms, np.zeros((len(atoms), problem.n_points)), start, dual)
         return _proved(problem, state, offsets, self.tol)
 
     def step(self, problem: LargeDictionary, state: DirectionsState) -> DirectionsState:
@@ -204,7 +204,7 @@ class Directions:
     def bounds(self, problem: LargeDictionary, state: DirectionsState) -> tuple[float, float]:
         """The best value and the best bound so far."""
         del problem
-        return state.best[0], state.proof.bound
+        return state.best[0], state.dual.bound
 
     def verdict(self, problem: LargeDictionary, state: DirectionsState) -> Status | None:
         """STALLED after five rounds without progress."""
@@ -214,7 +214,7 @@ class Directions:
     def finish(self, problem: LargeDictionary, state: DirectionsState) -> Candidate:
         """The best dictionary and codes with the best dual point; the similarity of the former."""
         point = tidy(problem, state.best[1])
-        dual = problem.feasible_dual(state.proof.dual)  # as the referee measures the polar, to its own accuracy
+        dual = problem.feasible_dual(state.dual.Y)  # as the referee measures the polar, to its own accuracy
         return replace(point, dual=dual.numpy(), similarity=problem.similarity(point))
 
     def info(self, state: DirectionsState) -> dict[str, Any]:
@@ -257,13 +257,13 @@ def _with_new(atoms: np.ndarray, new: np.ndarray) -> np.ndarray:
 
 
 def _proved(problem: LargeDictionary, state: DirectionsState, Y: torch.Tensor, tol: float) -> DirectionsState:
-    """With the better of the proof so far and that of Y, by branch and bound."""
+    """With the better of the dual point so far and Y, by branch and bound."""
     width = min(max(_POLAR_WIDTH * tol, _POLAR_WIDTHS[0]), _POLAR_WIDTHS[1])
     nothing = torch.zeros(problem.dim, dtype=torch.float64)
     exact = sphere_polar(problem.penalty.polar, Y, (0.0, nothing), tol=width)
     polar = min(exact.upper, float(torch.linalg.vector_norm(Y, dim=1).max()))
-    proof = best_multiple(problem, _data(problem), Y, None, polar)
-    return replace(state, proof=max((state.proof, proof), key=lambda proof: proof.bound), cells=exact.cells)
+    dual = best_multiple(problem, _data(problem), Y, None, polar)
+    return replace(state, dual=state.dual.or_better(dual), cells=exact.cells)
 
 
 def _data(problem: LargeDictionary) -> torch.Tensor:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from cvxsae.relaxations.convex.polar_proofs import triple_bound
+from cvxsae.relaxations.proofs import SliceProof, triple_bound
 from cvxsae.relaxations.solution import Status, as_numpy, relative_gap
 from cvxsae.solvers.convex.large import copositive_admm as triples
 from cvxsae.solvers.convex.large.factorized import perturbed
-from cvxsae.solvers.convex.large.relaxation import DoublyNonnegative, PairState, Proof, attained, best_multiple
+from cvxsae.solvers.convex.large.relaxation import DoublyNonnegative, DualPoint, PairState, attained, best_multiple
 
 if TYPE_CHECKING:
     from cvxsae.relaxations.candidate import Candidate
@@ -47,7 +47,7 @@ class CopositiveState:
         date.
     tight
         The splitting over the tighter cone; None before it begins.
-    proof
+    dual
         The best dual point so far, of either.
     mark, idle, blocks, restarts
         The gap when it last shrank, blocks of steps since, blocks done, restarts of the descent done.
@@ -57,7 +57,7 @@ class CopositiveState:
 
     pair: PairState
     tight: triples.TripleState | None
-    proof: Proof
+    dual: DualPoint
     mark: float
     idle: int = 0
     blocks: int = 0
@@ -67,7 +67,7 @@ class CopositiveState:
     @property
     def gap(self) -> float:
         """From the best dictionary and codes down to the best bound."""
-        return relative_gap(self.pair.best[0], self.proof.bound)
+        return relative_gap(self.pair.best[0], self.dual.bound)
 
 
 class Copositive:
@@ -75,13 +75,13 @@ class Copositive:
 
     1. :class:`DoublyNonnegative` to its end. What is left, if more than ``tol``, is the relaxation's.
     2. :mod:`~cvxsae.solvers.convex.large.copositive_admm`: the dual may use any copositive matrix E that has a proof of
-       first order (:mod:`cvxsae.relaxations.convex.polar_proofs`) where before it could use P ≥ 0 alone.
+       first order (:mod:`cvxsae.relaxations.proofs`) where before it could use P ≥ 0 alone.
        ``⟨E, Q⟩ ≥ 0`` is an inequality that every completely positive Q obeys; E is chosen with Y to prove the most, not
        separated from one Q after another.
     3. Descent again from the best factor with its entries perturbed and a few sparse columns added, eight times.
 
-    The slices that prove the bound are the solution's ``multipliers``, (N, N, N); the referee checks them in N
-    eigenvalue computations. Tensors have N³ entries: for up to ``LARGEST_TRIPLES`` datapoints. Ends CERTIFIED or
+    The solution's ``proof`` is a :class:`~cvxsae.relaxations.proofs.SliceProof`; the referee checks it in
+    N eigenvalue computations. Tensors have N³ entries: for up to ``LARGEST_TRIPLES`` datapoints. Ends CERTIFIED or
     STALLED.
 
     Parameters
@@ -101,13 +101,13 @@ class Copositive:
     def init(self, problem: LargeDictionary, device: torch.device) -> CopositiveState:
         """The pair's start."""
         pair = self.pair.init(problem, device)
-        return CopositiveState(pair, None, pair.proof, float("inf"))
+        return CopositiveState(pair, None, pair.dual, float("inf"))
 
     def step(self, problem: LargeDictionary, state: CopositiveState) -> CopositiveState:
         """One step of the pair, fifty steps of the tighter splitting, or one restart of the descent."""
         if state.phase == "relax":
             pair = self.pair.step(problem, state.pair)
-            state = replace(state, pair=pair, proof=max((state.proof, pair.proof), key=lambda proof: proof.bound))
+            state = replace(state, pair=pair, dual=state.dual.or_better(pair.dual))
             if pair.phase != "done":
                 return state
             assert pair.cone is not None
@@ -123,9 +123,8 @@ class Copositive:
             tight = triples.advance(data, tight)
         Y, slices = triples.dual_point(data, tight, problem.atom_cost)
         polar = triple_bound(Y @ Y.T, slices, problem.atom_cost, problem.dim)
-        proof = best_multiple(problem, state.pair.factors.data, Y, slices, polar)
-        proof = max((state.proof, proof), key=lambda proof: proof.bound)
-        state = replace(state, tight=tight, proof=proof, blocks=state.blocks + 1)
+        dual = best_multiple(problem, state.pair.factors.data, Y, SliceProof(as_numpy(slices)), polar)
+        state = replace(state, tight=tight, dual=state.dual.or_better(dual), blocks=state.blocks + 1)
         moved = state.gap < _PROGRESS * state.mark
         state = replace(state, idle=0 if moved else state.idle + 1, mark=state.gap if moved else state.mark)
         ended = state.idle >= _PATIENCE or state.blocks >= _MOST_BLOCKS or state.gap <= self.tol
@@ -142,7 +141,7 @@ class Copositive:
     def bounds(self, problem: LargeDictionary, state: CopositiveState) -> tuple[float, float]:
         """The best value and the best bound so far."""
         del problem
-        return state.pair.best[0], state.proof.bound
+        return state.pair.best[0], state.dual.bound
 
     def verdict(self, problem: LargeDictionary, state: CopositiveState) -> Status | None:
         """When it is done: STALLED, unless the gap says otherwise."""
@@ -150,13 +149,11 @@ class Copositive:
         return Status.STALLED if state.phase == "done" else None
 
     def finish(self, problem: LargeDictionary, state: CopositiveState) -> Candidate:
-        """The pair's answer, with the best proof of either."""
+        """The pair's answer, with the best dual point of either."""
         point = self.pair.finish(problem, state.pair)
-        proof = state.proof
-        multipliers = None if proof.multipliers is None else as_numpy(proof.multipliers)
-        return replace(point, dual=as_numpy(proof.dual), multipliers=multipliers)
+        return replace(point, dual=as_numpy(state.dual.Y), proof=state.dual.proof)
 
     def info(self, state: CopositiveState) -> dict[str, Any]:
         """The pair's steps and bound before the tightening, and the steps of the tighter splitting."""
         steps = 0 if state.tight is None else state.tight.iteration
-        return {**self.pair.info(state.pair), "relaxation_bound": state.pair.proof.bound, "copositive_steps": steps}
+        return {**self.pair.info(state.pair), "relaxation_bound": state.pair.dual.bound, "copositive_steps": steps}

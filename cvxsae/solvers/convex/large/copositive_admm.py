@@ -4,7 +4,7 @@
 
 holds for ``T = Σ_k b_k ⊗ b_k ⊗ b_k / 1ᵀb_k`` whenever ``Q = Σ_k b_k b_kᵀ`` with ``b_k ≥ 0``, so the optimum over such Q
 lies between that of the doubly nonnegative relaxation and that of (7). The dual is T11 with the proofs of
-:mod:`cvxsae.relaxations.convex.polar_proofs`. One half of a step is a linear subspace (T symmetric, Q its marginal;
+:mod:`cvxsae.relaxations.proofs`. One half of a step is a linear subspace (T symmetric, Q its marginal;
 solved in closed form), the other a product of cones: the one of Q, V and DᵀD, a semidefinite cone a slice, an orthant.
 """
 
@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from cvxsae.relaxations import linalg
-from cvxsae.relaxations.convex.penalty import pencil_bound
-from cvxsae.relaxations.convex.polar_proofs import spread, symmetrized, unspread
+from cvxsae.relaxations.proofs import pencil_bound, spread, symmetrized, unspread
 from cvxsae.solvers.convex.large.admm import ConeData, ConeState, balance, blocks, centered, positive_part
 
 if TYPE_CHECKING:
@@ -140,7 +139,7 @@ def dual_point(
 
     The multipliers of slices and orthant are the form of a copositive E up to the splitting's error: E is fitted by
     least squares, a multiple of the price makes its proof hold, and the rest of ``t²(11ᵀ + τI) − YYᵀ − E`` is
-    semidefinite for t of :func:`~cvxsae.relaxations.convex.penalty.pencil_bound`, hence one slice for all.
+    semidefinite for t of :func:`~cvxsae.relaxations.proofs.pencil_bound`, hence one slice for all.
     """
     residual = centered(data, data.data - state.fit)
     Y = data.unit * residual @ data.rotation

@@ -105,8 +105,8 @@ class Factorized:
         """Dictionary, codes and similarity of the factor; dual point and P from its residual."""
         point = problem.from_factor(as_numpy(state.factor))
         residual = fit_factor(problem, state.factor, state.data).residual.cpu()
-        dual, multipliers = problem.dual_candidate(residual)
-        return replace(point, dual=dual, multipliers=multipliers, similarity=problem.similarity(point))
+        dual, proof = problem.dual_candidate(residual)
+        return replace(point, dual=dual, proof=proof, similarity=problem.similarity(point))
 
     def info(self, state: FactorState) -> dict[str, Any]:
         """Number of columns of the factor."""

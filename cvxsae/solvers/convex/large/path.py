@@ -25,7 +25,7 @@ from cvxsae.relaxations.convex.tidy import factor_of, live_atoms, tidy
 from cvxsae.relaxations.solution import Solution, Status, relative_gap
 from cvxsae.solvers.convex.driver import iterate
 from cvxsae.solvers.convex.large.column_generation import Directions
-from cvxsae.solvers.convex.large.relaxation import DoublyNonnegative, WarmStart
+from cvxsae.solvers.convex.large.relaxation import DoublyNonnegative
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -244,7 +244,7 @@ class _Path:
                     status = Status.TIME_LIMIT
                     break
                 here = self.problems[number]
-                warm = _warm(here, candidates[-1]) if candidates else None
+                warm = _factor(here, candidates[-1]) if candidates else None
                 solution = self._solved(here, warm, run.inner(share=1 / (len(self.problems) - number)))
                 candidate = tidy(here, solution, slack=self.tol)
                 points.append(_point(here, solution, candidate))
@@ -262,7 +262,7 @@ class _Path:
             status = Status.INTERRUPTED
         return LargePath(tuple(points), tuple(candidates), self.along, status)
 
-    def _solved(self, problem: LargeDictionary, warm: WarmStart | None, run: Run) -> Solution:
+    def _solved(self, problem: LargeDictionary, warm: torch.Tensor | None, run: Run) -> Solution:
         with threads_for(problem):
             if problem.dim <= LARGEST_DIM:
                 return iterate(Directions(self.tol, warm), problem, self.tol, run)
@@ -320,8 +320,8 @@ def _checked(values: Sequence[float], name: str) -> list[float]:
     return path
 
 
-def _warm(problem: LargeDictionary, candidate: Candidate) -> WarmStart:
-    return WarmStart(torch.from_numpy(np.ascontiguousarray(factor_of(problem, candidate))))
+def _factor(problem: LargeDictionary, candidate: Candidate) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(factor_of(problem, candidate)))
 
 
 def _point(problem: LargeDictionary, solution: Solution, candidate: Candidate) -> PathPoint:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from cvxsae.relaxations.convex.large_dictionary import LargeDictionary, fit_factor, similarity_value
-from cvxsae.relaxations.convex.penalty import pencil_bound
 from cvxsae.relaxations.convex.tidy import tidy
 from cvxsae.relaxations.problem import EPS
+from cvxsae.relaxations.proofs import CopositivityProof, NonnegativeProof, pencil_bound
 from cvxsae.relaxations.solution import Status, as_numpy, relative_gap
 from cvxsae.solvers.convex.large import admm as splitting
 from cvxsae.solvers.convex.large.factorized import Factorized, FactorState, most_columns, perturbed
@@ -66,12 +66,16 @@ _IMPRECISE = 3
 
 
 @dataclass(frozen=True)
-class Proof:
-    """The best dual point so far, feasible: Y (N, d), P (N, N) or slices, and the bound they prove, per datapoint."""
+class DualPoint:
+    """A feasible dual point Y (N, d), the proof that it is feasible, and its bound, per datapoint."""
 
-    dual: torch.Tensor
-    multipliers: torch.Tensor | None
+    Y: torch.Tensor
+    proof: CopositivityProof | None
     bound: float
+
+    def or_better(self, other: DualPoint) -> DualPoint:
+        """The one with the higher bound."""
+        return max(self, other, key=lambda point: point.bound)
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,7 @@ class PairState:
         The value attained at ``factors``, and the best factors so far with theirs.
     cone, data
         The splitting's iterate and its data; None before it begins.
-    proof, relaxed
+    dual, relaxed
         The best dual point and the best relaxed Q so far.
     rounds, idle, mark
         Rounds in this phase; splitting rounds since the solver's gap last shrank by a tenth, and the gap then.
@@ -107,7 +111,7 @@ class PairState:
     factors: FactorState
     value: float
     best: tuple[float, FactorState]
-    proof: Proof
+    dual: DualPoint
     cone: splitting.ConeState | None = None
     data: splitting.ConeData | None = None
     relaxed: Relaxed | None = None
@@ -125,15 +129,7 @@ class PairState:
     @property
     def solver_gap(self) -> float:
         """Between that value and the dual bound."""
-        return relative_gap(self.relaxed_value, self.proof.bound)
-
-
-@dataclass(frozen=True)
-class WarmStart:
-    """Where to begin: a factor B (N, K), and the multipliers P (N, N) of a dual point if there are any."""
-
-    factor: torch.Tensor
-    multipliers: torch.Tensor | None = None
+        return relative_gap(self.relaxed_value, self.dual.bound)
 
 
 class DoublyNonnegative:
@@ -159,7 +155,7 @@ class DoublyNonnegative:
     tol
         Relative gap at which the splitting ends.
     warm
-        Where to begin; default: one atom per datapoint (T12), then the polar's directions.
+        A factor B (N, K) to begin at; default: one atom per datapoint (T12), then the polar's directions.
     """
 
     name = "splitting"
@@ -167,7 +163,7 @@ class DoublyNonnegative:
     first_check = 1
     patience = 10**9
 
-    def __init__(self, tol: float = 1e-6, warm: WarmStart | None = None) -> None:
+    def __init__(self, tol: float = 1e-6, warm: torch.Tensor | None = None) -> None:
         self.tol, self.warm = tol, warm
         self.descent, self.rounding = Factorized(), Factorized(_ROUNDING_ITERATIONS)
 
@@ -175,11 +171,11 @@ class DoublyNonnegative:
         """The factorized solver's start, or the warm one."""
         factors = self.descent.init(problem, device)
         if self.warm is not None:
-            factors = replace(factors, factor=self.warm.factor.to(factors.factor))
+            factors = replace(factors, factor=self.warm.to(factors.factor))
         nothing = replace(factors, factor=factors.factor[:, :0])
         worth = [(attained(problem, point), point) for point in (factors, nothing)]
         best = min(worth, key=lambda pair: pair[0])
-        return PairState(factors, worth[0][0], best, _row_proof(problem, best[1]))
+        return PairState(factors, worth[0][0], best, _row_dual(problem, best[1]))
 
     def step(self, problem: LargeDictionary, state: PairState) -> PairState:
         """One round of descent, ten steps of splitting, or one round of rounding."""
@@ -197,7 +193,7 @@ class DoublyNonnegative:
             return state
         if state.phase == "descend":
             return self._begin_split(problem, state)
-        left = relative_gap(state.best[0], state.proof.bound) > self.tol
+        left = relative_gap(state.best[0], state.dual.bound) > self.tol
         searching = left and problem.n_points <= _SMALL and self.tol <= _SEARCHED_TOL
         return replace(state, phase="search" if searching else "done", rounds=0)
 
@@ -215,8 +211,8 @@ class DoublyNonnegative:
         factors = descent.step(problem, state.factors)
         value = attained(problem, factors)
         best = (value, factors) if value < state.best[0] else state.best
-        proof = max((state.proof, _row_proof(problem, factors)), key=lambda proof: proof.bound)
-        return replace(state, factors=factors, value=value, best=best, proof=proof, rounds=state.rounds + 1)
+        dual = state.dual.or_better(_row_dual(problem, factors))
+        return replace(state, factors=factors, value=value, best=best, dual=dual, rounds=state.rounds + 1)
 
     def _begin_split(self, problem: LargeDictionary, state: PairState) -> PairState:
         factors = state.best[1]
@@ -224,16 +220,8 @@ class DoublyNonnegative:
         order = sum(data.data.shape)
         data = data.to(torch.float32) if order >= _SINGLE_PRECISION_ORDER else data
         fit = fit_factor(problem, factors.factor, factors.data)
-        multipliers = None if self.warm is None or self.warm.multipliers is None else self.warm.multipliers
-        cone = splitting.start(
-            data,
-            factors.factor,
-            factors.factor @ fit.atoms,
-            fit.atoms,
-            None if multipliers is None else multipliers.to(factors.data),
-        )
-        state = replace(state, cone=cone, data=data, phase="split", rounds=0)
-        return _evaluate(problem, state)
+        cone = splitting.start(data, factors.factor, factors.factor @ fit.atoms, fit.atoms)
+        return _evaluate(problem, replace(state, cone=cone, data=data, phase="split", rounds=0))
 
     def _split(self, problem: LargeDictionary, state: PairState) -> PairState:
         assert state.cone is not None and state.data is not None
@@ -258,7 +246,7 @@ class DoublyNonnegative:
     def bounds(self, problem: LargeDictionary, state: PairState) -> tuple[float, float]:
         """The best value and the best bound so far."""
         del problem
-        return state.best[0], state.proof.bound
+        return state.best[0], state.dual.bound
 
     def verdict(self, problem: LargeDictionary, state: PairState) -> Status | None:
         """When it is done: RELAXED if the solver's gap is within tol, STALLED if not."""
@@ -270,12 +258,12 @@ class DoublyNonnegative:
     def finish(self, problem: LargeDictionary, state: PairState) -> Candidate:
         """The best dictionary and codes, tidied; the best dual point with its proof; the best relaxed Q."""
         point = tidy(problem, problem.from_factor(as_numpy(state.best[1].factor)))
-        proof, relaxed = state.proof, state.relaxed
+        relaxed = state.relaxed
         lowest = relaxed is not None and relaxed.value < state.best[0]
         return replace(
             point,
-            dual=as_numpy(proof.dual),
-            multipliers=None if proof.multipliers is None else as_numpy(proof.multipliers),
+            dual=as_numpy(state.dual.Y),
+            proof=state.dual.proof,
             similarity=as_numpy(relaxed.similarity) if relaxed is not None and lowest else problem.similarity(point),
         )
 
@@ -309,7 +297,7 @@ def attained(problem: LargeDictionary, factors: FactorState) -> float:
     return float(total) / (2 * problem.n_points)
 
 
-def _row_proof(problem: LargeDictionary, factors: FactorState) -> Proof:
+def _row_dual(problem: LargeDictionary, factors: FactorState) -> DualPoint:
     """The residual as a dual point that needs no P: by ``θ°_τ ≤ max_n ‖y_n‖``."""
     Y = fit_factor(problem, factors.factor, factors.data).residual
     if problem.bias_is_free:
@@ -319,17 +307,17 @@ def _row_proof(problem: LargeDictionary, factors: FactorState) -> Proof:
 
 
 def best_multiple(
-    problem: LargeDictionary, data: torch.Tensor, Y: torch.Tensor, P: torch.Tensor | None, polar: float
-) -> Proof:
-    """The multiple of Y with the highest bound among those that ``polar ≥ θ°(Y)`` allows; P scales with its square."""
+    problem: LargeDictionary, data: torch.Tensor, Y: torch.Tensor, proof: CopositivityProof | None, polar: float
+) -> DualPoint:
+    """The multiple of Y with the highest bound among those that ``polar ≥ θ°(Y)``, which is proved, allows."""
     offsets = data - problem.starting_bias().to(data)
     along, square = float((offsets * Y).sum()), float(Y.square().sum())
     if square == 0 or polar == 0:
-        return Proof(torch.zeros_like(Y), None, 0.0)
+        return DualPoint(torch.zeros_like(Y), None, 0.0)
     limit = problem.lam * (1 - 4 * problem.dim * EPS) / polar
     scale = min(max(along / square, 0.0), limit)
     bound = (scale * along - scale**2 * square / 2) / problem.n_points
-    return Proof(scale * Y, None if P is None else scale**2 * P, bound)
+    return DualPoint(scale * Y, None if proof is None else proof.scaled(scale), bound)
 
 
 def _evaluate(problem: LargeDictionary, state: PairState) -> PairState:
@@ -338,14 +326,14 @@ def _evaluate(problem: LargeDictionary, state: PairState) -> PairState:
     data = state.factors.data
     Y, P = splitting.dual_point(state.data, state.cone)
     polar = pencil_bound(Y @ Y.T, P, problem.atom_cost, Y.shape[1])
-    proof = max((state.proof, best_multiple(problem, data, Y, P, polar)), key=lambda proof: proof.bound)
+    dual = best_multiple(problem, data, Y, NonnegativeProof(as_numpy(P)), polar)
     Q = splitting.feasible_similarity(state.data, state.cone)
     offsets = data - problem.starting_bias().to(data)
     value = similarity_value(problem, Q, offsets, best_bias=problem.bias_is_free)
     relaxed = state.relaxed
     if relaxed is None or value < relaxed.value:
         relaxed = Relaxed(Q, value)
-    return replace(state, proof=proof, relaxed=relaxed)
+    return replace(state, dual=state.dual.or_better(dual), relaxed=relaxed)
 
 
 def _rounded(similarity: torch.Tensor, most: int) -> torch.Tensor:

@@ -12,7 +12,6 @@ from cvxsae.relaxations.convex.tidy import factor_of
 from cvxsae.solvers.convex.driver import iterate
 from cvxsae.solvers.convex.large.column_generation import Directions, _with_new, even_directions
 from cvxsae.solvers.convex.large.factorized import Factorized
-from cvxsae.solvers.convex.large.relaxation import WarmStart
 from tests.helpers import problems
 from tests.helpers.problems import certify, solve
 
@@ -44,7 +43,7 @@ def test_the_total_gap_closes(d, tau, bias, rng):
     certificate = certify(problem, solution)
     assert certificate.is_certified
     assert certificate.bound == "optimum"
-    assert solution.multipliers is None
+    assert solution.proof is None
 
 
 @pytest.mark.slow
@@ -66,7 +65,7 @@ def test_more_points_than_starting_directions(rng):
 def test_a_warm_start_from_the_answer_is_no_worse(rng):
     problem = LargeDictionary(problems.gaussian(rng, 30, 2), LAM, 5.0, bias=None)
     cold = solve(problem, tol=1e-4)
-    warm = WarmStart(torch.from_numpy(factor_of(problem, cold)))
+    warm = torch.from_numpy(factor_of(problem, cold))
     again = iterate(Directions(1e-4, warm), problem, 1e-4, Run())
     assert again.is_certified
     assert again.value <= cold.value * (1 + 1e-4)

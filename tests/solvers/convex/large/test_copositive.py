@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from cvxsae import InputError, LargeDictionary
+from cvxsae.results import NonnegativeProof, SliceProof
 from tests.helpers import problems
 from tests.helpers.problems import certify, solve
 
@@ -42,14 +43,14 @@ def test_more_than_half_of_the_relaxation_s_gap_is_closed(bias, answered, rng, m
     assert solution.relaxation_gap > 2.5e-3
     assert solution.info["closed_by_copositive"] > 0.5
     assert solution.info["relaxation_bound"] <= solution.relaxed_value < solution.lower_bound <= solution.value
-    assert solution.multipliers.shape == (14, 14, 14)
+    assert solution.proof.slices.shape == (14, 14, 14)
     assert certify(problem, solution, tol=1.5e-3).is_certified
 
 
 @pytest.mark.slow
 def test_the_proof_in_plain_numpy(answered, rng):
     problem, solution = answered
-    Y, S, n, tau = solution.dual, solution.multipliers, 14, 10.0
+    Y, S, n, tau = solution.dual, solution.proof.slices, 14, 10.0
     assert np.linalg.eigvalsh(S).min() >= -1e-9
     M = LAM**2 * (np.ones((n, n)) + tau * np.eye(n)) - Y @ Y.T
     left = M[None] + M[:, None, :] + M[:, :, None]
@@ -75,16 +76,16 @@ def test_the_bound_stays_below_the_exact_optimum(rng):
 def test_forged_cuts_are_refused(answered):
     problem, solution = answered
     assert not any("exceeds" in sentence for sentence in certify(problem, solution).objections)
-    S = solution.multipliers
+    S = solution.proof.slices
     longer = dataclasses.replace(solution, dual=1.01 * solution.dual)
-    lowered = dataclasses.replace(solution, multipliers=S - 0.01 * LAM**2)
-    doubled = dataclasses.replace(solution, multipliers=2 * S)
-    swapped = dataclasses.replace(solution, multipliers=S[::-1].copy())
-    as_if_nonnegative = dataclasses.replace(solution, multipliers=S.sum(axis=0))
+    lowered = dataclasses.replace(solution, proof=SliceProof(S - 0.01 * LAM**2))
+    doubled = dataclasses.replace(solution, proof=SliceProof(2 * S))
+    swapped = dataclasses.replace(solution, proof=SliceProof(S[::-1].copy()))
+    as_if_nonnegative = dataclasses.replace(solution, proof=NonnegativeProof(S.sum(axis=0)))
     for forged in (longer, lowered, doubled, swapped, as_if_nonnegative):
         assert any("exceeds its limit" in sentence for sentence in certify(problem, forged).objections)
-    ragged = dataclasses.replace(solution, multipliers=S[:3])
-    assert "multipliers has shape (3, 14, 14); it must be (14, 14, 14)." in certify(problem, ragged).objections
+    ragged = dataclasses.replace(solution, proof=SliceProof(S[:3]))
+    assert "proof.slices has shape (3, 14, 14); it must be (14, 14, 14)." in certify(problem, ragged).objections
 
 
 @pytest.mark.slow

@@ -9,10 +9,10 @@ import torch
 
 from cvxsae import CandidateDictionary, InputError, LargeDictionary, Status, WideLimit, certify, solve
 from cvxsae.parallel.context import Run
-from cvxsae.relaxations.convex.penalty import pencil_bound
+from cvxsae.relaxations.proofs import pencil_bound
 from cvxsae.solvers.convex.driver import iterate
 from cvxsae.solvers.convex.large import admm as splitting
-from cvxsae.solvers.convex.large.relaxation import DoublyNonnegative, WarmStart
+from cvxsae.solvers.convex.large.relaxation import DoublyNonnegative
 from cvxsae.solvers.convex.nonnegative_lbfgs import descend
 from tests.helpers import problems
 
@@ -116,7 +116,7 @@ def test_a_shrunken_proof_is_refused(rng):
     solution = solved(problem)
     longer = dataclasses.replace(solution, dual=1.02 * solution.dual)
     assert any("exceeds its limit" in sentence for sentence in certify(problem, longer).objections)
-    unproved = dataclasses.replace(solution, multipliers=None)
+    unproved = dataclasses.replace(solution, proof=None)
     assert certify(problem, unproved).lower_bound < solution.lower_bound
 
 
@@ -145,7 +145,7 @@ def test_a_warm_start_from_the_answer_ends_at_once(rng):
     cold = solved(problem, tol=1e-4)
     from cvxsae.relaxations.convex.tidy import factor_of
 
-    warm = WarmStart(torch.from_numpy(factor_of(problem, cold)), torch.from_numpy(cold.multipliers))
+    warm = torch.from_numpy(factor_of(problem, cold))
     again = iterate(DoublyNonnegative(1e-4, warm), problem, 1e-4, Run())
     assert again.value <= cold.value * (1 + 1e-6)
     assert again.info["splitting_steps"] <= cold.info["splitting_steps"]

@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cvxsae.relaxations.convex.penalty import AtomPenalty, pencil_bound
-from cvxsae.relaxations.convex.polar_proofs import spread, symmetrized, triple_bound, unspread
+from cvxsae.relaxations.convex.penalty import AtomPenalty
+from cvxsae.relaxations.proofs import pencil_bound, spread, symmetrized, triple_bound, unspread
 
 
 def symmetric(rng, n):
