@@ -91,14 +91,14 @@ def learn_command(
         second_order=second_order,
         **compute.keywords(),
     )
-    report = fit.to_dict()
+    report = {**fit.to_dict(), **fit.encoding.activity.to_dict()}
     text = [
         f"dictionary of {fit.n_atoms} atoms: {fit.message}",
         f"  value         {fit.value:.9g}   (codes exact to {fit.encoding.gap:.1e})",
         f"  floor         {fit.lower_bound:.9g}   (no dictionary of any width is below)",
         f"  stationarity  {fit.worst_stationarity:.2e}   (target {stationarity:.0e})",
         f"  lambda        {lam:.6g} = {report['lam_over_lambda_max'] or float('nan'):.4g} lambda_max",
-        f"  L0            {fit.encoding.l0:.2f}   ({fit.dead_atoms} dead atoms)",
+        f"  features      {fit.encoding.activity}",
         f"  time          {fit.seconds:.1f} s",
     ]
     if fit.remedy:

@@ -9,7 +9,7 @@ import numpy as np
 
 from cvxsae.data import arguments
 from cvxsae.diagnostics import phenomena
-from cvxsae.diagnostics.pairs import identity_score, scan_pairs
+from cvxsae.diagnostics.pairs import evident_score, scan_pairs
 from cvxsae.diagnostics.report import OptimalityReport
 from cvxsae.diagnostics.second_order import LANCZOS_TOL, least_curvature
 from cvxsae.diagnostics.sums import CODE_TOL, FeatureStatistics, at_one_bias, measured
@@ -36,6 +36,9 @@ _SAME_ATOM = 0.999
 
 _CONE_TOL = 1e-6
 """What counts as zero in the cone condition: refitted codes are exact to about 1e-10."""
+
+_CONFIDENCE = 0.95
+"""Of the intervals by which features are ranked."""
 
 _WIDE_TOL = 1e-6
 """Relative gap of the wide limit in a report."""
@@ -163,7 +166,7 @@ def check(
     """:func:`check_optimality` for arguments that have been checked. An interrupt passes through."""
     found = measured(problem, codes, chosen.code_tol, run)
     scores = {
-        "pairs": identity_score,
+        "pairs": evident_score,
         "absorbed": phenomena.absorption_score,
         "antipodes": phenomena.antipodal_score(),
         "duplicates": phenomena.duplicate_score(),
@@ -217,6 +220,8 @@ def _features(
     frame = phenomena.feature_densities(found)
     distance = np.linalg.norm(found.mean_residual / found.lam - found.dictionary.numpy(), axis=1)
     frame["stationarity"] = distance
+    frame["standard_error"] = found.standard_error
+    frame["at_least"] = distance - _likely_error(found)
     frame["gradient"] = found.lam * found.mass * distance
     frame["identity_deficit"] = deficits
     frame["largest_ratio"] = found.largest_ratio
@@ -227,6 +232,14 @@ def _features(
         frame["split_score"] = np.where(found.live, scores.cpu().double().numpy(), np.nan)
         directions = along.cpu().double().numpy()
     return frame, directions
+
+
+def _likely_error(found: FeatureStatistics) -> Float64[np.ndarray, " K"]:
+    """Half the width of the confidence interval of ``‖E_k[r]/λ‖``; NaN for features that fire too seldom."""
+    from scipy import stats
+
+    width = stats.t.ppf(0.5 + _CONFIDENCE / 2, np.maximum(found.counts - 1, 1))
+    return np.where(found.has_evidence, width * found.standard_error, np.nan)
 
 
 def _new_atoms(found: FeatureStatistics, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

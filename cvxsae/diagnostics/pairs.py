@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from cvxsae.diagnostics.sums import FeatureStatistics, PairBlock, pair_blocks
+from cvxsae.diagnostics.sums import FeatureStatistics
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -16,6 +16,60 @@ if TYPE_CHECKING:
 
 _PARALLEL = 1e-12
 """Atoms with a smaller sine of the angle between them are parallel: there is no direction to turn in."""
+
+_PAIR_ENTRIES = 2**20
+"""Most entries of each array of a :class:`PairBlock`: 8 MB in float64."""
+
+
+@dataclass(frozen=True, eq=False)
+class PairBlock:
+    """The pair statistics of a few features k with every other j, (m, K) each: T4's two sides and what fires together.
+
+    Attributes
+    ----------
+    first
+        Index of the first feature k of the block.
+    cosine
+        ``d_j·d_k``.
+    expected
+        ``E_k[ρ_j]``, ``ρ_nj = d_j·r_n/λ``: what the cosine is at a stationary dictionary (2). NaN where k is dead.
+    cofiring
+        ``P_k(j) = E_k[1{z_j > 0}]``.
+    carried
+        ``E_k[d_j·(x − b)] / E_j[d_j·(x − b)]``: how much of j's direction is in k's datapoints, relative to its own.
+        NaN where the latter is not positive: j fires only to correct others.
+    """
+
+    first: int
+    cosine: Float64[np.ndarray, "m K"]
+    expected: Float64[np.ndarray, "m K"]
+    cofiring: Float64[np.ndarray, "m K"]
+    carried: Float64[np.ndarray, "m K"]
+
+
+def pair_blocks(statistics: FeatureStatistics) -> Iterator[PairBlock]:
+    """All ordered pairs of features, block by block: three products (K, d)·(d, K) in all, nothing K × K at once."""
+    D = statistics.dictionary.numpy()
+    K = len(D)
+    Z = statistics.codes.codes
+    firing = Z.astype(bool).astype(np.float64)
+    transposed: Any = Z.T.tocsr()
+    own = np.einsum("kd,kd->k", D, statistics.mean_data)
+    own = np.where(own > 0, own, np.nan)
+    mass = statistics.mass * statistics.n_points
+    step = max(1, _PAIR_ENTRIES // K)
+    for first in range(0, K, step):
+        part = slice(first, first + step)
+        together: Any = transposed[part] @ firing
+        live = np.where(mass[part] > 0, mass[part], np.nan)[:, None]
+        yield PairBlock(
+            first=first,
+            cosine=D[part] @ D.T,
+            expected=statistics.mean_residual[part] @ D.T / statistics.lam,
+            cofiring=together.toarray() / live,
+            carried=statistics.mean_data[part] @ D.T / own,
+        )
+
 
 Score: TypeAlias = Callable[[FeatureStatistics, PairBlock], np.ndarray]
 """What to rank the ordered pairs of a block by, (m, K); pairs with a NaN or −inf score are left out."""
@@ -47,7 +101,7 @@ def scan_pairs(statistics: FeatureStatistics, scores: Mapping[str, Score], count
     Columns of the tables: ``feature`` k, ``other`` j, ``score``, ``cosine`` d_j·d_k, ``expected`` E_k[ρ_j],
     ``deficit`` (cosine − expected, zero at a stationary dictionary), ``cofiring`` P_k(j), ``reverse_cofiring`` P_j(k),
     ``silent`` E_k[ρ_j 1{z_j = 0}] (what j would explain on k's datapoints if it were not silent, at most 1 − P_k(j)),
-    ``carried`` (:class:`~cvxsae.diagnostics.sums.PairBlock`), ``mixing_rate``: how fast F falls, per unit angle,
+    ``carried`` (:class:`~cvxsae.diagnostics.pairs.PairBlock`), ``mixing_rate``: how fast F falls, per unit angle,
     when ``d_k`` turns towards ``d_j`` (negative: when it turns away), ``−(λ S_k/N) · deficit / √(1 − cos²)``.
     """
     live = statistics.live
@@ -73,6 +127,12 @@ def identity_score(statistics: FeatureStatistics, block: PairBlock) -> np.ndarra
     """|cos(d_j, d_k) − E_k[ρ_j]|: by how much (2) fails."""
     del statistics
     return np.abs(block.cosine - block.expected)
+
+
+def evident_score(statistics: FeatureStatistics, block: PairBlock) -> np.ndarray:
+    """:func:`identity_score` where k fires often enough for E_k to say something."""
+    known = statistics.has_evidence[block.first : block.first + len(block.cosine)]
+    return np.where(known[:, None], identity_score(statistics, block), -np.inf)
 
 
 class _Best:

@@ -13,8 +13,8 @@ import numpy as np
 import scipy.sparse as sp
 
 from cvxsae.data import arguments
-from cvxsae.diagnostics.pairs import Score, scan_pairs
-from cvxsae.diagnostics.sums import FeatureStatistics, Moments, PairBlock
+from cvxsae.diagnostics.pairs import PairBlock, Score, scan_pairs
+from cvxsae.diagnostics.sums import FeatureStatistics, Moments
 from cvxsae.errors import InputError
 from cvxsae.relaxations import linalg
 
@@ -335,18 +335,22 @@ def feature_densities(statistics: FeatureStatistics, *, dense: float = DENSE) ->
     Returns
     -------
     pandas.DataFrame
-        Columns ``density`` (share of the datapoints), ``mean_activation`` (over those; 0 if dead), ``mass`` (S_k/N),
-        ``dead``, ``dense`` (density above the argument).
+        Columns ``count`` and ``density`` (number and share of the datapoints), ``mean_activation`` (over those; 0 if
+        dead), ``mass`` (S_k/N), ``certain`` and ``undecided`` (on how many datapoints every optimum uses it, and on how
+        many that is open), ``dead``, ``dense`` (density above the argument).
     """
     import pandas as pd
 
     counts = statistics.counts
     frame = pd.DataFrame(
         {
+            "count": counts,
             "density": statistics.density,
             "mean_activation": statistics.mass * statistics.n_points / np.maximum(counts, 1),
             "mass": statistics.mass,
-            "dead": counts == 0,
+            "certain": statistics.activity.active_per_atom,
+            "undecided": statistics.activity.undecided_per_atom,
+            "dead": statistics.activity.fires_per_atom == 0,
             "dense": statistics.density > arguments.positive(dense, "dense"),
         }
     )

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from cvxsae.solvers.codes.activity import show_dead
+
 if TYPE_CHECKING:
     import pandas as pd
     from jaxtyping import Float64, Int64
@@ -36,9 +38,11 @@ class OptimalityReport:
         Exact codes and their sums.
     features
         One row a feature: densities (:func:`~cvxsae.diagnostics.phenomena.feature_densities`), ``stationarity``
-        ``‖E_k[r]/λ − d_k‖`` (T3), ``gradient`` (that times ``λ S_k/N``: the slope of F, per unit angle),
-        ``identity_deficit`` (largest failure of (2) over j), ``largest_ratio`` ``max_n d_k·r_n/λ`` (T1),
-        ``split_score`` (T8). Dead features have NaN where nothing can be said.
+        ``‖E_k[r]/λ − d_k‖`` (T3), its ``standard_error`` over the datapoints, what it is ``at_least`` with 95 %
+        confidence if these are a sample of others (NaN for features that fire on fewer than ten), ``gradient`` (that
+        times ``λ S_k/N``: the slope of F, per unit angle), ``identity_deficit`` (largest failure of (2) over j),
+        ``largest_ratio`` ``max_n d_k·r_n/λ`` (T1), ``split_score`` (T8). Dead features have NaN where nothing can be
+        said.
     pairs
         The ordered pairs that fail (2) most; see :func:`~cvxsae.diagnostics.pairs.scan_pairs` for the columns.
     absorbed
@@ -125,8 +129,9 @@ class OptimalityReport:
         return tuple(_objections(self))
 
     def worst_features(self, count: int = 10) -> pd.DataFrame:
-        """The features farthest from stationarity, worst first."""
-        return self.features.sort_values("stationarity", ascending=False, na_position="last").head(count)
+        """The features that are farthest from stationarity for certain (``at_least``); those that seldom fire last."""
+        order = ["at_least", "stationarity"]
+        return self.features.sort_values(order, ascending=False, na_position="last", kind="stable").head(count)
 
     def predicted_splits(self, count: int = 10) -> pd.DataFrame:
         """The features that would split first, by score (T8)."""
@@ -155,8 +160,7 @@ class OptimalityReport:
             "lower_bound": self.lower_bound,
             "wide_value": self.wide_value,
             "wide_lower_bound": self.wide_lower_bound,
-            "l0": found.codes.l0,
-            "dead": int((~found.live).sum()),
+            **found.activity.to_dict(),
             "dense": int(self.features["dense"].sum()),
             "dual_excess": self.dual_excess,
             "stationarity": self.stationarity,
@@ -202,27 +206,32 @@ def _first_order(report: OptimalityReport) -> list[str]:
         sentences.append(f"max_seconds passed before all was measured; missing: {', '.join(report.unfinished)}.")
     off = int((features["stationarity"] > tol).sum())
     if off:
-        worst = int(report.worst_features(1).index[0])
+        worst = report.worst_features(1).iloc[0]
         sentences.append(
-            f"{off} of {int(found.live.sum())} live features are not stationary (T3): "
-            f"the mean residual of feature {worst} is {report.stationarity:.2g} λ from λ times its atom."
+            f"{off} of {int(found.live.sum())} live features are not stationary (T3): the mean residual of feature "
+            f"{worst.name} over its {worst['count']:.0f} datapoints is {worst['stationarity']:.2g} λ from λ times its "
+            f"atom (standard error {worst['standard_error']:.1g} λ)."
         )
     if report.bias_is_free and report.bias_residual > tol:
         sentences.append(f"The bias is not stationary (T3): the mean residual is {report.bias_residual:.2g} λ long.")
     if report.identity_deficit > tol and len(report.pairs):
         first = report.pairs.iloc[0]
         sentences.append(
-            f"cos(d_j, d_k) = E_k[ρ_j] fails by up to {report.identity_deficit:.2g} (T4): k = {first['feature']:.0f} "
-            f"and j = {first['other']:.0f} have cosine {first['cosine']:.3f} where {first['expected']:.3f} is due."
+            f"cos(d_j, d_k) = E_k[ρ_j] fails by up to {report.identity_deficit:.2g} (T4), and for k = "
+            f"{first['feature']:.0f} and j = {first['other']:.0f} the cosine is {first['cosine']:.3f} where "
+            f"{first['expected']:.3f} is due."
         )
     return sentences
 
 
 def _structure(report: OptimalityReport) -> list[str]:
     sentences = []
-    dead = int((~report.statistics.live).sum())
-    if dead:
-        sentences.append(f"{dead} features are dead: never at a global minimum, since a live one could split (T8).")
+    activity = report.statistics.activity
+    if activity.dead:
+        dead = show_dead(activity.dead_range)
+        sentences.append(
+            f"{activity.dead} features are dead ({dead}): never at a global minimum, since a live one could split (T8)."
+        )
     if len(report.duplicates):
         found = len(report.duplicates)  # the table keeps a limited number of pairs
         sentences.append(f"At least {found} pairs of atoms are near duplicates: exact ones could split (T8).")
@@ -246,8 +255,8 @@ def _lines(report: OptimalityReport) -> list[str]:
         f"{found.n_atoms} atoms on {found.n_points} datapoints, λ {found.lam:.4g} ({ratio:.3g} λ_max)",
         f"  value          {report.value:.9g} ≥ {report.lower_bound:.9g} for this dictionary",
         f"  wide limit     {report.wide_value:.9g} ≥ {report.wide_lower_bound:.9g} for every width (T9)",
-        f"  features       {int(found.live.sum())} live, {int(report.features['dense'].sum())} dense, "
-        f"L0 {found.codes.l0:.2f}",
+        f"  features       {found.n_atoms - found.activity.dead} live, {int(report.features['dense'].sum())} dense, "
+        f"{found.activity}",
         f"  stationarity   {report.stationarity:.2e} (T3)",
         f"  bias           {report.bias_residual:.2e} (T3){'' if report.bias_is_free else ', fixed'}",
         f"  identity (2)   {report.identity_deficit:.2e} at the worst pair (T4)",

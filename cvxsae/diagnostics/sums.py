@@ -15,29 +15,28 @@ from cvxsae.parallel.context import Compute, Run, keywords
 from cvxsae.parallel.group import all_rows
 from cvxsae.relaxations.convex.fixed_atoms import SparseCodes
 from cvxsae.relaxations.joint.active_gram import ActiveSolver, CodePattern
-from cvxsae.solvers.codes.encode import encode_rows, relative_gap_asked, warm_codes
+from cvxsae.solvers.codes.encode import decided_activity, encode_rows, relative_gap_asked, warm_codes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import scipy.sparse as sp
     from jaxtyping import Float, Float64, Int64
 
     from cvxsae.data.activations import ActivationsLike
     from cvxsae.data.arguments import BiasLike
+    from cvxsae.solvers.codes.activity import Activity
     from cvxsae.solvers.codes.result import Codes
 
 CODE_TOL = 1e-12
 """Relative gap to which codes are computed before conditions are checked to 1e-6."""
+
+LEAST_FIRINGS = 10
+"""A feature active on fewer datapoints says little about others: it is measured, and never heads a ranking."""
 
 _ROWS = 4096
 """Datapoints in a block: enough for the products to run at full speed, few enough to stay in cache."""
 
 _PRODUCT_ENTRIES = 2**23
 """Most entries of a block of products ``d_k·r_n``: 64 MB in float64."""
-
-_PAIR_ENTRIES = 2**20
-"""Most entries of each array of a :class:`PairBlock`: 8 MB in float64."""
 
 _MOMENTS = ("count", "x", "r", "e", "xx", "xr", "xe", "rr", "ee")
 """Fields of :class:`Moments`, in the order in which their sums are kept."""
@@ -81,6 +80,8 @@ class FeatureStatistics:
     ----------
     codes
         The codes with their certificates.
+    activity
+        Which of them are active at every optimum: L0 and dead features, as far as they are certain.
     dictionary
         Unit-norm atoms, (K, d) float64 on the CPU.
     bias
@@ -100,6 +101,9 @@ class FeatureStatistics:
         ``S_k/N``, (K,).
     mean_residual, mean_data
         ``E_k[r]`` and ``E_k[x − b]``, (K, d).
+    standard_error
+        Of ``E_k[r]/λ``, as the ratio of two sums over datapoints (delta method): the root of the trace of its
+        covariance, (K,). NaN for features that fire fewer than twice.
     mean_bias_residual
         ``mean_n r_n``, (d,).
     largest_ratio
@@ -115,6 +119,7 @@ class FeatureStatistics:
     """
 
     codes: Codes
+    activity: Activity
     dictionary: Float64[torch.Tensor, "K d"]
     bias: Float64[np.ndarray, " d"]
     lam: float
@@ -125,6 +130,7 @@ class FeatureStatistics:
     mass: Float64[np.ndarray, " K"]
     mean_residual: Float64[np.ndarray, "K d"]
     mean_data: Float64[np.ndarray, "K d"]
+    standard_error: Float64[np.ndarray, " K"]
     mean_bias_residual: Float64[np.ndarray, " d"]
     largest_ratio: Float64[np.ndarray, " K"]
     energies: tuple[float, float, float]
@@ -146,6 +152,11 @@ class FeatureStatistics:
     def live(self) -> np.ndarray:
         """Whether each feature fires anywhere, (K,)."""
         return self.counts > 0
+
+    @property
+    def has_evidence(self) -> np.ndarray:
+        """Features that fire on enough datapoints to be ranked, (K,): on ten, or on a tenth of all."""
+        return self.counts >= max(1, min(LEAST_FIRINGS, self.n_points // 10))
 
     @property
     def density(self) -> Float64[np.ndarray, " K"]:
@@ -231,7 +242,7 @@ class _Pass:
 
     def __init__(self, problem: SparseCodes, codes: Codes, run: Run) -> None:
         device = run.device
-        self.data, self.codes, self.device, self.progress = problem.X, codes, device, run.progress
+        self.data, self.codes, self.device, self.run = problem.X, codes, device, run
         self.offset = problem.fixed_bias().to(device)
         self.rows, self.dictionary = problem.atoms, problem.atoms.to(device)
         n, d = self.data.shape
@@ -244,6 +255,7 @@ class _Pass:
             return torch.zeros(shape, dtype=torch.float64, device=device)
 
         self.weighted_residual, self.weighted_data, self.residual_sum = zeros(K, d), zeros(K, d), zeros(d)
+        self.squares_residual, self.squares_length = zeros(K, d), zeros(K)
         self.second, self.largest = zeros(d, d), zeros(K) - float("inf")
         self.energies = np.zeros(3)
         self.halves = [[0, zeros(d), zeros(d), 0.0, zeros(d, d), zeros(d, d), zeros(d), 0.0, 0.0] for _ in range(2)]
@@ -251,7 +263,7 @@ class _Pass:
 
     def sums(self) -> FeatureStatistics:
         start = 0
-        with tqdm(total=len(self.data), unit="points", disable=not self.progress, desc="statistics") as bar:
+        with tqdm(total=len(self.data), unit="points", disable=not self.run.progress, desc="statistics") as bar:
             for batch in self.data.batches(rows=_ROWS, device=self.device):
                 self._add(start, batch - self.offset)
                 start += len(batch)
@@ -259,17 +271,21 @@ class _Pass:
         n = len(self.data)
         mass = np.asarray(self.codes.codes.sum(axis=0)).ravel()
         divisor = np.where(mass > 0, mass, np.nan)[:, None]
+        counts = np.bincount(self.codes.codes.indices, minlength=len(self.rows)).astype(np.int64)
+        mean_residual = self.weighted_residual.cpu().numpy() / divisor
         return FeatureStatistics(
             codes=self.codes,
+            activity=decided_activity(self.codes.problem, self.codes.codes, self.run),
             dictionary=self.rows,
             bias=self.offset.cpu().numpy(),
             lam=self.codes.lam,
             residuals=self.residuals,
             residual_norms=self.norms,
             shrinkage=self.shrinkage,
-            counts=np.bincount(self.codes.codes.indices, minlength=len(self.rows)).astype(np.int64),
+            counts=counts,
             mass=mass / n,
-            mean_residual=self.weighted_residual.cpu().numpy() / divisor,
+            mean_residual=mean_residual,
+            standard_error=self._standard_error(mean_residual, counts, divisor[:, 0]),
             mean_data=self.weighted_data.cpu().numpy() / divisor,
             mean_bias_residual=(self.residual_sum / n).cpu().numpy(),
             largest_ratio=self.largest.cpu().numpy() / self.codes.lam,
@@ -278,6 +294,17 @@ class _Pass:
             halves=(self._half(0), self._half(1)),
             dependent=self.dependent,
         )
+
+    def _standard_error(
+        self, mean: Float64[np.ndarray, "K d"], counts: Int64[np.ndarray, " K"], mass: Float64[np.ndarray, " K"]
+    ) -> Float64[np.ndarray, " K"]:
+        """``√(Σ_n z² ‖r_n − E_k[r]‖²)/S_k``, enlarged for the degree of freedom that the mean takes; in units of λ."""
+        lam = self.codes.lam
+        squares: Float64[np.ndarray, " K"] = np.asarray((self.codes.codes / lam).power(2).sum(axis=0)).ravel()
+        crossed = (self.squares_residual.cpu().numpy() * (mean / lam)).sum(axis=1)
+        apart = self.squares_length.cpu().numpy() - 2 * crossed + squares * np.square(mean / lam).sum(axis=1)
+        freedom = np.where(counts > 1, counts / np.maximum(counts - 1, 1), np.nan)
+        return np.sqrt(np.maximum(apart, 0) * freedom) / (mass / lam)
 
     def _add(self, start: int, x: Float64[torch.Tensor, "n d"]) -> None:
         part = slice(start, start + len(x))
@@ -296,6 +323,9 @@ class _Pass:
         self.dependent += solver.singular
         self.weighted_residual += pattern.transposed_times(values, r)
         self.weighted_data += pattern.transposed_times(values, x)
+        squares = (values / self.codes.lam).square()
+        self.squares_residual += pattern.transposed_times(squares, r / self.codes.lam)
+        self.squares_length += pattern.transposed_times(squares, (norms / self.codes.lam).square()[:, None])[:, 0]
         self.residual_sum += r.sum(dim=0)
         self.second += r.T @ r
         self.energies += [
@@ -317,53 +347,3 @@ class _Pass:
     def _half(self, half: int) -> Moments:
         values: list[Any] = [v.cpu().numpy() if isinstance(v, torch.Tensor) else v for v in self.halves[half]]
         return Moments(**dict(zip(_MOMENTS, values, strict=True)))
-
-
-@dataclass(frozen=True, eq=False)
-class PairBlock:
-    """The pair statistics of a few features k with every other j, (m, K) each: T4's two sides and what fires together.
-
-    Attributes
-    ----------
-    first
-        Index of the first feature k of the block.
-    cosine
-        ``d_j·d_k``.
-    expected
-        ``E_k[ρ_j]``, ``ρ_nj = d_j·r_n/λ``: what the cosine is at a stationary dictionary (2). NaN where k is dead.
-    cofiring
-        ``P_k(j) = E_k[1{z_j > 0}]``.
-    carried
-        ``E_k[d_j·(x − b)] / E_j[d_j·(x − b)]``: how much of j's direction is in k's datapoints, relative to its own.
-        NaN where the latter is not positive: j fires only to correct others.
-    """
-
-    first: int
-    cosine: Float64[np.ndarray, "m K"]
-    expected: Float64[np.ndarray, "m K"]
-    cofiring: Float64[np.ndarray, "m K"]
-    carried: Float64[np.ndarray, "m K"]
-
-
-def pair_blocks(statistics: FeatureStatistics) -> Iterator[PairBlock]:
-    """All ordered pairs of features, block by block: three products (K, d)·(d, K) in all, nothing K × K at once."""
-    D = statistics.dictionary.numpy()
-    K = len(D)
-    Z = statistics.codes.codes
-    firing = Z.astype(bool).astype(np.float64)
-    transposed: Any = Z.T.tocsr()
-    own = np.einsum("kd,kd->k", D, statistics.mean_data)
-    own = np.where(own > 0, own, np.nan)
-    mass = statistics.mass * statistics.n_points
-    step = max(1, _PAIR_ENTRIES // K)
-    for first in range(0, K, step):
-        part = slice(first, first + step)
-        together: Any = transposed[part] @ firing
-        live = np.where(mass[part] > 0, mass[part], np.nan)[:, None]
-        yield PairBlock(
-            first=first,
-            cosine=D[part] @ D.T,
-            expected=statistics.mean_residual[part] @ D.T / statistics.lam,
-            cofiring=together.toarray() / live,
-            carried=statistics.mean_data[part] @ D.T / own,
-        )

@@ -23,6 +23,7 @@ from cvxsae.relaxations.joint.joint import JointProblem
 from cvxsae.relaxations.solution import GAP_SLACK
 from cvxsae.sae.autoencoder import SparseAutoencoder
 from cvxsae.sae.ledger import LossLedger
+from cvxsae.solvers.codes.encode import decided_activity
 from cvxsae.solvers.dictionary.learn import Settings, learn
 from cvxsae.solvers.dictionary.start import Given
 from cvxsae.solvers.floors.search import WIDE_TOL, FloorSearch, find_floors, solved_wide_limit
@@ -141,6 +142,9 @@ def account(model: SparseAutoencoder, floor: Floor, wide: Solution, tol: float, 
         found, candidate, local = problem, exact, certificate
     referee = certify(wide.problem, wide)
     residuals, drift = stationarity(found, candidate)
+    pairs: list[tuple[SparseCodes, Any]] = [(problem, exact.codes), (found, candidate.codes)]
+    activity, local_activity = (decided_activity(*pair, run) for pair in pairs)
+    no_atom = int((~live).sum())
     return LossLedger(
         loss=loss,
         exact=certificate.value,
@@ -161,10 +165,13 @@ def account(model: SparseAutoencoder, floor: Floor, wide: Solution, tol: float, 
         lam=lam,
         lambda_max=referee.lambda_max,
         l0=by_encoder.nnz / len(data),
-        exact_l0=_l0(exact),
-        local_l0=_l0(candidate),
+        exact_l0=activity.l0,
+        local_l0=local_activity.l0,
         dead=_dead(by_encoder),
-        exact_dead=_dead(exact.codes) + int((~live).sum()),
+        exact_dead=activity.dead + no_atom,
+        exact_l0_range=activity.l0_range,
+        local_l0_range=local_activity.l0_range,
+        exact_dead_range=(activity.dead_range[0] + no_atom, activity.dead_range[1] + no_atom),
         dictionary=np.asarray(candidate.dictionary),
         decoder_bias=np.asarray(candidate.bias),
     )
@@ -213,11 +220,6 @@ def _better(codes: Codes, others: sp.csr_array, problem: SparseCodes) -> sp.csr_
         return codes.codes
     parts: list[Any] = [sp.diags_array(mask.astype(np.float64)) for mask in (~worse, worse)]
     return sp.csr_array(parts[0] @ codes.codes + parts[1] @ others)
-
-
-def _l0(candidate: Candidate) -> float:
-    codes: Any = candidate.codes
-    return float(codes.nnz / codes.shape[0])
 
 
 def _dead(codes: Any) -> int:

@@ -9,6 +9,7 @@ import numpy as np
 
 from cvxsae.errors import CertificateError
 from cvxsae.relaxations.solution import GAP_SLACK
+from cvxsae.solvers.codes.activity import show_dead, show_l0
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -75,6 +76,8 @@ class LossLedger:
         Active features per datapoint: by the encoder, at exact codes of D, at exact codes of D'.
     dead, exact_dead
         Features that no datapoint uses: by the encoder, at exact codes of D.
+    exact_l0_range, local_l0_range, exact_dead_range
+        Between what these are certain to be (:class:`~cvxsae.solvers.codes.activity.Activity`), whatever the tolerance.
     dictionary, decoder_bias
         D' and b'; None in a ledger read from JSON.
     """
@@ -102,6 +105,9 @@ class LossLedger:
     local_l0: float
     dead: int
     exact_dead: int
+    exact_l0_range: tuple[float, float]
+    local_l0_range: tuple[float, float]
+    exact_dead_range: tuple[int, int]
     dictionary: Float64[np.ndarray, "K d"] | None = field(default=None, repr=False)
     decoder_bias: Float64[np.ndarray, " d"] | None = field(default=None, repr=False)
 
@@ -166,7 +172,9 @@ class LossLedger:
     @classmethod
     def from_dict(cls, report: Mapping[str, Any]) -> LossLedger:
         """The inverse of :meth:`to_dict`, checked again; without the arrays."""
-        return cls(**{f.name: report[f.name] for f in fields(cls) if f.name in report})
+        known = {f.name: report[f.name] for f in fields(cls) if f.name in report}
+        parts: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in known.items()}
+        return cls(**parts)
 
     def __str__(self) -> str:
         ratio = f" = {self.lam / self.lambda_max:.4g} lambda_max" if self.lambda_max > 0 else ""
@@ -176,10 +184,13 @@ class LossLedger:
             f"  {LEVELS['loss']:<22}{self.loss:>12.6f}          L0 {self.l0:.1f}, {self.dead} dead features",
         ]
         certificates = self.certificates()
+        exact = f"L0 {show_l0(self.exact_l0, self.exact_l0_range)}, dead: {show_dead(self.exact_dead_range)}"
+        features = {"exact": f"; {exact}", "local": f"; L0 {show_l0(self.local_l0, self.local_l0_range)}"}
         for name, (_, below, _) in GAPS.items():
             share = getattr(self, name) / self.loss if self.loss > 0 else 0.0
+            proof = certificates[name] + features.get(below, "")
             lines.append(f"    - {name.replace('_', ' '):<18}{getattr(self, name):>12.6f}  {share:>6.1%}")
-            lines.append(f"  {LEVELS[below]:<22}{getattr(self, below):>12.6f}          {certificates[name]}")
+            lines.append(f"  {LEVELS[below]:<22}{getattr(self, below):>12.6f}          {proof}")
         return "\n".join(lines)
 
 

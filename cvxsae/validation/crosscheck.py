@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Unpack
 
 from cvxsae.data import arguments
-from cvxsae.parallel.context import SHORTEST, Compute, Run, keywords
+from cvxsae.parallel.context import Compute, Run, keywords
 from cvxsae.relaxations.convex.fixed_atoms import CandidateDictionary
 from cvxsae.relaxations.convex.large_dictionary import LargeDictionary
 from cvxsae.relaxations.problem import Problem
-from cvxsae.relaxations.solution import Solution, Status
-from cvxsae.solvers.convex.solve import solve
+from cvxsae.relaxations.solution import GAP_SLACK, Solution, Status
+from cvxsae.solvers.convex.solve import solved
 from cvxsae.validation.certificate import Certificate
 from cvxsae.validation.certify import certify
 
@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 
 REFERENCE_ACCURACY = 1e-6
 """Relative accuracy of Clarabel's answers; a bound may exceed a value by no more."""
+
+ANY_GAP = 1.0
+"""Relative gap that the referee lets pass: here gaps are told apart from disagreement."""
+
+REFERENCE_SHARE = 0.5
+"""Part of the time that the reference may take."""
 
 TORCH_TOL = 1e-4
 """Relative gap asked of torch where the reference is a relaxation, which leaves a percent open anyway."""
@@ -45,6 +51,9 @@ class CrossCheck:
         The agreement asked for.
     objections
         One sentence for everything that does not agree; empty when all does.
+    notes
+        One sentence for every bound that leaves more than ``tol`` below what its solver attains: it says less than was
+        hoped for, and contradicts nothing.
     """
 
     problem: Problem
@@ -53,7 +62,13 @@ class CrossCheck:
     certificates: dict[str, Certificate]
     difference: float
     tol: float
-    objections: tuple[str, ...]
+    objections: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """Between which ``difference`` has to be; below a relaxation by no more than its solver's accuracy."""
+        return -self.tol if self.reference.relaxed_value is None else -REFERENCE_ACCURACY, self.tol
 
     @property
     def agrees(self) -> bool:
@@ -86,15 +101,19 @@ class CrossCheck:
             "difference": self.difference,
             "tol": self.tol,
             "objections": list(self.objections),
+            "notes": list(self.notes),
             "certificates": {name: c.to_dict() for name, c in self.certificates.items()},
             "seconds": {"reference": self.reference.seconds, "torch": self.torch.seconds},
         }
 
     def __str__(self) -> str:
         verdict = "agree" if self.agrees else "DISAGREE"
-        apart = f"difference {self.difference:+.1e}, tol {self.tol:.0e}"
+        least, most = self.limits
+        apart = f"difference {self.difference:+.1e}, allowed {least:+.0e} to {most:+.0e}"
         head = f"{self.problem.name}: reference and torch {verdict} ({apart})"
-        return "\n".join([head, self.table().to_string(), *(f"  {sentence}" for sentence in self.objections)])
+        return "\n".join(
+            [head, self.table().to_string(), *(f"  {sentence}" for sentence in self.objections + self.notes)]
+        )
 
 
 AGREEMENT, CONE_AGREEMENT, RELAXED_AGREEMENT = 1e-6, 1e-5, 2e-2
@@ -124,8 +143,9 @@ def crosscheck(problem: Problem, *, tol: float | None = None, **options: Unpack[
     Returns
     -------
     CrossCheck
-        ``agrees`` is True when the values agree to ``tol``, neither lower bound exceeds the other's value, and the
-        referee has no objection beyond a gap that a relaxation cannot close.
+        ``agrees`` is True when what the two attain agrees to ``tol``, no lower bound exceeds what either attains, and
+        the referee has no objection beyond an open gap, which ``notes`` tell. A torch solution that closed its own gap
+        to ``tol`` needs no relaxation to agree with it: then that is what is loose.
 
     Raises
     ------
@@ -137,42 +157,49 @@ def crosscheck(problem: Problem, *, tol: float | None = None, **options: Unpack[
     run = Run.start(options, Compute)
     tol = default_tolerance(problem) if tol is None else arguments.positive(tol, "tol")
     relaxation = isinstance(problem, LargeDictionary) and problem.atom_cost > 0
-    reference = _solved(problem, "reference", tol, run)
-    solution = _solved(problem, "torch", TORCH_TOL if relaxation else tol / 10, run)
-    certificates = {
-        "reference": certify(problem, reference, tol=tol),
-        "torch": certify(problem, solution, tol=2 * tol if relaxation else tol),
-    }
+    inner = replace(run.inner(), progress=run.progress)
+    reference = solved(
+        problem, replace(inner, deadline=run.inner(share=REFERENCE_SHARE).deadline), solver="reference", tol=tol
+    )
+    solution = solved(problem, inner, solver="torch", tol=TORCH_TOL if relaxation else tol / 10)
+    solutions = {"reference": reference, "torch": solution}
+    certificates = {name: certify(problem, found, tol=ANY_GAP) for name, found in solutions.items()}
     relaxed = float("nan") if reference.relaxed_value is None else reference.relaxed_value
     anchor = relaxed if relaxation else certificates["reference"].value
     value = certificates["torch"].value
     difference = (value - anchor) / anchor if anchor > 0 else value - anchor
+    result = CrossCheck(problem, reference, solution, certificates, difference, tol)
+    return replace(result, objections=_objections(result, anchor), notes=_notes(result))
+
+
+def _objections(found: CrossCheck, anchor: float) -> tuple[str, ...]:
+    """What does not agree; a gap that is open is no disagreement."""
     objections = []
-    least = -REFERENCE_ACCURACY if relaxation else -tol
-    if not least <= difference <= tol:
+    for name, solution in (("reference", found.reference), ("torch", found.torch)):
+        if solution.status in (Status.TIME_LIMIT, Status.REFERENCE_FAILED):
+            objections.append(f"The solve of {name} did not end: {solution.message}.")
+    values = {name: certificate.value for name, certificate in found.certificates.items()}
+    least, most = found.limits
+    proved = found.reference.relaxed_value is not None and found.certificates["torch"].gap <= found.tol
+    if not least <= found.difference <= (math.inf if proved else most):
         objections.append(
-            f"Torch attains {value:.9g}, the reference {anchor:.9g}: {difference:+.2e} apart, tol {tol:.0e}."
+            f"Torch attains {values['torch']:.9g}, the reference {anchor:.9g}: {found.difference:+.2e} apart, allowed "
+            f"{least:+.0e} to {most:+.0e}."
         )
-    for name, certificate in certificates.items():
-        # A bound proved by an exact polar may exceed the relaxation's optimum, but nothing exceeds what is attained.
-        ceiling = value if relaxation and problem.polar_is_exact else min(anchor, value)
-        if certificate.lower_bound > ceiling + REFERENCE_ACCURACY * abs(ceiling):
+    ceiling = min(values.values()) * (1 + GAP_SLACK)  # nothing proved exceeds what is attained
+    if found.reference.relaxed_value is not None and not found.problem.polar_is_exact:
+        ceiling = min(ceiling, anchor * (1 + REFERENCE_ACCURACY))  # nor, here, the optimum of the relaxation
+    for name, certificate in found.certificates.items():
+        if certificate.lower_bound > ceiling:
             objections.append(f"The lower bound of {name}, {certificate.lower_bound:.9g}, exceeds {ceiling:.9g}.")
         objections.extend(f"The referee objects to {name}: {sentence}" for sentence in certificate.objections)
-    return CrossCheck(problem, reference, solution, certificates, difference, tol, tuple(objections))
+    return tuple(objections)
 
 
-def _solved(problem: Problem, solver: str, tol: float, run: Run) -> Solution:
-    """One of the two. An interrupt passes through."""
-    solution = solve(
-        problem,
-        solver=solver,
-        tol=tol,
-        raise_on_failure=False,
-        device=run.device,
-        max_seconds=max(run.left, SHORTEST) if math.isfinite(run.deadline) else None,
-        progress=run.progress,
+def _notes(found: CrossCheck) -> tuple[str, ...]:
+    """Whose bounds are loose."""
+    return tuple(
+        f"The bound of {name} ({solution.solver}) is loose: it leaves {gap:.2e} below what is attained, tol {found.tol:.0e}."
+        for name, solution in (("reference", found.reference), ("torch", found.torch))
+        if not (gap := found.certificates[name].gap) <= found.tol
     )
-    if solution.status is Status.INTERRUPTED:
-        raise KeyboardInterrupt
-    return solution

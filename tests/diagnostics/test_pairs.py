@@ -7,7 +7,7 @@ import pytest
 
 from cvxsae import encode
 from cvxsae.diagnostics import feature_statistics
-from cvxsae.diagnostics import sums as statistics
+from cvxsae.diagnostics import pairs as pairs_module
 from cvxsae.diagnostics.pairs import identity_score, scan_pairs
 from tests.diagnostics.test_sums import LAM, random_problem
 from tests.helpers import problems
@@ -15,7 +15,7 @@ from tests.helpers import problems
 
 @pytest.mark.parametrize("entries", [5 * 12, 2**23])
 def test_the_first_pairs_of_all(entries, rng, monkeypatch):
-    monkeypatch.setattr(statistics, "_PAIR_ENTRIES", entries)
+    monkeypatch.setattr(pairs_module, "_PAIR_ENTRIES", entries)
     X, D, b = random_problem(rng)
     found = feature_statistics(X, D, LAM, bias=b)
     scan = scan_pairs(found, {"worst": identity_score, "close": lambda _, block: block.cosine}, 8)

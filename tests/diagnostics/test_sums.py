@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from cvxsae import InputError
-from cvxsae.diagnostics import feature_statistics
+from cvxsae.diagnostics import feature_statistics, pairs
 from cvxsae.diagnostics import sums as statistics
-from cvxsae.diagnostics.sums import pair_blocks
+from cvxsae.diagnostics.pairs import pair_blocks
 from tests.helpers import problems
 from tests.helpers.interrupts import interrupt_codes
 
@@ -86,7 +86,7 @@ def test_large_data_keeps_its_residuals_in_single_precision(rng, monkeypatch):
 
 def test_pairs_are_their_definition(rng, monkeypatch):
     X, D, b = random_problem(rng)
-    monkeypatch.setattr(statistics, "_PAIR_ENTRIES", 5 * 12)
+    monkeypatch.setattr(pairs, "_PAIR_ENTRIES", 5 * 12)
     found = feature_statistics(X, D, LAM, bias=b)
     blocks = list(pair_blocks(found))
     assert [block.first for block in blocks] == [0, 5, 10]

@@ -78,11 +78,11 @@ class ActiveSolver:
         self.is_singular = torch.zeros(len(counts), dtype=torch.bool, device=device)
         self.batches: list[tuple[torch.Tensor, torch.Tensor]] = []
         columns = torch.cat([pattern.indices[1], pattern.indices.new_zeros(1)])
-        for points, width in _similar(counts, _BLOCK_ENTRIES[device.type] // dictionary.shape[1]):
+        for points, width in similar_counts(counts, _BLOCK_ENTRIES[device.type] // dictionary.shape[1]):
             places = pattern.indptr[points][:, None] + np.arange(width)
             places[np.arange(width)[None, :] >= counts[points][:, None]] = self.size
             slots = torch.from_numpy(places).to(device)
-            inverse, singular = _inverses(dictionary[columns[slots]], slots < self.size)
+            inverse, singular = gram_inverses(dictionary[columns[slots]], slots < self.size)
             self.is_singular[torch.from_numpy(points).to(device)] = singular
             self.batches.append((slots, inverse))
         self.singular = int(self.is_singular.sum())
@@ -96,7 +96,7 @@ class ActiveSolver:
         return answer[:-1]
 
 
-def _similar(counts: Int64[np.ndarray, " N"], budget: int) -> Iterator[tuple[np.ndarray, int]]:
+def similar_counts(counts: Int64[np.ndarray, " N"], budget: int) -> Iterator[tuple[np.ndarray, int]]:
     """Datapoints with codes in groups whose active sets differ by a quarter at most, and the largest of a group."""
     order = np.argsort(counts, kind="stable")
     order = order[counts[order] > 0]
@@ -109,7 +109,7 @@ def _similar(counts: Int64[np.ndarray, " N"], budget: int) -> Iterator[tuple[np.
         start = stop
 
 
-def _inverses(
+def gram_inverses(
     members: Float64[torch.Tensor, "n a d"], real: torch.Tensor
 ) -> tuple[Float64[torch.Tensor, "n a a"], torch.Tensor]:
     """Inverses of Gram matrices (pseudo-inverses of singular ones), zero where padded, and which are singular."""

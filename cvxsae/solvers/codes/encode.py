@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 import scipy.sparse as sp
+import torch
 
 from cvxsae.data import arguments
 from cvxsae.data.activations import Activations
@@ -16,6 +17,7 @@ from cvxsae.parallel.context import Compute, Kept, Run, keywords
 from cvxsae.parallel.group import group_of
 from cvxsae.relaxations.convex.fixed_atoms import SparseCodes
 from cvxsae.relaxations.solution import Status
+from cvxsae.solvers.codes.activity import Activity, certain_activity
 from cvxsae.solvers.codes.correlation import FIXED_BIAS
 from cvxsae.solvers.codes.engines import ENGINES, engine_name, make_engine
 from cvxsae.solvers.codes.engines.screening import PreparedDictionary
@@ -25,13 +27,16 @@ from cvxsae.solvers.codes.plan import LEAST_MEMORY, MEMORY_LIMIT, Job, Plan
 from cvxsae.solvers.codes.result import Codes
 
 if TYPE_CHECKING:
-    import torch
     from numpy.typing import ArrayLike
 
     from cvxsae.data.activations import ActivationsLike
 
 SMALLEST_TOL = 1e-13
 """Least relative gap that can be asked for: a few hundred units of rounding, which is what a certificate adds."""
+
+
+DECIDING_TOLS = (1e-9, 1e-12)
+"""Relative gaps to which undecided datapoints are coded again: the first decides most; the last, all but ties."""
 
 
 class EncodeOptions(Compute, Kept, total=False):
@@ -164,6 +169,23 @@ def encode_rows(
     seconds = time.perf_counter() - started
     info = {"engine": name, "device": str(run.device)}
     return Codes.of_blocks(problem, job.all_blocks(), tol=tol, ended=ended, seconds=seconds, info=info)
+
+
+def decided_activity(problem: SparseCodes, codes: sp.csr_array, run: Run) -> Activity:
+    """Which codes are active, as far as can be decided: undecided datapoints are coded again more and more exactly.
+
+    What is not decided when the deadline of ``run`` has passed stays undecided. An interrupt passes through.
+    """
+    found, run = certain_activity(problem, codes, run), run.inner()
+    for tol in DECIDING_TOLS:
+        rows = np.flatnonzero(found.undecided_per_point)
+        if not len(rows) or run.is_late:
+            break
+        bias = problem.bias if isinstance(problem.bias, torch.Tensor) else None
+        part = SparseCodes.of_unit_rows(problem.X[rows], problem.atoms, problem.lam, bias)
+        exact = encode_rows(part, run, tol=tol, warm=sp.csr_array(codes[rows]))
+        found = found.replaced(rows, certain_activity(part, exact.codes, run))
+    return found
 
 
 def warm_codes(warm_start: Any, problem: SparseCodes) -> sp.csr_array | None:

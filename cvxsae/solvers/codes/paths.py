@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
@@ -19,7 +19,7 @@ from cvxsae.parallel.group import group_of
 from cvxsae.relaxations.convex.fixed_atoms import SparseCodes
 from cvxsae.relaxations.solution import Status
 from cvxsae.solvers.codes.correlation import FIXED_BIAS, largest_correlation
-from cvxsae.solvers.codes.encode import encode_rows, relative_gap_asked
+from cvxsae.solvers.codes.encode import decided_activity, encode_rows, relative_gap_asked
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from cvxsae.solvers.codes.result import Codes
 
 SEARCH_TOL = 1e-6
-"""Relative gap to which the search for λ codes: supports hardly change below it."""
+"""Relative gap to which the search for λ codes; what is undecided then is coded more exactly."""
 
 LEAST_RATIO = 1e-6
 """λ/λ_max down to which is searched: below, codes are those of least squares."""
@@ -51,6 +51,8 @@ class SearchOptions(Seeded, total=False):
 
     device: str | torch.device | None
     """Where to compute: ``"cpu"`` (default) or ``"cuda"``."""
+    max_seconds: float | None
+    """Wall-clock limit of the whole call; None for none."""
 
 
 @own_arithmetic()
@@ -187,7 +189,8 @@ def lambda_for_l0(
     """Return a λ whose exact codes have about ``l0`` active atoms per datapoint.
 
     Bisection in log λ from λ_max down, every step warm-started and certified to 1e-6, on at most ``max_points``
-    datapoints drawn at random (in each process).
+    datapoints drawn at random (in each process). The L0 of the λ returned is that of the optimum as far as it can be
+    decided (:attr:`Codes.activity <cvxsae.results.Codes.activity>`), whatever the tolerance.
 
     Parameters
     ----------
@@ -203,11 +206,16 @@ def lambda_for_l0(
         Of the datapoints drawn.
     device
         Where to compute; the CPU by default.
+    max_seconds
+        Give up after this time.
 
     Raises
     ------
     InputError
-        If no λ down to 1e-6 · λ_max reaches the target (K, d or the data allow no more).
+        If no λ down to 1e-6 · λ_max reaches the target (K, d or the data allow no more), if L0 jumps over it, or if
+        time ran out: a number could not say so. The sentence has the penalties nearest to the target.
+    KeyboardInterrupt
+        On Ctrl-C.
     """
     data = Activations(X)
     group = group_of(data)
@@ -219,33 +227,71 @@ def lambda_for_l0(
             data = Activations(data[np.sort(chosen)], group=data.group)
         problem = _problem(data, dictionary, bias)
         group.agree(call="lambda_for_l0", dictionary=problem.atoms, bias=problem.bias, l0=target, rtol=rtol)
-        return _search(problem, target, rtol, run.inner())
+        return search_lambda(problem, target, rtol, run.inner()).found(target)
 
 
-def _search(problem: SparseCodes, target: float, rtol: float, run: Run) -> float:
+@dataclass(frozen=True)
+class LambdaSearch:
+    """Where a search for λ ended.
+
+    Attributes
+    ----------
+    lam, l0
+        The last penalty tried and its mean number of active atoms.
+    is_close
+        Whether that is close enough to the target.
+    above, below
+        The same of the nearest penalties known to give too few and too many; None where none is.
+    is_late
+        Whether time ran out.
+    """
+
+    lam: float
+    l0: float
+    is_close: bool
+    above: tuple[float, float] | None
+    below: tuple[float, float] | None
+    is_late: bool
+
+    def found(self, target: float) -> float:
+        """The penalty, or the reason why there is none."""
+        if self.is_close:
+            return self.lam
+        ends = " and ".join(f"λ = {lam:.6g} gives {l0:.4g}" for lam, l0 in filter(None, (self.above, self.below)))
+        if self.is_late:
+            known = f"; {ends}" if ends else ""
+            raise InputError(f"max_seconds passed before a λ with l0 = {target:g} was found{known}; raise it.")
+        raise InputError(f"l0 is {target:g} active atoms but L0 jumps over it: {ends}; pass one of these or rtol.")
+
+
+def search_lambda(problem: SparseCodes, target: float, rtol: float, run: Run) -> LambdaSearch:
+    """:func:`lambda_for_l0` for arguments that have been checked; where L0 jumps or time runs out, the nearest."""
     top = _top(problem)
     if top <= 0:
         raise InputError(
             "X has no positive correlation with any atom, so all codes are zero; check bias and dictionary."
         )
-    high, low, lam = top, LEAST_RATIO * top, FIRST_RATIO * top
-    codes: Codes | None = None
-    bracketed = False
+    lam, l0, codes = FIRST_RATIO * top, 0.0, None
+    above, below, is_close, is_late = None, None, False, False
     for _ in range(MOST_STEPS):
-        warm = None if codes is None else codes.codes
-        codes = encode_rows(_at(problem, lam), run, tol=SEARCH_TOL, warm=warm)
-        if abs(codes.l0 - target) <= rtol * target:
-            return lam
-        if codes.l0 < target:
-            high = lam
+        at = _at(problem, lam)
+        codes = encode_rows(at, run, tol=SEARCH_TOL, warm=None if codes is None else codes.codes)
+        if is_late := codes.status is Status.TIME_LIMIT:
+            break
+        l0 = at.group.total(decided_activity(at, codes.codes, run).l0 * at.n_points) / at.total_points
+        if is_close := abs(l0 - target) <= rtol * target:
+            break
+        if l0 < target:
+            above = (lam, l0)
         else:
-            low, bracketed = lam, True
+            below = (lam, l0)
+        high, low = top if above is None else above[0], LEAST_RATIO * top if below is None else below[0]
         if high / low < 1 + SAME:
             break
-        lam = math.sqrt(high * low) if bracketed else max(low, lam / 2)
-    if bracketed:
-        return lam  # L0 jumps over the target here
-    raise InputError(
-        f"l0 is {target:g} active atoms but λ = {LEAST_RATIO:g} · λ_max gives "
-        f"{0.0 if codes is None else codes.l0:.1f}; lower l0 or widen the dictionary."
-    )
+        lam = max(low, lam / 2) if below is None else math.sqrt(high * low)
+    if not (is_close or is_late or below):
+        raise InputError(
+            f"l0 is {target:g} active atoms but λ = {LEAST_RATIO:g} · λ_max gives {l0:.4g}; lower l0 or widen the "
+            "dictionary."
+        )
+    return LambdaSearch(lam, l0, is_close, above, below, is_late)

@@ -12,9 +12,11 @@ import torch
 
 from cvxsae.data.files import read_arrays
 from cvxsae.errors import InputError
+from cvxsae.parallel.context import Run
 from cvxsae.relaxations.candidate import Candidate
 from cvxsae.relaxations.convex.fixed_atoms import SparseCodes
 from cvxsae.relaxations.solution import Record, Solution, Status
+from cvxsae.solvers.codes.activity import Activity, certain_activity
 from cvxsae.solvers.codes.correlation import largest_correlation
 from cvxsae.solvers.codes.refit import Refit, refit_codes
 from cvxsae.solvers.codes.rounds import BlockCodes
@@ -242,7 +244,7 @@ class Codes(Solution):
 
     @property
     def l0(self) -> float:
-        """Mean number of active atoms per datapoint."""
+        """Mean number of positive codes per datapoint: of these codes; :attr:`activity` says what is sure of it."""
         return sum(share.active for share in self.shares) / self.n_points
 
     @property
@@ -259,6 +261,15 @@ class Codes(Solution):
     def points_per_second(self) -> float:
         """Datapoints coded per second of wall-clock time."""
         return self.n_points / max(self.seconds, 1e-12)
+
+    @cached_property
+    def activity(self) -> Activity:
+        """Which codes are positive in every optimum, which in none, and bounds of L0 and of the number of dead atoms.
+
+        One float64 pass over these datapoints, at first use. Where much is undecided, start again from these codes:
+        ``encode(..., tol=1e-12, warm_start=codes).activity``.
+        """
+        return certain_activity(self.problem, self.codes, Run())
 
     @cached_property
     def lambda_max(self) -> float:

@@ -264,14 +264,19 @@ def solve(
         run = Run.start(options, SolveOptions, group=problem.group)
         arguments.nonnegative(tol, "tol")
         arguments.choice(solver, "solver", SOLVERS)
-        if isinstance(problem, LargeDictionary):
-            problem.require_resolvable()
-        method = choose(problem, solver, run)
-        with threads_for(problem):
-            solution = method.run(problem, tol, run)
+        solution = solved(problem, run, solver=solver, tol=tol)
     if raise_on_failure and not solution.status.is_success:
         raise NotCertifiedError(solution)
     return solution
+
+
+def solved(problem: Problem, run: Run, *, solver: str = "auto", tol: float) -> Solution:
+    """:func:`solve` for checked arguments, whatever gap is reached; an interrupt passes through an inner run."""
+    if isinstance(problem, LargeDictionary):
+        problem.require_resolvable()
+    method = choose(problem, solver, run)
+    with threads_for(problem):
+        return method.run(problem, tol, run)
 
 
 def choose(problem: Problem, solver: str, run: Run) -> Method:

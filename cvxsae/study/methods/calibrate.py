@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
+
+import numpy as np
 
 from cvxsae.errors import InputError
+from cvxsae.relaxations.convex.fixed_atoms import SparseCodes
 from cvxsae.relaxations.convex.wide_limit import WideLimit
-from cvxsae.solvers.codes.paths import lambda_for_l0
+from cvxsae.solvers.codes.paths import search_lambda
 from cvxsae.study.keys import COUNT, POSITIVE
 from cvxsae.study.method import CellInput, Method, Outcome
 from cvxsae.study.methods.learned import learn
 
+if TYPE_CHECKING:
+    from cvxsae.solvers.dictionary.result import DictionaryFit
+
 FIRST_RATIO = 0.1
 """λ/λ_max of the first dictionary: sparse, and far from both ends."""
+
+SEARCH_POINTS, SEARCH_RTOL = 4096, 0.02
+"""Datapoints on which λ is looked for, and how close to the target: the dictionary changes after it anyway."""
 
 FIRST_STATIONARITY, STATIONARITY = 1e-1, 1e-2
 """How well dictionaries are learned on the way: L0 settles long before the last digits of the atoms."""
@@ -43,7 +52,7 @@ def calibrate(
             small = max(small, penalty)
         else:
             large = min(large, penalty)
-        penalty = lambda_for_l0(cell.X, fit.dictionary, target, bias=fit.bias, seed=cell.run.seed)
+        penalty = search_lambda(_sample(cell, fit), target, SEARCH_RTOL, cell.run.inner()).lam
         if 0 < small < large < math.inf and (turn % 2 or not small < penalty < large):
             penalty = math.sqrt(small * large)
         fit = learn(cell, penalty, (fit.dictionary, fit.bias), stationarity=STATIONARITY, **limits)
@@ -62,6 +71,12 @@ def calibrate(
         f"[grid] target_l0 is {target:g} but after {rounds} rounds of [calibrate] the learned dictionary has "
         f"{fit.encoding.l0:.3g} active atoms at λ = {penalty:.4g}; raise [calibrate] rounds or rtol."
     )
+
+
+def _sample(cell: CellInput, fit: DictionaryFit) -> SparseCodes:
+    """Codes of some datapoints under a dictionary, at any λ."""
+    rows = np.random.default_rng(cell.run.seed).permutation(len(cell.X))[:SEARCH_POINTS]
+    return SparseCodes(cell.X[np.sort(rows)], fit.dictionary, 1.0, bias=fit.bias)
 
 
 METHOD = Method("calibrate", calibrate, axes=("n_atoms", "seed"))

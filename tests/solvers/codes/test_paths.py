@@ -5,6 +5,7 @@ import pytest
 
 from cvxsae.errors import InputError
 from cvxsae.relaxations.solution import Status
+from cvxsae.solvers.codes import paths
 from cvxsae.solvers.codes.encode import encode
 from cvxsae.solvers.codes.paths import code_path, lambda_for_l0
 from tests.solvers.codes.test_encode import check
@@ -69,7 +70,18 @@ def test_progress_of_a_path_is_shown(capsys):
     assert "code path" in capsys.readouterr().err
 
 
-def test_a_search_for_lambda_takes_no_time_limit_since_a_number_cannot_say_that_it_is_unfinished():
+def test_a_search_for_lambda_says_why_there_is_none():
+    X, D = np.array([[3.0, 0.0], [0.0, 1.0]]), np.eye(2)  # L0 is 0, 1/2 or 1
+    assert 1 < lambda_for_l0(X, D, 0.5) < 3
+    with pytest.raises(InputError, match=r"jumps over it: λ = (0.99999\d|1) gives 0.5 and λ = \S+ gives 1; pass one"):
+        lambda_for_l0(X, D, 0.75)
+    with pytest.raises(InputError, match="max_seconds passed"):
+        lambda_for_l0(X, D, 0.5, max_seconds=1e-9)
+
+
+def test_a_search_for_lambda_counts_what_the_optimum_uses(monkeypatch):
+    """A code that no optimum has must not count, however large the tolerance of the codes it was found in."""
     X, D = problem(6)
-    with pytest.raises(InputError, match="not an option here"):
-        lambda_for_l0(X, D, 3.0, max_seconds=1.0)  # type: ignore[call-arg]
+    monkeypatch.setattr(paths, "SEARCH_TOL", 0.3)
+    lam = lambda_for_l0(X, D, 3.0, rtol=0.03)
+    assert encode(X, D, lam, tol=1e-12).activity.l0 == pytest.approx(3.0, rel=0.03)
