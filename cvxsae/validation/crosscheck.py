@@ -199,7 +199,7 @@ def _objections(found: CrossCheck, anchor: float) -> tuple[str, ...]:
 def _notes(found: CrossCheck) -> tuple[str, ...]:
     """Whose bounds are loose."""
     return tuple(
-        f"The bound of {name} ({solution.solver}) is loose: it leaves {gap:.2e} below what is attained, tol {found.tol:.0e}."
+        f"The bound of {name} ({solution.solver}) is loose: {gap:.2e} below what is attained, tol {found.tol:.0e}."
         for name, solution in (("reference", found.reference), ("torch", found.torch))
         if not (gap := found.certificates[name].gap) <= found.tol
     )

@@ -166,7 +166,6 @@ def test_a_loose_bound_is_no_disagreement_and_is_named(rng, monkeypatch):
     loose = {"dual": np.zeros((8, 4)), "lower_bound": 0.0}
     tampered(monkeypatch, "reference", lambda solution: dataclasses.replace(solution, **loose))
     result = crosscheck(SparseCodes(rng.normal(size=(8, 4)), rng.normal(size=(5, 4)), LAM))
-    assert loosened == 0
     assert result.agrees
     (note,) = result.notes
     assert note.startswith("The bound of reference (clarabel) is loose")
