@@ -207,10 +207,11 @@ def _first_order(report: OptimalityReport) -> list[str]:
     off = int((features["stationarity"] > tol).sum())
     if off:
         worst = report.worst_features(1).iloc[0]
+        error = f" (standard error {worst['standard_error']:.1g} λ)" if np.isfinite(worst["standard_error"]) else ""
         sentences.append(
             f"{off} of {int(found.live.sum())} live features are not stationary (T3): the mean residual of feature "
             f"{worst.name} over its {worst['count']:.0f} datapoints is {worst['stationarity']:.2g} λ from λ times its "
-            f"atom (standard error {worst['standard_error']:.1g} λ)."
+            f"atom{error}."
         )
     if report.bias_is_free and report.bias_residual > tol:
         sentences.append(f"The bias is not stationary (T3): the mean residual is {report.bias_residual:.2g} λ long.")

@@ -22,6 +22,7 @@ from cvxsae.relaxations.convex.wide_limit import WideLimit
 from cvxsae.relaxations.joint.joint import JointProblem
 from cvxsae.relaxations.solution import GAP_SLACK
 from cvxsae.sae.autoencoder import SparseAutoencoder
+from cvxsae.sae.config import LAYOUT
 from cvxsae.sae.ledger import LossLedger
 from cvxsae.solvers.codes.encode import decided_activity
 from cvxsae.solvers.dictionary.learn import Settings, learn
@@ -183,11 +184,15 @@ def _search(problem: JointProblem, start: tuple[np.ndarray, np.ndarray], tol: fl
     return learn(problem, settings, replace(run.inner(), progress=run.progress))
 
 
-def as_autoencoder(sae: SAELike) -> SparseAutoencoder:
+def as_autoencoder(sae: Any) -> SparseAutoencoder:
     """An SAE as it was passed, as arrays by name, or from a folder."""
     if isinstance(sae, SparseAutoencoder):
         return sae
-    return SparseAutoencoder.load(sae) if isinstance(sae, str | Path) else SparseAutoencoder.from_arrays(sae)
+    if isinstance(sae, str | Path):
+        return SparseAutoencoder.load(sae)
+    if not isinstance(sae, Mapping):
+        raise InputError(f"sae is a {type(sae).__name__}; the data come first, audit(X, sae), and for sae {LAYOUT}.")
+    return SparseAutoencoder.from_arrays(sae)
 
 
 def _fixed_bias(model: SparseAutoencoder, data: Activations, bias: BiasLike) -> np.ndarray | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from cvxsae.data.activations import Activations
 from cvxsae.data.files import read_arrays, write_arrays
 from cvxsae.data.storage import write_atomically
 from cvxsae.errors import InputError
+from cvxsae.sae.config import CONFIG, LAYOUT, WEIGHTS, read_config
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -28,7 +29,8 @@ ARRAYS = ("W_enc", "b_enc", "W_dec", "b_dec")
 _BLOCK_ENTRIES = 2**22
 """Most entries of a dense block of activations: 32 MB in float64."""
 
-CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
+SCALING = ("scaling_factor", "finetuning_scaling_factor")
+"""Arrays of older files that scale the codes; all ones unless they were finetuned."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ class SparseAutoencoder:
     trainer
         What trained it.
     metadata
-        What else its file said; kept when it is saved again.
+        What else its file said (hook, model, how it was trained); kept under ``metadata`` when it is saved again.
     """
 
     W_enc: Float[np.ndarray, "d K"]
@@ -168,9 +170,10 @@ class SparseAutoencoder:
             If an array is missing, is of the wrong shape or is not finite, or if there are others: with thresholds or
             gates it is not a ReLU SAE.
         """
-        if not isinstance(arrays, Mapping) or set(arrays) != set(ARRAYS):
-            found = ", ".join(map(str, arrays)) if isinstance(arrays, Mapping) else f"a {type(arrays).__name__}"
-            raise InputError(f"sae holds {found}; a ReLU SAE has exactly {', '.join(ARRAYS)}.")
+        if not isinstance(arrays, Mapping):
+            raise InputError(f"sae is a {type(arrays).__name__}; {LAYOUT}.")
+        if set(arrays) != set(ARRAYS):
+            raise InputError(f"sae holds {', '.join(map(str, arrays))}; a ReLU SAE has exactly {', '.join(ARRAYS)}.")
         decoder = tensors.matrix(arrays["W_dec"], "W_dec", rows="atom")
         K, d = decoder.shape
         shapes = {"W_enc": (d, K), "b_enc": (K,), "W_dec": (K, d), "b_dec": (d,)}
@@ -242,26 +245,21 @@ class SparseAutoencoder:
         ------
         InputError
             If a file is missing or is not what it should be, or if the SAE is not a plain ReLU one on the data as it
-            is (another architecture, or activations that are normalized first).
+            is (another architecture or activation function, activations that are normalized first), or may not be.
         """
         folder = Path(folder)
-        file = arguments.existing_file(folder / CONFIG, "folder")
-        try:
-            config = json.loads(file.read_text(encoding="utf-8"))
-            architecture = config.get("architecture", "standard")
-        except (ValueError, AttributeError):
-            raise InputError(f"{str(file)!r} is not a JSON object; pass the folder of an SAE.") from None
-        if architecture != "standard":
-            raise InputError(f"{str(folder)!r} holds a {architecture!r} SAE; only ReLU ones ('standard') can be read.")
-        if config.get("normalize_activations", "none") not in ("none", None):
-            how = config["normalize_activations"]
-            raise InputError(f"the SAE in {str(folder)!r} normalizes activations ({how!r}); fold that in first.")
-        metadata = dict(config.get("metadata") or {})
+        config = read_config(folder)
+        held = read_arrays(folder / WEIGHTS, "sae")
+        for name in set(SCALING) & set(held):
+            if not (np.asarray(held.pop(name)) == 1).all():
+                raise InputError(f"sae {str(folder)!r} has a {name} that is not 1; multiply W_dec's rows by it first.")
+        metadata = dict(config.metadata)
         lam, trainer = metadata.pop("cvxsae_lam", None), metadata.pop("cvxsae_trainer", "")
-        subtract = bool(config.get("apply_b_dec_to_input", True))
-        found = cls.from_arrays(read_arrays(folder / WEIGHTS, "folder"), lam=lam, subtract_bias=subtract)
-        arrays: dict[str, Any] = {name: getattr(found, name) for name in ARRAYS}
-        return cls(**arrays, lam=found.lam, subtract_bias=subtract, trainer=str(trainer), metadata=metadata)
+        found = cls.from_arrays(held, lam=lam, subtract_bias=config.subtract_bias)
+        for name, size in (("d_in", found.dim), ("d_sae", found.n_atoms)):
+            if config.sizes.get(name, size) != size:
+                raise InputError(f"sae {str(folder)!r} has {name} = {config.sizes[name]!r} but its arrays say {size}.")
+        return replace(found, trainer=str(trainer), metadata=metadata)
 
     def __repr__(self) -> str:
         trained = f", λ {self.lam:.4g}" if self.lam is not None else ""

@@ -270,7 +270,7 @@ def test_check_reports_a_dictionary_and_writes_its_tables(tmp_path):
         "report.png",
     }
     assert {path.name for path in out.iterdir()} == names
-    assert (out / "features.csv").read_text().startswith("feature,density,")
+    assert (out / "features.csv").read_text().startswith("feature,count,density,")
     text = run("check", tmp_path / "X.npy", "--dictionary", tmp_path / "truth.npy", "--lam", 0.1)
     assert "not stationary" in text.stdout
 

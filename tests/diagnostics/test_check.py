@@ -12,6 +12,7 @@ import pytest
 import cvxsae
 from cvxsae import InputError, check_optimality, encode
 from cvxsae.data import sparse_features
+from cvxsae.diagnostics import feature_statistics
 from tests.helpers import problems
 from tests.helpers.interrupts import interrupt_codes, interrupt_newton
 
@@ -275,3 +276,31 @@ def test_what_it_refuses():
         check_optimality(np.eye(3), np.eye(3), 0.1, bias="free")
     with pytest.raises(InputError, match="dependent"):
         check_optimality(np.eye(3), np.vstack([np.eye(3), np.ones((1, 3))]), 0.1, noiseless=True)
+
+
+def test_a_feature_of_one_datapoint_heads_no_ranking(rng):
+    """Its residual is as far from its atom as can be, and says nothing: the frequent one that is off comes first."""
+    X = np.zeros((61, 4))
+    X[:60, 0], X[:60, 1] = rng.uniform(1, 2, 60), 0.3 + 0.02 * rng.normal(size=60)
+    X[60] = [0, 0, 2, -1.5]  # all that fires the third atom, which is far off
+    D = np.eye(4)[:3]
+    report = check_optimality(X, D, 0.1, splits=False, new_atoms=0)
+    features = report.features
+    assert features["stationarity"].idxmax() == 2
+    assert list(features["count"]) == [60, 60, 1]
+    assert np.isnan(features.loc[2, "at_least"])
+    assert report.worst_features(1).index[0] != 2
+    assert "feature 2 " not in report.objections[0]
+    assert (report.pairs["feature"] != 2).all()
+
+
+@pytest.mark.slow
+def test_standard_errors_are_those_of_other_samples(rng):
+    """Of the mean residual of a feature, over many draws of the same datapoints."""
+    D, draws = problems.unit(rng.normal(size=(6, 4))), []
+    for _ in range(40):
+        X = np.maximum(rng.normal(size=(200, 6)), 0) @ D + 0.2 * rng.normal(size=(200, 4))
+        draws.append(feature_statistics(X, D, 0.3, code_tol=1e-6))
+    spread = np.std([found.mean_residual / 0.3 for found in draws], axis=0, ddof=1)
+    told = np.mean([found.standard_error for found in draws], axis=0)
+    np.testing.assert_allclose(told, np.linalg.norm(spread, axis=1), rtol=0.3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 
 from cvxsae import InputError, SparseAutoencoder
 from cvxsae.data import write_arrays
+from cvxsae.sae.audit import as_autoencoder
 
 
 @pytest.fixture
@@ -65,13 +67,6 @@ def test_what_is_no_relu_sae_is_refused(arrays, rng, tmp_path):
         SparseAutoencoder.from_arrays(arrays).encode(np.ones((3, 5)))
     folder = SparseAutoencoder.from_arrays(arrays).save(tmp_path / "sae")
     config = json.loads((folder / "cfg.json").read_text())
-    for change, sentence in (
-        ({"architecture": "topk"}, "'topk' SAE"),
-        ({"normalize_activations": "layer_norm"}, "normalizes activations"),
-    ):
-        (folder / "cfg.json").write_text(json.dumps({**config, **change}))
-        with pytest.raises(InputError, match=sentence):
-            SparseAutoencoder.load(folder)
     (folder / "cfg.json").write_text("[1]")
     with pytest.raises(InputError, match="not a JSON object"):
         SparseAutoencoder.load(folder)
@@ -84,3 +79,88 @@ def test_what_is_no_relu_sae_is_refused(arrays, rng, tmp_path):
     (folder / "cfg.json").write_text(json.dumps(config))
     with pytest.raises(InputError, match="exactly"):
         SparseAutoencoder.load(folder)
+
+
+@pytest.mark.parametrize(
+    "change, sentence",
+    [
+        ({"architecture": "topk"}, "architecture 'topk'"),
+        ({"activation_fn_str": "topk", "activation_fn_kwargs": {"k": 1}}, "activation_fn_str 'topk'"),
+        ({"activation_fn": "topk"}, "activation_fn 'topk'"),
+        ({"activation_fn_str": "tanh-relu"}, "'tanh-relu'"),
+        ({"activation": "groupmax"}, "activation 'groupmax'"),
+        ({"k": 32}, "k = 32"),
+        ({"activation_fn_kwargs": {"k": 1}}, "no use for"),
+        ({"normalize_activations": "layer_norm"}, "normalizes activations"),
+        ({"normalize_activations": True}, "normalizes activations"),
+        ({"apply_b_dec_to_input": "false"}, "neither true nor false"),
+        ({"apply_b_dec_to_input": 0}, "neither true nor false"),
+        ({"finetuning_scaling_factor": "no"}, "neither true nor false"),
+        ({"d_in": 5}, "d_in = 5 but its arrays say 4"),
+        ({"d_sae": "7"}, "d_sae = '7' but its arrays say 7"),
+        ({"d_out": 9}, "transcoder"),
+        ({"hook_name": "a", "hook_name_out": "b"}, "transcoder"),
+    ],
+)
+def test_what_is_not_understood_is_not_read_as_a_relu_sae(arrays, tmp_path, change, sentence):
+    folder = SparseAutoencoder.from_arrays(arrays).save(tmp_path / "sae")
+    config = json.loads((folder / "cfg.json").read_text())
+    (folder / "cfg.json").write_text(json.dumps({**config, **change}))
+    with pytest.raises(InputError, match=sentence):
+        SparseAutoencoder.load(folder)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"normalize_activations": False},
+        {"normalize_activations": None},
+        {"architecture": None},
+        {"activation_fn_str": "relu", "activation_fn_kwargs": {}},
+        {"metadata": "a sentence"},
+        {"metadata": None},
+        {"k": None, "d_out": 4, "hook_name": "a", "hook_name_out": "a"},
+        {"d_in": 4.0, "hook_name": "blocks.3.hook_resid_pre", "l1_coefficient": 0.3},
+    ],
+)
+def test_harmless_variants_are_read_and_what_else_they_say_is_kept(arrays, rng, tmp_path, change):
+    sae = SparseAutoencoder.from_arrays(arrays)
+    folder = sae.save(tmp_path / "sae")
+    config = json.loads((folder / "cfg.json").read_text())
+    (folder / "cfg.json").write_text(json.dumps({**config, **change}), encoding="utf-8-sig")  # and a byte-order mark
+    ones = {"scaling_factor": np.ones(7), "finetuning_scaling_factor": torch.ones(7)}
+    write_arrays(folder / "sae_weights.safetensors", {**arrays, **ones})
+    X = rng.normal(size=(5, 4))
+    read = SparseAutoencoder.load(folder)
+    np.testing.assert_allclose(read.encode(X).toarray(), sae.encode(X).toarray())
+    kept = SparseAutoencoder.load(read.save(tmp_path / "again")).metadata
+    for name in ("hook_name", "l1_coefficient"):
+        assert kept.get(name) == change.get(name)
+    if isinstance(change.get("metadata"), str):
+        assert "a sentence" in kept.values()
+
+
+def test_codes_that_are_scaled_are_refused(arrays, tmp_path):
+    folder = SparseAutoencoder.from_arrays(arrays).save(tmp_path / "sae")
+    write_arrays(folder / "sae_weights.safetensors", {**arrays, "scaling_factor": np.full(7, 2.0)})
+    with pytest.raises(InputError, match="multiply W_dec's rows"):
+        SparseAutoencoder.load(folder)
+
+
+def test_files_of_other_libraries_are_told_what_they_hold(arrays, tmp_path):
+    weights = {"encoder.weight": torch.ones(5, 3), "decoder.weight": torch.ones(3, 5)}
+    torch.save(weights, tmp_path / "ae.pt")
+    with pytest.raises(InputError, match=r"ae.pt' is a file with the arrays encoder.weight, decoder.weight; pass"):
+        SparseAutoencoder.load(tmp_path / "ae.pt")
+    with pytest.raises(InputError, match=r"has no cfg.json but ae.pt; pass a folder"):
+        SparseAutoencoder.load(tmp_path)
+    (tmp_path / "cfg.json").write_text("{}")
+    with pytest.raises(InputError, match=r"has no sae_weights.safetensors but ae.pt; pass a folder"):
+        SparseAutoencoder.load(tmp_path)
+    (tmp_path / "notes.txt").write_text("nothing")
+    with pytest.raises(InputError, match="is a file; pass a folder"):
+        SparseAutoencoder.load(tmp_path / "notes.txt")
+    wrong: Any
+    for wrong, words in ((np.eye(3), "data come first"), ([1], "data come first"), ({"W_dec": [1]}, "exactly W_enc")):
+        with pytest.raises(InputError, match=words):
+            as_autoencoder(wrong)
