@@ -28,8 +28,17 @@ LAYOUT = (
 ACTIVATIONS = ("activation_fn_str", "activation_fn", "activation")
 """Keys that name the activation function, in the order of SAELens's versions; the last is sparsify's."""
 
-WRITTEN = ("architecture", "d_in", "d_sae", "dtype", "device", "apply_b_dec_to_input", "normalize_activations",
-           "reshape_activations", "metadata")  # fmt: skip
+WRITTEN = (
+    "architecture",
+    "d_in",
+    "d_sae",
+    "dtype",
+    "device",
+    "apply_b_dec_to_input",
+    "normalize_activations",
+    "reshape_activations",
+    "metadata",
+)
 """Keys that are written anew when an SAE is saved."""
 
 
