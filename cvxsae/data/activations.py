@@ -3,14 +3,15 @@
 Accepted: numpy arrays and memory maps (float16, float32, float64, integers), torch tensors (also
 bfloat16, on any device), paths to ``.npy``, ``.npz``, ``.safetensors`` and ``.pt`` files, and
 iterables of ``(n, d)`` batches. Nothing is copied that can be shared: floats of native byte order
-stay where they are. What has to be converted (integers, foreign byte order, reversed rows) is
-converted block by block, in memory up to 1 GiB and beyond that in an unnamed temporary file, so
-that a memory map is never in memory whole. Files are never unpickled.
+stay where they are, and what lies in a file is read block by block. What has to be converted (integers, foreign byte
+order, reversed rows) is converted block by block, in memory up to 1 GiB and beyond that in an unnamed temporary file,
+so that a file is never in memory whole. Files are never unpickled.
+
+Data are what they were when they were accepted, or an error: every pass over all of them compares a checksum.
 """
 
 from __future__ import annotations
 
-import mmap
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -18,10 +19,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
+import xxhash
 from jaxtyping import Float
 
-from cvxsae.data import tensors
-from cvxsae.data.files import gather, read_array
+from cvxsae.data import files, tensors
+from cvxsae.data.stored import StoredRows, mapping_under, stored_rows
 from cvxsae.errors import InputError
 
 if TYPE_CHECKING:
@@ -29,6 +31,9 @@ if TYPE_CHECKING:
 
 BATCH_BYTES = 32 * 2**20
 """Size of one batch in the precision it is computed in."""
+
+FRESH_SECONDS = 2.0
+"""Age below which the time of a file's last change may also be that of the next: the coarsest clock of file systems."""
 
 
 class Activations:
@@ -46,54 +51,105 @@ class Activations:
 
     Attributes
     ----------
-    tensor
-        The data where it was, in the precision it had: shape (N, d).
     group
         The processes that hold the other rows, or None. Rows chosen from the data belong to this process alone.
 
     Raises
     ------
     InputError
-        If the data is not a non-empty matrix of finite real numbers.
+        If the data is not a non-empty matrix of finite real numbers, or (here and whenever it is read) no longer what
+        it was when it was accepted.
+
+    Notes
+    -----
+    A pass over all rows computes their checksum (XXH3) on the way and compares it with the one of the rows that were
+    accepted; so does handing these data to another call. Of a file, identity, size and time of change are compared at
+    every read, and content only where these differ or were too fresh to tell. Of a tensor on a GPU torch's own count of
+    changes is compared.
+
+    Pickled, data that came as a path travel as that path, others as they are (maps beyond 1 GiB as the path).
     """
 
+    group: ProcessGroup | None
+    _held: torch.Tensor | StoredRows
+    _name: str
+    _came_as_path: bool
+    _changes: int
+    _checksum: bytes | None
+    """None for rows chosen from others."""
+    _whole: Activations | None
+    """The data that these are a view of; None if they are all, or a copy."""
+    _is_fresh: bool
+    """Whether their file can have changed since without showing it."""
+
     def __init__(self, X: ActivationsLike, *, name: str = "X", group: ProcessGroup | None = None) -> None:
-        self.group = group
         if isinstance(X, Activations):
-            self.tensor: torch.Tensor = X.tensor
-            self._mapping: mmap.mmap | None = X._mapping
+            X.require_unchanged()
+            self.__dict__.update(X.__dict__)
             self.group = X.group if group is None else group
-            return
-        self.tensor, self._mapping = _open(X, name)
-        row = 0
+            if self._whole is None:
+                return
+        else:
+            self.group, self._name, self._came_as_path = group, name, isinstance(X, str | os.PathLike)
+            self._held = _open(X, name)
+            self._changes = _changes(self._held)
+        self._whole = self._checksum = None
+        seen, row = xxhash.xxh3_128(), 0
         for batch in self.batches(dtype=None):
             tensors.require_finite(batch, name, first_row=row)
+            _add(seen, batch)
             row += len(batch)
+        self._is_fresh = isinstance(self._held, StoredRows) and self._held.file.age() < FRESH_SECONDS
+        self._checksum = seen.digest()
 
-    @classmethod
-    def _trusted(cls, tensor: torch.Tensor, mapping: mmap.mmap | None) -> Activations:
-        """Wrap rows of data that has been checked before."""
-        view = cls.__new__(cls)
-        view.tensor, view._mapping, view.group = tensor, mapping, None
-        return view
+    def _chosen(self, held: torch.Tensor | StoredRows, *, is_view: bool) -> Activations:
+        """Wrap rows of these data, which have been checked."""
+        rows = type(self).__new__(type(self))
+        whole = self if self._whole is None else self._whole
+        rows.__dict__.update(self.__dict__, group=None, _held=held, _checksum=None, _whole=whole if is_view else None)
+        return rows
+
+    @property
+    def tensor(self) -> Float[torch.Tensor, "N d"]:
+        """All rows in the precision they have, where they are; of a file, read into memory."""
+        (block,) = self.batches(rows=len(self), dtype=None)
+        return block
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of the data."""
+        return self._held.dtype if isinstance(self._held, torch.Tensor) else self._held.torch_dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the data are."""
+        return self._held.device if isinstance(self._held, torch.Tensor) else torch.device("cpu")
 
     @property
     def shape(self) -> tuple[int, int]:
         """Number of datapoints and their dimension, (N, d)."""
-        return self.tensor.shape[0], self.tensor.shape[1]
+        return self._held.shape[0], self._held.shape[1]
 
     def __len__(self) -> int:
-        return self.tensor.shape[0]
+        return self._held.shape[0]
 
     def __getitem__(self, rows: slice | np.ndarray | torch.Tensor) -> Activations:
-        chosen = self.tensor[torch.from_numpy(rows) if isinstance(rows, np.ndarray) else rows]
-        if 0 in chosen.shape or chosen.ndim != 2:
+        self._require_file()
+        chosen = _some(self._held, torch.from_numpy(rows) if isinstance(rows, np.ndarray) else rows)
+        if 0 in chosen.shape or len(chosen.shape) != 2:
             raise InputError(f"rows chosen from {self!r} give shape {tuple(chosen.shape)}; choose at least one row.")
-        return Activations._trusted(chosen, self._mapping)
+        return self._chosen(chosen, is_view=isinstance(rows, slice))
 
     def __repr__(self) -> str:
         n_points, dim = self.shape
-        return f"Activations({n_points} x {dim}, {str(self.tensor.dtype).removeprefix('torch.')}, {self.tensor.device})"
+        return f"Activations({n_points} x {dim}, {str(self.dtype).removeprefix('torch.')}, {self.device})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        held = self._held
+        has_name = isinstance(held, StoredRows) and held.file.path is not None
+        if has_name and (self._came_as_path or held.nbytes > files.MEMORY_LIMIT):
+            return dict(self.__dict__)
+        return {**self.__dict__, "_held": _some(held, slice(None), copied=True), "_whole": None, "_changes": 0}
 
     def batches(
         self,
@@ -105,25 +161,68 @@ class Activations:
         """Yield consecutive blocks of rows, converted to ``dtype`` (``None``: as stored) on ``device``.
 
         One full iteration is one pass over the data; memory is that of one block. Blocks may share
-        memory with the data and must not be written to.
+        memory with the data and must not be written to. After the last block comes an :class:`InputError` if the data
+        are not what they were.
         """
+        self._require_file()
         width = torch.finfo(dtype or torch.float64).bits // 8
         step = rows or max(1, BATCH_BYTES // (width * self.shape[1]))
+        seen = xxhash.xxh3_128()
         for start in range(0, len(self), step):
-            block = self.tensor[start : start + step]
+            block = _block(self._held, slice(start, start + step))
+            if self._checksum is not None:
+                _add(seen, block)
             yield block.to(device=device, dtype=dtype)
-            if self._mapping is not None:
-                _release(self._mapping, block)
+        if self._checksum is not None:
+            self._compare(seen)
+
+    def require_unchanged(self) -> None:
+        """Raise if the data are not what they were when they were accepted.
+
+        Costs one read of data in memory, and a look at the state of a file.
+        """
+        whole = self if self._whole is None else self._whole
+        held, checksum = whole._held, whole._checksum
+        if checksum is None:
+            return
+        before = None
+        if isinstance(held, StoredRows):
+            before, now = held.file.state, held.file.state_now()
+            if before == now and not whole._is_fresh:
+                return
+            held.file.state = now  # for the time of comparing
+        try:
+            seen = xxhash.xxh3_128()
+            for start in range(0, len(whole), step := max(1, BATCH_BYTES // (8 * whole.shape[1]))):
+                _add(seen, _block(held, slice(start, start + step)))
+            whole._compare(seen)
+        except InputError:
+            if isinstance(held, StoredRows) and before is not None:
+                held.file.state = before
+            raise
+        if isinstance(held, StoredRows):
+            whole._is_fresh = held.file.age() < FRESH_SECONDS
+
+    def _compare(self, seen: Any) -> None:
+        held = self._held
+        if seen.digest() == self._checksum and _changes(held) == self._changes:
+            return
+        if isinstance(held, StoredRows) and held.file.path is not None:
+            raise held.file.changed()
+        raise InputError(
+            f"{self._name} was changed in place since it was passed, so that nothing can be said of it any more; pass "
+            "a copy, or compute again."
+        )
+
+    def _require_file(self) -> None:
+        """Look at the state of the file that the data are in, if they are in one."""
+        if isinstance(self._held, StoredRows) and self._held.file.state_now() != self._held.file.state:
+            self.require_unchanged()
 
     def spread(self, count: int) -> Activations:
-        """Return ``count`` evenly spaced rows as a copy; of a memory map only the pages around them are read."""
-        rows = torch.linspace(0, len(self) - 1, min(count, len(self))).long().to(self.tensor.device)
-        parts = []
-        for chosen in torch.split(rows, 64):
-            parts.append(self.tensor[chosen])
-            if self._mapping is not None:
-                _release(self._mapping, self.tensor[int(chosen[0]) : int(chosen[-1]) + 1])
-        return Activations._trusted(torch.cat(parts), None)
+        """Return ``count`` evenly spaced rows as a copy; of a file only these are read."""
+        rows = torch.linspace(0, len(self) - 1, min(count, len(self))).long()
+        return self[rows.to(self.device)]
 
     def to_tensor(
         self, *, dtype: torch.dtype = torch.float64, device: torch.device | None = None
@@ -142,51 +241,68 @@ ActivationsLike: TypeAlias = (
 """What :class:`Activations` accepts."""
 
 
-def _open(X: Any, name: str) -> tuple[torch.Tensor, mmap.mmap | None]:
-    """Return the data as a tensor, and the memory map it lies in if that is shared with a file."""
-    if isinstance(X, str | os.PathLike):
-        X = read_array(X, name)
+def _open(X: Any, name: str) -> torch.Tensor | StoredRows:
+    """Return the data: in memory, or as rows of a file."""
+    is_path = isinstance(X, str | os.PathLike)
+    if is_path:
+        X = files.read_array(X, name)
     if isinstance(X, torch.Tensor | np.ndarray):
-        if X.ndim == 2 and 0 not in X.shape and not tensors.shareable(X):
-            tensors.float_tensor(X[:1], name)
-            step = max(1, BATCH_BYTES // (8 * X.shape[1]))
-            return gather(_blocks(X, step), name)
-        return tensors.matrix(X, name), _shared_mapping(X)
+        return _in_place(X, name, is_path=is_path)
     if hasattr(X, "__array__") or hasattr(X, "toarray") or (isinstance(X, Sequence) and not _is_batch(X)):
-        return tensors.matrix(X, name), None
+        return tensors.matrix(X, name)
     if isinstance(X, Iterable):
-        return gather(X, name)
+        return files.gather(X, name)
     raise InputError(f"{name} is a {type(X).__name__}; pass an array, a tensor, a path or an iterable of batches.")
 
 
-def _blocks(X: np.ndarray | torch.Tensor, step: int) -> Iterator[np.ndarray | torch.Tensor]:
-    return (X[start : start + step] for start in range(0, len(X), step))
+def _in_place(X: np.ndarray | torch.Tensor, name: str, *, is_path: bool) -> torch.Tensor | StoredRows:
+    """An array where it is, unless it has to be converted."""
+    if X.ndim != 2 or 0 in X.shape or (isinstance(X, torch.Tensor) and X.layout is not torch.strided):
+        return tensors.matrix(X, name)
+    tensors.float_tensor(X[:1], name)
+    mapping = mapping_under(X)
+    step = max(1, BATCH_BYTES // (8 * X.shape[1]))
+    steps = [slice(start, start + step) for start in range(0, len(X), step)]
+    if mapping is None:
+        return tensors.matrix(X, name) if tensors.shareable(X) else files.gather((X[some] for some in steps), name)
+    stored = stored_rows(X, name, mapping)
+    if mapping.is_copy and not is_path and not all(_are_same(X[some], stored[some]) for some in steps):
+        return files.gather((X[some] for some in steps), name)
+    return stored if tensors.shareable(X) else files.gather((stored[some].read() for some in steps), name)
+
+
+def _are_same(X: np.ndarray | torch.Tensor, stored: StoredRows) -> bool:
+    """Whether a part of memory still is what is in the file under it."""
+    if isinstance(X, torch.Tensor):
+        return torch.equal(X, stored.tensor())
+    return np.array_equal(X, stored.read())
+
+
+def _some(held: torch.Tensor | StoredRows, rows: slice | torch.Tensor, *, copied: bool = False) -> Any:
+    """Chosen rows of the data, where they are if they can be."""
+    if isinstance(held, torch.Tensor):
+        return held[rows].clone(memory_format=torch.contiguous_format) if copied else held[rows]
+    if isinstance(rows, torch.Tensor):
+        return held.take(rows)
+    return held[rows].tensor() if copied else held[rows]
+
+
+def _block(held: torch.Tensor | StoredRows, rows: slice) -> torch.Tensor:
+    return held[rows] if isinstance(held, torch.Tensor) else held[rows].tensor()
 
 
 def _is_batch(sequence: Sequence[Any]) -> bool:
     return len(sequence) > 0 and isinstance(sequence[0], torch.Tensor | np.ndarray) and sequence[0].ndim == 2
 
 
-def _shared_mapping(X: np.ndarray | torch.Tensor) -> mmap.mmap | None:
-    """Return the map under a numpy memory map, unless it is copy-on-write and so may differ from its file."""
-    base: Any = X
-    shared = False
-    while isinstance(base, np.ndarray):
-        if isinstance(base, np.memmap):
-            shared = base.mode != "c"
-        base = base.base
-    return base if shared and isinstance(base, mmap.mmap) else None
+def _add(seen: Any, block: torch.Tensor) -> None:
+    """Let a checksum see a block; on a GPU, :func:`_changes` does instead."""
+    if block.device.type == "cpu":
+        entries = block.view(torch.int16) if block.dtype is torch.bfloat16 else block  # which numpy does not have
+        seen.update(np.ascontiguousarray(entries.numpy()))
 
 
-def _release(mapping: mmap.mmap, block: torch.Tensor) -> None:
-    """Let go of the pages under a block that has been read; they are read from the file again if needed.
-
-    Otherwise every page of a large file would count as memory of this process after one pass.
-    """
-    origin = np.frombuffer(mapping, dtype=np.uint8).ctypes.data
-    start = block.data_ptr() - origin
-    last = sum((size - 1) * stride for size, stride in zip(block.shape, block.stride(), strict=True))
-    end = start + (last + 1) * block.element_size()
-    if hasattr(mmap, "MADV_DONTNEED") and start >= 0 and end <= len(mapping):
-        start -= start % mmap.PAGESIZE
-        mapping.madvise(mmap.MADV_DONTNEED, start, end - start)
+def _changes(held: torch.Tensor | StoredRows) -> int:
+    """How often torch has changed a tensor on a GPU in place, as far as it counts."""
+    on_gpu = isinstance(held, torch.Tensor) and held.device.type != "cpu" and not held.is_inference()
+    return held._version if on_gpu and isinstance(held, torch.Tensor) else 0

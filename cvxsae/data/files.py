@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 import tempfile
 import zipfile
@@ -21,6 +20,7 @@ from jaxtyping import Float
 from cvxsae.data import arguments
 from cvxsae.data.archive import RECORD, Array, StoredArray, flatten, rebuild, write_npz
 from cvxsae.data.atomic import write_atomically
+from cvxsae.data.stored import StoredFile, StoredRows
 from cvxsae.data.tensors import float_tensor, share
 from cvxsae.errors import InputError, reason
 
@@ -136,13 +136,12 @@ def gather_batches(
     InputError
         If there is no row at all, or a batch does not fit the first: the message gives its index.
     """
-    return gather(batches, name, memory_limit=memory_limit)[0]
+    held = gather(batches, name, memory_limit=memory_limit)
+    return held if isinstance(held, torch.Tensor) else held.mapped()
 
 
-def gather(
-    batches: Iterable[Array], name: str, *, memory_limit: int | None = None
-) -> tuple[Float[torch.Tensor, "N d"], mmap.mmap | None]:
-    """Do what :func:`gather_batches` does and also return the map of the temporary file, if there is one."""
+def gather(batches: Iterable[Array], name: str, *, memory_limit: int | None = None) -> torch.Tensor | StoredRows:
+    """Do what :func:`gather_batches` does, but do not map the temporary file, if there is one."""
     limit = MEMORY_LIMIT if memory_limit is None else memory_limit
     held = bytearray()
     file: IO[bytes] | None = None
@@ -163,10 +162,10 @@ def gather(
                 file.write(block.data)
         if first is None or not (held or file):
             raise InputError(f"{name} yields no rows; pass at least one (n, d) batch.")
-        mapping = None
-        if file is not None:
-            file.flush()
-            mapping = mmap.mmap(file.fileno(), 0)
+        if file is None:
+            return torch.frombuffer(held, dtype=first.dtype).view(-1, first.shape[1])
+        file.flush()
+        return StoredRows.packed(StoredFile(name, handle=os.dup(file.fileno())), file.tell(), first)
     except OSError as error:
         # Only a failure to write the temporary file is ours to explain; the iterator's own errors pass.
         if file is None or error.filename is not None:
@@ -177,7 +176,6 @@ def gather(
     finally:
         if file is not None:
             file.close()
-    return torch.frombuffer(mapping or held, dtype=first.dtype).view(-1, first.shape[1]), mapping
 
 
 def _batch(value: Any, name: str, first: torch.Tensor | None) -> torch.Tensor:

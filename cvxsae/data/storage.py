@@ -17,10 +17,10 @@ import re
 import secrets
 import time
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -49,6 +49,8 @@ ABANDONED_SECONDS = 3600.0
 """Age from which an unfinished file belongs to a process that was killed; a live one writes to its file all along."""
 
 __all__ = ["Folder", "Kept", "fingerprint", "json_text", "strict_json", "write_atomically"]
+
+T = TypeVar("T")
 
 _LOG = logging.getLogger(__name__)
 _KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.=-]*")
@@ -244,17 +246,24 @@ class Folder:
 
     def read(self, key: str) -> Kept | None:
         """What was written under a key: None if nothing was, or what is there does not verify (see ``notes``)."""
+        return self.read_as(key, lambda kept: kept)
+
+    def read_as(self, key: str, use: Callable[[Kept], T]) -> T | None:
+        """What ``use`` makes of a record; whatever it raises, the record counts as one that does not verify.
+
+        A checksum says that a record is whole, not that it is true: what can be computed again from its arrays is.
+        """
         file = self.file(key)
         if not os.path.lexists(file):
             return None
         try:
-            kept = self._verify(file, key)
+            found = use(self._verify(file, key))
         except Exception as error:  # a damaged archive can make a parser raise anything
             said = " ".join(str(error).split())[:LONGEST_SHOWN] or type(error).__name__
             self._note(f"{shown(file)} is not used and what it held is computed again, as {said}")
             return None
         self._verified.add(key)
-        return kept
+        return found
 
     def _verify(self, file: Path, key: str) -> Kept:
         if not file.is_file():

@@ -82,8 +82,8 @@ class Affine:
         """
         data = Activations(X)
         self._require_dim(data.shape[1], "X")
-        device = data.tensor.device
-        target = dtype or torch.promote_types(data.tensor.dtype, torch.float32)
+        device = data.device
+        target = dtype or torch.promote_types(data.dtype, torch.float32)
         shift = torch.tensor(self.shift, device=device)
         blocks = ((batch - shift).mul_(self.scale).to(target) for batch in data.batches())
         return Activations(blocks if device.type == "cpu" else torch.cat(list(blocks)))
@@ -179,7 +179,7 @@ def _mean(data: Activations) -> Float[np.ndarray, " d"]:
 
 
 def _unit_scale(data: Activations, shift: np.ndarray) -> float:
-    center = torch.tensor(shift, device=data.tensor.device)
+    center = torch.tensor(shift, device=data.device)
     total = sum(_square_norm(data.batches(), center))
     if not total > 0:
         raise InputError("X is zero everywhere after the shift, so no scale makes its mean square 1; pass other data.")

@@ -113,7 +113,7 @@ class Problem(ABC):
     """Whether λ_max costs a pass over the data and no more."""
 
     def __init__(self, X: ActivationsLike, lam: float, bias: BiasLike) -> None:
-        activations = Activations(X)
+        activations = X if isinstance(X, Activations) else Activations(X)
         self._set(
             X=activations,
             lam=arguments.penalty(lam, "lam"),
@@ -134,7 +134,7 @@ class Problem(ABC):
                 f"X is shared by {group.size} processes but atoms of the {self.name} problem pay for all datapoints at "
                 "once; pass all rows to each process, or use WideLimit or JointProblem."
             )
-        group.agree(call=type(self).__name__, d=self.dim, dtype=self.X.tensor.dtype, lam=self.lam, bias=self.bias)
+        group.agree(call=type(self).__name__, d=self.dim, dtype=self.X.dtype, lam=self.lam, bias=self.bias)
         total = int(group.total(self.n_points))
         self._set(_whole=Whole(total, torch.zeros(self.dim, dtype=torch.float64), None))
         center = self._computed_bias()
@@ -194,8 +194,8 @@ class Problem(ABC):
         if not self.bias_is_free:
             return self.fixed_bias()
         # Measured from the first row: equal rows have exactly that mean, and a large offset costs no digits.
-        origin = self.group.same(self.X.tensor[0].to(device="cpu", dtype=torch.float64))
-        there = origin.to(self.X.tensor.device)
+        origin = self.group.same(self.X[:1].to_tensor(device=torch.device("cpu"))[0])
+        there = origin.to(self.X.device)
         total = torch.zeros(self.dim, dtype=torch.float64)
         for batch in self.X.batches():
             total += (batch - there).sum(dim=0).cpu()

@@ -99,7 +99,7 @@ class Task:
     warm_from: str | None = None
     note: str | None = None
     failure: str | None = None
-    array: torch.Tensor | None = None
+    array: Activations | None = None
     device: str | torch.device | None = None
     seconds: float | None = None
 
@@ -200,7 +200,7 @@ class _Driver:
             warm_from=warm_from,
             note=note,
             failure=failure,
-            array=None if array is None else array.tensor,
+            array=array,
             device=self.how.device,
             seconds=self._seconds(),
         )
@@ -282,7 +282,7 @@ def run_cell(task: Task) -> Record:
 
 def _input(task: Task) -> CellInput:
     cell = task.cell
-    X, digest = datapoints(dict(cell.source), cell.n_points, None if task.array is None else Activations(task.array))
+    X, digest = datapoints(dict(cell.source), cell.n_points, task.array)
     if digest != cell.data_hash:
         raise InputError(
             f"data {cell.data!r} differ here from those the study was planned with; give workers the same."

@@ -190,10 +190,12 @@ def test_a_fingerprint_does_not_depend_on_the_size_of_blocks(rng, monkeypatch):
 
 
 def test_data_changed_in_place_have_another_fingerprint(rng):
-    data = Activations(rng.normal(size=(5, 2)))
-    before = fingerprint(data)
-    data.tensor[3, 1] += 1
-    assert fingerprint(data) != before
+    X = rng.normal(size=(5, 2))
+    data, before = Activations(X), fingerprint(X)
+    X[3, 1] += 1
+    assert fingerprint(X) != before
+    with rejects("X was changed in place since it was passed"):
+        fingerprint(data)
 
 
 def test_texts_bring_floats_back_exactly():

@@ -143,7 +143,7 @@ class WideLimit(Problem):
         self, bias: Float[torch.Tensor, " d"], *, hessian: bool = False, device: torch.device | None = None
     ) -> HuberSums:
         """What :meth:`scan` needs of the data, summed over all processes."""
-        here, group = self._sums_here(bias, hessian, device or self.X.tensor.device), self.group
+        here, group = self._sums_here(bias, hessian, device or self.X.device), self.group
         nearest = min(group.gather(here.closest), key=lambda found: float(found[0]))
         parts = [here.scalars, here.vectors] + ([] if here.hessian is None else [here.hessian])
         scalars, vectors, *curvature = group.sum(*parts)

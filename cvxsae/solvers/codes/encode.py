@@ -129,7 +129,7 @@ def encode(
         memory = arguments.count(memory_limit, "memory_limit", least=LEAST_MEMORY)
         warm = warm_codes(warm_start, problem)
         asked = {"dictionary": problem.atoms, "lam": problem.lam, "bias": problem.bias, "tol": tol}
-        group.agree(call="encode", d=problem.dim, dtype=data.tensor.dtype, **asked)
+        group.agree(call="encode", d=problem.dim, dtype=data.dtype, **asked)
         return encode_rows(problem, run, tol=tol, warm=warm, engine=engine, memory_limit=memory)
 
 
@@ -155,6 +155,7 @@ def encode_rows(
     Past the deadline of ``run``, what is finished is returned, as after Ctrl-C; but Ctrl-C itself passes through an
     inner call: it has no use for codes that are zero where none were computed.
     """
+    problem.X.require_unchanged()  # blocks are read one by one, and no pass over all of them compares
     name = engine_name(engine, run.device.type)
     prepared = PreparedDictionary(problem.atoms, run.device, uses=problem.n_points)
     plan = Plan.for_limit(problem.n_points, prepared, memory_limit, name)

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+import numpy as np
+import scipy.sparse as sp
 import torch
 
 from cvxsae.data.storage import Folder, Kept, fingerprint
-from cvxsae.solvers.codes.rounds import BlockCodes
+from cvxsae.solvers.codes.engines.batched import BatchedEngine
+from cvxsae.solvers.codes.engines.screening import PreparedDictionary
+from cvxsae.solvers.codes.engines.state import Tuning
+from cvxsae.solvers.codes.worth import worth_of_rows
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from cvxsae.relaxations.convex.fixed_atoms import SparseCodes
+    from cvxsae.solvers.codes.rounds import BlockCodes
 
 _KEY = re.compile(r"rows-(\d{12})-(\d{12})")
 """Records are named after their first row and the one after their last: in order, up to 10^12 rows."""
@@ -22,7 +28,8 @@ _KEY = re.compile(r"rows-(\d{12})-(\d{12})")
 class KeptBlocks:
     """A folder of finished blocks, each with the rows it is of: how a call cuts up its datapoints may change.
 
-    Records carry a checksum and the fingerprint of what was asked; what does not verify is computed again.
+    Records carry a checksum and the fingerprint of what was asked, and hold codes alone: values and gaps are computed
+    again from them (one correlation pass). What does not verify, or is not certified, is computed again.
 
     Raises
     ------
@@ -33,7 +40,7 @@ class KeptBlocks:
     def __init__(self, path: Path, problem: SparseCodes, tol: float) -> None:
         if not problem.group.is_alone:
             path = path / f"process-{problem.group.rank}-of-{problem.group.size}"
-        self.n_points, self.n_atoms = problem.n_points, problem.n_atoms
+        self.problem, self.tol = problem, tol
         self.folder = Folder(
             path,
             "codes",
@@ -47,25 +54,37 @@ class KeptBlocks:
         )
 
     def read_all(self) -> dict[int, BlockCodes]:
-        """The blocks that verify and do not overlap, by first row."""
+        """The rows that verify and are certified, in blocks that do not overlap, by first row."""
+        engine: BatchedEngine | None = None
         blocks: dict[int, BlockCodes] = {}
         end = 0
         for key in self.folder.keys():  # noqa: SIM118 (a method, not a mapping)
             found = _KEY.fullmatch(key)
-            if found is None:
+            start, stop = (0, 0) if found is None else (int(row) for row in found.groups())
+            if not end <= start < stop <= self.problem.n_points:
                 continue
-            start, stop = (int(row) for row in found.groups())
-            kept = self.folder.read(key) if end <= start < stop <= self.n_points else None
-            if kept is not None:
-                blocks[start], end = _block(kept), stop
+            shape = (stop - start, self.problem.n_atoms)
+            codes = self.folder.read_as(key, lambda kept, shape=shape: _codes(kept, shape))  # type: ignore[misc]
+            if codes is None:
+                continue
+            engine = engine or BatchedEngine(PreparedDictionary(self.problem.atoms), Tuning(self.tol))
+            for first, block in worth_of_rows(engine, self.problem, codes, start):
+                if block.done.all():
+                    blocks[first] = block
+            end = stop
         return blocks
 
     def write(self, rows: slice, block: BlockCodes) -> None:
-        """Keep a finished block."""
-        arrays = {name: value for name, value in vars(block).items() if name != "rounds"}
-        self.folder.write(f"rows-{rows.start:012d}-{rows.stop:012d}", {"rounds": block.rounds}, arrays)
+        """Keep the codes of a finished block, in units of λ."""
+        shape = (len(block.values), self.problem.n_atoms)
+        codes = sp.csr_array((block.codes, block.indices, block.indptr), shape=shape)
+        self.folder.write(f"rows-{rows.start:012d}-{rows.stop:012d}", {}, {"codes": codes})
 
 
-def _block(kept: Kept) -> BlockCodes:
-    arrays: dict[str, Any] = kept.arrays
-    return BlockCodes(rounds=int(kept.record["rounds"]), **arrays)
+def _codes(kept: Kept, shape: tuple[int, int]) -> sp.csr_array:
+    codes = kept.arrays.get("codes")
+    if not isinstance(codes, sp.csr_array) or codes.shape != shape:
+        raise ValueError("it holds no codes of its rows")
+    if not (np.isfinite(codes.data).all() and (codes.data > 0).all()):
+        raise ValueError("its codes are not finite and positive")
+    return codes

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import scipy.sparse as sp
 
 from cvxsae.solvers.codes.correlation import centered
 from cvxsae.solvers.codes.engines.batched import BatchedEngine
@@ -13,7 +14,7 @@ from cvxsae.solvers.codes.engines.state import Tuning, Warm
 from cvxsae.solvers.codes.rounds import BlockCodes, certified
 
 if TYPE_CHECKING:
-    import scipy.sparse as sp
+    from collections.abc import Iterator
 
     from cvxsae.relaxations.convex.fixed_atoms import SparseCodes
 
@@ -22,16 +23,22 @@ BLOCK = 128
 
 
 def worth_of(problem: SparseCodes, codes: sp.csr_array, tol: float) -> list[BlockCodes]:
-    """Values and gaps of nonnegative codes (N, K) as they are, by the torch engine."""
+    """Values and gaps of nonnegative codes (N, K) as they are, by the torch engine, for blocks of consecutive rows."""
     engine = BatchedEngine(PreparedDictionary(problem.atoms), Tuning(tol))
+    return [block for _, block in worth_of_rows(engine, problem, sp.csr_array(codes / problem.lam), 0)]
+
+
+def worth_of_rows(
+    engine: BatchedEngine, problem: SparseCodes, codes: sp.csr_array, first: int
+) -> Iterator[tuple[int, BlockCodes]]:
+    """The same for the rows from ``first`` on, with codes in units of λ: blocks, each with its first row."""
     rows = codes.sorted_indices()
-    blocks, start = [], 0
-    for block in problem.X.batches(rows=BLOCK):
+    for block in problem.X[first : first + rows.shape[0]].batches(rows=BLOCK):
         x = centered(block, problem) / problem.lam
-        held = rows[start : start + len(x)]
-        start += len(x)
-        warm = Warm(held.indptr.astype(np.int64), held.indices.astype(np.int64), held.data / problem.lam)
+        held = rows[: len(x)]
+        rows = rows[len(x) :]
+        warm = Warm(held.indptr.astype(np.int64), held.indices.astype(np.int64), held.data)
         state = engine.as_they_are(x, warm)
         outcome = engine.certify(state, np.arange(len(x)))
-        blocks.append(certified(engine.export(state), outcome, np.ones(len(x), np.int64), rounds=1, data=x))
-    return blocks
+        yield first, certified(engine.export(state), outcome, np.ones(len(x), np.int64), rounds=1, data=x)
+        first += len(x)

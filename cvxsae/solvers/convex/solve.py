@@ -87,7 +87,7 @@ def _shared_wide(problem: WideLimit, tol: float, run: Run) -> Solution:
     group.agree(
         call="solve",
         d=problem.dim,
-        dtype=problem.X.tensor.dtype,
+        dtype=problem.X.dtype,
         lam=problem.lam,
         bias=problem.bias,
         tol=tol,

@@ -187,6 +187,9 @@ def _unpack(record: dict[str, Any], arrays: dict[str, Any], evaluator: Evaluator
         found = arrays[name] + shift if moved and name.endswith("offset") else arrays[name]
         return tensor_of(found, evaluator)
 
+    for name, array in arrays.items():
+        if not np.isfinite(array.data if isinstance(array, sp.csr_array) else array).all():
+            raise ValueError(f"its {name} are not all finite")
     for name in ("dictionary", "start_dictionary"):
         if name in arrays:
             _check_atoms(arrays[name], (problem.n_atoms, problem.dim))

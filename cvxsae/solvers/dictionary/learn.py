@@ -184,7 +184,7 @@ def learn_dictionary(
         problem.group.agree(
             call="learn_dictionary",
             d=problem.dim,
-            dtype=problem.X.tensor.dtype,
+            dtype=problem.X.dtype,
             n_atoms=problem.n_atoms,
             lam=problem.lam,
             bias=problem.bias,

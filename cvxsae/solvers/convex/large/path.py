@@ -15,6 +15,7 @@ import torch
 
 from cvxsae.data import arguments
 from cvxsae.data.storage import Folder, fingerprint
+from cvxsae.data.storage import Kept as KeptRecord
 from cvxsae.errors import InputError
 from cvxsae.parallel.context import Compute, Kept, Run, keywords
 from cvxsae.parallel.threads import threads_for
@@ -22,7 +23,7 @@ from cvxsae.relaxations.candidate import Candidate
 from cvxsae.relaxations.convex.large_dictionary import LargeDictionary
 from cvxsae.relaxations.convex.polar_search import LARGEST_DIM
 from cvxsae.relaxations.convex.tidy import factor_of, live_atoms, tidy
-from cvxsae.relaxations.solution import Solution, Status, relative_gap
+from cvxsae.relaxations.solution import Solution, Status, gap_parts, relative_gap
 from cvxsae.solvers.convex.driver import iterate
 from cvxsae.solvers.convex.large.column_generation import Directions
 from cvxsae.solvers.convex.large.relaxation import DoublyNonnegative
@@ -44,7 +45,19 @@ LEAST_COST = 1e-2
 """Least τ of the default path: cheaper atoms are one a datapoint (T12), whatever the data."""
 
 ARRAYS = ("bias", "dictionary", "codes")
-"""What is kept of a point's candidate."""
+"""What a path returns of a point's candidate."""
+
+PROOF = ("dual", "similarity", "multipliers")
+"""What is kept besides: the numbers of a point are computed again from these, never read."""
+
+CLAIMS = ("value", "status", "seconds")
+"""What is kept of a point's numbers: of these only the seconds are believed."""
+
+SAME = 1e-9
+"""Relative difference of two values that are the same but for rounding."""
+
+TIDIED = 2.0
+"""How many times ``tol`` the gap of a success can be: a tidied dictionary may be worse by ``tol`` of the value."""
 
 
 @dataclass(frozen=True)
@@ -247,13 +260,14 @@ class _Path:
                 warm = _factor(here, candidates[-1]) if candidates else None
                 solution = self._solved(here, warm, run.inner(share=1 / (len(self.problems) - number)))
                 candidate = tidy(here, solution, slack=self.tol)
-                points.append(_point(here, solution, candidate))
+                points.append(_point(here, candidate, solution.status.name, solution.seconds))
                 candidates.append(Candidate(**{name: getattr(candidate, name) for name in ARRAYS}))
                 if solution.status is Status.TIME_LIMIT:
                     kept = None  # not what a call with more time would find
                 if kept is not None:
-                    arrays = {name: getattr(candidates[-1], name) for name in ARRAYS}
-                    kept.write(_key(number), asdict(points[-1]), arrays)
+                    every = {name: getattr(candidate, name) for name in (*ARRAYS, *PROOF)}
+                    arrays = {name: array for name, array in every.items() if array is not None}
+                    kept.write(_key(number), {name: getattr(points[-1], name) for name in CLAIMS}, arrays)
                 if run.callback is not None:
                     run.callback(points[-1])
         except KeyboardInterrupt:
@@ -287,13 +301,29 @@ class _Path:
         """The points that are there already, up to the first that is not."""
         points, candidates = list[PathPoint](), list[Candidate]()
         for number in range(len(self.problems)):
-            found = None if kept is None else kept.read(_key(number))
+            here = self.problems[number]
+            found = None if kept is None else kept.read_as(_key(number), lambda one, here=here: self._again(here, one))  # type: ignore[misc]
             if found is None:
                 break
-            arrays: dict[str, Any] = found.arrays
-            points.append(PathPoint(**found.record))
-            candidates.append(Candidate(**arrays))
+            points.append(found[0])
+            candidates.append(found[1])
         return points, candidates
+
+    def _again(self, problem: LargeDictionary, kept: KeptRecord) -> tuple[PathPoint, Candidate]:
+        """A point as its arrays have it."""
+        arrays: dict[str, Any] = kept.arrays
+        candidate = Candidate(**arrays)
+        objections = list(problem.objections(candidate))
+        if objections or candidate.codes is None or not (np.asarray(candidate.codes) >= 0).all():
+            raise ValueError(objections[0] if objections else "its codes are not nonnegative")
+        status = Status[kept.record["status"]]
+        with threads_for(problem):
+            point = _point(problem, candidate, status.name, float(kept.record["seconds"]))
+        reached = min(point.gap, math.inf if math.isnan(point.solver_gap) else point.solver_gap)
+        is_same = math.isclose(point.value, float(kept.record["value"]), rel_tol=SAME)
+        if not is_same or (status.is_success and not reached <= TIDIED * self.tol):
+            raise ValueError("its arrays do not bear out what it says")
+        return point, Candidate(**{name: getattr(candidate, name) for name in ARRAYS})
 
 
 def _key(number: int) -> str:
@@ -324,24 +354,24 @@ def _factor(problem: LargeDictionary, candidate: Candidate) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(factor_of(problem, candidate)))
 
 
-def _point(problem: LargeDictionary, solution: Solution, candidate: Candidate) -> PathPoint:
+def _point(problem: LargeDictionary, candidate: Candidate, status: str, seconds: float) -> PathPoint:
     codes = candidate.codes.toarray() if scipy.sparse.issparse(candidate.codes) else np.asarray(candidate.codes)
     residual = problem.residual(candidate)
     X = problem.X.to_tensor(device=torch.device("cpu"))
     spread = float((X - X.mean(dim=0)).square().sum())
-    value = problem.primal_value(candidate)
-    nan = float("nan")
+    value, bound = problem.bounds(candidate)
+    gaps, nan = gap_parts(problem, candidate, value, bound), float("nan")
     return PathPoint(
         atom_cost=problem.atom_cost,
         lam=problem.lam,
         value=value,
-        lower_bound=solution.lower_bound,
-        gap=relative_gap(value, solution.lower_bound),
-        solver_gap=nan if solution.solver_gap is None else solution.solver_gap,
-        relaxation_gap=nan if solution.relaxation_gap is None else solution.relaxation_gap,
+        lower_bound=bound,
+        gap=relative_gap(value, bound),
+        solver_gap=gaps.get("solver_gap", nan),
+        relaxation_gap=gaps.get("relaxation_gap", nan),
         live_atoms=live_atoms(candidate),
         l0=float((codes > 0).sum() / len(codes)),
         fvu=float(residual.square().sum()) / spread if spread > 0 else nan,
-        status=solution.status.name,
-        seconds=solution.seconds,
+        status=status,
+        seconds=seconds,
     )

@@ -10,6 +10,7 @@ from cvxsae import InputError, LargeDictionary, Status
 from cvxsae.relaxations.convex.tidy import factor_of, live_atoms, tidy
 from cvxsae.solvers.convex.large.path import default_values, large_path
 from tests.helpers import problems
+from tests.helpers.forged import forge
 
 
 def planted(rng, n=80, d=12, features=4):
@@ -69,6 +70,28 @@ def test_an_interrupted_path_goes_on_and_other_paths_are_refused(rng, tmp_path):
     kept[1].write_bytes(b"no")
     again = large_path(problem, [0.5, 1.0, 2.0], folder=tmp_path)
     assert [point.value for point in again.points] == pytest.approx([point.value for point in path.points], rel=1e-9)
+
+
+FORGED: dict[str, Any] = {
+    "a dual that proves little": lambda arrays: arrays["dual"].__imul__(1e-3),
+    "codes tripled": lambda arrays: arrays["codes"].__imul__(3),
+    "codes that are no numbers": lambda arrays: arrays["codes"].__setitem__((0, 0), np.nan),
+    "negative codes": lambda arrays: arrays["codes"].__imul__(-1),
+    "another dictionary": lambda arrays: arrays.update(dictionary=arrays["dictionary"][:, :-1]),
+    "no dictionary": lambda arrays: arrays.pop("dictionary"),
+}
+
+
+@pytest.mark.slow
+def test_a_point_is_what_its_arrays_are_worth(rng, tmp_path):
+    problem = LargeDictionary(problems.clustered(rng, 8, 4), 0.3, 1.0, bias=None)
+    honest = large_path(problem, [2.0], folder=tmp_path, tol=5e-2)
+    again = large_path(problem, [2.0], folder=tmp_path, tol=5e-2)
+    assert again.points == honest.points
+    for change in FORGED.values():
+        forge(tmp_path / "point-000.npz", lambda _, arrays, change=change: change(arrays))
+        (point,) = large_path(problem, [2.0], folder=tmp_path, tol=5e-2).points
+        assert dataclasses.replace(point, seconds=honest.points[0].seconds) == honest.points[0]
 
 
 def test_the_time_limit_is_that_of_the_whole_path(rng, tmp_path):
