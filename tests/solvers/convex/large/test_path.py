@@ -1,6 +1,7 @@
 """Paths: planted width found, resumed where they stopped, files whole, bad input refused."""
 
 import dataclasses
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -82,6 +83,10 @@ FORGED: dict[str, Any] = {
 }
 
 
+def _altered(change: Any, _: Any, arrays: Any) -> None:
+    change(arrays)
+
+
 @pytest.mark.slow
 def test_a_point_is_what_its_arrays_are_worth(rng, tmp_path):
     problem = LargeDictionary(problems.clustered(rng, 8, 4), 0.3, 1.0, bias=None)
@@ -89,7 +94,7 @@ def test_a_point_is_what_its_arrays_are_worth(rng, tmp_path):
     again = large_path(problem, [2.0], folder=tmp_path, tol=5e-2)
     assert again.points == honest.points
     for change in FORGED.values():
-        forge(tmp_path / "point-000.npz", lambda _, arrays, change=change: change(arrays))
+        forge(tmp_path / "point-000.npz", partial(_altered, change))
         (point,) = large_path(problem, [2.0], folder=tmp_path, tol=5e-2).points
         assert dataclasses.replace(point, seconds=honest.points[0].seconds) == honest.points[0]
 
