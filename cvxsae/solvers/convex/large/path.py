@@ -19,7 +19,7 @@ from cvxsae.data.storage import Kept as KeptRecord
 from cvxsae.errors import InputError
 from cvxsae.parallel.context import Compute, Kept, Run, keywords
 from cvxsae.parallel.threads import threads_for
-from cvxsae.relaxations.candidate import Candidate
+from cvxsae.relaxations.candidate import Candidate, candidate_from, shape_objections
 from cvxsae.relaxations.convex.large_dictionary import LargeDictionary
 from cvxsae.relaxations.convex.polar_search import LARGEST_DIM
 from cvxsae.relaxations.convex.tidy import factor_of, live_atoms, tidy
@@ -46,9 +46,6 @@ LEAST_COST = 1e-2
 
 ARRAYS = ("bias", "dictionary", "codes")
 """What a path returns of a point's candidate."""
-
-PROOF = ("dual", "similarity", "multipliers")
-"""What is kept besides: the numbers of a point are computed again from these, never read."""
 
 CLAIMS = ("value", "status", "seconds")
 """What is kept of a point's numbers: of these only the seconds are believed."""
@@ -265,9 +262,8 @@ class _Path:
                 if solution.status is Status.TIME_LIMIT:
                     kept = None  # not what a call with more time would find
                 if kept is not None:
-                    every = {name: getattr(candidate, name) for name in (*ARRAYS, *PROOF)}
-                    arrays = {name: array for name, array in every.items() if array is not None}
-                    kept.write(_key(number), {name: getattr(points[-1], name) for name in CLAIMS}, arrays)
+                    claims = {name: getattr(points[-1], name) for name in CLAIMS}
+                    kept.write(_key(number), claims, candidate.arrays())  # with what proves its bound
                 if run.callback is not None:
                     run.callback(points[-1])
         except KeyboardInterrupt:
@@ -310,10 +306,9 @@ class _Path:
         return points, candidates
 
     def _again(self, problem: LargeDictionary, kept: KeptRecord) -> tuple[PathPoint, Candidate]:
-        """A point as its arrays have it."""
-        arrays: dict[str, Any] = kept.arrays
-        candidate = Candidate(**arrays)
-        objections = list(problem.objections(candidate))
+        """A point as its arrays have it: its numbers are computed again, never read."""
+        candidate = candidate_from(kept.arrays, "it")
+        objections = [*shape_objections(candidate, problem.n_points, problem.dim), *problem.objections(candidate)]
         if objections or candidate.codes is None or not (np.asarray(candidate.codes) >= 0).all():
             raise ValueError(objections[0] if objections else "its codes are not nonnegative")
         status = Status[kept.record["status"]]
