@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from cvxsae.relaxations.problem import Problem
 
 SOLVERS = (
-    "auto, torch, newton, working-set, proximal-gradient, block-descent, splitting, directions, copositive, "
-    "factorized, reference"
+    "auto, torch, newton, working-set, interior-point, proximal-gradient, block-descent, splitting, directions, "
+    "copositive, factorized, reference"
 )
 """Names of the solvers for the help text; a test compares them with the table of ``solve``."""
 

@@ -26,6 +26,9 @@ from cvxsae.relaxations.proofs import CopositivityProof, NonnegativeProof, penci
 _ROOT_ITERATIONS = 200
 """Most steps of a safeguarded root search or ascent: bisection alone needs 60."""
 
+_ROUNDING = 16
+"""Spacings of float64 by which the sums of a root's equation are rounded: what is asked for beyond is never found."""
+
 LARGEST_GRAM = 20_000
 """Datapoints beyond which no N × N matrix is formed, and the polar is bounded by ``max_n ‖y_n‖`` alone."""
 
@@ -96,7 +99,10 @@ class AtomPenalty:
         tau, eps = self.atom_cost, torch.finfo(V.dtype).eps
         low = torch.zeros_like(V[0])
         high = torch.full_like(low, step)
-        alpha = high / math.sqrt(1 + tau)  # exact for a single active datapoint
+        # θ° ≤ max v and θ° ≤ ‖v₊‖/√(1+τ): where either is at most the step the prox is zero.
+        largest, squares = V.amax(dim=0), V.clamp(min=0).square().sum(dim=0)
+        settled = (largest <= step) | (squares <= (1 + tau) * step**2)
+        alpha = torch.where(settled, largest, high / math.sqrt(1 + tau))  # exact for a single active datapoint
         for _ in range(_ROOT_ITERATIONS):
             active = (V - alpha).clamp_(min=0)
             p1, p2 = active.sum(dim=0), active.square().sum(dim=0)
@@ -104,13 +110,14 @@ class AtomPenalty:
             norm = squared.sqrt().clamp(min=torch.finfo(V.dtype).tiny)
             gap = alpha - step * p1 / norm
             low, high = torch.where(gap <= 0, alpha, low), torch.where(gap > 0, alpha, high)
-            if bool(((gap.abs() <= 4 * eps * step) | (high - low <= 4 * eps * step)).all()):
+            settled |= (gap.abs() <= _ROUNDING * eps * step) | (high - low <= _ROUNDING * eps * step)
+            if bool(settled.all()):
                 break
             support = (active > 0).sum(dim=0)
             slope = 1 + step * tau * (support * p2 - p1.square()).clamp(min=0) / norm.pow(3)
             newton = alpha - gap / slope
             inside = (newton > low) & (newton < high) & torch.isfinite(newton)
-            alpha = torch.where(inside, newton, (low + high) / 2)
+            alpha = torch.where(settled, alpha, torch.where(inside, newton, (low + high) / 2))
         return alpha
 
     def polar(self, V: Float[torch.Tensor, "N K"]) -> Float[torch.Tensor, " K"]:

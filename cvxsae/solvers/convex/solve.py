@@ -22,6 +22,7 @@ from cvxsae.relaxations.problem import Problem
 from cvxsae.relaxations.proofs import LARGEST_TRIPLES
 from cvxsae.relaxations.solution import Solution, judge
 from cvxsae.solvers.convex import working_set
+from cvxsae.solvers.convex.candidates import interior_point
 from cvxsae.solvers.convex.candidates.block_descent import BlockDescent
 from cvxsae.solvers.convex.candidates.proximal_gradient import ProximalGradient
 from cvxsae.solvers.convex.driver import iterate
@@ -31,9 +32,6 @@ from cvxsae.solvers.convex.large.factorized import Factorized
 from cvxsae.solvers.convex.large.relaxation import DoublyNonnegative
 from cvxsae.solvers.convex.reference import size_objection, solve_reference
 from cvxsae.solvers.convex.wide_newton import WideLimitNewton
-
-WORTH_COMPILING = 1e6
-"""Multiplications in a pass from which the compiled block descent pays for the seconds its first call may compile."""
 
 REFERENCE = "reference"
 """What ``solver`` calls the conic solver."""
@@ -170,11 +168,19 @@ METHODS: tuple[Method, ...] = (
     Method(WideLimitNewton.name, WideLimit, _wide),
     Method(working_set.NAME, SparseCodes, working_set.solve_working_set, _bias_is_free, has_steps=False),
     Method(
+        interior_point.NAME,
+        FixedAtoms,
+        interior_point.solve_interior_point,
+        _no_reference,
+        is_worthwhile=interior_point.is_worthwhile,
+        has_steps=False,
+    ),
+    Method(
         BlockDescent.name,
         CandidateDictionary,
         _loop(lambda _: BlockDescent()),
         _not_on_cpu,
-        is_worthwhile=lambda problem: problem.evaluation_cost >= WORTH_COMPILING,
+        is_worthwhile=lambda problem: problem.evaluation_cost >= interior_point.WORTH_COMPILING,
     ),
     Method(ProximalGradient.name, FixedAtoms, _loop(lambda _: ProximalGradient())),
     Method(WideLimitNewton.name, LargeDictionary, _free_atoms, _atoms_cost),
@@ -214,10 +220,11 @@ def solve(
     problem
         :class:`WideLimit`, :class:`SparseCodes`, :class:`CandidateDictionary` or :class:`LargeDictionary`.
     solver
-        ``"auto"`` picks by problem, size, device and bias; ``"torch"`` is the same without the reference
-        (``"newton"``, ``"working-set"``, ``"proximal-gradient"`` or ``"block-descent"``, ``"splitting"`` or in up to
-        three dimensions ``"directions"``); ``"copositive"`` is the large dictionary with a bound above the doubly
-        nonnegative one, for up to 100 datapoints; ``"reference"`` is cvxpy with Clarabel.
+        ``"auto"`` picks by problem, size, λ, device and bias. ``"torch"`` is the same without the conic solver:
+        ``"newton"``, ``"working-set"``, ``"proximal-gradient"`` or ``"block-descent"``, ``"splitting"`` or in up to
+        three dimensions ``"directions"``; where λ is far below λ_max, ``"auto"`` takes ``"interior-point"`` for given
+        atoms. ``"copositive"`` is the large dictionary with a bound above the doubly nonnegative one, for up to 100
+        datapoints; ``"reference"`` is cvxpy with Clarabel.
     tol
         Relative gap ``(value − lower_bound)/value`` to reach, evaluated in float64 at the returned point.
     raise_on_failure
@@ -293,7 +300,8 @@ def choose(problem: Problem, solver: str, run: Run) -> Method:
         raise InputError("problem is the joint problem, which is not convex; use learn_dictionary for it.")
     rows = [method for method in METHODS if isinstance(problem, method.problem)]
     if solver in ("auto", "torch"):
-        rows = [method for method in rows if method.name != REFERENCE]
+        conic = (REFERENCE,) if solver == "auto" else (REFERENCE, interior_point.NAME)
+        rows = [method for method in rows if method.name not in conic]
     fitting = [method for method in rows if method.why_not(problem, run.device) is None]
     if solver in ("auto", "torch"):
         counting = [method for method in fitting if run.max_steps is None or method.has_steps]
