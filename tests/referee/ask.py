@@ -71,7 +71,7 @@ def answer_of(solution: Any) -> Answer:
         tol=solution.tol,
         bias=solution.bias,
         dictionary=solution.dictionary,
-        codes=codes.toarray() if scipy.sparse.issparse(codes) else codes,
+        codes=codes.toarray() if isinstance(codes, scipy.sparse.csr_array) else codes,
         dual=solution.dual,
         proof=proof,
     )
