@@ -171,8 +171,9 @@ def check(
         "antipodes": phenomena.antipodal_score(),
         "duplicates": phenomena.duplicate_score(),
     }
-    scan = scan_pairs(found, scores, chosen.pairs)
+    scan = scan_pairs(found, scores, chosen.pairs, run)
     unfinished = ["codes"] if run.is_late and not found.codes.done.all() else []
+    unfinished += [] if scan.is_complete else ["pairs"]
 
     def wanted(what: str, asked: bool) -> bool:
         """Whether to measure something now; noted down if there is no time for it."""

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from jaxtyping import Float64
 
+    from cvxsae.parallel.context import Run
+
 _PARALLEL = 1e-12
 """Atoms with a smaller sine of the angle between them are parallel: there is no direction to turn in."""
 
@@ -87,15 +89,20 @@ class PairScan:
         ``max |cos(d_j, d_k) − E_k[ρ_j]|`` over live j, k: zero iff the dictionary is stationary in the span of its
         atoms.
     deficits
-        The same for every feature k, its largest over j, (K,); NaN for dead features.
+        The same for every feature k, its largest over j, (K,); NaN for dead features and those that were not scanned.
+    is_complete
+        Whether all were scanned.
     """
 
     tables: dict[str, pd.DataFrame]
     largest_deficit: float
     deficits: Float64[np.ndarray, " K"]
+    is_complete: bool = True
 
 
-def scan_pairs(statistics: FeatureStatistics, scores: Mapping[str, Score], count: int) -> PairScan:
+def scan_pairs(
+    statistics: FeatureStatistics, scores: Mapping[str, Score], count: int, run: Run | None = None
+) -> PairScan:
     """Rank all ordered pairs (k, j) of live features, j ≠ k, by several scores in one sweep.
 
     Columns of the tables: ``feature`` k, ``other`` j, ``score``, ``cosine`` d_j·d_k, ``expected`` E_k[ρ_j],
@@ -103,11 +110,16 @@ def scan_pairs(statistics: FeatureStatistics, scores: Mapping[str, Score], count
     ``silent`` E_k[ρ_j 1{z_j = 0}] (what j would explain on k's datapoints if it were not silent, at most 1 − P_k(j)),
     ``carried`` (:class:`~cvxsae.diagnostics.pairs.PairBlock`), ``mixing_rate``: how fast F falls, per unit angle,
     when ``d_k`` turns towards ``d_j`` (negative: when it turns away), ``−(λ S_k/N) · deficit / √(1 − cos²)``.
+    Past the deadline of ``run`` the features k that are left are not scanned.
     """
     live = statistics.live
     deficits = np.full(statistics.n_atoms, np.nan)
     best = {name: _Best(count) for name in scores}
+    is_complete = True
     for block in pair_blocks(statistics):
+        if run is not None and run.is_late:
+            is_complete = False
+            break
         rows = block.first + np.arange(len(block.cosine))
         both = live[rows][:, None] & live
         errors = np.abs(block.cosine - block.expected)
@@ -119,8 +131,8 @@ def scan_pairs(statistics: FeatureStatistics, scores: Mapping[str, Score], count
     tables = {name: found.table for name, found in best.items()}
     for table in tables.values():
         table["reverse_cofiring"] = _reverse_cofiring(statistics, table)
-    largest = float(np.nanmax(deficits)) if live.any() else float("nan")
-    return PairScan(tables, largest, deficits)
+    largest = float("nan") if np.isnan(deficits).all() else float(np.nanmax(deficits))
+    return PairScan(tables, largest, deficits, is_complete)
 
 
 def identity_score(statistics: FeatureStatistics, block: PairBlock) -> np.ndarray:

@@ -44,6 +44,9 @@ SAELike = SparseAutoencoder | Mapping[str, Any] | str | Path
 _BIAS_TOLERANCE = 1e-5
 """How far, relative, a fixed bias may be from the SAE's ``b_dec``: files keep it in single precision."""
 
+_CODES_SHARE = 0.5
+"""Part of the time left that the exact codes may take; where they are not done, the encoder's own stand, and say so."""
+
 _FLOOR_SHARE = 0.5
 """Part of the time left that the search for the floor may take; the search for a better dictionary has the rest."""
 
@@ -126,7 +129,7 @@ def account(model: SparseAutoencoder, floor: Floor, wide: Solution, tol: float, 
         raise InputError("W_dec has only rows of norm 0; there is no dictionary to audit.")
     by_encoder = model.encode(data)
     problem = SparseCodes(data, atoms[live], lam, bias=b)
-    codes = exact_codes(problem, by_encoder[:, live], tol, run.inner().without_limit())
+    codes = exact_codes(problem, by_encoder[:, live], tol, run.inner(share=_CODES_SHARE))
     loss = problem.primal_value(_candidate(problem, by_encoder[:, live]))
     exact = _candidate(problem, _better(codes, by_encoder[:, live], problem))
     certificate = certify(problem, exact, tol=1.0)

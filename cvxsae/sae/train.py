@@ -122,6 +122,7 @@ class Plan:
     bias_is_free: bool
     start: torch.Tensor
     recipe: Recipe
+    trainer: str
     run: Run
 
     @property
@@ -197,19 +198,23 @@ def train_sae(
     """
     run = Run.start(options, TrainOptions)
     recipe = Recipe(**{name: value for name, value in options.items() if name in _CHOSEN})  # type: ignore[arg-type]
-    if arguments.choice(trainer, "trainer", TRAINERS) == "saelens":
-        from cvxsae.sae import saelens
-
-        saelens.require(run)
-        return trained(_plan(all_rows(X), n_atoms, lam, bias, init, recipe, run), saelens.train, trainer)
-    return trained(_plan(all_rows(X), n_atoms, lam, bias, init, recipe, run), _adam, trainer)
+    return train(plan_of(all_rows(X), n_atoms, lam, bias, init, recipe, trainer, run))
 
 
-def trained(plan: Plan, train: Callable[[Plan], tuple[Weights, History]], name: str) -> SparseAutoencoder:
-    """Train, and bring the weights back to the units of the data. An interrupt passes through."""
+def train(plan: Plan) -> SparseAutoencoder:
+    """:func:`train_sae` for arguments that have been checked. An interrupt passes through."""
+    if plan.trainer == "adam":
+        return trained(plan, _adam)
+    from cvxsae.sae import saelens
+
+    return trained(plan, saelens.train)
+
+
+def trained(plan: Plan, fit: Callable[[Plan], tuple[Weights, History]]) -> SparseAutoencoder:
+    """Train, and bring the weights back to the units of the data."""
     begun, recipe = time.perf_counter(), plan.recipe
     with torch.enable_grad(), threads_for_cost(recipe.batch_size * plan.n_atoms * plan.data.shape[1]):
-        weights, history = train(plan)
+        weights, history = fit(plan)
     if not all(bool(torch.isfinite(tensor).all()) for tensor in weights.values()):
         raise InputError(f"lr is {recipe.lr:g}, at which training diverged; pass a smaller one.")
     seconds = time.perf_counter() - begun
@@ -222,21 +227,26 @@ def trained(plan: Plan, train: Callable[[Plan], tuple[Weights, History]], name: 
         lam=plan.lam / plan.scale,
         history=history,
         seconds=seconds,
-        trainer=name,
+        trainer=plan.trainer,
         metadata={"stopped_at_step": history[-1].step} if stopped else {},
     )
 
 
-def _plan(
+def plan_of(
     data: Activations,
     n_atoms: int,
     lam: float,
     bias: BiasLike,
     init: ArrayLike | torch.Tensor | None,
     recipe: Recipe,
+    trainer: str,
     run: Run,
 ) -> Plan:
     """Check the arguments and fix scale, bias and starting dictionary."""
+    if arguments.choice(trainer, "trainer", TRAINERS) == "saelens":
+        from cvxsae.sae import saelens
+
+        saelens.require(run)
     K, lam = arguments.count(n_atoms, "n_atoms"), arguments.penalty(lam, "lam")
     asked = arguments.Bias.of(bias, data.shape[1])
     if init is None:
@@ -250,7 +260,7 @@ def _plan(
     total = sum(float(torch.linalg.vector_norm(x.cpu() - b, dim=1).sum()) for x in data.batches())
     mean_norm = total / len(data)
     scale = data.shape[1] ** 0.5 / mean_norm if mean_norm > 0 else 1.0
-    return Plan(data, lam * scale, scale, (b * scale).float(), asked.is_free, start, recipe, run)
+    return Plan(data, lam * scale, scale, (b * scale).float(), asked.is_free, start, recipe, trainer, run)
 
 
 def geometric_median(data: Activations, lam: float, recipe: Recipe, run: Run) -> torch.Tensor:

@@ -18,10 +18,9 @@ import numpy as np
 import torch
 
 from cvxsae.data.activations import Activations
-from cvxsae.parallel.context import SHORTEST, Run
+from cvxsae.parallel.context import Run
 from cvxsae.relaxations.candidate import Candidate
 from cvxsae.relaxations.problem import Problem
-from cvxsae.relaxations.solution import Solution, Status
 from cvxsae.study.keys import COUNTS, Key
 
 Start = tuple[np.ndarray, np.ndarray]
@@ -181,18 +180,6 @@ class Method:
     def run(self, cell: CellInput) -> Outcome:
         """Compute a cell with its options."""
         return self.compute(cell, **{name: cell.options[name] for name in self._hints() if name in cell.options})
-
-
-def seconds_of(run: Run) -> float | None:
-    """The time left, as a public verb takes it."""
-    return max(run.left, SHORTEST) if math.isfinite(run.deadline) else None
-
-
-def finished(solution: Solution) -> Solution:
-    """The solution, unless someone interrupted it: then there is no answer to keep."""
-    if solution.status is Status.INTERRUPTED:
-        raise KeyboardInterrupt
-    return solution
 
 
 def mean_of(X: Activations) -> torch.Tensor:

@@ -39,10 +39,6 @@ NEARER = 0.9
 """Factor by which a smaller gap is progress."""
 
 
-class InterruptedBlockError(RuntimeError):
-    """The block was given up because its caller asked to stop."""
-
-
 @dataclass
 class BlockCodes:
     """Codes of a block and what certifies them; codes in units of λ, values of λ², gaps relative to the values."""
@@ -88,8 +84,10 @@ def solve_block(
     Raises
     ------
     InterruptedBlockError
-        As soon as ``stop()`` is true at the start of a round.
+        As soon as ``stop()`` is true at the start of a round, or between the pieces of one.
     """
+    if stop is not None:
+        engine.stop = stop
     n = data.shape[0]
     state = engine.begin(data, warm)
     values, gaps = np.zeros(n), np.full(n, np.inf)
@@ -103,8 +101,7 @@ def solve_block(
         for _ in range(MAX_ROUNDS):
             if not len(active):
                 break
-            if stop is not None and stop():
-                raise InterruptedBlockError
+            engine.go_on()
             outcome = engine.advance(state, active, first=rounds == 0, double=double)
             rounds += 1
             passes[active] += 1

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import time
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,6 +30,20 @@ class DeadlineReached(Exception):  # noqa: N818
     """Time ran out before all datapoints were coded. It never leaves the search: the state before is gone on from."""
 
 
+@dataclass
+class Pace:
+    """How long it took to code a datapoint, the last time some were coded; zero before."""
+
+    seconds: float = 0.0
+
+    def coded(self, problem: SparseCodes, run: Run, *, tol: float, warm: sp.csr_array | None) -> Codes:
+        """Codes, and a note of the time they took."""
+        begun = time.perf_counter()
+        codes = encode_rows(problem, run, tol=tol, warm=warm)
+        self.seconds = (time.perf_counter() - begun) / problem.n_points
+        return codes
+
+
 @dataclass(frozen=True)
 class Evaluator:
     """The joint problem as its search sees it.
@@ -44,11 +59,14 @@ class Evaluator:
         Sums of the data and the lower bound.
     run
         How passes over the data run: device, seed and deadline of the search.
+    pace
+        Of coding, so that the time to code all datapoints once more can be set aside.
     """
 
     problem: JointProblem
     summary: DataSummary
     run: Run
+    pace: Pace = field(default_factory=Pace)
 
     @property
     def group(self) -> ProcessGroup:
@@ -104,12 +122,22 @@ class Evaluator:
         warm: sp.csr_array | None,
         tol: float,
     ) -> tuple[Float64[torch.Tensor, "n d"], sp.csr_array]:
-        """Some datapoints of this process, as seen from the origin, and their codes; whatever the deadline."""
+        """Some datapoints of this process, as seen from the origin, and their codes.
+
+        Raises
+        ------
+        DeadlineReached
+            If some are not finished at the deadline. Several processes finish theirs whatever the time: one that gave
+            up alone would leave the others waiting.
+        """
         if not len(rows):  # of a process with few datapoints, some minibatches have none
             return offset.new_zeros((0, self.problem.dim)), sp.csr_array((0, len(dictionary)))
         data = self.problem.X[rows]
         at = SparseCodes.of_unit_rows(data, dictionary.cpu(), self.lam, self.bias(offset))
-        codes = encode_rows(at, self.run.without_limit(), tol=tol, warm=warm)
+        run = self.run if self.group.is_alone else self.run.without_limit()
+        codes = self.pace.coded(at, run, tol=tol, warm=warm)
+        if codes.status is Status.TIME_LIMIT:
+            raise DeadlineReached
         return self.measured(data.to_tensor()), codes.codes
 
     def encode_all(
@@ -126,11 +154,21 @@ class Evaluator:
         DeadlineReached
             If some are not finished at the deadline, in one process or another.
         """
-        at = SparseCodes.of_unit_rows(self.problem.X, dictionary.cpu(), self.lam, self.bias(offset))
-        codes = encode_rows(at, self.run, tol=tol, warm=warm)
+        codes = self.encode_what_can_be(dictionary, offset, warm, tol)
         if codes.status is Status.TIME_LIMIT:
             raise DeadlineReached
         return codes
+
+    def encode_what_can_be(
+        self,
+        dictionary: Float64[torch.Tensor, "K d"],
+        offset: Float64[torch.Tensor, " d"],
+        warm: sp.csr_array | None,
+        tol: float,
+    ) -> Codes:
+        """Codes of all datapoints; zero, and known to be no more than that, where time ran out."""
+        at = SparseCodes.of_unit_rows(self.problem.X, dictionary.cpu(), self.lam, self.bias(offset))
+        return self.pace.coded(at, self.run, tol=tol, warm=warm)
 
     def evaluate(
         self,

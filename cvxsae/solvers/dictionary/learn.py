@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Unpack
@@ -15,8 +14,8 @@ from cvxsae.relaxations.joint.joint import JointProblem
 from cvxsae.relaxations.solution import Status
 from cvxsae.solvers.convex.driver import Outcome, run_loop
 from cvxsae.solvers.dictionary.checkpoint import Checkpoint, digest_of
-from cvxsae.solvers.dictionary.evaluator import DeadlineReached, Evaluator
-from cvxsae.solvers.dictionary.learner import Learner
+from cvxsae.solvers.dictionary.evaluator import Evaluator
+from cvxsae.solvers.dictionary.learner import Learner, grace
 from cvxsae.solvers.dictionary.moves import Moves
 from cvxsae.solvers.dictionary.result import FINAL_TOL, GLOBAL_TOL, DictionaryFit, judge_fit
 from cvxsae.solvers.dictionary.stages.polish import Polishing
@@ -127,7 +126,8 @@ def learn_dictionary(
         missing, none from a complete one, which passes asked for may leave. None if all datapoints fit one minibatch.
     max_seconds
         Wall-clock limit of the whole call. The point reached is coded exactly and returned; for that, time is set aside
-        as far as it can be known.
+        as far as it can be known. What is not coded a second after the limit has zero codes: ``encoding.done`` says
+        which datapoints, and value and certificates are those of the codes returned.
     max_steps
         Stop after so many steps (minibatches, descent steps, rounds of moves): unlike time, the same everywhere.
     seed
@@ -216,6 +216,7 @@ def learn(problem: JointProblem, settings: Settings, run: Run) -> DictionaryFit:
             polishing=Polishing(settings.stationarity, settings.second_order, Moves(only_dead=not settings.moves)),
             checkpoint=kept,
             resumed=None if kept is None else kept.resume(evaluator, settings.stationarity),
+            end=run.deadline,
         )
         search = replace(run, deadline=inner.deadline)
         outcome: Outcome[State] = run_loop(learner, problem, GLOBAL_TOL, search, every_step=True)
@@ -245,16 +246,13 @@ def _fit(learner: Learner, outcome: Outcome[State], run: Run) -> DictionaryFit:
     """Code the data once more, exactly, and say what that point is worth."""
     state = learner.better_end(outcome.primal)
     known = state.evaluation.codes if isinstance(state, Polish) and state.evaluation is not None else None
-    # Codes of the search are true ones already: more exact ones have to be there in time.
-    evaluator = learner.evaluator.until(math.inf if known is None else run.deadline)
+    evaluator = learner.evaluator.until(grace(run.deadline) if known is None else run.deadline)
     tol, warm = (FINAL_TOL, None) if known is None else (min(FINAL_TOL, known.tol), known.codes)
     status, codes = outcome.status, known
     try:
-        exact = evaluator.encode_all(state.dictionary, state.offset, warm, tol)
-        if known is None or not known.value < exact.value:  # rounding: these were better already
+        exact = evaluator.encode_what_can_be(state.dictionary, state.offset, warm, tol)
+        if known is None or not known.value < exact.value:  # these were better already, by rounding or for lack of time
             codes = exact
-    except DeadlineReached:
-        pass
     except KeyboardInterrupt:
         if known is None or not (run.is_outermost and evaluator.group.is_alone):
             raise

@@ -17,6 +17,7 @@ data.
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,18 @@ if TYPE_CHECKING:
     from cvxsae.solvers.dictionary.state import SearchState
 
 
+CODINGS_AT_END = 5
+"""Codings of the search that those at its end may take: two that tell which end is better, and the exact one."""
+
+GRACE = 1.0
+"""Seconds past its limit that a search may take to code the point it returns."""
+
+
+def grace(end: float) -> float:
+    """The deadline of the last codings."""
+    return max(end, time.perf_counter() + GRACE)
+
+
 @dataclass(frozen=True)
 class Learner:
     """The algorithm, for the driver: which stage takes the next step. See the module's first lines.
@@ -59,6 +72,8 @@ class Learner:
         Where to keep the state, or None.
     resumed
         A state to go on from.
+    end
+        When the whole call must end, its last coding included.
     """
 
     evaluator: Evaluator
@@ -69,6 +84,7 @@ class Learner:
     exact: ExactPasses = field(default_factory=ExactPasses)
     checkpoint: Checkpoint | None = None
     resumed: State | None = None
+    end: float = math.inf
 
     name = "dictionary"
     default_iterations = 10**9
@@ -110,10 +126,14 @@ class Learner:
         return state.value, self.evaluator.summary.lower_bound
 
     def verdict(self, problem: JointProblem, state: State) -> Status | None:
-        """Stationary within the target and no move left that pays; or no way down at this precision."""
-        del problem
+        """Stationary within the target and no move left that pays; no way down at this precision; or time to end.
+
+        Where no exact codes of all datapoints are at hand, they have to be made in the time that is left.
+        """
         if not isinstance(state, Polish):
-            return None
+            needed = CODINGS_AT_END * self.evaluator.pace.seconds * problem.n_points
+            is_due = math.isfinite(self.end) and time.perf_counter() + needed > self.end
+            return Status.TIME_LIMIT if problem.group.any(is_due) else None
         if state.is_settled:
             return Status.STATIONARY
         return Status.STALLED if state.is_stuck else None
@@ -176,13 +196,15 @@ class Learner:
     # ------------------------------------------------------------------ the end
 
     def better_end(self, state: State) -> State:
-        """The state, or, if it ended among stochastic steps that led up, where they began; whatever the deadline."""
+        """The state, or, if it ended among stochastic steps that led up, where they began, if there is time to tell."""
         if not isinstance(state, Stochastic):
             return state
         start, codes = state.start, None if state.start is None else state.start.codes
         began = self.start if start is None else (start.dictionary, start.offset)
-        evaluator = self.evaluator.until(math.inf)
-        now, then = (
-            evaluator.evaluate(*end, codes, self.exact.code_tol) for end in ((state.dictionary, state.offset), began)
-        )
+        ends = ((state.dictionary, state.offset), began)
+        evaluator = self.evaluator.until(grace(self.end))
+        try:
+            now, then = (evaluator.evaluate(*end, codes, self.exact.code_tol) for end in ends)
+        except DeadlineReached:
+            return state
         return state if now.value < then.value else replace(state, dictionary=then.dictionary, offset=then.offset)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
@@ -41,7 +41,8 @@ def calibrate(
     The λ that this dictionary needs gives way to the middle (in log λ) of one known to be too small and one known to
     be too large wherever it is not between them, and in every other round.
     """
-    target, limits = cell.target_l0 or 0.0, {"max_seconds": max_seconds, "max_steps": max_steps}
+    target = cell.target_l0 or 0.0
+    limits: dict[str, Any] = {"max_seconds": max_seconds, "max_steps": max_steps}
     penalty = FIRST_RATIO * WideLimit(cell.X, 1.0, bias=cell.bias_value).lambda_max()
     if not penalty > 0:
         raise InputError("every datapoint equals the bias, so no λ has any active atoms; check data and bias.")

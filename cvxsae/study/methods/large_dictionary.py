@@ -6,9 +6,9 @@ from typing import Annotated
 
 from cvxsae.relaxations.convex.large_dictionary import LargeDictionary
 from cvxsae.relaxations.convex.tidy import live_atoms, tidy
-from cvxsae.solvers.convex.solve import solve
+from cvxsae.solvers.convex.solve import solved
 from cvxsae.study.keys import POSITIVE
-from cvxsae.study.method import CellInput, Method, Outcome, finished, fvu, l0, seconds_of
+from cvxsae.study.method import CellInput, Method, Outcome, fvu, l0
 from cvxsae.validation.certify import certify
 
 ANY_GAP = 1.0
@@ -24,8 +24,7 @@ def large_dictionary(
     """Solve it, and count the atoms that are left once what is worth less than the tolerance is dropped."""
     cost = cell.atom_cost or 0.0
     problem = LargeDictionary(cell.X, cell.lam, cost, bias=cell.bias_value)
-    run = cell.within(max_seconds)
-    solution = finished(solve(problem, tol=tol, max_seconds=seconds_of(run), raise_on_failure=False, device=run.device))
+    solution = solved(problem, cell.within(max_seconds).inner(), tol=tol)
     found = certify(problem, solution, tol=ANY_GAP)
     candidate = tidy(problem, solution, slack=tol) if cost > 0 else solution
     numbers = {

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
 from cvxsae.relaxations.convex.fixed_atoms import SparseCodes
-from cvxsae.relaxations.solution import Status
-from cvxsae.solvers.dictionary.learn import learn_dictionary
+from cvxsae.relaxations.joint.joint import JointProblem
+from cvxsae.solvers.dictionary.learn import Settings
+from cvxsae.solvers.dictionary.learn import learn as search
+from cvxsae.solvers.dictionary.start import Given
 from cvxsae.study.keys import COUNT, POSITIVE, YES_OR_NO, one_of
-from cvxsae.study.method import CODES_TOL, CellInput, Method, Outcome, fvu, seconds_of
+from cvxsae.study.method import CODES_TOL, CellInput, Method, Outcome, fvu
 from cvxsae.validation.certify import certify
 from cvxsae.validation.claims import stationarity as residuals_of
 
@@ -55,25 +58,19 @@ def learned(
 
 
 def learn(
-    cell: CellInput, lam: float, start: Any, *, stationarity: float, max_seconds: float | None = None, **more: Any
+    cell: CellInput,
+    lam: float,
+    start: Any,
+    *,
+    stationarity: float,
+    second_order: bool = False,
+    max_seconds: float | None = None,
+    max_steps: int | None = None,
 ) -> DictionaryFit:
-    """Learn at this λ from this start; an interrupted search has no answer to keep."""
-    run = cell.within(max_seconds)
-    fit = learn_dictionary(
-        cell.X,
-        cell.width,
-        lam,
-        bias=cell.bias_value,
-        seed=run.seed,
-        init=start,
-        stationarity=stationarity,
-        max_seconds=seconds_of(run),
-        device=run.device,
-        **more,
-    )
-    if fit.status is Status.INTERRUPTED:
-        raise KeyboardInterrupt
-    return fit
+    """Learn at this λ from this start. An interrupt passes through."""
+    problem = JointProblem(cell.X, cell.width, lam, bias=cell.bias_value)
+    settings = Settings(stationarity, Given.of(start, problem), second_order)
+    return search(problem, settings, replace(cell.within(max_seconds).inner(), max_steps=max_steps))
 
 
 METHOD = Method(

@@ -12,10 +12,10 @@ from cvxsae.relaxations.floors.floor import Floor
 from cvxsae.relaxations.joint.joint import JointProblem
 from cvxsae.sae.audit import account
 from cvxsae.sae.ledger import GAPS
-from cvxsae.sae.train import Recipe, train_sae
+from cvxsae.sae.train import Recipe, plan_of, train
 from cvxsae.solvers.floors.search import WIDE_TOL, solved_wide_limit
 from cvxsae.study.keys import COUNT, POSITIVE, YES_OR_NO, one_of
-from cvxsae.study.method import CellInput, Method, Outcome, inexact, seconds_of, unexplained
+from cvxsae.study.method import CellInput, Method, Outcome, inexact, unexplained
 
 TRAINING_SHARE = 0.5
 """Part of the time left, if there is a limit for the whole run, that training may take; the audit has the rest."""
@@ -34,20 +34,8 @@ def trained_sae(
 ) -> Outcome:
     """Train an SAE as practitioners do, and take its loss apart above the wide limit."""
     bias = cell.bias_value
-    sae = train_sae(
-        cell.X,
-        cell.width,
-        cell.lam,
-        bias=bias,
-        trainer=trainer,
-        seed=cell.run.seed,
-        device=cell.run.device,
-        max_seconds=seconds_of(cell.run.inner(share=TRAINING_SHARE)),
-        steps=steps,
-        batch_size=batch_size,
-        lr=lr,
-        resample=resample,
-    )
+    recipe, run = Recipe(steps=steps, batch_size=batch_size, lr=lr, resample=resample), cell.run
+    sae = train(plan_of(cell.X, cell.width, cell.lam, bias, None, recipe, trainer, run.inner(share=TRAINING_SHARE)))
     wide = solved_wide_limit(WideLimit(cell.X, cell.lam, bias=bias), WIDE_TOL, cell.run)
     floor = Floor(JointProblem(cell.X, cell.width, cell.lam, bias=bias), wide.lower_bound, "T9")
     found = account(sae, floor, wide, stationarity, cell.within(search_seconds))

@@ -93,7 +93,7 @@ def test_interrupted_while_the_end_is_coded(max_steps, is_known, monkeypatch):
 
     def ending(learner, outcome, run, judged=MODULE._fit):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(evaluator.Evaluator, "encode_all", interrupt)
+            patch.setattr(evaluator.Evaluator, "encode_what_can_be", interrupt)
             return judged(learner, outcome, run)
 
     monkeypatch.setattr(MODULE, "_fit", ending)

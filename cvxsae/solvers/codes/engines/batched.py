@@ -15,7 +15,7 @@ import torch
 from cvxsae.parallel.threads import torch_threads
 from cvxsae.solvers.codes.engines.pivoting import masked_factor, pivot
 from cvxsae.solvers.codes.engines.screening import SPARE_ROUNDINGS, SUM_ROUNDING, UNIT_ROUNDOFF, fast_half_products
-from cvxsae.solvers.codes.engines.state import Outcome
+from cvxsae.solvers.codes.engines.state import Outcome, Stoppable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,7 +50,7 @@ class BatchedState:
         self.correlations = torch.zeros_like(self.codes)
 
 
-class BatchedEngine:
+class BatchedEngine(Stoppable):
     """A block of datapoints as one batch. See :class:`cvxsae.solvers.codes.engines.state.Engine`."""
 
     name = "torch"
@@ -112,6 +112,7 @@ class BatchedEngine:
     ) -> Outcome:
         outcome = Outcome.empty(len(active))
         for start in range(0, len(active), self.tuning.rows):
+            self.go_on()
             part = slice(start, start + self.tuning.rows)
             rows = torch.from_numpy(active[part]).to(self.device)
             room = self._room(state, rows, first=first) if improve else torch.zeros_like(rows)
@@ -209,6 +210,7 @@ class BatchedEngine:
             width = max(8, int(size[order[-1]]))
             step = max(1, GATHER_BYTES // (12 * width * (dim + 2 * width)))
             part, order = order[-step:], order[:-step]
+            self.go_on()
             _solve_part(self, state, rows[part], selected[part], correlations[part], double=double, restore=restore)
 
 

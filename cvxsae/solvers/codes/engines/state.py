@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import torch
     from jaxtyping import Bool, Float64, Int64
 
@@ -110,10 +112,35 @@ class Warm:
             chosen[i, : len(indices)], codes[i, : len(indices)], count[i] = indices, values, len(indices)
 
 
+class InterruptedBlockError(RuntimeError):
+    """The block was given up because its caller asked to stop."""
+
+
+class Stoppable:
+    """What asks, between pieces of work that take a fraction of a second, whether to go on.
+
+    Attributes
+    ----------
+    stop
+        Whether the caller wants no more.
+    """
+
+    stop: Callable[[], bool] = staticmethod(lambda: False)
+
+    def go_on(self) -> None:
+        """Raise :class:`InterruptedBlockError` if the caller wants no more."""
+        if self.stop():
+            raise InterruptedBlockError
+
+
 class Engine(Protocol):
     """The arithmetic of the rounds, on one device and one thread of control."""
 
     name: str
+    stop: Callable[[], bool]
+
+    def go_on(self) -> None:
+        """Raise :class:`InterruptedBlockError` if the caller wants no more; asked within rounds too."""
 
     def warm_up(self) -> None:
         """Compile whatever has to be compiled."""
