@@ -237,9 +237,9 @@ def _features(
 
 def _likely_error(found: FeatureStatistics) -> Float64[np.ndarray, " K"]:
     """Half the width of the confidence interval of ``‖E_k[r]/λ‖``; NaN for features that fire too seldom."""
-    from scipy import stats
+    from scipy import special
 
-    width = stats.t.ppf(0.5 + _CONFIDENCE / 2, np.maximum(found.counts - 1, 1))
+    width = special.stdtrit(np.maximum(found.counts - 1, 1), 0.5 + _CONFIDENCE / 2)  # Student's t
     return np.where(found.has_evidence, width * found.standard_error, np.nan)
 
 

@@ -87,8 +87,9 @@ def audit(
     stationarity
         What the search for D' aims at (T3), and the relative duality gap of every datapoint's codes.
     options
-        ``device``, ``max_seconds`` (of the whole call: half of what the floor leaves goes to the search for D'; exact
-        codes and the final evaluations are always finished), ``progress`` and ``seed`` (of the search and the floor).
+        ``device``, ``max_seconds`` (of the whole call: the floor has half of it, exact codes half of what is left, the
+        search for D' the rest; where codes are not done the encoder's stand, and ``codes_gap`` says so; then the
+        referee evaluates what was reached), ``progress`` and ``seed`` (of the search and the floor).
 
     Returns
     -------

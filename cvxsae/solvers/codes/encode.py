@@ -18,13 +18,14 @@ from cvxsae.parallel.group import group_of
 from cvxsae.relaxations.convex.fixed_atoms import SparseCodes
 from cvxsae.relaxations.solution import Status
 from cvxsae.solvers.codes.activity import Activity, certain_activity
-from cvxsae.solvers.codes.correlation import FIXED_BIAS
+from cvxsae.solvers.codes.correlation import FIXED_BIAS, centered
 from cvxsae.solvers.codes.engines import ENGINES, engine_name, make_engine
 from cvxsae.solvers.codes.engines.screening import PreparedDictionary
 from cvxsae.solvers.codes.engines.state import Tuning
 from cvxsae.solvers.codes.kept import KeptBlocks
 from cvxsae.solvers.codes.plan import LEAST_MEMORY, MEMORY_LIMIT, Job, Plan
 from cvxsae.solvers.codes.result import Codes
+from cvxsae.solvers.codes.rounds import BlockCodes
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -156,20 +157,30 @@ def encode_rows(
     inner call: it has no use for codes that are zero where none were computed.
     """
     problem.X.require_unchanged()  # blocks are read one by one, and no pass over all of them compares
-    name = engine_name(engine, run.device.type)
-    prepared = PreparedDictionary(problem.atoms, run.device, uses=problem.n_points)
-    plan = Plan.for_limit(problem.n_points, prepared, memory_limit, name)
-    tuning = Tuning(tol, rows=plan.rows)
+    name, started = engine_name(engine, run.device.type), time.perf_counter()
     kept = None if run.folder is None else KeptBlocks(run.folder, problem, tol)
-    job = Job(problem, prepared, plan, warm=warm, kept=kept)
-    make_engine(name, prepared, tuning).warm_up()
-    started = time.perf_counter()
-    ended = job.run(name, tuning, run)
+    job: Job | None = None
+    try:
+        prepared = PreparedDictionary(problem.atoms, run.device, uses=problem.n_points)
+        plan = Plan.for_limit(problem.n_points, prepared, memory_limit, name)
+        tuning = Tuning(tol, rows=plan.rows)
+        job = Job(problem, prepared, plan, warm=warm, kept=kept)
+        make_engine(name, prepared, tuning).warm_up()
+        started = time.perf_counter()
+        ended = job.run(name, tuning, run)
+        blocks = job.all_blocks()
+    except KeyboardInterrupt:  # before the first block, or after the last
+        if not problem.group.is_alone:
+            raise
+        ended = Status.INTERRUPTED
+        data = () if job is not None else problem.X.batches()
+        zeros = [BlockCodes.of_zeros(centered(block, problem).numpy() / problem.lam) for block in data]
+        blocks = zeros if job is None else job.all_blocks()
     if ended is Status.INTERRUPTED and not run.is_outermost:
         raise KeyboardInterrupt
     seconds = time.perf_counter() - started
     info = {"engine": name, "device": str(run.device)}
-    return Codes.of_blocks(problem, job.all_blocks(), tol=tol, ended=ended, seconds=seconds, info=info)
+    return Codes.of_blocks(problem, blocks, tol=tol, ended=ended, seconds=seconds, info=info)
 
 
 def decided_activity(problem: SparseCodes, codes: sp.csr_array, run: Run) -> Activity:

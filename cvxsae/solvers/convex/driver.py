@@ -105,6 +105,10 @@ def iterate(algorithm: Algorithm[P, S], problem: P, tol: float, run: Run) -> Sol
             candidate = replace(candidate, dual=best.dual, proof=best.proof)
     except FactorizationError:  # before there was a point to return, or on the way out: no codes are one too
         return judge(problem, problem.zero_candidate(), Status.BREAKDOWN, tol=tol, solver=algorithm.name)
+    except KeyboardInterrupt:
+        if not (run.is_outermost and problem.group.is_alone):
+            raise
+        return judge(problem, problem.zero_candidate(), Status.INTERRUPTED, tol=tol, solver=algorithm.name)
     return judge(
         problem,
         candidate,

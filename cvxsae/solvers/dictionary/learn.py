@@ -127,7 +127,7 @@ def learn_dictionary(
     max_seconds
         Wall-clock limit of the whole call. The point reached is coded exactly and returned; for that, time is set aside
         as far as it can be known. What is not coded a second after the limit has zero codes: ``encoding.done`` says
-        which datapoints, and value and certificates are those of the codes returned.
+        which datapoints, and value and certificates are those of the codes returned. Ctrl-C ends it likewise.
     max_steps
         Stop after so many steps (minibatches, descent steps, rounds of moves): unlike time, the same everywhere.
     seed
@@ -244,9 +244,11 @@ def _checkpoint(problem: JointProblem, settings: Settings, rounds: tuple[int, ..
 
 def _fit(learner: Learner, outcome: Outcome[State], run: Run) -> DictionaryFit:
     """Code the data once more, exactly, and say what that point is worth."""
-    state = learner.better_end(outcome.primal)
+    # Who presses Ctrl-C does not wait for all datapoints to be coded.
+    end = time.perf_counter() if outcome.status is Status.INTERRUPTED else run.deadline
+    state = learner.better_end(outcome.primal, end)
     known = state.evaluation.codes if isinstance(state, Polish) and state.evaluation is not None else None
-    evaluator = learner.evaluator.until(grace(run.deadline) if known is None else run.deadline)
+    evaluator = learner.evaluator.until(grace(end) if known is None else end)
     tol, warm = (FINAL_TOL, None) if known is None else (min(FINAL_TOL, known.tol), known.codes)
     status, codes = outcome.status, known
     try:

@@ -195,14 +195,14 @@ class Learner:
 
     # ------------------------------------------------------------------ the end
 
-    def better_end(self, state: State) -> State:
+    def better_end(self, state: State, end: float) -> State:
         """The state, or, if it ended among stochastic steps that led up, where they began, if there is time to tell."""
         if not isinstance(state, Stochastic):
             return state
         start, codes = state.start, None if state.start is None else state.start.codes
         began = self.start if start is None else (start.dictionary, start.offset)
         ends = ((state.dictionary, state.offset), began)
-        evaluator = self.evaluator.until(grace(self.end))
+        evaluator = self.evaluator.until(grace(end))
         try:
             now, then = (evaluator.evaluate(*end, codes, self.exact.code_tol) for end in ends)
         except DeadlineReached:

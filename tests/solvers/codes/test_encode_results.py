@@ -1,5 +1,6 @@
 """Refit, the λ of a wanted L0, interruption and deadlines."""
 
+import sys
 import threading
 
 import numpy as np
@@ -15,9 +16,13 @@ from cvxsae.relaxations.convex.fixed_atoms import SparseCodes
 from cvxsae.relaxations.solution import Status
 from cvxsae.solvers.codes import plan, refit
 from cvxsae.solvers.codes.encode import encode, encode_rows
+from cvxsae.solvers.codes.engines import make_engine
+from cvxsae.solvers.codes.engines.screening import PreparedDictionary
+from cvxsae.solvers.codes.engines.state import InterruptedBlockError, Tuning
 from cvxsae.solvers.codes.paths import lambda_for_l0, lambda_max
 from cvxsae.solvers.codes.refit import nonnegative_least_squares
 from cvxsae.solvers.codes.rounds import solve_block
+from cvxsae.validation.certify import certify
 from tests.solvers.codes.test_encode import check, unit
 
 
@@ -181,3 +186,40 @@ def test_memory_stays_within_the_limit():
     assert (
         peak < 24 * 2**20
     )  # an N × K matrix of bytes alone would be 16 MB; codes and results come on top of the limit
+
+
+@pytest.mark.parametrize("name", ["fused", "torch"])
+def test_a_round_is_given_up_within(name):
+    """A round of a thousand hard datapoints takes many seconds: it is asked between its pieces whether to go on."""
+    X, D = problem(10, n=300)
+    prepared = PreparedDictionary(torch.from_numpy(D))
+    engine = make_engine(name, prepared, Tuning(1e-8, rows=64))
+    rounds, asked = [], []
+    advance = engine.advance
+
+    def counted(*arguments, **options):
+        rounds.append(1)
+        return advance(*arguments, **options)
+
+    engine.advance = counted  # type: ignore[method-assign]
+
+    def stop():
+        asked.append(1)
+        return len(asked) == 5
+
+    with pytest.raises(InterruptedBlockError):
+        solve_block(engine, torch.from_numpy(X / 0.1), stop=stop)
+    assert len(rounds) == 1
+
+
+def test_an_interrupt_before_the_first_block_leaves_zero_codes(monkeypatch):
+    X, D = problem(10, n=50)
+
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys.modules["cvxsae.solvers.codes.encode"], "PreparedDictionary", interrupt)
+    none = encode(X, D, 0.4)
+    assert none.status is Status.INTERRUPTED
+    assert none.codes.nnz == 0
+    assert certify(none, tol=1.0).is_certified

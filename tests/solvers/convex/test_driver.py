@@ -128,6 +128,20 @@ def test_interrupted_by_the_keyboard(problem):
     assert solution.history[-1].iteration == 2
 
 
+@pytest.mark.parametrize("method", ["init", "finish"])
+def test_interrupted_before_there_is_a_point_or_while_it_is_read_it_returns_zero_codes(method, problem):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    script = Script(problem, [(3.0, 1.0)])
+    setattr(script, method, interrupt)
+    solution = iterate(script, problem, 1e-6, Run(max_steps=2))
+    assert solution.status is Status.INTERRUPTED
+    assert solution.lower_bound <= solution.value == problem.primal_value(problem.zero_candidate())
+    with pytest.raises(KeyboardInterrupt):
+        iterate(script, problem, 1e-6, Run(is_outermost=False))
+
+
 def test_other_errors_pass_through(problem):
     def fail(record):
         raise ZeroDivisionError

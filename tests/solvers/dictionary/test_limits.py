@@ -20,19 +20,21 @@ from tests.solvers.dictionary.test_robustness import assert_sound
 
 LAM = 0.1
 MODULE = sys.modules["cvxsae.solvers.dictionary.learn"]
+LEARNER = sys.modules["cvxsae.solvers.dictionary.learner"]
 
 
 class SlowClock:
-    """A clock on which every coding of all datapoints takes ten seconds, and nothing else takes any time."""
+    """A clock on which every coding that is finished takes ten seconds, and nothing else takes any time."""
 
     def __init__(self, monkeypatch) -> None:
         self.now, self.codings = time.perf_counter(), []  # type: ignore[var-annotated]
         encode_rows = evaluator.encode_rows  # type: ignore[attr-defined]
 
         def slow(problem, run, **options):
-            self.codings.append(self.now)
             found = encode_rows(problem, run, **options)
-            self.now += 10
+            if found.status is not Status.TIME_LIMIT:
+                self.codings.append(self.now)
+                self.now += 10
             return found
 
         for module in (evaluator, start):
@@ -57,7 +59,7 @@ def test_a_search_takes_no_step_past_its_limit(max_seconds, epochs, monkeypatch)
     )
     assert fit.status is Status.TIME_LIMIT
     late = [at for at in clock.codings if at >= began + max_seconds]
-    assert len(late) <= 3  # where stochastic steps end: both ends of the round, and the codes that are returned
+    assert len(late) <= 1  # the codes that are returned, for which time was set aside
     assert_sound(fit)
 
 
@@ -129,6 +131,30 @@ def test_interrupted_at_its_last_penalty_a_path_is_returned(monkeypatch):
     assert [fit.lam for fit in fits] == [0.4, 0.2]
     assert fits[-1].status is Status.INTERRUPTED
     assert_sound(fits[-1])
+
+
+@pytest.mark.parametrize("epochs", [0, 3])
+def test_what_cannot_be_coded_in_time_has_zero_codes_and_says_so(epochs, monkeypatch):
+    monkeypatch.setattr(LEARNER, "GRACE", 0.0)
+    fit = learn_dictionary(planted(n=1100), 6, LAM, max_seconds=1e-9, epochs=epochs)
+    assert fit.status is Status.TIME_LIMIT
+    assert not fit.encoding.done.any()
+    assert fit.codes.nnz == 0
+    assert_sound(fit)
+
+
+def test_after_an_interrupt_no_time_is_left_for_codes(monkeypatch):
+    clock = SlowClock(monkeypatch)
+
+    def interrupt_third(record):
+        if record.iteration == 2:
+            clock.codings.clear()
+            raise KeyboardInterrupt
+
+    fit = learn_dictionary(planted(n=1100), 6, LAM, epochs=3, callback=interrupt_third)
+    assert fit.status is Status.INTERRUPTED
+    assert len(clock.codings) <= 2  # one end of the stochastic steps, and the point returned, each begun in time
+    assert_sound(fit)
 
 
 # ---------------------------------------------------------------- options are honored or refused

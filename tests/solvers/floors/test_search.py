@@ -223,6 +223,14 @@ def test_no_time_still_gives_a_floor(rng):
     assert certify(floor).is_certified
 
 
+def test_without_time_datapoints_are_paired_as_they_come(rng):
+    """Partners that lie far apart make a better floor; any make a true one."""
+    X = problems.gaussian(rng, 60, 4)
+    floors = [width_floor(X, 6, 0.1, max_seconds=limit) for limit in (None, 1e-6)]
+    assert floors[1].value <= floors[0].value
+    assert all(certify(floor).is_certified for floor in floors)
+
+
 @pytest.mark.slow
 def test_many_points_take_the_subspace_iteration(rng, monkeypatch):
     X = unit(rng.normal(size=(200, 6)))
