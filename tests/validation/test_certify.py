@@ -688,7 +688,10 @@ def test_a_learned_dictionary_is_an_answer(fit):
     assert violation is not None
     assert violation.condition == "‖r_n‖ ≤ λ at every width"
     wider = np.vstack([fit.dictionary, violation.direction])  # the atom to grow by
-    assert cvxsae.encode(fit.problem.X, wider, fit.problem.lam, bias=fit.bias).value < fit.value * (1 - 1e-6)
+    X, lam, bias = fit.problem.X, fit.problem.lam, fit.problem.bias
+    begun = cvxsae.encode(X, wider, lam, bias=fit.bias).value
+    assert begun < fit.value * (1 - 1e-6)
+    assert cvxsae.learn_dictionary(X, len(wider), lam, bias=bias, init=wider, max_steps=5).value < begun
 
 
 def test_a_learned_dictionary_that_claims_too_much(fit):
