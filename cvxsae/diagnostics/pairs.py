@@ -137,7 +137,6 @@ def scan_pairs(
 
 def identity_score(statistics: FeatureStatistics, block: PairBlock) -> np.ndarray:
     """|cos(d_j, d_k) − E_k[ρ_j]|: by how much (2) fails."""
-    del statistics
     return np.abs(block.cosine - block.expected)
 
 

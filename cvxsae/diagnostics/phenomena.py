@@ -52,7 +52,6 @@ _SPECTRUM = 20
 
 def absorption_score(statistics: FeatureStatistics, block: PairBlock) -> np.ndarray:
     """``(1 − P_k(j)) · min(carried, 1)`` where ``cos(d_j, d_k) > 0``: j's direction is there, but j is silent."""
-    del statistics
     present = np.clip(np.where(np.isnan(block.carried), 0, block.carried), 0, 1)
     return np.where(block.cosine > _ORTHOGONAL, (1 - np.clip(block.cofiring, 0, 1)) * present, -np.inf)
 

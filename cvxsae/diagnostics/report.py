@@ -125,8 +125,8 @@ class OptimalityReport:
 
     @cached_property
     def objections(self) -> tuple[str, ...]:
-        """One sentence for each condition of a local optimum that this dictionary does not satisfy."""
-        return tuple(_objections(self))
+        """One sentence for each condition of a local optimum that this dictionary fails, the most basic first."""
+        return (*_first_order(self), *_structure(self))
 
     def worst_features(self, count: int = 10) -> pd.DataFrame:
         """The features that are farthest from stationarity for certain (``at_least``); those that seldom fire last."""
@@ -178,7 +178,25 @@ class OptimalityReport:
 
     def to_dict(self, count: int = 20) -> dict[str, Any]:
         """Ready for JSON: the summary, the objections, and the first ``count`` rows of every table."""
-        return _report_dict(self, count)
+        splits = self.predicted_splits(count)
+        scores = zip(splits.index.tolist(), splits["split_score"].tolist(), strict=True)
+        return {
+            **self.summary(),
+            "objections": list(self.objections),
+            "residuals": self.residuals.to_dict(),
+            "worst_features": _records(self.worst_features(count)),
+            "predicted_splits": [
+                {"feature": k, "split_score": score, "tokens": [side.tolist() for side in self.split_tokens(k)]}
+                for k, score in scores
+                if score > 0
+            ],
+            "pairs": _records(self.pairs.head(count)),
+            "absorbed": _records(self.absorbed.head(count)),
+            "antipodes": _records(self.antipodes.head(count)),
+            "duplicates": _records(self.duplicates.head(count)),
+            "second_order": None if self.second_order is None else self.second_order.to_dict(),
+            "noiseless": None if self.noiseless is None else _cone_summary(self.noiseless, self.noiseless_error),
+        }
 
     def figure(self) -> Figure:
         """Six panels: densities, stationarity, the identity (2), split scores, residual lengths, spectrum."""
@@ -189,11 +207,6 @@ class OptimalityReport:
 
 
 # ------------------------------------------------------------------------------------------ words and JSON
-
-
-def _objections(report: OptimalityReport) -> list[str]:
-    """One sentence for each condition of a local optimum that fails, the most basic first."""
-    return [*_first_order(report), *_structure(report)]
 
 
 def _first_order(report: OptimalityReport) -> list[str]:
@@ -274,29 +287,6 @@ def _lines(report: OptimalityReport) -> list[str]:
         holds = report.noiseless.holds
         text.append(f"  cone condition {int(holds.sum())} of {len(holds)} features (T6)")
     return [*text, *(f"  {sentence}" for sentence in report.objections)]
-
-
-def _report_dict(report: OptimalityReport, count: int) -> dict[str, Any]:
-    """The summary, the objections, and the first ``count`` rows of every table, for JSON."""
-    splits = report.predicted_splits(count)
-    scores = zip(splits.index.tolist(), splits["split_score"].tolist(), strict=True)
-    return {
-        **report.summary(),
-        "objections": list(report.objections),
-        "residuals": report.residuals.to_dict(),
-        "worst_features": _records(report.worst_features(count)),
-        "predicted_splits": [
-            {"feature": k, "split_score": score, "tokens": [side.tolist() for side in report.split_tokens(k)]}
-            for k, score in scores
-            if score > 0
-        ],
-        "pairs": _records(report.pairs.head(count)),
-        "absorbed": _records(report.absorbed.head(count)),
-        "antipodes": _records(report.antipodes.head(count)),
-        "duplicates": _records(report.duplicates.head(count)),
-        "second_order": None if report.second_order is None else report.second_order.to_dict(),
-        "noiseless": None if report.noiseless is None else _cone_summary(report.noiseless, report.noiseless_error),
-    }
 
 
 def _cone_summary(cone: ConeCondition, error: float) -> dict[str, Any]:

@@ -77,13 +77,8 @@ class SecondOrder:
         """Ready for JSON."""
         return {
             "least_eigenvalue": self.least.eigenvalue,
-            "residual": self.least.residual,
-            "curvature": self.least.curvature,
-            "converged": self.least.converged,
-            "gradient_norm": self.gradient_norm,
-            "least_code": self.least_code,
-            "least_slack": self.least_slack,
-            "singular": self.singular,
+            **{name: getattr(self.least, name) for name in ("residual", "curvature", "converged")},
+            **{name: getattr(self, name) for name in ("gradient_norm", "least_code", "least_slack", "singular")},
             "is_regular": self.is_regular,
             "is_positive": self.is_positive,
         }

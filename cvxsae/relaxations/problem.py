@@ -258,7 +258,6 @@ class Problem(ABC):
 
     def polar(self, Y: Float[torch.Tensor, "N d"], proof: CopositivityProof | None = None) -> float:
         """An upper bound of the polar gauge of Y (exact but for rounding wherever the problem has a formula)."""
-        del proof
         rows = self.row_polars(Y)
         if rows is None:
             raise NotImplementedError
@@ -283,9 +282,7 @@ class Problem(ABC):
         otherwise all by one factor. What rounding can hide of the polar, ``2dε‖y_n‖``, is added to it first, so the
         result is feasible in exact arithmetic.
         """
-        Y = Y.to(torch.float64)
-        if self.bias_is_free:
-            Y = Y - self._mean_row(Y)
+        Y = self.centered(Y.to(torch.float64))
         limit = self.lam * (1 - 4 * self.dim * EPS)
         slack = 2 * self.dim * EPS * torch.linalg.vector_norm(Y, dim=1)
         rows = None if self.bias_is_free else self.row_polars(Y)
@@ -302,6 +299,10 @@ class Problem(ABC):
         excess = self._largest(max(0.0, self.polar(Y, proof) / self.lam - 1))
         drift = float(torch.linalg.vector_norm(self._mean_row(Y))) / self.lam if self.bias_is_free else 0.0
         return excess, drift
+
+    def centered(self, Y: Float[torch.Tensor, "N d"]) -> Float[torch.Tensor, "N d"]:
+        """Y less the mean of its rows if the bias is free, as every dual point must be."""
+        return Y - self._mean_row(Y) if self.bias_is_free else Y
 
     def _mean_row(self, Y: Float[torch.Tensor, "N d"]) -> Float[torch.Tensor, " d"]:
         """The mean of the rows of all processes."""

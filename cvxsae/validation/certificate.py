@@ -35,13 +35,7 @@ class Violation:
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
-        return {
-            "condition": self.condition,
-            "excess": self.excess,
-            "datapoint": self.datapoint,
-            "atom": self.atom,
-            "direction": self.direction.tolist(),
-        }
+        return {**vars(self), "direction": self.direction.tolist()}
 
     def __str__(self) -> str:
         places = [f"{name} {index}" for name in ("datapoint", "atom") if (index := getattr(self, name)) is not None]

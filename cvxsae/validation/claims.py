@@ -53,17 +53,14 @@ class Claims:
 
     def with_dual(self, problem: Problem) -> Candidate:
         """The candidate, with the dual point its lower bound is computed from."""
-        del problem
         return self.answer
 
     def objections(self, problem: Problem, value: float, lower_bound: float) -> list[str]:
         """What is claimed and not so."""
-        del problem, value, lower_bound
         return []
 
     def facts(self, problem: Problem) -> dict[str, float]:
         """Fields of the certificate that only this kind of answer has."""
-        del problem
         return {}
 
 

@@ -113,7 +113,7 @@ class LargeDictionary(Problem):
         Re-centered if the bias is free; for up to ``POLAR_POINTS`` datapoints P is improved by an accelerated
         projection, beyond that it is the one-shot choice.
         """
-        Y = residual - residual.mean(dim=0) if self.bias_is_free else residual
+        Y = self.centered(residual)
         rounds = POLAR_ITERATIONS if len(Y) <= POLAR_POINTS else 0
         bounds = self.penalty.matrix_polar(Y, proof=proof, iterations=rounds, target=self.lam)
         shrink = min(1.0, self.lam / bounds.upper) if bounds.upper > 0 else 1.0

@@ -195,7 +195,6 @@ class WideLimit(Problem):
 
     def objections(self, candidate: Candidate) -> list[str]:
         """Any unit-norm dictionary will do: the wide limit has no width."""
-        del candidate
         return []
 
     def row_polars(self, Y: Float[torch.Tensor, "n d"]) -> Float[torch.Tensor, " n"]:

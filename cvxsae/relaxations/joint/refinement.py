@@ -31,23 +31,9 @@ _GATHER_ENTRIES = {"cpu": 2**20, "cuda": 2**26}
 
 
 def refinement_gain(residuals: Residuals, lam: float, atoms: Float[torch.Tensor, "m d"]) -> Float[torch.Tensor, " m"]:
-    """How much one more atom lowers F while all other codes stay put, ``(1/N) Σ_n ½(u·r_n − λ)_+²`` (T7).
+    """How much one more unit atom lowers F while all other codes stay put, (m,): ``(1/N) Σ_n ½(u·r_n − λ)_+²`` (T7).
 
-    It is exact for that move, and a lower bound of the decrease once the other codes respond.
-
-    Parameters
-    ----------
-    residuals
-        ``r_n = x_n − b − z_n D`` as rows, (N, d), or blocks of them; at exact codes for T7 to hold.
-    lam
-        Penalty λ > 0.
-    atoms
-        Candidate atoms u of norm 1 as rows, (m, d), on the device and in the precision of the residuals.
-
-    Returns
-    -------
-    torch.Tensor
-        Gains in units of (P), (m,).
+    Exact for that move at exact codes, and a lower bound of the decrease once the other codes respond.
     """
     return _excess(residuals, lam, atoms)[0]
 
@@ -63,18 +49,8 @@ def best_new_atoms(
     """Climb :func:`refinement_gain` from many starts at once: ``u ← normalize(Σ_n (u·r_n − λ)_+ r_n)`` (T7).
 
     The gain of every start increases monotonically, for the gain is convex in u and the step maximizes its
-    linearisation. A start that no residual exceeds λ along stays where it is, with gain zero.
-
-    Parameters
-    ----------
-    residuals, lam
-        As in :func:`refinement_gain`.
-    starts
-        Directions of any non-zero norm to start from, (m, d); see :func:`residual_starts`.
-    iterations
-        Steps at most: two products with the residuals each.
-    rtol
-        Stop when no gain grew by more than this fraction in a step.
+    linearisation. A start that no residual exceeds λ along stays where it is, with gain zero. Ends after ``iterations``
+    steps of two products with the residuals, or when no gain grew by more than ``rtol``, relative.
 
     Returns
     -------
@@ -114,8 +90,7 @@ def residual_starts(
     if others > 0:
         rng = np.random.default_rng(seed)
         chosen += [int(n) for n in rng.choice(len(weights), size=others, replace=False, p=weights / weights.sum())]
-    rows = residuals[torch.tensor(chosen, device=residuals.device)]
-    return _normalized(rows)
+    return _normalized(residuals[torch.tensor(chosen, device=residuals.device)])
 
 
 def split_scores(
@@ -132,29 +107,11 @@ def split_scores(
     """How fast F falls when an atom splits in two, and along which direction (T8, equation 4).
 
     ``s_k(v) = (1/N) Σ_n z_nk |v·r_n|``, maximized over ``‖v‖ = 1``, ``v ⊥ d_k`` by the monotone iteration
-    ``v ← normalize(Σ_n z_nk sign(v·r_n) r_n^⊥)`` from several starts (an L1-PCA). Replacing ``d_k`` by
-    ``normalize(d_k ± εv)`` lowers F by ``ε s_k + O(ε²)`` at exact codes. The score is attained by the direction
-    returned, so it is a lower bound of the best one; zero means that all residuals of k's datapoints are parallel
-    to ``d_k``.
-
-    Parameters
-    ----------
-    residuals
-        ``r_n`` as rows, (N, d), any device; the work is done there and in this precision.
-    codes
-        Sparse codes, (N, K), for atoms of norm 1.
-    dictionary
-        Atoms of norm 1, (K, d), any precision.
-    atoms
-        Which atoms to score, (k,); all of them unless given. Cost is proportional to their active codes.
-    iterations
-        Steps at most, each two products with the residuals of an atom's datapoints.
-    starts
-        The longest weighted residual, the leading direction of the weighted covariance, and random ones.
-    rtol
-        Stop when no score grew by more than this fraction in a step.
-    seed
-        Of the random starts.
+    ``v ← normalize(Σ_n z_nk sign(v·r_n) r_n^⊥)`` (an L1-PCA) from the longest weighted residual, the leading direction
+    of the weighted covariance and random ones, ``starts`` in all, until no score grows by more than ``rtol``. Replacing
+    ``d_k`` by ``normalize(d_k ± εv)`` lowers F by ``ε s_k + O(ε²)`` at exact codes. The score is attained by the
+    direction returned, so it is a lower bound of the best one; zero means that all residuals of k's datapoints are
+    parallel to ``d_k``. The cost is proportional to the active codes of ``atoms``, which are all unless given.
 
     Returns
     -------
@@ -184,8 +141,7 @@ def split_atom(
     dictionary: Float[torch.Tensor, "K d"], atom: int, direction: Float[torch.Tensor, " d"], step: float
 ) -> Float[torch.Tensor, "K1 d"]:
     """Replace atom k by ``normalize(d_k + εv)`` and add ``normalize(d_k − εv)`` as the last row (T8)."""
-    pair = torch.stack([dictionary[atom] + step * direction, dictionary[atom] - step * direction])
-    pair = _normalized(pair)
+    pair = _normalized(torch.stack([dictionary[atom] + step * direction, dictionary[atom] - step * direction]))
     return torch.cat([dictionary[:atom], pair[:1], dictionary[atom + 1 :], pair[1:]])
 
 

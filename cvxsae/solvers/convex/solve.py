@@ -37,16 +37,6 @@ REFERENCE = "reference"
 """What ``solver`` calls the conic solver."""
 
 
-def _fits(problem: Any, device: torch.device) -> None:
-    """No objection."""
-    del problem, device
-
-
-def _always(problem: Any) -> bool:
-    del problem
-    return True
-
-
 @dataclass(frozen=True)
 class Method:
     """One row of the table: a way to solve the problems of one type.
@@ -70,8 +60,8 @@ class Method:
     name: str
     problem: type[Any]
     run: Callable[[Any, float, Run], Solution]
-    why_not: Callable[[Any, torch.device], str | None] = _fits
-    is_worthwhile: Callable[[Any], bool] = _always
+    why_not: Callable[[Any, torch.device], str | None] = lambda problem, device: None
+    is_worthwhile: Callable[[Any], bool] = lambda problem: True
     has_steps: bool = True
 
 
@@ -124,22 +114,18 @@ def _loop(make: Callable[[float], Any]) -> Callable[[Any, float, Run], Solution]
 
 
 def _bias_is_free(problem: SparseCodes, device: torch.device) -> str | None:
-    del device
     return "works datapoint by datapoint, and a free bias couples them" if problem.bias_is_free else None
 
 
 def _not_on_cpu(problem: CandidateDictionary, device: torch.device) -> str | None:
-    del problem
     return None if device.type == "cpu" else f"is compiled for CPUs, and device is {str(device)!r}"
 
 
 def _atoms_cost(problem: LargeDictionary, device: torch.device) -> str | None:
-    del device
     return f"solves atom_cost 0, and atom_cost is {problem.atom_cost:g}" if problem.atom_cost else None
 
 
 def _atoms_are_free(problem: LargeDictionary, device: torch.device) -> str | None:
-    del device
     return None if problem.atom_cost else "needs a positive atom_cost, and at 0 the problem is the wide limit"
 
 

@@ -108,7 +108,6 @@ class WideLimitNewton:
 
     def bounds(self, problem: WideLimit, state: NewtonState) -> tuple[float, float]:
         """Value and lower bound, both from the pass already made."""
-        del problem
         return state.scan.value, state.scan.lower_bound
 
     def finish(self, problem: WideLimit, state: NewtonState) -> Candidate:

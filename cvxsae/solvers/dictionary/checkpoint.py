@@ -40,16 +40,7 @@ NORM_TOLERANCE = 1e-9
 KIND = "a search for a dictionary"
 """What the folder holds, in words."""
 
-
-_OF_POLISH = (
-    "idle",
-    "least_residual",
-    "least_curvature",
-    "last_moves",
-    "value_at_moves",
-    "is_settled",
-    "is_stuck",
-)
+_OF_POLISH = ("idle", "least_residual", "least_curvature", "last_moves", "value_at_moves", "is_settled", "is_stuck")
 
 
 class Checkpoint:

@@ -95,7 +95,6 @@ class Learner:
 
     def init(self, problem: JointProblem, device: torch.device) -> State:
         """Zero codes at the start, or the state that was kept."""
-        del device
         if self.resumed is not None:
             return self.resumed
         dictionary, offset = self.start
@@ -110,7 +109,6 @@ class Learner:
 
     def step(self, problem: JointProblem, state: State) -> State:
         """One minibatch, one descent step, or one round of moves; nothing where the deadline came before its end."""
-        del problem
         try:
             with threadpool_limits(limits=1, user_api="blas"):
                 after = replace(self._step(state), step=state.step + 1)
@@ -122,7 +120,6 @@ class Learner:
 
     def bounds(self, problem: JointProblem, state: State) -> tuple[float, float]:
         """The value at the codes at hand (of the last full evaluation), and the lower bound of every width."""
-        del problem
         return state.value, self.evaluator.summary.lower_bound
 
     def verdict(self, problem: JointProblem, state: State) -> Status | None:
@@ -140,7 +137,6 @@ class Learner:
 
     def finish(self, problem: JointProblem, state: State) -> Candidate:
         """Dictionary and bias; the caller codes the data once more and certifies that."""
-        del problem
         return Candidate(bias=self.evaluator.bias(state.offset).numpy(), dictionary=state.dictionary.cpu().numpy())
 
     def info(self, state: State) -> dict[str, Any]:

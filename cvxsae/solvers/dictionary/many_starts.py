@@ -6,7 +6,7 @@ starts together costs less than one search, and the best of them is where the se
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -54,29 +54,34 @@ class ManyStarts:
         ``points`` are data as seen from the origin. Other starts are directions of datapoints, seen from the origin or,
         if the bias is free, from another datapoint.
         """
-        rows, dim = points, points.shape[1]
-        drawn = rng.integers(0, len(rows), (self.count, len(given) + 1))
-        centers = rows[drawn[:, -1]] * torch.from_numpy(rng.random((self.count, 1)) < 1 / 2)
-        offsets = torch.cat([rows.new_zeros((1, dim)), centers if bias_is_free else torch.zeros_like(centers)])
-        directions = rows[drawn[:, :-1]] - offsets[1:, None]
+        drawn = rng.integers(0, len(points), (self.count, len(given) + 1))
+        centers = points[drawn[:, -1]] * torch.from_numpy(rng.random((self.count, 1)) < 1 / 2)
+        centers = centers if bias_is_free else torch.zeros_like(centers)
+        directions = points[drawn[:, :-1]] - centers[:, None]
         noise = torch.from_numpy(rng.standard_normal(directions.shape))
         directions = torch.where(torch.linalg.vector_norm(directions, dim=2, keepdim=True) > 0, directions, noise)
         atoms = torch.cat([given[None], torch.nn.functional.normalize(directions, dim=2, eps=0)])
+        starts = Starts(points, lam, atoms, torch.cat([torch.zeros_like(points[:1]), centers]), self.parallel)
         for _ in range(self.iterations):
-            atoms, offsets = self._alternate(rows, atoms, offsets, lam, bias_is_free=bias_is_free)
-        values = self._values(rows, atoms, offsets, lam)
-        best = int(values.argmin())
-        return atoms[best], offsets[best]
+            starts = starts.improved(bias_is_free=bias_is_free)
+        best = int(starts.values().argmin())
+        return starts.atoms[best], starts.offsets[best]
 
-    def _codes(
-        self,
-        rows: Float64[torch.Tensor, "n d"],
-        atoms: Float64[torch.Tensor, "m K d"],
-        offsets: Float64[torch.Tensor, "m d"],
-        lam: float,
-    ) -> Float64[torch.Tensor, "m n K"]:
+
+@dataclass(frozen=True)
+class Starts:
+    """Dictionaries of one or two atoms with their offsets, for the same points."""
+
+    points: Float64[torch.Tensor, "n d"]
+    lam: float
+    atoms: Float64[torch.Tensor, "m K d"]
+    offsets: Float64[torch.Tensor, "m d"]
+    parallel: float = ManyStarts.parallel
+
+    def codes(self) -> Float64[torch.Tensor, "m n K"]:
         """Exact codes at every start: both atoms where both codes are positive, else the better of one alone."""
-        pull = rows @ atoms.mT - (offsets[:, None] @ atoms.mT) - lam
+        atoms = self.atoms
+        pull = self.points @ atoms.mT - (self.offsets[:, None] @ atoms.mT) - self.lam
         if atoms.shape[1] == 1:
             return pull.clamp(min=0)
         cosine = (atoms[:, 0] * atoms[:, 1]).sum(dim=1)[:, None, None]
@@ -86,36 +91,22 @@ class ManyStarts:
         alone = pull.clamp(min=0) * torch.cat([first, 1 - first], dim=2)
         return torch.where((both > 0).all(dim=2, keepdim=True) & (apart > self.parallel), both, alone)
 
-    def _alternate(
-        self,
-        rows: Float64[torch.Tensor, "n d"],
-        atoms: Float64[torch.Tensor, "m K d"],
-        offsets: Float64[torch.Tensor, "m d"],
-        lam: float,
-        *,
-        bias_is_free: bool,
-    ) -> tuple[Float64[torch.Tensor, "m K d"], Float64[torch.Tensor, "m d"]]:
+    def values(self) -> Float64[torch.Tensor, " m"]:
+        """F of every start, mean over the points."""
+        codes = self.codes()
+        residuals = self.points - self.offsets[:, None] - codes @ self.atoms
+        return (residuals.square().sum(dim=2) / 2 + self.lam * codes.sum(dim=2)).mean(dim=1)
+
+    def improved(self, *, bias_is_free: bool) -> Starts:
         """Codes, then one atom after the other, then the offset."""
-        codes = self._codes(rows, atoms, offsets, lam)
-        products, crosses, mass = codes.mT @ codes, codes.mT @ rows, codes.sum(dim=1)
-        atoms = atoms.clone()
+        points, codes = self.points, self.codes()
+        products, crosses, mass = codes.mT @ codes, codes.mT @ points, codes.sum(dim=1)
+        atoms, offsets = self.atoms.clone(), self.offsets
         for k in range(atoms.shape[1]):
             target = crosses[:, k] - mass[:, k, None] * offsets - (products[:, k, None] @ atoms)[:, 0]
             target = target + products[:, k, k, None] * atoms[:, k]
             length = torch.linalg.vector_norm(target, dim=1, keepdim=True)
             atoms[:, k] = torch.where(length > 0, target / length, atoms[:, k])
         if bias_is_free:
-            offsets = (rows.sum(dim=0) - (mass[:, None] @ atoms)[:, 0]) / len(rows)
-        return atoms, offsets
-
-    def _values(
-        self,
-        rows: Float64[torch.Tensor, "n d"],
-        atoms: Float64[torch.Tensor, "m K d"],
-        offsets: Float64[torch.Tensor, "m d"],
-        lam: float,
-    ) -> Float64[torch.Tensor, " m"]:
-        """F of every start, mean over the rows."""
-        codes = self._codes(rows, atoms, offsets, lam)
-        residuals = rows - offsets[:, None] - codes @ atoms
-        return (residuals.square().sum(dim=2) / 2 + lam * codes.sum(dim=2)).mean(dim=1)
+            offsets = (points.sum(dim=0) - (mass[:, None] @ atoms)[:, 0]) / len(points)
+        return replace(self, atoms=atoms, offsets=offsets)

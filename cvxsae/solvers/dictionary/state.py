@@ -157,13 +157,7 @@ class SearchState:
     @property
     def at_hand(self) -> dict[str, Any]:
         """What the state of another stage takes over."""
-        return {
-            "dictionary": self.dictionary,
-            "offset": self.offset,
-            "value": self.value,
-            "step": self.step,
-            "counts": self.counts,
-        }
+        return {name: getattr(self, name) for name in ("dictionary", "offset", "value", "step", "counts")}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,7 +38,6 @@ def wide_limit(cell: CellInput, *, tol: Annotated[float, POSITIVE] = 1e-9) -> Ou
 
 def floor_for(numbers: Mapping[str, Any], n_atoms: int | None) -> Bound | None:
     """Of every width."""
-    del n_atoms
     return Bound(numbers["lower_bound"], "T9", None)
 
 

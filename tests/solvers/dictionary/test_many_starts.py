@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from cvxsae import encode, learn_dictionary
-from cvxsae.solvers.dictionary.many_starts import ManyStarts
+from cvxsae.solvers.dictionary.many_starts import Starts
 from cvxsae.solvers.dictionary.spheres import random_directions
 
 
@@ -19,8 +19,8 @@ def test_codes_and_values_are_those_of_encode(width):
     rng, X = np.random.default_rng(0), data(1, 40, 3)
     atoms = np.stack([random_directions(width, 3, rng) for _ in range(5)])
     atoms[0] = atoms[0, :1]  # the same atom twice
-    offsets, starts = rng.standard_normal((5, 3)), ManyStarts()
-    found = starts._values(*(torch.from_numpy(array) for array in (X, atoms, offsets)), 0.3)  # type: ignore[arg-type, call-arg]
+    offsets = rng.standard_normal((5, 3))
+    found = Starts(torch.from_numpy(X), 0.3, torch.from_numpy(atoms), torch.from_numpy(offsets)).values()
     for number in range(5):
         exact = encode(X, atoms[number], 0.3, bias=offsets[number], tol=1e-12)
         assert float(found[number]) == pytest.approx(exact.value, rel=1e-9)
@@ -37,7 +37,7 @@ def test_it_ends_at_the_optimum_of_a_grid(width, seed, ratio):
     grid = circle[:, None] if width == 1 else np.stack([circle.repeat(120, 0), np.tile(circle, (120, 1))], axis=1)
     atoms, offsets = torch.from_numpy(grid), torch.zeros((len(grid), 2), dtype=torch.float64)
     parts = zip(atoms.split(2400), offsets.split(2400), strict=True)
-    values = [ManyStarts()._values(torch.from_numpy(X), *part, lam) for part in parts]
+    values = [Starts(torch.from_numpy(X), lam, *part).values() for part in parts]
     fit = learn_dictionary(X, width, lam, bias=None, stationarity=1e-6)
     assert fit.value <= float(torch.cat(values).min()) * (1 + 1e-9)
 

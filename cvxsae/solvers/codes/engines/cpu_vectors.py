@@ -6,7 +6,6 @@ shorter, LLVM splits the vectors.
 """
 
 # numba passes types and LLVM values; what a generator does not need of them it still has to accept.
-# ruff: noqa: ARG001
 
 from __future__ import annotations
 

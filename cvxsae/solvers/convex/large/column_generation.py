@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from cvxsae.relaxations.convex.tidy import factor_of, tidy
 from cvxsae.relaxations.solution import Status, relative_gap
 from cvxsae.solvers.convex.candidates.block_descent import BlockDescent
 from cvxsae.solvers.convex.large.factorized import Factorized, FactorState
-from cvxsae.solvers.convex.large.relaxation import DualPoint, best_multiple
+from cvxsae.solvers.convex.large.relaxation import DualPoint, Patience, best_multiple
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -83,8 +83,8 @@ class DirectionsState:
         The best dictionary and codes so far, with their value per datapoint.
     dual
         The best dual point so far, by its exact polar.
-    rounds, idle, mark
-        Rounds done; rounds since the gap last shrank by a tenth, and the gap then.
+    patience
+        With the gap, in rounds.
     cells
         Cells of the sphere examined by the last branch and bound.
     """
@@ -93,9 +93,7 @@ class DirectionsState:
     codes: np.ndarray
     best: tuple[float, Candidate]
     dual: DualPoint
-    rounds: int = 0
-    idle: int = 0
-    mark: float = math.inf
+    patience: Patience = field(default_factory=Patience)
     cells: int = 0
 
     @property
@@ -104,6 +102,7 @@ class DirectionsState:
         return relative_gap(self.best[0], self.dual.bound)
 
 
+@dataclass(frozen=True)
 class Directions:
     """Column generation over the circle or the sphere; in d ≤ 3 both halves of the problem are within reach.
 
@@ -123,20 +122,18 @@ class Directions:
         A factor B (N, K) to begin at the atoms of.
     """
 
+    tol: float = 1e-6
+    warm: torch.Tensor | None = None
+
     name = "directions"
     default_iterations = 40
     first_check = 1
     patience = 10**9
 
-    def __init__(self, tol: float = 1e-6, warm: torch.Tensor | None = None) -> None:
-        self.tol, self.warm = tol, warm
-        self.descent = Factorized(_DESCENT)
-
     def init(self, problem: LargeDictionary, device: torch.device) -> DirectionsState:
         """Directions without codes."""
-        del device
         atoms = even_directions(problem.dim, _COARSE[problem.dim])
-        offsets = _offsets(problem)
+        offsets = _data(problem) - problem.starting_bias()
         if self.warm is not None:
             point = problem.from_factor(self.warm.numpy())
             assert point.dictionary is not None
@@ -157,24 +154,17 @@ class Directions:
         best = min(
             state.best, *((problem.primal_value(point), point) for point in (fixed, moved)), key=lambda pair: pair[0]
         )
-        state = replace(state, best=best, rounds=state.rounds + 1)
+        state = replace(state, best=best)
         atoms = np.asarray(moved.dictionary)
         codes = np.asarray(moved.codes).T
-        for Y in (_centered(problem, problem.residual(moved)), residual):
+        for Y in (problem.centered(problem.residual(moved)), residual):
             polar, new = _peaks(problem, Y, 1 + _EXCESS * self.tol)
             within_reach = relative_gap(best[0], best_multiple(problem, _data(problem), Y, None, polar).bound)
             if within_reach <= max(self.tol, _WITHIN_REACH * state.gap):
                 state = _proved(problem, state, Y, self.tol)
             atoms = _with_new(atoms, new)
         codes = np.concatenate([codes, np.zeros((len(atoms) - len(codes), problem.n_points))])
-        moving = state.gap < _PROGRESS * state.mark
-        return replace(
-            state,
-            atoms=atoms,
-            codes=codes,
-            idle=0 if moving else state.idle + 1,
-            mark=state.gap if moving else state.mark,
-        )
+        return replace(state, atoms=atoms, codes=codes, patience=state.patience.after(state.gap, _PROGRESS))
 
     def _fixed(self, problem: LargeDictionary, state: DirectionsState) -> tuple[Candidate, torch.Tensor]:
         """The answer over the directions at hand, without those it does not use, and its residual."""
@@ -198,18 +188,16 @@ class Directions:
         if not len(atoms) or problem.n_points * len(atoms) ** 2 > _MOST_WORK:
             return point
         start = FactorState(torch.from_numpy(factor_of(problem, point)), _data(problem))
-        factor = self.descent.descended(problem, start).factor
+        factor = Factorized(_DESCENT).descended(problem, start).factor
         return tidy(problem, problem.from_factor(factor.numpy()))
 
     def bounds(self, problem: LargeDictionary, state: DirectionsState) -> tuple[float, float]:
         """The best value and the best bound so far."""
-        del problem
         return state.best[0], state.dual.bound
 
     def verdict(self, problem: LargeDictionary, state: DirectionsState) -> Status | None:
         """STALLED after five rounds without progress."""
-        del problem
-        return Status.STALLED if state.idle >= _PATIENCE else None
+        return Status.STALLED if state.patience.idle >= _PATIENCE else None
 
     def finish(self, problem: LargeDictionary, state: DirectionsState) -> Candidate:
         """The best dictionary and codes with the best dual point; the similarity of the former."""
@@ -268,11 +256,3 @@ def _proved(problem: LargeDictionary, state: DirectionsState, Y: torch.Tensor, t
 
 def _data(problem: LargeDictionary) -> torch.Tensor:
     return problem.X.to_tensor(device=torch.device("cpu"))
-
-
-def _offsets(problem: LargeDictionary) -> torch.Tensor:
-    return _data(problem) - problem.starting_bias()
-
-
-def _centered(problem: LargeDictionary, residual: torch.Tensor) -> torch.Tensor:
-    return residual - residual.mean(dim=0) if problem.bias_is_free else residual

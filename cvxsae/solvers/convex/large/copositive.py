@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,8 +10,14 @@ import torch
 from cvxsae.relaxations.proofs import SliceProof, triple_bound
 from cvxsae.relaxations.solution import Status, as_numpy, relative_gap
 from cvxsae.solvers.convex.large import copositive_admm as triples
-from cvxsae.solvers.convex.large.factorized import perturbed
-from cvxsae.solvers.convex.large.relaxation import DoublyNonnegative, DualPoint, PairState, attained, best_multiple
+from cvxsae.solvers.convex.large.relaxation import (
+    DoublyNonnegative,
+    DualPoint,
+    PairState,
+    Patience,
+    best_multiple,
+    searched,
+)
 
 if TYPE_CHECKING:
     from cvxsae.relaxations.candidate import Candidate
@@ -28,9 +34,6 @@ _PROGRESS = 0.97
 
 _MOST_BLOCKS = 40
 """Blocks at most: 2,000 steps, after which the gap no longer moves in any problem measured."""
-
-_RESTARTS = 8
-"""Descents from a perturbation of the best factor."""
 
 _FIRST_SEED = 100
 """Seed of the first: the relaxation's own perturbations have used the small ones."""
@@ -49,8 +52,10 @@ class CopositiveState:
         The splitting over the tighter cone; None before it begins.
     dual
         The best dual point so far, of either.
-    mark, idle, blocks, restarts
-        The gap when it last shrank, blocks of steps since, blocks done, restarts of the descent done.
+    patience
+        With the gap, in blocks of steps.
+    blocks, restarts
+        Blocks of steps and restarts of the descent done.
     phase
         ``"relax"``, ``"tighten"``, ``"search"`` or ``"done"``.
     """
@@ -58,8 +63,7 @@ class CopositiveState:
     pair: PairState
     tight: triples.TripleState | None
     dual: DualPoint
-    mark: float
-    idle: int = 0
+    patience: Patience = field(default_factory=Patience)
     blocks: int = 0
     restarts: int = 0
     phase: str = "relax"
@@ -70,6 +74,7 @@ class CopositiveState:
         return relative_gap(self.pair.best[0], self.dual.bound)
 
 
+@dataclass(frozen=True)
 class Copositive:
     """Solve the doubly nonnegative relaxation, tighten it by copositive proofs, then look for a better dictionary.
 
@@ -78,7 +83,7 @@ class Copositive:
        first order (:mod:`cvxsae.relaxations.proofs`) where before it could use P ≥ 0 alone.
        ``⟨E, Q⟩ ≥ 0`` is an inequality that every completely positive Q obeys; E is chosen with Y to prove the most, not
        separated from one Q after another.
-    3. Descent again from the best factor with its entries perturbed and a few sparse columns added, eight times.
+    3. Descent again from the best factor with its entries perturbed and a few sparse columns added, a few times.
 
     The solution's ``proof`` is a :class:`~cvxsae.relaxations.proofs.SliceProof`; the referee checks it in
     N eigenvalue computations. Tensors have N³ entries: for up to ``LARGEST_TRIPLES`` datapoints. Ends CERTIFIED or
@@ -88,20 +93,27 @@ class Copositive:
     ----------
     tol
         Relative gap between value and bound at which it ends.
+    restarts
+        Descents from a perturbation of the best factor.
     """
+
+    tol: float = 1e-6
+    restarts: int = 8
 
     name = "copositive"
     default_iterations = 5_000
     first_check = 1
     patience = 10**9
 
-    def __init__(self, tol: float = 1e-6) -> None:
-        self.tol, self.pair = tol, DoublyNonnegative(tol)
+    @property
+    def pair(self) -> DoublyNonnegative:
+        """What it begins with."""
+        return DoublyNonnegative(self.tol)
 
     def init(self, problem: LargeDictionary, device: torch.device) -> CopositiveState:
         """The pair's start."""
         pair = self.pair.init(problem, device)
-        return CopositiveState(pair, None, pair.dual, float("inf"))
+        return CopositiveState(pair, None, pair.dual)
 
     def step(self, problem: LargeDictionary, state: CopositiveState) -> CopositiveState:
         """One step of the pair, fifty steps of the tighter splitting, or one restart of the descent."""
@@ -125,27 +137,22 @@ class Copositive:
         polar = triple_bound(Y @ Y.T, slices, problem.atom_cost, problem.dim)
         dual = best_multiple(problem, state.pair.factors.data, Y, SliceProof(as_numpy(slices)), polar)
         state = replace(state, tight=tight, dual=state.dual.or_better(dual), blocks=state.blocks + 1)
-        moved = state.gap < _PROGRESS * state.mark
-        state = replace(state, idle=0 if moved else state.idle + 1, mark=state.gap if moved else state.mark)
-        ended = state.idle >= _PATIENCE or state.blocks >= _MOST_BLOCKS or state.gap <= self.tol
+        state = replace(state, patience=state.patience.after(state.gap, _PROGRESS))
+        ended = state.patience.idle >= _PATIENCE or state.blocks >= _MOST_BLOCKS or state.gap <= self.tol
         return replace(state, phase="search") if ended else state
 
     def _search(self, problem: LargeDictionary, state: CopositiveState) -> CopositiveState:
         """Descend from a perturbation of the best factor."""
-        found = perturbed(problem, state.pair.best[1], _FIRST_SEED + state.restarts)
-        value = attained(problem, found)
-        pair = replace(state.pair, best=(value, found)) if value < state.pair.best[0] else state.pair
+        pair = searched(problem, state.pair, _FIRST_SEED + state.restarts)
         state = replace(state, pair=pair, restarts=state.restarts + 1)
-        return replace(state, phase="done") if state.restarts >= _RESTARTS or state.gap <= self.tol else state
+        return replace(state, phase="done") if state.restarts >= self.restarts or state.gap <= self.tol else state
 
     def bounds(self, problem: LargeDictionary, state: CopositiveState) -> tuple[float, float]:
         """The best value and the best bound so far."""
-        del problem
         return state.pair.best[0], state.dual.bound
 
     def verdict(self, problem: LargeDictionary, state: CopositiveState) -> Status | None:
         """When it is done: STALLED, unless the gap says otherwise."""
-        del problem
         return Status.STALLED if state.phase == "done" else None
 
     def finish(self, problem: LargeDictionary, state: CopositiveState) -> Candidate:

@@ -15,9 +15,6 @@ from cvxsae.solvers.convex.nonnegative_lbfgs import descend
 if TYPE_CHECKING:
     from cvxsae.relaxations.candidate import Candidate
 
-_ROUND_ITERATIONS = 60
-"""Quasi-Newton iterations a round."""
-
 _ALL_DATAPOINTS = 1024
 """Datapoints up to which every one starts as a column."""
 
@@ -54,6 +51,7 @@ class FactorState:
     data: torch.Tensor
 
 
+@dataclass(frozen=True)
 class Factorized:
     """Minimize (7) over ``Q = B Bᵀ``, ``B ≥ 0``, by projected quasi-Newton, adding atoms as the dual asks.
 
@@ -63,15 +61,19 @@ class Factorized:
     when there are more than 1,024. The problem in B is not convex, but its value is an upper bound of (L) at every
     step; the certificate is T11 with an improved P. Where the doubly nonnegative relaxation is loose (up to about a
     percent) the gap cannot close and the solve ends as STALLED.
+
+    Parameters
+    ----------
+    round_iterations
+        Quasi-Newton iterations a round.
     """
+
+    round_iterations: int = 60
 
     name = "factorized"
     default_iterations = 100
     first_check = 1
     patience = 3
-
-    def __init__(self, round_iterations: int = _ROUND_ITERATIONS) -> None:
-        self.round_iterations = round_iterations
 
     def init(self, problem: LargeDictionary, device: torch.device) -> FactorState:
         """One column per datapoint (or per chosen datapoint): the optimum already for τ ≤ τ* (T12)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -39,9 +39,6 @@ _ROUNDED = 1e-7
 
 _BLOCK = 10
 """Splitting steps between two proofs: a proof costs about two steps."""
-
-_SINGLE_PRECISION_ORDER = 1500
-"""Order from which the splitting begins in float32, which is twice as fast; proofs are in float64 always."""
 
 _PATIENCE = 20
 """Blocks in a row without progress after which the splitting ends."""
@@ -79,6 +76,18 @@ class DualPoint:
 
 
 @dataclass(frozen=True)
+class Patience:
+    """The gap when it last moved, and the checks since."""
+
+    mark: float = math.inf
+    idle: int = 0
+
+    def after(self, gap: float, share: float) -> Patience:
+        """After a check; a gap above this share of the mark has not moved."""
+        return Patience(gap) if gap < share * self.mark else Patience(self.mark, self.idle + 1)
+
+
+@dataclass(frozen=True)
 class Relaxed:
     """The best doubly nonnegative Q so far, feasible, and its value in (7), per datapoint."""
 
@@ -100,8 +109,10 @@ class PairState:
         The splitting's iterate and its data; None before it begins.
     dual, relaxed
         The best dual point and the best relaxed Q so far.
-    rounds, idle, mark
-        Rounds in this phase; splitting rounds since the solver's gap last shrank by a tenth, and the gap then.
+    rounds
+        In this phase.
+    patience
+        With the solver's gap, in rounds of the splitting.
     phase
         ``"descend"``, ``"split"``, ``"round"``, ``"search"`` or ``"done"``.
     closed
@@ -116,8 +127,7 @@ class PairState:
     data: splitting.ConeData | None = None
     relaxed: Relaxed | None = None
     rounds: int = 0
-    idle: int = 0
-    mark: float = math.inf
+    patience: Patience = field(default_factory=Patience)
     phase: str = "descend"
     closed: bool = False
 
@@ -132,14 +142,14 @@ class PairState:
         return relative_gap(self.relaxed_value, self.dual.bound)
 
 
+@dataclass(frozen=True)
 class DoublyNonnegative:
     """Close the solver's gap of the large dictionary, and say what the relaxation's own gap is.
 
     Three phases. *Descend*: a few rounds of :class:`Factorized` give a dictionary and codes, hence an upper bound and
     a starting point. *Split*: :mod:`~cvxsae.solvers.convex.large.admm` solves the doubly nonnegative relaxation from
-    there;
-    every ten steps its dual point is made feasible (T11, :func:`pencil_bound`) and its Q too, until the two values are
-    within ``tol`` of each other. *Round*: a dictionary and codes are read off Q (nonnegative pivoted
+    there; every ten steps its dual point is made feasible (T11, :func:`pencil_bound`) and its Q too, until the two
+    values are within ``tol`` of each other. *Round*: a dictionary and codes are read off Q (nonnegative pivoted
     Cholesky), descended on, and the better of both answers is kept; for a tol of 1e-4 or less and up to 300 datapoints
     two perturbations of it are descended on too.
 
@@ -156,20 +166,22 @@ class DoublyNonnegative:
         Relative gap at which the splitting ends.
     warm
         A factor B (N, K) to begin at; default: one atom per datapoint (T12), then the polar's directions.
+    single_precision_order
+        Order of the cone from which the splitting begins in float32, which is twice as fast; proofs are in float64.
     """
+
+    tol: float = 1e-6
+    warm: torch.Tensor | None = None
+    single_precision_order: int = 1500
 
     name = "splitting"
     default_iterations = 2_000
     first_check = 1
     patience = 10**9
 
-    def __init__(self, tol: float = 1e-6, warm: torch.Tensor | None = None) -> None:
-        self.tol, self.warm = tol, warm
-        self.descent, self.rounding = Factorized(), Factorized(_ROUNDING_ITERATIONS)
-
     def init(self, problem: LargeDictionary, device: torch.device) -> PairState:
         """The factorized solver's start, or the warm one."""
-        factors = self.descent.init(problem, device)
+        factors = Factorized().init(problem, device)
         if self.warm is not None:
             factors = replace(factors, factor=self.warm.to(factors.factor))
         nothing = replace(factors, factor=factors.factor[:, :0])
@@ -199,15 +211,12 @@ class DoublyNonnegative:
 
     def _search(self, problem: LargeDictionary, state: PairState) -> PairState:
         """One more descent from a perturbation of the best factor, worth 1e-6 to 1e-4 of the value."""
-        factors = perturbed(problem, state.best[1], state.rounds)
-        value = attained(problem, factors)
-        best = (value, factors) if value < state.best[0] else state.best
-        rounds = state.rounds + 1
-        return replace(state, best=best, rounds=rounds, phase="done" if rounds >= _SEARCHES else state.phase)
+        state = replace(searched(problem, state, state.rounds), rounds=state.rounds + 1)
+        return replace(state, phase="done") if state.rounds >= _SEARCHES else state
 
     def _descend(self, problem: LargeDictionary, state: PairState) -> PairState:
         quick = problem.n_points > _SMALL or state.phase == "descend"
-        descent = self.descent if quick else self.rounding
+        descent = Factorized() if quick else Factorized(_ROUNDING_ITERATIONS)
         factors = descent.step(problem, state.factors)
         value = attained(problem, factors)
         best = (value, factors) if value < state.best[0] else state.best
@@ -217,8 +226,8 @@ class DoublyNonnegative:
     def _begin_split(self, problem: LargeDictionary, state: PairState) -> PairState:
         factors = state.best[1]
         data = _cone_data(problem, state)
-        order = sum(data.data.shape)
-        data = data.to(torch.float32) if order >= _SINGLE_PRECISION_ORDER else data
+        if sum(data.data.shape) >= self.single_precision_order:
+            data = data.to(torch.float32)
         fit = fit_factor(problem, factors.factor, factors.data)
         cone = splitting.start(data, factors.factor, factors.factor @ fit.atoms, fit.atoms)
         return _evaluate(problem, replace(state, cone=cone, data=data, phase="split", rounds=0))
@@ -229,28 +238,26 @@ class DoublyNonnegative:
         for _ in range(_BLOCK):
             cone = splitting.advance(state.data, cone)
         state = _evaluate(problem, replace(state, cone=cone, rounds=state.rounds + 1))
-        idle, mark = state.idle + 1, state.mark
-        if state.solver_gap < _PROGRESS * mark:
-            idle, mark = 0, state.solver_gap
-        state = replace(state, idle=idle, mark=mark)
-        if idle >= _IMPRECISE and cone.cone.dtype == torch.float32:
-            return replace(state, cone=cone.to(torch.float64), data=_cone_data(problem, state), idle=0)
+        patience = state.patience.after(state.solver_gap, _PROGRESS)
+        state = replace(state, patience=patience)
+        if patience.idle >= _IMPRECISE and cone.cone.dtype == torch.float32:
+            again = Patience(patience.mark)
+            return replace(state, cone=cone.to(torch.float64), data=_cone_data(problem, state), patience=again)
         closed = state.solver_gap <= self.tol
-        if not closed and idle < _PATIENCE:
+        if not closed and patience.idle < _PATIENCE:
             return state
         most = most_columns(problem.n_points)
-        factors = replace(state.factors, factor=_rounded(_best_similarity(state), most))
+        assert state.relaxed is not None
+        factors = replace(state.factors, factor=_rounded(state.relaxed.similarity, most))
         state = replace(state, closed=closed, factors=factors, phase="round", rounds=0)
         return replace(state, value=attained(problem, factors))
 
     def bounds(self, problem: LargeDictionary, state: PairState) -> tuple[float, float]:
         """The best value and the best bound so far."""
-        del problem
         return state.best[0], state.dual.bound
 
     def verdict(self, problem: LargeDictionary, state: PairState) -> Status | None:
         """When it is done: RELAXED if the solver's gap is within tol, STALLED if not."""
-        del problem
         if state.phase != "done":
             return None
         return Status.RELAXED if state.closed else Status.STALLED
@@ -278,14 +285,16 @@ class DoublyNonnegative:
         }
 
 
-def _best_similarity(state: PairState) -> torch.Tensor:
-    assert state.relaxed is not None
-    return state.relaxed.similarity
-
-
 def _cone_data(problem: LargeDictionary, state: PairState) -> splitting.ConeData:
     offsets = state.factors.data - problem.starting_bias().to(state.factors.data)
     return splitting.cone_data(offsets, problem.lam, problem.atom_cost, centered=problem.bias_is_free)
+
+
+def searched(problem: LargeDictionary, state: PairState, seed: int) -> PairState:
+    """After a descent from a perturbation of the best factor."""
+    factors = perturbed(problem, state.best[1], seed)
+    value = attained(problem, factors)
+    return replace(state, best=(value, factors)) if value < state.best[0] else state
 
 
 def attained(problem: LargeDictionary, factors: FactorState) -> float:
@@ -299,9 +308,7 @@ def attained(problem: LargeDictionary, factors: FactorState) -> float:
 
 def _row_dual(problem: LargeDictionary, factors: FactorState) -> DualPoint:
     """The residual as a dual point that needs no P: by ``θ°_τ ≤ max_n ‖y_n‖``."""
-    Y = fit_factor(problem, factors.factor, factors.data).residual
-    if problem.bias_is_free:
-        Y = Y - Y.mean(dim=0)
+    Y = problem.centered(fit_factor(problem, factors.factor, factors.data).residual)
     polar = float(torch.linalg.vector_norm(Y, dim=1).max())
     return best_multiple(problem, factors.data, Y, None, polar)
 
