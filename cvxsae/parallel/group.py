@@ -172,6 +172,14 @@ class ProcessGroup:
 
     # ------------------------------------------------------------------ exchanges
 
+    @contextmanager
+    def _exchange(self) -> Iterator[None]:
+        """One exchange: whole, whatever the keyboard says, and only if all is well everywhere."""
+        with _undisturbed():
+            self._meet()
+            with self._talking():
+                yield
+
     def sum(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Each tensor summed over the processes, bit for bit the same in all; what is passed in is left alone."""
         if self.is_alone:
@@ -179,11 +187,9 @@ class ProcessGroup:
         from torch import distributed
 
         totals = tuple(tensor.clone(memory_format=torch.contiguous_format) for tensor in tensors)
-        with _undisturbed():
-            self._meet()
-            with self._talking():
-                for total in totals:
-                    distributed.all_reduce(total, group=self.handle)
+        with self._exchange():
+            for total in totals:
+                distributed.all_reduce(total, group=self.handle)
         return totals
 
     def total(self, number: float) -> float:
@@ -204,10 +210,8 @@ class ProcessGroup:
         from torch import distributed
 
         copy = tensor.clone(memory_format=torch.contiguous_format)
-        with _undisturbed():
-            self._meet()
-            with self._talking():
-                distributed.broadcast(copy, src=0, group=self.handle)
+        with self._exchange():
+            distributed.broadcast(copy, src=0, group=self.handle)
         return copy
 
     def same_number(self, number: float) -> float:
@@ -221,10 +225,8 @@ class ProcessGroup:
         from torch import distributed
 
         values: list[Any] = [None] * self.size
-        with _undisturbed():
-            self._meet()
-            with self._talking():
-                distributed.all_gather_object(values, value, group=self.handle)
+        with self._exchange():
+            distributed.all_gather_object(values, value, group=self.handle)
         return values
 
     def on_first(self, value: T, decide: Callable[[list[T]], Any]) -> Any:
@@ -234,15 +236,11 @@ class ProcessGroup:
         from torch import distributed
 
         values: list[Any] | None = [None] * self.size if self.is_first else None
-        with _undisturbed():
-            self._meet()
-            with self._talking():
-                distributed.gather_object(value, values, dst=0, group=self.handle)
+        with self._exchange():
+            distributed.gather_object(value, values, dst=0, group=self.handle)
         decided = [decide(values) if values is not None else None]
-        with _undisturbed():
-            self._meet()  # process 0 may have failed to decide
-            with self._talking():
-                distributed.broadcast_object_list(decided, src=0, group=self.handle)
+        with self._exchange():  # begins with a meeting: process 0 may have failed to decide
+            distributed.broadcast_object_list(decided, src=0, group=self.handle)
         return decided[0]
 
 

@@ -197,16 +197,8 @@ def triple_bound(gram: Float[torch.Tensor, "N N"], slices: Float[torch.Tensor, "
     """A t with ``t²(11ᵀ + τI) − YYᵀ`` copositive, proved by ``slices``; any slices give a valid one.
 
     What a slice lacks of being semidefinite is added to its diagonal; t is then the smallest for which the
-    inequality of the tensors holds, with slack for rounding.
-
-    Parameters
-    ----------
-    gram
-        YYᵀ in float64, for Y with ``dim`` columns.
-    slices
-        ``S_i``, one symmetric matrix a datapoint (only symmetric parts are used).
-    tau
-        The surcharge τ > 0.
+    inequality of the tensors holds, with slack for rounding. ``gram`` is YYᵀ in float64, for Y with ``dim``
+    columns; only the symmetric parts of the slices are used; τ > 0.
     """
     n = len(gram)
     S = (slices + slices.transpose(1, 2)) / 2

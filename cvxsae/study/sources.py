@@ -126,20 +126,9 @@ def data_file(source: str, folder: Path, name: str) -> str:
 def datapoints(source: Source, n_points: int | None, array: Activations | None = None) -> tuple[Activations, str]:
     """The first N rows of one random order, centered and scaled as asked, and the hash of rows and recipe.
 
-    Parameters
-    ----------
-    source
-        The data set.
-    n_points
-        N; None for all rows. All rows are taken in their own order.
-    array
-        The rows of a source that is an array in memory.
-
-    Returns
-    -------
-    tuple
-        The rows ``X[numpy.random.default_rng(seed).permutation(len(X))[:N]]``, whose mean and scale are their own,
-        and the SHA-256 of these rows (before they are centered and scaled) with what is done to them.
+    These are ``X[numpy.random.default_rng(seed).permutation(len(X))[:N]]``, whose mean and scale are their own, or all
+    rows in their own order (N None or all); the SHA-256 is of them before they are centered and scaled, with what is
+    done to them. ``array`` has the rows of a source that is in memory.
 
     Raises
     ------

@@ -46,16 +46,8 @@ def floor_objections(problem: JointProblem, floor: Floor, *, samples: int = SAMP
     It shares no code with :func:`~cvxsae.width_floor`. Eigenvalues are computed from all of them (their sum must be
     the trace); the inner minima are sampled at points, not bounded on intervals, so that they lie above what a sound
     floor claims, by about the width of a cell: a floor that claims more is refused.
-    Time grows as N³ in the largest part.
-
-    Parameters
-    ----------
-    problem
-        The joint problem as you know it: its data, width, λ and bias count, not the floor's.
-    floor
-        What :func:`~cvxsae.width_floor` or :func:`~cvxsae.floors.spectral_floor` returned.
-    samples
-        Points on [0, 1] at which the inner minima of T15 are sampled; eight times as many for T14.
+    Time grows as N³ in the largest part. Data, width, λ and bias are the problem's, not the floor's; ``samples``
+    are the points on [0, 1] at which the inner minima of T15 are sampled, eight times as many for T14.
     """
     misstated = _mismatch(problem, floor) + _misstated(floor, problem)
     if misstated:

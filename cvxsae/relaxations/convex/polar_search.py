@@ -45,18 +45,8 @@ def sphere_polar(
     the hull from the origin. The bound of a cell is that product; it is off by O(size²). Cells whose bound
     does not exceed the best direction found are dropped, the others halved. Rounding slack is included.
 
-    Parameters
-    ----------
-    polar
-        θ°_τ of every column, (N, K) → (K,), exact or from above.
-    Y
-        A dual point, (N, d) float64 with d ≤ 3 (rotate it into its row space first).
-    start
-        A direction's value and the direction, to prune with.
-    tol
-        Relative width of the interval at which it stops.
-    max_cells
-        Cells to examine at most; beyond that the interval is reported as it is.
+    ``polar`` is θ°_τ of every column, (N, K) → (K,), exact or from above; ``start`` is a direction's value and the
+    direction, to prune with. After ``max_cells`` cells the interval is reported as it is.
 
     Raises
     ------

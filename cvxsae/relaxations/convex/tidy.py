@@ -29,24 +29,10 @@ def tidy(problem: LargeDictionary, candidate: Candidate, *, slack: float = _WORS
     """Merge the atoms that need not be two and drop those that need not be there, at no cost in value.
 
     Two parallel atoms are never cheaper than one (θ_τ is a gauge: ``θ(z + z') ≤ θ(z) + θ(z')``), and an atom whose
-    activations are nearly zero is one the descent had not finished removing. Thresholds are tried from
-    the boldest to the most timid; each result is refitted (bias and dictionary by ridge regression, D eliminated from
-    (7)) and kept if its value is at most ``1 + slack`` times the one given.
-
-    Parameters
-    ----------
-    problem
-        The large-dictionary problem.
-    candidate
-        A dictionary (K, d) and codes (N, K).
-    slack
-        By how much of the value the result may be worse, relative: rounding by default. A larger one gives a
-        narrower dictionary that is that close to the one given.
-
-    Returns
-    -------
-    Candidate
-        With at most K atoms and at most ``1 + slack`` times the value; other arrays as they were.
+    activations are nearly zero is one the descent had not finished removing. Thresholds are tried from the boldest
+    to the most timid; each result is refitted (bias and dictionary by ridge regression, D eliminated from (7)) and
+    kept if its value is at most ``1 + slack`` times the one given: rounding by default, and a larger slack gives a
+    narrower dictionary that is that close. Other arrays of the candidate stay as they were.
     """
     if _dense(candidate).shape[1] == 0:
         return candidate

@@ -133,16 +133,8 @@ def least_costs(lengths: Float[torch.Tensor, " n"], lam: float, chosen: ZonalKer
 
     T14: no atom has ``k(d_k·v_n)² > q_n``, so ``φ(x_n) ≥ h_{λ/c}(‖x_n‖)`` with c the upper end of the cell.
     T15, for k(t) = t²: the atoms lie on a quadratic cone (:func:`cone_slopes`), and ``y = t (v + κĝ)`` is feasible
-    for ``t ≤ λ/m``, worth ``h_{λs/m}(‖x_n‖/s)`` with ``s = √(1 + κ²)``.
-
-    Parameters
-    ----------
-    lengths
-        ``‖x_n − b‖``, all above zero, (n,) float64; rounded down by the caller.
-    lam
-        Penalty λ.
-    chosen
-        The kernel.
+    for ``t ≤ λ/m``, worth ``h_{λs/m}(‖x_n‖/s)`` with ``s = √(1 + κ²)``. ``lengths`` are ``‖x_n − b‖``, all above
+    zero and rounded down by the caller.
     """
     device = lengths.device
     upper = torch.arange(1, CELLS + 1, dtype=torch.float64, device=device) / CELLS

@@ -39,16 +39,8 @@ def descend(
 
     Two-metric projection (Bertsekas 1982): entries at zero whose gradient is positive are held; on the others the step
     is the BFGS one, then everything is clipped and the step halved until the decrease is sufficient. One
-    evaluation an iteration as a rule. A local method: what it returns is worth what its value says.
-
-    Parameters
-    ----------
-    objective
-        Value and gradient at a point of ``start``'s shape.
-    start
-        Nonnegative, any shape, device and dtype.
-    iterations
-        At most so many steps; it ends earlier when no step lowers the value any more.
+    evaluation (value and gradient) an iteration as a rule; it ends early when no step lowers the value any more. A
+    local method: what it returns is worth what its value says.
     """
     # Many small vector operations: on a busy machine two threads take ten times as long as one.
     with threadpool_limits(limits=1):

@@ -272,6 +272,13 @@ def _fit(learner: Learner, outcome: Outcome[State], run: Run) -> DictionaryFit:
     )
 
 
+def width_of(fit: DictionaryFit, n_atoms: int) -> int:
+    """The width to go on at from a fit, if that is one."""
+    if not isinstance(fit, DictionaryFit):
+        raise InputError(f"fit is a {type(fit).__name__}; pass what learn_dictionary returned.")
+    return arguments.count(n_atoms, "n_atoms")
+
+
 @keywords(LearnOptions)
 def grow(
     fit: DictionaryFit,
@@ -301,9 +308,7 @@ def grow(
     InputError
         If the width is not larger, or another argument cannot be used.
     """
-    if not isinstance(fit, DictionaryFit):
-        raise InputError(f"fit is a {type(fit).__name__}; pass what learn_dictionary returned.")
-    width = arguments.count(n_atoms, "n_atoms")
+    width = width_of(fit, n_atoms)
     if width <= fit.n_atoms:
         raise InputError(f"n_atoms is {width} but the fit has {fit.n_atoms} atoms; pass a larger width.")
     options.setdefault("seed", fit.seed)

@@ -181,24 +181,8 @@ def replace_atoms(
 ) -> Replacement | None:
     """Replace atoms that are of less use than the best new atom or split would be; None where no move pays.
 
-    Parameters
-    ----------
-    sample
-        Residuals of the datapoints on which moves are judged.
-    codes
-        Codes of all datapoints, (N, K), in units of the data.
-    dictionary
-        Unit-norm atoms, (K, d).
-    lam
-        Penalty λ, in units of the data.
-    at_most
-        Moves at most, dead atoms first.
-    seed
-        Of the residuals that the search for new atoms starts from.
-    device
-        Where to search.
-    moves
-        The search for moves.
+    Moves are judged on the datapoints of ``sample``; ``codes``, (N, K), are those of all, in units of the data like λ.
+    Dead atoms go first, ``at_most`` in all. The seed is that of the residuals from which new atoms are searched for.
     """
     table = MoveTable(sample, codes, dictionary, lam)
     candidates = table.least_useful(at_most)

@@ -28,21 +28,8 @@ def removal_prices(
 ) -> Float64[np.ndarray, " K"]:
     """An upper bound on what F rises by if an atom is removed, for every atom on its own, mean per datapoint.
 
-    Parameters
-    ----------
-    points
-        Data less the bias, (N, d).
-    dictionary
-        Unit-norm atoms, (K, d).
-    codes
-        Nonnegative codes, (N, K); prices are counted from their objective, at which atoms without codes are free.
-    lam
-        Penalty λ.
-
-    Returns
-    -------
-    Float64[np.ndarray, " K"]
-        Prices in the units of (P). Negative where codes are not exact and the answer is better than they were.
+    ``points`` are data less the bias. Prices are counted from the objective at ``codes``, where atoms without codes are
+    free; they are negative where codes are not exact and the answer is better than they were.
     """
     from cvxsae.solvers.dictionary.removal_kernels import add_prices
 

@@ -17,7 +17,7 @@ from cvxsae.relaxations.convex.fixed_atoms import SparseCodes
 from cvxsae.relaxations.joint.joint import JointProblem
 from cvxsae.relaxations.solution import Status
 from cvxsae.solvers.codes.encode import encode_rows
-from cvxsae.solvers.dictionary.learn import LearnOptions, Settings, learn
+from cvxsae.solvers.dictionary.learn import LearnOptions, Settings, learn, width_of
 from cvxsae.solvers.dictionary.removal import cheapest_apart, removal_prices
 from cvxsae.solvers.dictionary.reseed import reseeded
 from cvxsae.solvers.dictionary.result import DictionaryFit
@@ -76,9 +76,7 @@ def shrink(
     InputError
         If the width is not smaller, or another argument cannot be used.
     """
-    if not isinstance(fit, DictionaryFit):
-        raise InputError(f"fit is a {type(fit).__name__}; pass what learn_dictionary returned.")
-    width = arguments.count(n_atoms, "n_atoms")
+    width = width_of(fit, n_atoms)
     if width >= fit.n_atoms:
         raise InputError(f"n_atoms is {width} but the fit has {fit.n_atoms} atoms; pass a smaller width.")
     if not fit.problem.group.is_alone:

@@ -161,15 +161,12 @@ def start(
 
 def advance(data: ConeData, state: ConeState) -> ConeState:
     """One step: the separable half, over-relaxation, the cone, the multiplier; now and then the step size."""
-    X, n, weight, rigidity = data.data, len(data.data), state.weight, state.rigidity
+    n, weight, rigidity = len(data.data), state.weight, state.rigidity
     point = state.cone - state.multiplier
     shift = data.lam / (2 * rigidity)
     argument = point[:n, :n] - shift
     argument.diagonal().sub_(shift * data.tau)
-    wanted = centered(data, weight * X - point[:n, n:])
-    fit = point[:n, n:] + wanted / (1 + 2 * rigidity * weight**2)
-    inner = point[n:, n:].clone()
-    inner.diagonal().sub_(shift / weight**2)
+    fit, inner = fit_and_corner(data, point, weight, rigidity)
     separable = blocks(argument.clamp(min=0), fit, inner)
     total = torch.add(state.multiplier, separable, alpha=_RELAXATION).add_(state.cone, alpha=1 - _RELAXATION)
     cone, rank = positive_part(total)
@@ -179,6 +176,17 @@ def advance(data: ConeData, state: ConeState) -> ConeState:
         factor = balance(_relative(separable - cone, cone), _relative(cone - state.cone, multiplier))
         multiplier, rigidity, argument = multiplier / factor, rigidity * factor, argument / factor
     return ConeState(cone, multiplier, rigidity, weight, argument, fit / weight, iteration, rank)
+
+
+def fit_and_corner(
+    data: ConeData, point: Float[torch.Tensor, "m m"], weight: float, rigidity: float
+) -> tuple[Float[torch.Tensor, "N r"], Float[torch.Tensor, "r r"]]:
+    """The separable half outside Q: V, which fits the data, and T, whose trace is charged."""
+    n = len(data.data)
+    wanted = centered(data, weight * data.data - point[:n, n:])
+    corner = point[n:, n:].clone()
+    corner.diagonal().sub_(data.lam / (2 * rigidity * weight**2))
+    return point[:n, n:] + wanted / (1 + 2 * rigidity * weight**2), corner
 
 
 def positive_part(matrix: Float[torch.Tensor, "m m"]) -> tuple[Float[torch.Tensor, "m m"], int]:

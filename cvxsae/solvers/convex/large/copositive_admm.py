@@ -18,7 +18,15 @@ import torch
 
 from cvxsae.relaxations import linalg
 from cvxsae.relaxations.proofs import pencil_bound, spread, symmetrized, unspread
-from cvxsae.solvers.convex.large.admm import ConeData, ConeState, balance, blocks, centered, positive_part
+from cvxsae.solvers.convex.large.admm import (
+    ConeData,
+    ConeState,
+    balance,
+    blocks,
+    centered,
+    fit_and_corner,
+    positive_part,
+)
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -90,7 +98,7 @@ def start(data: ConeData, state: ConeState, factor: Float[torch.Tensor, "N K"]) 
 
 def advance(data: ConeData, state: TripleState) -> TripleState:
     """One step: the subspace, over-relaxation, the cones, the multipliers; now and then the step size."""
-    X, n, weight, rigidity = data.data, len(data.data), state.weight, state.rigidity
+    n, weight, rigidity = len(data.data), state.weight, state.rigidity
     point = state.cone - state.cone_multiplier
     shift = data.lam / (2 * rigidity)
     wanted_marginal = (point[:n, :n] + point[:n, :n].T) / 2 - shift
@@ -99,10 +107,7 @@ def advance(data: ConeData, state: TripleState) -> TripleState:
     copies = state.slices - state.slice_multiplier + state.orthant - state.orthant_multiplier
     mean = symmetrized(copies) / 2
     tensor = mean + spread(unspread(wanted_marginal - mean.sum(dim=0), 2 * _COPY_WEIGHT))
-    wanted = centered(data, weight * X - point[:n, n:])
-    fit = point[:n, n:] + wanted / (1 + 2 * rigidity * weight**2)
-    inner = point[n:, n:].clone()
-    inner.diagonal().sub_(shift / weight**2)
+    fit, inner = fit_and_corner(data, point, weight, rigidity)
     halves = (blocks(tensor.sum(dim=0), fit, inner), tensor, tensor)
     before = (state.cone, state.slices, state.orthant)
     totals = [
