@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -180,11 +179,7 @@ def _mean(data: Activations) -> Float[np.ndarray, " d"]:
 
 def _unit_scale(data: Activations, shift: np.ndarray) -> float:
     center = torch.tensor(shift, device=data.device)
-    total = sum(_square_norm(data.batches(), center))
+    total = sum(float((batch - center).square().sum()) for batch in data.batches())
     if not total > 0:
         raise InputError("X is zero everywhere after the shift, so no scale makes its mean square 1; pass other data.")
     return float(np.sqrt(len(data) / total))
-
-
-def _square_norm(batches: Iterator[torch.Tensor], center: torch.Tensor) -> Iterator[float]:
-    return (float((batch - center).square().sum()) for batch in batches)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 import torch
+from jaxtyping import Float64
 
 from cvxsae.data import arguments, tensors
 from cvxsae.errors import InputError
 from cvxsae.relaxations.joint import refinement
-
-if TYPE_CHECKING:
-    from jaxtyping import Float64
 
 STARTS = 32
 """Starts of the search for new atoms, unless told otherwise: the longest residual and others drawn at random."""

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import Any, Unpack
 
+import numpy as np
 import torch
+from jaxtyping import Float64
 
 from cvxsae.data import arguments
+from cvxsae.data.activations import ActivationsLike
+from cvxsae.data.arguments import BiasLike
 from cvxsae.diagnostics.sums import CODE_TOL, at_one_bias, exact_codes
 from cvxsae.errors import InputError
 from cvxsae.parallel.context import Compute, Run, Seeded, keywords
+from cvxsae.relaxations.convex.fixed_atoms import SparseCodes
 from cvxsae.relaxations.joint.curvature import Curvature, LeastCurvature
-
-if TYPE_CHECKING:
-    import numpy as np
-    from jaxtyping import Float64
-
-    from cvxsae.data.activations import ActivationsLike
-    from cvxsae.data.arguments import BiasLike
-    from cvxsae.relaxations.convex.fixed_atoms import SparseCodes
-    from cvxsae.solvers.codes.result import Codes
+from cvxsae.solvers.codes.result import Codes
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

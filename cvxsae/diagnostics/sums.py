@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import Any, Unpack
 
 import numpy as np
+import scipy.sparse as sp
 import torch
+from jaxtyping import Float, Float64, Int64
 from tqdm import tqdm
 
 from cvxsae.data import arguments
+from cvxsae.data.activations import ActivationsLike
+from cvxsae.data.arguments import BiasLike
 from cvxsae.errors import InputError
 from cvxsae.parallel.context import Compute, Run, keywords
 from cvxsae.parallel.group import all_rows
 from cvxsae.relaxations.convex.fixed_atoms import SparseCodes
 from cvxsae.relaxations.joint.active_gram import ActiveSolver, CodePattern
+from cvxsae.solvers.codes.activity import Activity
 from cvxsae.solvers.codes.encode import decided_activity, encode_rows, relative_gap_asked, warm_codes
-
-if TYPE_CHECKING:
-    import scipy.sparse as sp
-    from jaxtyping import Float, Float64, Int64
-
-    from cvxsae.data.activations import ActivationsLike
-    from cvxsae.data.arguments import BiasLike
-    from cvxsae.solvers.codes.activity import Activity
-    from cvxsae.solvers.codes.result import Codes
+from cvxsae.solvers.codes.result import Codes
 
 CODE_TOL = 1e-12
 """Relative gap to which codes are computed before conditions are checked to 1e-6."""

@@ -16,20 +16,16 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from types import FrameType
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
 from cvxsae.data import arguments
-from cvxsae.data.activations import Activations
+from cvxsae.data.activations import Activations, ActivationsLike
 from cvxsae.data.files import read_array
 from cvxsae.errors import GroupError, InputError, reason
-
-if TYPE_CHECKING:
-    from types import FrameType
-
-    from cvxsae.data.activations import ActivationsLike
 
 T = TypeVar("T")
 

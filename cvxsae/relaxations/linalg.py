@@ -8,17 +8,18 @@ solvers turn into a status. Every function takes numpy arrays or torch tensors a
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
 from cvxsae.errors import Error
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+EPS = float(np.finfo(np.float64).eps)
+"""Spacing of float64 at 1, the unit of every rounding slack."""
 
 Array = TypeVar("Array", np.ndarray, torch.Tensor)
 

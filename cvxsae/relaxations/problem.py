@@ -17,32 +17,24 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, cast
+from typing import Any, ClassVar, Literal, TypeVar, cast
 
 import numpy as np
 import scipy.sparse
 import torch
+from jaxtyping import Float
 
 from cvxsae.data import arguments, tensors
 from cvxsae.data.activations import Activations, ActivationsLike
+from cvxsae.data.arguments import BiasLike
 from cvxsae.errors import InputError
-from cvxsae.parallel.group import group_of
+from cvxsae.parallel.group import ProcessGroup, group_of
+from cvxsae.relaxations.candidate import Candidate, Codes
 from cvxsae.relaxations.convex.penalty import AtomPenalty
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from jaxtyping import Float
-
-    from cvxsae.data.arguments import BiasLike
-    from cvxsae.parallel.group import ProcessGroup
-    from cvxsae.relaxations.candidate import Candidate, Codes
-    from cvxsae.relaxations.proofs import CopositivityProof
-
-EPS = float(np.finfo(np.float64).eps)
-"""Spacing of float64 at 1, the unit of every rounding slack."""
+from cvxsae.relaxations.linalg import EPS
+from cvxsae.relaxations.proofs import CopositivityProof
 
 Init = TypeVar("Init", bound=Callable[..., Any])
 

@@ -25,10 +25,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float64
 
-from cvxsae.relaxations.linalg import FactorizationError, eigh, extreme_eigenvalues
-
-EPS = float(np.finfo(np.float64).eps)
-"""Spacing of float64 at 1, the unit of every rounding slack."""
+from cvxsae.relaxations.linalg import EPS, FactorizationError, eigh, extreme_eigenvalues
 
 LARGEST_TRIPLES = 100
 """Datapoints for which tensors of N³ entries, and N eigendecompositions of order N, are still cheap."""

@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import Any, Unpack
 
 import numpy as np
 
 from cvxsae.data import arguments
-from cvxsae.data.activations import Activations
-from cvxsae.data.arguments import Bias
+from cvxsae.data.activations import Activations, ActivationsLike
+from cvxsae.data.arguments import Bias, BiasLike
 from cvxsae.data.storage import Folder, fingerprint, json_text, write_atomically
 from cvxsae.errors import CertificateError, Error, InputError
 from cvxsae.parallel.context import Compute, Kept, Run, Seeded, keywords
@@ -30,10 +30,6 @@ from cvxsae.study.registry import OPTIONS
 from cvxsae.study.run import HowToRun, run
 from cvxsae.study.spec import StudySpec
 from cvxsae.study.store import Record, Store
-
-if TYPE_CHECKING:
-    from cvxsae.data.activations import ActivationsLike
-    from cvxsae.data.arguments import BiasLike
 
 FILE, CELLS = "compare.json", "study"
 """What a comparison writes beside one ``dictionary_K.npz`` a width; the folder of its study."""

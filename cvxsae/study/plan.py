@@ -8,15 +8,13 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from cvxsae.data.activations import Activations
 from cvxsae.errors import InputError
 from cvxsae.study.registry import CALIBRATION, METHODS
 from cvxsae.study.sources import ARRAY, GENERATORS, datapoints
-
-if TYPE_CHECKING:
-    from cvxsae.data.activations import Activations
-    from cvxsae.study.spec import StudySpec
+from cvxsae.study.spec import StudySpec
 
 SCHEMA = 2
 """Raised when a method changes so that old cells no longer answer for new ones."""

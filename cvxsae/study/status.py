@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from cvxsae.study.plan import Cell
-    from cvxsae.study.store import Record, Store
+from cvxsae.study.plan import Cell
+from cvxsae.study.store import Record, Store
 
 MOST_SECONDS, MOST_MINUTES = 90, 90
 """Up to so many seconds a time is given in seconds, up to so many minutes in minutes."""

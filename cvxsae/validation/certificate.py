@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import numpy as np
-    from jaxtyping import Float64
+import numpy as np
+from jaxtyping import Float64
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import scipy.sparse
 
 from cvxsae.data import arguments
 from cvxsae.errors import CertificateError, InputError
+from cvxsae.parallel.group import ProcessGroup
 from cvxsae.parallel.threads import threads_for
 from cvxsae.relaxations.candidate import Candidate, shape_objections
 from cvxsae.relaxations.convex.wide_limit import WideLimit
@@ -20,9 +21,6 @@ from cvxsae.validation.certificate import Certificate
 from cvxsae.validation.claims import claims_of
 from cvxsae.validation.floors import floor_objections
 from cvxsae.validation.violation import worst_violation
-
-if TYPE_CHECKING:
-    from cvxsae.parallel.group import ProcessGroup
 
 DEFAULT_TOL = 1e-6
 """Relative gap to insist on where the candidate does not say what was asked for."""

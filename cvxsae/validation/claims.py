@@ -4,23 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float64
 
 from cvxsae.relaxations.candidate import Candidate
 from cvxsae.relaxations.convex.fixed_atoms import SparseCodes
-from cvxsae.relaxations.problem import float64_tensor
+from cvxsae.relaxations.problem import Problem, float64_tensor
 from cvxsae.relaxations.solution import Solution, Status, relative_gap
 from cvxsae.solvers.codes.result import Codes
 from cvxsae.solvers.dictionary.result import DictionaryFit
 from cvxsae.validation.floors import least_wide
-
-if TYPE_CHECKING:
-    from jaxtyping import Float64
-
-    from cvxsae.relaxations.problem import Problem
 
 CLAIM_TOLERANCE = 1e-9
 """Claims may differ from what is recomputed by this, relative to the value: rounding of two float64 computations."""

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from cvxsae.data.storage import fingerprint
 from cvxsae.relaxations import linalg
-from cvxsae.relaxations.floors.floor import FloorPart
-
-if TYPE_CHECKING:
-    from cvxsae.relaxations.floors.floor import Floor
-    from cvxsae.relaxations.floors.kernels import ZonalKernel
-    from cvxsae.relaxations.joint.joint import JointProblem
+from cvxsae.relaxations.floors.floor import Floor, FloorPart
+from cvxsae.relaxations.floors.kernels import ZonalKernel
+from cvxsae.relaxations.joint.joint import JointProblem
 
 SAMPLES = 300
 """Points at which inner minima are sampled; more make the referee stricter by less than a tenth of a percent."""

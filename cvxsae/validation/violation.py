@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import scipy.sparse
 import torch
 
+from cvxsae.relaxations.candidate import Candidate
 from cvxsae.relaxations.convex.fixed_atoms import FixedAtoms
 from cvxsae.relaxations.joint.joint import JointProblem
-from cvxsae.relaxations.problem import float64_tensor
+from cvxsae.relaxations.problem import Problem, float64_tensor
 from cvxsae.validation.certificate import Violation
-
-if TYPE_CHECKING:
-    from cvxsae.relaxations.candidate import Candidate
-    from cvxsae.relaxations.problem import Problem
 
 _BLOCK_ENTRIES = 2**22
 """Most entries of a block of products ``d_k·r_n``: 32 MB in float64."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -149,7 +148,9 @@ def test_rows_and_kernels_that_prove_nothing(points):
     assert "is claimed to be nan" in objections(share_limit=np.nan)
     assert "T15 holds for the kernel t²" in objections(kernel=bound.kernel(3))
     for terms in (((2,), (0.01,)), ((2, 4), (2.0, -1.0)), ((0,), (1.0,)), ((2.5,), (1.0,))):
-        kernel = SimpleNamespace(powers=terms[0], coefficients=terms[1])
+        kernel = bound.kernel(2)
+        for name, value in zip(("powers", "coefficients"), terms, strict=True):
+            object.__setattr__(kernel, name, value)  # what no kernel that was made can be
         assert "sum to 1" in " ".join(objections_to(replace(floor, parts=(replace(part, kernel=kernel),))))
     points[3] = 0  # a weight where there is no direction is ignored, not an error
     again = replace(floor, problem=JointProblem(points, 8, 0.05, bias=None), fingerprint="")

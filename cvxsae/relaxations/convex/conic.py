@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import cvxpy as cp
 import numpy as np
@@ -16,12 +16,8 @@ from cvxsae.relaxations.candidate import Candidate
 from cvxsae.relaxations.convex.fixed_atoms import FixedAtoms
 from cvxsae.relaxations.convex.large_dictionary import LargeDictionary, nonnegative_factor
 from cvxsae.relaxations.convex.wide_limit import WideLimit
+from cvxsae.relaxations.problem import Problem
 from cvxsae.relaxations.proofs import NonnegativeProof
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from cvxsae.relaxations.problem import Problem
 
 _RANK = 1e-12
 """Singular values below this share of the largest are rounding: the data do not reach into those directions."""

@@ -8,7 +8,7 @@ paying the surcharge τ for existing (theory.md §5). At τ = 0 they are the sam
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -16,14 +16,13 @@ from jaxtyping import Float
 
 from cvxsae.data import arguments, tensors
 from cvxsae.data.activations import Activations, ActivationsLike
+from cvxsae.data.arguments import BiasLike
 from cvxsae.errors import InputError
 from cvxsae.relaxations.candidate import Candidate, Codes
 from cvxsae.relaxations.convex.penalty import AtomPenalty
-from cvxsae.relaxations.problem import EPS, Problem, made_together
+from cvxsae.relaxations.linalg import EPS
+from cvxsae.relaxations.problem import Problem, made_together
 from cvxsae.relaxations.proofs import CopositivityProof
-
-if TYPE_CHECKING:
-    from cvxsae.data.arguments import BiasLike
 
 _BLOCK_ENTRIES = 2**23
 """Most entries of a block of products with the atoms: 64 MB in float64."""

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
 from jaxtyping import Float
 
 from cvxsae.data import arguments
+from cvxsae.data.activations import ActivationsLike
+from cvxsae.data.arguments import BiasLike
 from cvxsae.errors import InputError
 from cvxsae.relaxations import linalg
 from cvxsae.relaxations.candidate import Candidate
 from cvxsae.relaxations.convex.penalty import AtomPenalty
 from cvxsae.relaxations.convex.polar_search import LARGEST_DIM
 from cvxsae.relaxations.convex.wide_limit import WideLimit
-from cvxsae.relaxations.problem import EPS, Problem, made_together
+from cvxsae.relaxations.linalg import EPS
+from cvxsae.relaxations.problem import Problem, made_together
 from cvxsae.relaxations.proofs import CopositivityProof
-
-if TYPE_CHECKING:
-    from cvxsae.data.activations import ActivationsLike
-    from cvxsae.data.arguments import BiasLike
 
 POLAR_ITERATIONS = 300
 """Rounds of improvement of the copositivity proof, for up to :data:`POLAR_POINTS` datapoints."""

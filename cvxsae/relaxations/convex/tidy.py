@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import scipy.sparse
 import torch
 
 from cvxsae.errors import InputError
-
-if TYPE_CHECKING:
-    from cvxsae.relaxations.candidate import Candidate
-    from cvxsae.relaxations.convex.large_dictionary import LargeDictionary
+from cvxsae.relaxations.candidate import Candidate
+from cvxsae.relaxations.convex.large_dictionary import LargeDictionary
 
 _COSINES = (0.5, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999, 1 - 1e-6, 1 - 1e-10)
 """Cosines from which two atoms are merged, tried from the boldest; the first that costs nothing is taken."""

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import scipy.sparse
 import torch
 from jaxtyping import Float
 
-from cvxsae.data.activations import Activations
+from cvxsae.data.activations import Activations, ActivationsLike
+from cvxsae.data.arguments import BiasLike
 from cvxsae.relaxations.candidate import Candidate
-from cvxsae.relaxations.problem import EPS, Problem, float64_tensor, made_together
-
-if TYPE_CHECKING:
-    from cvxsae.data.activations import ActivationsLike
-    from cvxsae.data.arguments import BiasLike
+from cvxsae.relaxations.linalg import EPS
+from cvxsae.relaxations.problem import Problem, float64_tensor, made_together
 
 RECOVERY_BYTES = 2**29
 """Dictionary and dual of the wide limit are as large as the data; beyond this they are not written out."""

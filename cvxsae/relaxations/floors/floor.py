@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from jaxtyping import Float64
 
+from cvxsae.relaxations.floors.kernels import ZonalKernel
 from cvxsae.relaxations.joint.joint import JointProblem
-
-if TYPE_CHECKING:
-    from jaxtyping import Float64
-
-    from cvxsae.relaxations.floors.kernels import ZonalKernel
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from cvxsae.data import arguments
 from cvxsae.errors import InputError
 from cvxsae.relaxations import linalg
-from cvxsae.relaxations.problem import EPS
+from cvxsae.relaxations.linalg import EPS
 
 CELLS = 400
 """Intervals of c = k⁻¹(√q) on which the inner minimum is bounded."""

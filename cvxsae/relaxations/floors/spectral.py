@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 
+from cvxsae.data.activations import Activations, ActivationsLike
+from cvxsae.data.arguments import BiasLike
 from cvxsae.data.storage import fingerprint
 from cvxsae.errors import InputError
 from cvxsae.relaxations import linalg
 from cvxsae.relaxations.floors.floor import Floor
 from cvxsae.relaxations.joint.joint import JointProblem
-from cvxsae.relaxations.problem import EPS
-
-if TYPE_CHECKING:
-    from cvxsae.data.activations import Activations, ActivationsLike
-    from cvxsae.data.arguments import BiasLike
+from cvxsae.relaxations.linalg import EPS
 
 
 def spectral_floor(X: ActivationsLike, n_atoms: int, lam: float, *, bias: BiasLike = None) -> Floor:

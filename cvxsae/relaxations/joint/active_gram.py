@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 from jaxtyping import Float64, Int64
 
 from cvxsae.relaxations import linalg
-
-if TYPE_CHECKING:
-    import scipy.sparse as sp
 
 _BLOCK_ENTRIES = {"cpu": 2**21, "cuda": 2**27}
 """Most entries of a batch of Gram matrices: 16 MB on a CPU (its cache), 1 GB on a GPU."""

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import scipy.sparse as sp
 from jaxtyping import Bool, Float64, Int64
+from numpy.typing import ArrayLike
 
 from cvxsae.data import arguments, tensors
 from cvxsae.errors import InputError
 from cvxsae.relaxations import linalg
-
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
 
 _RANK = 1e-8
 """Least singular value of independent unit atoms."""

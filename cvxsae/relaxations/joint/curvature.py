@@ -6,17 +6,14 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 from jaxtyping import Float64
 
 from cvxsae.relaxations import linalg
 from cvxsae.relaxations.joint.active_gram import ActiveSolver, CodePattern
-
-if TYPE_CHECKING:
-    import scipy.sparse as sp
 
 _BLOCK_ENTRIES = {"cpu": 2**21, "cuda": 2**27}
 """Most entries of a block of codes and residuals: 16 MB on a CPU (its cache), 1 GB on a GPU."""

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
+from jaxtyping import Float
 
 from cvxsae.data import arguments
+from cvxsae.data.activations import ActivationsLike
+from cvxsae.data.arguments import BiasLike
 from cvxsae.relaxations.candidate import Candidate
 from cvxsae.relaxations.problem import Problem, made_together
-
-if TYPE_CHECKING:
-    from jaxtyping import Float
-
-    from cvxsae.data.activations import ActivationsLike
-    from cvxsae.data.arguments import BiasLike
 
 
 @dataclass(frozen=True, init=False, eq=False)

@@ -8,17 +8,15 @@ best atom or split would give; nothing says that no better one exists.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 from jaxtyping import Float, Int64
 
 from cvxsae.data import arguments
 from cvxsae.errors import InputError
-
-if TYPE_CHECKING:
-    import scipy.sparse as sp
 
 Residuals: TypeAlias = torch.Tensor | Callable[[], Iterable[torch.Tensor]]
 """Residuals (N, d), or a function that yields them in blocks of rows, once a call."""

@@ -27,21 +27,17 @@ Rounding is added on the safe side everywhere. Units are those of the engines: t
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import scipy.sparse as sp
 import torch
+from jaxtyping import Bool, Float64, Int64
 
+from cvxsae.parallel.context import Run
+from cvxsae.relaxations.convex.fixed_atoms import SparseCodes
 from cvxsae.relaxations.joint.active_gram import gram_inverses, similar_counts
-from cvxsae.relaxations.problem import EPS
+from cvxsae.relaxations.linalg import EPS
 from cvxsae.solvers.codes.correlation import centered
-
-if TYPE_CHECKING:
-    from jaxtyping import Bool, Float64, Int64
-
-    from cvxsae.parallel.context import Run
-    from cvxsae.relaxations.convex.fixed_atoms import SparseCodes
 
 ACTIVE, LIKELY, UNLIKELY = 1, 2, 3
 """Positive in every optimum; undecided, positive in the codes at hand; undecided, zero in the codes at hand."""

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
+from jaxtyping import Float64
 
+from cvxsae.relaxations.convex.fixed_atoms import SparseCodes
 from cvxsae.solvers.codes.engines.screening import PreparedDictionary
-
-if TYPE_CHECKING:
-    from jaxtyping import Float64
-
-    from cvxsae.relaxations.convex.fixed_atoms import SparseCodes
 
 FIXED_BIAS = "optimize it with solve(SparseCodes(X, dictionary, lam, bias='free')) and pass the bias found"
 """What to do about a free bias where codes are computed at a fixed one."""

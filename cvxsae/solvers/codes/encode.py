@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import Any, Unpack
 
 import numpy as np
 import scipy.sparse as sp
 import torch
+from numpy.typing import ArrayLike
 
 from cvxsae.data import arguments
-from cvxsae.data.activations import Activations
+from cvxsae.data.activations import Activations, ActivationsLike
 from cvxsae.data.arguments import Bias
 from cvxsae.errors import InputError
 from cvxsae.parallel.context import Compute, Kept, Run, keywords
@@ -26,11 +27,6 @@ from cvxsae.solvers.codes.kept import KeptBlocks
 from cvxsae.solvers.codes.plan import LEAST_MEMORY, MEMORY_LIMIT, Job, Plan
 from cvxsae.solvers.codes.result import Codes
 from cvxsae.solvers.codes.rounds import BlockCodes
-
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
-
-    from cvxsae.data.activations import ActivationsLike
 
 SMALLEST_TOL = 1e-13
 """Least relative gap that can be asked for: a few hundred units of rounding, which is what a certificate adds."""

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
 import scipy.sparse as sp
 import torch
 
 from cvxsae.data.storage import Folder, Kept, fingerprint
+from cvxsae.relaxations.convex.fixed_atoms import SparseCodes
 from cvxsae.solvers.codes.engines.batched import BatchedEngine
 from cvxsae.solvers.codes.engines.screening import PreparedDictionary
 from cvxsae.solvers.codes.engines.state import Tuning
+from cvxsae.solvers.codes.rounds import BlockCodes
 from cvxsae.solvers.codes.worth import worth_of_rows
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from cvxsae.relaxations.convex.fixed_atoms import SparseCodes
-    from cvxsae.solvers.codes.rounds import BlockCodes
 
 _KEY = re.compile(r"rows-(\d{12})-(\d{12})")
 """Records are named after their first row and the one after their last: in order, up to 10^12 rows."""

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Unpack
+from typing import Any, Unpack
 
 import numpy as np
+import torch
+from numpy.typing import ArrayLike
 from tqdm import tqdm
 
 from cvxsae.data import arguments
-from cvxsae.data.activations import Activations
+from cvxsae.data.activations import Activations, ActivationsLike
 from cvxsae.data.arguments import Bias
 from cvxsae.errors import InputError
 from cvxsae.parallel.arithmetic import own_arithmetic
@@ -20,15 +23,7 @@ from cvxsae.relaxations.convex.fixed_atoms import SparseCodes
 from cvxsae.relaxations.solution import Status
 from cvxsae.solvers.codes.correlation import FIXED_BIAS, largest_correlation
 from cvxsae.solvers.codes.encode import decided_activity, encode_rows, relative_gap_asked
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    import torch
-    from numpy.typing import ArrayLike
-
-    from cvxsae.data.activations import ActivationsLike
-    from cvxsae.solvers.codes.result import Codes
+from cvxsae.solvers.codes.result import Codes
 
 SEARCH_TOL = 1e-6
 """Relative gap to which the search for λ codes; what is undecided then is coded more exactly."""
@@ -156,7 +151,7 @@ def code_path(
     return tuple(path)
 
 
-def _penalties(problem: SparseCodes, lams: Sequence[float] | int, smallest_ratio: float) -> list[float]:
+def _penalties(problem: SparseCodes, lams: Any, smallest_ratio: float) -> list[float]:
     """From the largest to the smallest."""
     if not isinstance(lams, int | np.integer):
         try:

@@ -7,28 +7,23 @@ import threading
 import time
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+import scipy.sparse as sp
 import torch
+from jaxtyping import Float64
 from tqdm import tqdm
 
+from cvxsae.parallel.context import Run
 from cvxsae.parallel.threads import WORTH_SHARING, worker_pool
+from cvxsae.relaxations.convex.fixed_atoms import SparseCodes
 from cvxsae.relaxations.solution import Status
 from cvxsae.solvers.codes.correlation import centered
 from cvxsae.solvers.codes.engines import make_engine
-from cvxsae.solvers.codes.engines.state import Warm
+from cvxsae.solvers.codes.engines.screening import PreparedDictionary
+from cvxsae.solvers.codes.engines.state import Engine, Tuning, Warm
+from cvxsae.solvers.codes.kept import KeptBlocks
 from cvxsae.solvers.codes.rounds import BlockCodes, solve_block
-
-if TYPE_CHECKING:
-    import scipy.sparse as sp
-    from jaxtyping import Float64
-
-    from cvxsae.parallel.context import Run
-    from cvxsae.relaxations.convex.fixed_atoms import SparseCodes
-    from cvxsae.solvers.codes.engines.screening import PreparedDictionary
-    from cvxsae.solvers.codes.engines.state import Engine, Tuning
-    from cvxsae.solvers.codes.kept import KeptBlocks
 
 MEMORY_LIMIT = 2**30
 """Default working memory, in bytes, besides the data, the dictionary's copies and the codes."""

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import scipy.sparse as sp
 import torch
+from jaxtyping import Bool, Float64, Int
 
 from cvxsae.parallel.threads import torch_threads
 from cvxsae.relaxations import linalg
+from cvxsae.relaxations.convex.fixed_atoms import SparseCodes
 from cvxsae.solvers.codes.engines.pivoting import masked_factor, pivot
-
-if TYPE_CHECKING:
-    from jaxtyping import Bool, Float64, Int
-
-    from cvxsae.relaxations.convex.fixed_atoms import SparseCodes
-
 
 ROUNDING = 1e-13
 """Correlation with a residual, relative to ‖x − b‖, below which its sign is rounding."""

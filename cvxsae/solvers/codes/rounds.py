@@ -9,21 +9,15 @@ pass, the last round's is the proof: two passes is the floor.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import scipy.sparse as sp
+import torch
+from jaxtyping import Bool, Float64, Int64
 
-from cvxsae.solvers.codes.engines.state import Outcome
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    import torch
-    from jaxtyping import Bool, Float64, Int64
-
-    from cvxsae.solvers.codes.engines.state import Engine, Warm
+from cvxsae.solvers.codes.engines.state import Engine, Outcome, Warm
 
 MAX_ROUNDS = 300
 """Guards against rounding: a round adds atoms or lowers the objective, and supports seldom take more than ten."""

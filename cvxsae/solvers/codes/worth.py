@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 import numpy as np
 import scipy.sparse as sp
 
+from cvxsae.relaxations.convex.fixed_atoms import SparseCodes
 from cvxsae.solvers.codes.correlation import centered
 from cvxsae.solvers.codes.engines.batched import BatchedEngine
 from cvxsae.solvers.codes.engines.screening import PreparedDictionary
 from cvxsae.solvers.codes.engines.state import Tuning, Warm
 from cvxsae.solvers.codes.rounds import BlockCodes, certified
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from cvxsae.relaxations.convex.fixed_atoms import SparseCodes
 
 BLOCK = 128
 """Datapoints certified at a time: their active atoms are copied out in float64."""

@@ -8,19 +8,16 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
+import torch
 from tqdm.auto import tqdm
 
 from cvxsae.parallel.context import Run
+from cvxsae.relaxations.candidate import Candidate
 from cvxsae.relaxations.linalg import FactorizationError
 from cvxsae.relaxations.problem import Problem
 from cvxsae.relaxations.solution import Record, Solution, Status, judge, relative_gap
-
-if TYPE_CHECKING:
-    import torch
-
-    from cvxsae.relaxations.candidate import Candidate
 
 P = TypeVar("P", bound=Problem, contravariant=True)
 S = TypeVar("S")

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import torch
 from threadpoolctl import threadpool_limits
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 _MEMORY = 12
 """Pairs of steps and gradient changes kept."""

@@ -7,18 +7,14 @@ import math
 import time
 import warnings
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from tqdm.auto import tqdm
 
-from cvxsae.parallel.context import SHORTEST
+from cvxsae.parallel.context import SHORTEST, Run
 from cvxsae.relaxations.convex.large_dictionary import LargeDictionary
 from cvxsae.relaxations.problem import Problem
 from cvxsae.relaxations.solution import Record, Solution, Status, judge
 from cvxsae.solvers.convex.driver import announce
-
-if TYPE_CHECKING:
-    from cvxsae.parallel.context import Run
 
 NAME = "clarabel"
 """What a solution calls this solver."""

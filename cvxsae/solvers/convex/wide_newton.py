@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from cvxsae.relaxations import linalg
+from cvxsae.relaxations.candidate import Candidate
 from cvxsae.relaxations.convex.wide_limit import HuberPass, WideLimit
 from cvxsae.relaxations.solution import as_numpy
-
-if TYPE_CHECKING:
-    from cvxsae.relaxations.candidate import Candidate
 
 _SAMPLE_POINTS = 4096
 """Rows of the sample from which the bias is started: enough for two digits of it."""

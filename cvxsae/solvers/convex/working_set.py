@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
+from cvxsae.parallel.context import Run
 from cvxsae.relaxations.convex.fixed_atoms import SparseCodes
 from cvxsae.relaxations.convex.wide_limit import RECOVERY_BYTES
 from cvxsae.relaxations.solution import Record, Solution, judge
 from cvxsae.solvers.codes.encode import SMALLEST_TOL, encode_rows
 from cvxsae.solvers.convex.driver import announce
-
-if TYPE_CHECKING:
-    from cvxsae.parallel.context import Run
 
 NAME = "working-set"
 """What ``solver`` calls it."""

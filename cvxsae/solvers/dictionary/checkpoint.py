@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -17,16 +19,10 @@ import torch
 
 from cvxsae.data.storage import Folder, fingerprint
 from cvxsae.errors import InputError, reason
-from cvxsae.solvers.dictionary.state import CurvaturePair, Exact, Moments, Polish, RoundStart, Stochastic
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
-
-    from cvxsae.parallel.group import ProcessGroup
-    from cvxsae.relaxations.joint.joint import JointProblem
-    from cvxsae.solvers.dictionary.evaluator import Evaluator
-    from cvxsae.solvers.dictionary.state import State
+from cvxsae.parallel.group import ProcessGroup
+from cvxsae.relaxations.joint.joint import JointProblem
+from cvxsae.solvers.dictionary.evaluator import Evaluator
+from cvxsae.solvers.dictionary.state import CurvaturePair, Exact, Moments, Polish, RoundStart, State, Stochastic
 
 SECONDS = 10.0
 """Least time between two states that are kept."""

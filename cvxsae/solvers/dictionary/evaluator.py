@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import scipy.sparse as sp
 import torch
+from jaxtyping import Float, Float32, Float64, Int64
 
+from cvxsae.parallel.context import Run
+from cvxsae.parallel.group import ProcessGroup
 from cvxsae.relaxations.convex.fixed_atoms import SparseCodes
+from cvxsae.relaxations.joint.joint import JointProblem
 from cvxsae.relaxations.solution import Status
 from cvxsae.solvers.codes.encode import encode_rows
+from cvxsae.solvers.codes.result import Codes
 from cvxsae.solvers.dictionary.sample import ResidualSample, sample_here
 from cvxsae.solvers.dictionary.state import DataSummary, Evaluation
 from cvxsae.solvers.dictionary.sums import CodeSums
-
-if TYPE_CHECKING:
-    from jaxtyping import Float, Float32, Float64, Int64
-
-    from cvxsae.parallel.context import Run
-    from cvxsae.parallel.group import ProcessGroup
-    from cvxsae.relaxations.joint.joint import JointProblem
-    from cvxsae.solvers.codes.result import Codes
 
 
 class DeadlineReached(Exception):  # noqa: N818
@@ -105,7 +101,7 @@ class Evaluator:
         """Datapoints as seen from the origin."""
         return points.to(device=self.device, dtype=torch.float64) - self.summary.origin
 
-    def deal(self, parts: int) -> tuple[Int64[np.ndarray, " n"], ...]:
+    def deal(self, parts: int) -> tuple[Int64[np.ndarray, " _"], ...]:
         """The datapoints of each minibatch, ascending: of several processes, those here of the one deal of all."""
         here = self.problem.n_points
         first, total = self.group.places(here)

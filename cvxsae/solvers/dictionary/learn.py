@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Unpack
+from typing import Unpack
 
 from cvxsae.data import arguments
+from cvxsae.data.activations import ActivationsLike
+from cvxsae.data.arguments import BiasLike
 from cvxsae.errors import InputError
 from cvxsae.parallel.context import Kept, Run, Seeded, Steps, keywords
 from cvxsae.parallel.threads import threads_for
@@ -23,10 +25,6 @@ from cvxsae.solvers.dictionary.stages.stochastic import StochasticSteps
 from cvxsae.solvers.dictionary.start import Given, Init, starting_point
 from cvxsae.solvers.dictionary.state import Polish, State
 from cvxsae.solvers.dictionary.summary import summarize
-
-if TYPE_CHECKING:
-    from cvxsae.data.activations import ActivationsLike
-    from cvxsae.data.arguments import BiasLike
 
 EPOCHS = 17
 """Passes over the data before the full-batch stage: 2, 4 and 8 stochastic ones, each time followed by an exact one."""

@@ -19,28 +19,22 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import scipy.sparse as sp
+import torch
+from jaxtyping import Float64
 from threadpoolctl import threadpool_limits
 
 from cvxsae.relaxations.candidate import Candidate
+from cvxsae.relaxations.joint.joint import JointProblem
 from cvxsae.relaxations.solution import Status
-from cvxsae.solvers.dictionary.evaluator import DeadlineReached
+from cvxsae.solvers.dictionary.checkpoint import Checkpoint
+from cvxsae.solvers.dictionary.evaluator import DeadlineReached, Evaluator
 from cvxsae.solvers.dictionary.stages.exact import ExactPasses, in_order
+from cvxsae.solvers.dictionary.stages.polish import Polishing
 from cvxsae.solvers.dictionary.stages.stochastic import StochasticSteps
-from cvxsae.solvers.dictionary.state import Exact, Polish, State, Stochastic
-
-if TYPE_CHECKING:
-    import scipy.sparse as sp
-    import torch
-    from jaxtyping import Float64
-
-    from cvxsae.relaxations.joint.joint import JointProblem
-    from cvxsae.solvers.dictionary.checkpoint import Checkpoint
-    from cvxsae.solvers.dictionary.evaluator import Evaluator
-    from cvxsae.solvers.dictionary.stages.polish import Polishing
-    from cvxsae.solvers.dictionary.state import SearchState
-
+from cvxsae.solvers.dictionary.state import Exact, Polish, SearchState, State, Stochastic
 
 CODINGS_AT_END = 5
 """Codings of the search that those at its end may take: two that tell which end is better, and the exact one."""

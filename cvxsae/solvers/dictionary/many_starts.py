@@ -7,13 +7,10 @@ starts together costs less than one search, and the best of them is where the se
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-
-if TYPE_CHECKING:
-    from jaxtyping import Float64
+from jaxtyping import Float64
 
 WIDEST = 2
 """Atoms up to which nonnegative codes have a closed form that is worth writing down."""

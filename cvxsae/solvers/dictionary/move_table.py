@@ -7,17 +7,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import scipy.sparse as sp
+from jaxtyping import Float, Float64, Int64
 
+from cvxsae.solvers.dictionary.sample import ResidualSample
 from cvxsae.solvers.dictionary.spheres import unit
-
-if TYPE_CHECKING:
-    from jaxtyping import Float, Float64, Int64
-
-    from cvxsae.solvers.dictionary.sample import ResidualSample
 
 Piece: TypeAlias = "tuple[np.ndarray, np.ndarray, np.ndarray]"
 """An atom's direction, the datapoints that use it, and their codes."""

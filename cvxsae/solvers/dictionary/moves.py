@@ -11,21 +11,18 @@ from __future__ import annotations
 import heapq
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import scipy.sparse as sp
 import torch
+from jaxtyping import Float64
 
+from cvxsae.parallel.group import ProcessGroup
 from cvxsae.relaxations.joint.refinement import best_new_atoms, residual_starts, split_scores
+from cvxsae.solvers.dictionary.evaluator import Evaluator
 from cvxsae.solvers.dictionary.move_table import Move, MoveTable, NewAtom, Split, with_columns
 from cvxsae.solvers.dictionary.sample import ResidualSample
-
-if TYPE_CHECKING:
-    from jaxtyping import Float64
-
-    from cvxsae.parallel.group import ProcessGroup
-    from cvxsae.solvers.dictionary.evaluator import Evaluator
 
 Proposals: TypeAlias = "list[tuple[float, int, Move]]"
 """A heap of moves by minus their gains; the numbers in the middle break ties."""

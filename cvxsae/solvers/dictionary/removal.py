@@ -8,13 +8,9 @@ less than the exact one: ``F(D without k) ≤ F(D) + price_k``.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
-
-if TYPE_CHECKING:
-    import scipy.sparse as sp
-    from jaxtyping import Float64
+import scipy.sparse as sp
+from jaxtyping import Float64
 
 STEPS = 100
 """Coordinates that answer to a removal, at most, in every datapoint."""

@@ -11,13 +11,9 @@ subtracted.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
-
-if TYPE_CHECKING:
-    import scipy.sparse as sp
-    from jaxtyping import Bool, Float64
+import scipy.sparse as sp
+from jaxtyping import Bool, Float64
 
 MOST = 0.7
 """The largest share of atoms that is ever replaced at once."""

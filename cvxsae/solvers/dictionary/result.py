@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 import torch
+from jaxtyping import Float64
 
 from cvxsae.data import tensors
 from cvxsae.data.arguments import Bias
@@ -16,17 +18,11 @@ from cvxsae.errors import InputError
 from cvxsae.parallel.context import Run
 from cvxsae.relaxations.candidate import Candidate
 from cvxsae.relaxations.joint.joint import JointProblem
+from cvxsae.relaxations.problem import Problem
 from cvxsae.relaxations.solution import Solution, Status, relative_gap
+from cvxsae.solvers.codes.result import Codes
 from cvxsae.solvers.dictionary.evaluator import Evaluator
 from cvxsae.solvers.dictionary.summary import summarize
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from jaxtyping import Float64
-
-    from cvxsae.relaxations.problem import Problem
-    from cvxsae.solvers.codes.result import Codes
 
 FINAL_TOL = 1e-9
 """Largest relative duality gap of the codes that are returned."""

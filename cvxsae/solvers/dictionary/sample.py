@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+from jaxtyping import Float, Int64
 
-if TYPE_CHECKING:
-    from jaxtyping import Float, Int64
-
-    from cvxsae.parallel.group import ProcessGroup
+from cvxsae.parallel.group import ProcessGroup
 
 SAMPLE_ENTRIES = 2**26
 """Residuals held at a time, in numbers: a quarter of a GiB in float32."""

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Unpack
+from typing import Unpack
 
 import numpy as np
 import torch
+from jaxtyping import Float64
 
 from cvxsae.data import arguments
+from cvxsae.data.activations import ActivationsLike
+from cvxsae.data.arguments import BiasLike
 from cvxsae.errors import InputError
 from cvxsae.parallel.context import Compute, Run, Seeded, keywords
 from cvxsae.relaxations.convex.fixed_atoms import SparseCodes
@@ -23,14 +27,6 @@ from cvxsae.solvers.dictionary.reseed import reseeded
 from cvxsae.solvers.dictionary.result import DictionaryFit
 from cvxsae.solvers.dictionary.sample import sample_rows
 from cvxsae.solvers.dictionary.start import FILL_TOL, Given
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from jaxtyping import Float64
-
-    from cvxsae.data.activations import ActivationsLike
-    from cvxsae.data.arguments import BiasLike
 
 SURPLUS = 1.2
 """Atoms that :func:`dictionary_path` learns with, over those it is asked for."""

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
-
-if TYPE_CHECKING:
-    from jaxtyping import Float, Float64
+from jaxtyping import Float, Float64
 
 
 def random_directions(count: int, dim: int, rng: np.random.Generator) -> Float64[np.ndarray, "K d"]:

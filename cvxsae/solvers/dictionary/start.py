@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import scipy.sparse as sp
 import torch
+from jaxtyping import Float64, Int64
+from numpy.typing import ArrayLike
 
 from cvxsae.data import tensors
 from cvxsae.data.arguments import Bias
 from cvxsae.errors import InputError
+from cvxsae.parallel.context import Run
+from cvxsae.parallel.group import ProcessGroup
 from cvxsae.relaxations.convex.fixed_atoms import SparseCodes
 from cvxsae.relaxations.joint.joint import JointProblem
 from cvxsae.relaxations.solution import Status
@@ -22,13 +26,6 @@ from cvxsae.solvers.dictionary.result import DictionaryFit
 from cvxsae.solvers.dictionary.sample import ResidualSample, sample_here, sample_rows
 from cvxsae.solvers.dictionary.spheres import random_directions, unit
 from cvxsae.solvers.dictionary.state import DataSummary, unit_length
-
-if TYPE_CHECKING:
-    from jaxtyping import Float64, Int64
-    from numpy.typing import ArrayLike
-
-    from cvxsae.parallel.context import Run
-    from cvxsae.parallel.group import ProcessGroup
 
 SAME = 1e-9
 """Directions that agree to so much are one."""

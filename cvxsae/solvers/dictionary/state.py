@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
+import numpy as np
+import scipy.sparse as sp
 import torch
+from jaxtyping import Float64, Int64
 
-if TYPE_CHECKING:
-    import numpy as np
-    import scipy.sparse as sp
-    from jaxtyping import Float64, Int64
-
-    from cvxsae.solvers.codes.result import Codes
-    from cvxsae.solvers.dictionary.sums import CodeSums
+from cvxsae.solvers.codes.result import Codes
+from cvxsae.solvers.dictionary.sums import CodeSums
 
 S = TypeVar("S", bound="SearchState")
 
@@ -179,7 +177,7 @@ class Stochastic(SearchState):
     """
 
     round: int
-    minibatches: tuple[Int64[np.ndarray, " n"], ...]
+    minibatches: tuple[Int64[np.ndarray, " _"], ...]
     codes: tuple[sp.csr_array | None, ...]
     moments: Moments
     start: RoundStart | None
@@ -205,7 +203,7 @@ class Exact(SearchState):
 
     round: int
     part: int
-    minibatches: tuple[Int64[np.ndarray, " n"], ...]
+    minibatches: tuple[Int64[np.ndarray, " _"], ...]
     codes: tuple[sp.csr_array, ...]
     sums: CodeSums
 

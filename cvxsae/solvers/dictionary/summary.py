@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 
+from cvxsae.parallel.context import Run
 from cvxsae.relaxations.convex.wide_limit import WideLimit
+from cvxsae.relaxations.joint.joint import JointProblem
 from cvxsae.solvers.convex.driver import run_loop
 from cvxsae.solvers.convex.wide_newton import WideLimitNewton
 from cvxsae.solvers.dictionary.state import DataSummary
-
-if TYPE_CHECKING:
-    from cvxsae.parallel.context import Run
-    from cvxsae.relaxations.joint.joint import JointProblem
 
 TOL = 1e-9
 """Relative gap to which the wide limit is solved."""

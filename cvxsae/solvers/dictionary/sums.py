@@ -11,16 +11,13 @@ from __future__ import annotations
 import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import scipy.sparse as sp
 import torch
+from jaxtyping import Float, Float64, Int64
 
-if TYPE_CHECKING:
-    from jaxtyping import Float, Float64, Int64
-
-    from cvxsae.parallel.group import ProcessGroup
+from cvxsae.parallel.group import ProcessGroup
 
 BLOCK = 64
 """Atoms updated between two matrix products of a sweep: the iteration is the same for any number."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,10 +12,8 @@ import torch
 from cvxsae.relaxations import linalg
 from cvxsae.relaxations.floors import kernels as bound
 from cvxsae.relaxations.floors.floor import FloorPart
-from cvxsae.relaxations.problem import EPS
-
-if TYPE_CHECKING:
-    from cvxsae.relaxations.floors.kernels import ZonalKernel
+from cvxsae.relaxations.floors.kernels import ZonalKernel
+from cvxsae.relaxations.linalg import EPS
 
 _COOLING = 20
 """Steps after which the exponentiated gradient's step is half of the first; slower cooling only oscillates."""

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Unpack, overload
+from typing import Any, Unpack, overload
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
 
 from cvxsae.data import arguments
-from cvxsae.data.activations import Activations
+from cvxsae.data.activations import Activations, ActivationsLike
+from cvxsae.data.arguments import BiasLike
 from cvxsae.data.storage import fingerprint
 from cvxsae.errors import InputError
 from cvxsae.parallel.context import Compute, Run, Seeded, keywords
@@ -22,22 +24,14 @@ from cvxsae.parallel.threads import threads_for
 from cvxsae.relaxations.convex.wide_limit import WideLimit
 from cvxsae.relaxations.floors import kernels as bound
 from cvxsae.relaxations.floors.floor import Floor, FloorPart
+from cvxsae.relaxations.floors.kernels import KernelLike, ZonalKernel
 from cvxsae.relaxations.floors.spectral import spectral_values
 from cvxsae.relaxations.joint.joint import JointProblem
-from cvxsae.relaxations.problem import EPS
+from cvxsae.relaxations.linalg import EPS
+from cvxsae.relaxations.solution import Solution
 from cvxsae.solvers.convex.driver import iterate
 from cvxsae.solvers.convex.wide_newton import WideLimitNewton
 from cvxsae.solvers.floors.ascent import FrankWolfe, LivePoints
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from jaxtyping import Float
-
-    from cvxsae.data.activations import ActivationsLike
-    from cvxsae.data.arguments import BiasLike
-    from cvxsae.relaxations.floors.kernels import KernelLike, ZonalKernel
-    from cvxsae.relaxations.solution import Solution
 
 MAX_POINTS = 6000
 """Most datapoints (pairs, with a free bias) in one part: its kernel matrix takes 0.3 GB in float64."""
@@ -62,9 +56,7 @@ class FloorSearch:
     tol: float = 1e-3
 
     @classmethod
-    def of(
-        cls, kernels: Sequence[KernelLike] = (1, 2, 3), max_points: int | None = None, tol: float = 1e-3
-    ) -> FloorSearch:
+    def of(cls, kernels: Any = (1, 2, 3), max_points: int | None = None, tol: float = 1e-3) -> FloorSearch:
         """Check the arguments."""
         if isinstance(kernels, str) or not isinstance(kernels, Iterable):
             raise InputError(f"kernels is {kernels!r}; pass a sequence of powers or mixtures, such as (1, 2, 3).")

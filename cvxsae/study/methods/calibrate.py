@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import numpy as np
 
@@ -11,12 +11,10 @@ from cvxsae.errors import InputError
 from cvxsae.relaxations.convex.fixed_atoms import SparseCodes
 from cvxsae.relaxations.convex.wide_limit import WideLimit
 from cvxsae.solvers.codes.paths import search_lambda
+from cvxsae.solvers.dictionary.result import DictionaryFit
 from cvxsae.study.keys import COUNT, POSITIVE
 from cvxsae.study.method import CellInput, Method, Outcome
 from cvxsae.study.methods.learned import learn
-
-if TYPE_CHECKING:
-    from cvxsae.solvers.dictionary.result import DictionaryFit
 
 FIRST_RATIO = 0.1
 """λ/λ_max of the first dictionary: sparse, and far from both ends."""

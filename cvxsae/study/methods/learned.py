@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import numpy as np
 
@@ -11,14 +11,12 @@ from cvxsae.relaxations.convex.fixed_atoms import SparseCodes
 from cvxsae.relaxations.joint.joint import JointProblem
 from cvxsae.solvers.dictionary.learn import Settings
 from cvxsae.solvers.dictionary.learn import learn as search
+from cvxsae.solvers.dictionary.result import DictionaryFit
 from cvxsae.solvers.dictionary.start import Given
 from cvxsae.study.keys import COUNT, POSITIVE, YES_OR_NO, one_of
 from cvxsae.study.method import CODES_TOL, CellInput, Method, Outcome, fvu
 from cvxsae.validation.certify import certify
 from cvxsae.validation.claims import stationarity as residuals_of
-
-if TYPE_CHECKING:
-    from cvxsae.solvers.dictionary.result import DictionaryFit
 
 
 def learned(

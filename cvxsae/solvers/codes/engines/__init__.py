@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from typing import TYPE_CHECKING
 
 from cvxsae.errors import InputError
 from cvxsae.solvers.codes.engines.compiled import why_not_compiled
-
-if TYPE_CHECKING:
-    from cvxsae.solvers.codes.engines.screening import PreparedDictionary
-    from cvxsae.solvers.codes.engines.state import Engine, Tuning
+from cvxsae.solvers.codes.engines.screening import PreparedDictionary
+from cvxsae.solvers.codes.engines.state import Engine, Tuning
 
 ENGINES = ("auto", "fused", "torch", "triton")
 """Names that :func:`make_engine` knows."""

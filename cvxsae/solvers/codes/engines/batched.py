@@ -6,24 +6,24 @@ pivoting: every iteration factors all working-set systems at once and exchanges 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int, Int64
 
 from cvxsae.parallel.threads import torch_threads
 from cvxsae.solvers.codes.engines.pivoting import masked_factor, pivot
-from cvxsae.solvers.codes.engines.screening import SPARE_ROUNDINGS, SUM_ROUNDING, UNIT_ROUNDOFF, fast_half_products
-from cvxsae.solvers.codes.engines.state import Outcome, Stoppable
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from jaxtyping import Float, Int, Int64
-
-    from cvxsae.solvers.codes.engines.screening import PreparedDictionary
-    from cvxsae.solvers.codes.engines.state import Tuning, Warm
+from cvxsae.solvers.codes.engines.screening import (
+    SPARE_ROUNDINGS,
+    SUM_ROUNDING,
+    UNIT_ROUNDOFF,
+    PreparedDictionary,
+    fast_half_products,
+)
+from cvxsae.solvers.codes.engines.state import Outcome, Stoppable, Tuning, Warm
 
 if TYPE_CHECKING:
     PerRow = Float[torch.Tensor, " b"]

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import inspect
 import warnings
+from collections.abc import Callable
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 U = np.uint64
 """Index type of the inner loops: a signed index carries a branch for Python's negative ones."""

@@ -9,15 +9,13 @@ shorter, LLVM splits the vectors.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba.core import types
 from numba.extending import intrinsic
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 LANES = 16
 """Numbers in a vector: float32 in a register of AVX-512; rows are padded to multiples of it."""

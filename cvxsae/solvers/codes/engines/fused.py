@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import torch
+from jaxtyping import Float, Float64, Int, Int64
 
 from cvxsae.solvers.codes.engines.cpu_certificate import Block, Rules
 from cvxsae.solvers.codes.engines.cpu_kernels import BLOCK
 from cvxsae.solvers.codes.engines.cpu_screen import Products, Selected, Verdicts, narrow_rows, screen
 from cvxsae.solvers.codes.engines.cpu_solve import Atoms, restore, solve
 from cvxsae.solvers.codes.engines.screening import Precision, PreparedDictionary, fast_half_products
-from cvxsae.solvers.codes.engines.state import Outcome, Stoppable, Tuning
-
-if TYPE_CHECKING:
-    from jaxtyping import Float, Float64, Int, Int64
-
-    from cvxsae.solvers.codes.engines.state import Warm
+from cvxsae.solvers.codes.engines.state import Outcome, Stoppable, Tuning, Warm
 
 HELD_GRAM = 80 * 80
 """Inner products kept per datapoint between rounds, so that only those of new atoms are computed."""

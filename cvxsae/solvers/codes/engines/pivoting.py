@@ -5,14 +5,10 @@ Units are those of the engines: the penalty is 1, atoms have norm 1, so Gram mat
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
+from jaxtyping import Bool, Float
 
 from cvxsae.relaxations.linalg import FAILURES
-
-if TYPE_CHECKING:
-    from jaxtyping import Bool, Float
 
 FIRST_RIDGE, RIDGES, RIDGE_GROWTH = 8, 6, 10
 """Ridge added to a Gram matrix (diagonal 1) that is singular in rounding: machine epsilons at first, tries, growth."""

@@ -18,14 +18,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from jaxtyping import Float
 
 from cvxsae.parallel.threads import WORTH_SHARING, torch_threads
-
-if TYPE_CHECKING:
-    from jaxtyping import Float
 
 HALF_ROUNDING = 2.0**-8
 """Unit roundoff of bfloat16 (eight significant bits, to nearest)."""

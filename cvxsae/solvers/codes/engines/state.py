@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    import torch
-    from jaxtyping import Bool, Float64, Int64
+import torch
+from jaxtyping import Bool, Float64, Int64
 
 
 @dataclass(frozen=True)
@@ -133,6 +130,7 @@ class Stoppable:
             raise InterruptedBlockError
 
 
+@runtime_checkable
 class Engine(Protocol):
     """The arithmetic of the rounds, on one device and one thread of control."""
 

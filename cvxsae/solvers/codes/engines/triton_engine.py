@@ -10,10 +10,10 @@ the torch engine, whose certificate this is.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float, Int, Int64
 
 from cvxsae.solvers.codes.engines import triton_kernels
 from cvxsae.solvers.codes.engines.batched import (
@@ -26,12 +26,7 @@ from cvxsae.solvers.codes.engines.batched import (
     rounding,
 )
 from cvxsae.solvers.codes.engines.screening import PreparedDictionary
-from cvxsae.solvers.codes.engines.state import Tuning
-
-if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Int, Int64
-
-    from cvxsae.solvers.codes.engines.state import Warm
+from cvxsae.solvers.codes.engines.state import Tuning, Warm
 
 START_WIDTH = 64
 """Places per datapoint that a state starts with; it grows as needed."""

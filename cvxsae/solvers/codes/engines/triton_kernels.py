@@ -17,14 +17,12 @@ Units are those of :mod:`cvxsae.solvers.codes.engines.cpu_kernels`: the penalty 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import triton
 import triton.language as tl
-
-if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 
 TILE = 128
 """Datapoints, and atoms, per tile of a screening product."""

@@ -16,14 +16,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import torch
+from jaxtyping import Float
 
 from cvxsae.relaxations import linalg
-
-if TYPE_CHECKING:
-    from jaxtyping import Float
 
 _RELAXATION = 1.6
 """Over-relaxation of the splitting: 1 to 2 converges, 1.5 to 1.8 is the usual best (Eckstein & Bertsekas 1992)."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 
 from cvxsae.relaxations.candidate import Candidate
 from cvxsae.relaxations.convex.fixed_atoms import CandidateDictionary
@@ -18,9 +19,6 @@ from cvxsae.relaxations.solution import Status, relative_gap
 from cvxsae.solvers.convex.candidates.block_descent import BlockDescent
 from cvxsae.solvers.convex.large.factorized import Factorized, FactorState
 from cvxsae.solvers.convex.large.relaxation import DualPoint, Patience, best_multiple
-
-if TYPE_CHECKING:
-    from jaxtyping import Float
 
 _COARSE = {1: 2, 2: 24, 3: 100}
 """Directions to begin with, by dimension: 15° apart on the circle, 20° on the sphere."""

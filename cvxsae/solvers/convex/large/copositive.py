@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
+from cvxsae.relaxations.candidate import Candidate
+from cvxsae.relaxations.convex.large_dictionary import LargeDictionary
 from cvxsae.relaxations.proofs import SliceProof, triple_bound
 from cvxsae.relaxations.solution import Status, as_numpy, relative_gap
 from cvxsae.solvers.convex.large import copositive_admm as triples
@@ -18,10 +20,6 @@ from cvxsae.solvers.convex.large.relaxation import (
     best_multiple,
     searched,
 )
-
-if TYPE_CHECKING:
-    from cvxsae.relaxations.candidate import Candidate
-    from cvxsae.relaxations.convex.large_dictionary import LargeDictionary
 
 _BLOCK = 50
 """Steps of the splitting between two proofs: a proof costs about five steps."""

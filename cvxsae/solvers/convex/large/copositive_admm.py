@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
+from jaxtyping import Float
 
 from cvxsae.relaxations import linalg
 from cvxsae.relaxations.proofs import pencil_bound, spread, symmetrized, unspread
@@ -27,9 +27,6 @@ from cvxsae.solvers.convex.large.admm import (
     fit_and_corner,
     positive_part,
 )
-
-if TYPE_CHECKING:
-    from jaxtyping import Float
 
 _RELAXATION = 1.6
 """Over-relaxation, as in the splitting without slices."""

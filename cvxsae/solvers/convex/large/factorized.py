@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
+from cvxsae.relaxations.candidate import Candidate
 from cvxsae.relaxations.convex.large_dictionary import LargeDictionary, fit_factor
 from cvxsae.relaxations.convex.polar_search import LARGEST_DIM
 from cvxsae.relaxations.solution import as_numpy
 from cvxsae.solvers.convex.nonnegative_lbfgs import descend
-
-if TYPE_CHECKING:
-    from cvxsae.relaxations.candidate import Candidate
 
 _ALL_DATAPOINTS = 1024
 """Datapoints up to which every one starts as a column."""

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
+from cvxsae.relaxations.candidate import Candidate
 from cvxsae.relaxations.convex.large_dictionary import LargeDictionary, fit_factor, similarity_value
 from cvxsae.relaxations.convex.tidy import tidy
-from cvxsae.relaxations.problem import EPS
+from cvxsae.relaxations.linalg import EPS
 from cvxsae.relaxations.proofs import CopositivityProof, NonnegativeProof, pencil_bound
 from cvxsae.relaxations.solution import Status, as_numpy, relative_gap
 from cvxsae.solvers.convex.large import admm as splitting
 from cvxsae.solvers.convex.large.factorized import Factorized, FactorState, most_columns, perturbed
-
-if TYPE_CHECKING:
-    from cvxsae.relaxations.candidate import Candidate
 
 _DESCENTS = 4
 """Rounds of descent before the splitting; it needs a start, not an answer."""

@@ -8,20 +8,15 @@ the bias. Sums are exact, nothing is forgotten or faded out, so the objective at
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import scipy.sparse as sp
 import torch
+from jaxtyping import Int64
 
-from cvxsae.solvers.dictionary.state import Exact
-
-if TYPE_CHECKING:
-    from jaxtyping import Int64
-
-    from cvxsae.solvers.dictionary.evaluator import Evaluator
-    from cvxsae.solvers.dictionary.moves import Moves
-    from cvxsae.solvers.dictionary.state import Evaluation, SearchState
+from cvxsae.solvers.dictionary.evaluator import Evaluator
+from cvxsae.solvers.dictionary.moves import Moves
+from cvxsae.solvers.dictionary.state import Evaluation, Exact, SearchState
 
 
 @dataclass(frozen=True)
@@ -98,7 +93,7 @@ class ExactPasses:
         return state.counting(renewed=len(found.replaced)), found.codes, True
 
 
-def in_order(codes: tuple[sp.csr_array, ...], minibatches: tuple[Int64[np.ndarray, " n"], ...]) -> sp.csr_array:
+def in_order(codes: tuple[sp.csr_array, ...], minibatches: tuple[Int64[np.ndarray, " _"], ...]) -> sp.csr_array:
     """Codes of all datapoints in the order of the data."""
     rows = np.concatenate(minibatches)
     place = np.empty(len(rows), dtype=np.int64)

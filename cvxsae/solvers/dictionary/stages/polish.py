@@ -9,17 +9,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 import torch
 
 from cvxsae.relaxations.joint.curvature import Curvature
+from cvxsae.solvers.dictionary.evaluator import Evaluator
 from cvxsae.solvers.dictionary.moves import Moves
 from cvxsae.solvers.dictionary.stages.quasi_newton import QuasiNewton, retract
-
-if TYPE_CHECKING:
-    from cvxsae.solvers.dictionary.evaluator import Evaluator
-    from cvxsae.solvers.dictionary.state import CurvaturePair, Evaluation, Polish
+from cvxsae.solvers.dictionary.state import CurvaturePair, Evaluation, Polish
 
 
 @dataclass(frozen=True)

@@ -10,21 +10,15 @@ is what makes alternating minimization slow. Gradients are exact by the envelope
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import torch
+from jaxtyping import Float64
 
+from cvxsae.parallel.group import ProcessGroup
 from cvxsae.relaxations.linalg import PositiveFactor, positive_factor
-from cvxsae.solvers.dictionary.state import CurvaturePair
-from cvxsae.solvers.dictionary.sums import unit
-
-if TYPE_CHECKING:
-    from jaxtyping import Float64
-
-    from cvxsae.parallel.group import ProcessGroup
-    from cvxsae.solvers.dictionary.evaluator import Evaluator
-    from cvxsae.solvers.dictionary.state import Evaluation
-    from cvxsae.solvers.dictionary.sums import CodeSums
+from cvxsae.solvers.dictionary.evaluator import Evaluator
+from cvxsae.solvers.dictionary.state import CurvaturePair, Evaluation
+from cvxsae.solvers.dictionary.sums import CodeSums, unit
 
 
 @dataclass(frozen=True)

@@ -10,20 +10,15 @@ the exact pass that follows removes the noise that is left. Nothing here is cert
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
+import scipy.sparse as sp
 import torch
+from jaxtyping import Float64
 
-from cvxsae.solvers.dictionary.state import Moments, RoundStart, Stochastic
+from cvxsae.solvers.dictionary.evaluator import Evaluator
+from cvxsae.solvers.dictionary.state import Moments, RoundStart, SearchState, Stochastic
 from cvxsae.solvers.dictionary.sums import unit
-
-if TYPE_CHECKING:
-    import scipy.sparse as sp
-    from jaxtyping import Float64
-
-    from cvxsae.solvers.dictionary.evaluator import Evaluator
-    from cvxsae.solvers.dictionary.state import SearchState
 
 
 @dataclass(frozen=True)
