@@ -16,6 +16,7 @@ Any Y becomes feasible by re-centering and rescaling, so any candidate has a cer
 from __future__ import annotations
 
 import functools
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -35,6 +36,9 @@ from cvxsae.relaxations.candidate import Candidate, Codes
 from cvxsae.relaxations.convex.penalty import AtomPenalty
 from cvxsae.relaxations.linalg import EPS
 from cvxsae.relaxations.proofs import CopositivityProof
+
+_SUM_SLACK = 16
+"""Units of rounding of the largest entry by which each entry of a dual point may move to make the rows sum to zero."""
 
 Init = TypeVar("Init", bound=Callable[..., Any])
 
@@ -272,7 +276,7 @@ class Problem(ABC):
 
         Rows shrink one by one where the polar is a maximum over rows and nothing couples them (fixed bias);
         otherwise all by one factor. What rounding can hide of the polar, ``2dε‖y_n‖``, is added to it first, so the
-        result is feasible in exact arithmetic.
+        result is feasible in exact arithmetic: of a free bias too, whose rows sum to exactly zero (in one process).
         """
         Y = self.centered(Y.to(torch.float64))
         limit = self.lam * (1 - 4 * self.dim * EPS)
@@ -281,7 +285,9 @@ class Problem(ABC):
         if rows is not None:
             return Y * torch.clamp(limit / (rows + slack).clamp(min=limit), max=1)[:, None]
         polar = self._largest(self.polar(Y, proof) + float(slack.max()))
-        return Y * min(1.0, limit / polar) if polar > 0 else Y
+        if not self.bias_is_free or not self.group.is_alone:
+            return Y * min(1.0, limit / polar) if polar > 0 else Y
+        return without_sum(Y * min(1.0, limit / (polar + sum_slack(Y)))) if polar > 0 else Y
 
     def dual_violations(
         self, Y: Float[torch.Tensor, "N d"], proof: CopositivityProof | None = None
@@ -348,6 +354,29 @@ def _reconstruct(candidate: Candidate, rows: slice) -> torch.Tensor | float:
         return 0.0
     block = candidate.codes[rows].astype(np.float64, copy=False)
     return torch.from_numpy(np.ascontiguousarray(block @ candidate.dictionary.astype(np.float64, copy=False)))
+
+
+def sum_slack(Y: Float[torch.Tensor, "N d"]) -> float:
+    """By how much :func:`without_sum` can raise the polar of Y: no row moves further, and no polar is above norms."""
+    return _SUM_SLACK * math.sqrt(Y.shape[1]) * EPS * float(Y.abs().max())
+
+
+def without_sum(Y: Float[torch.Tensor, "N d"]) -> Float[torch.Tensor, "N d"]:
+    """The rows moved by a few units of rounding so that they sum to zero in exact arithmetic.
+
+    A free bias multiplies their sum, and where λ is small an optimal bias can be anywhere within a long way. Entries
+    become multiples of one spacing, hence whole numbers, and what these sum to is taken from them evenly.
+    """
+    largest = float(Y.abs().max())
+    if not 0 < largest < math.inf:
+        return Y
+    spacing = 2.0 ** max(math.frexp(largest)[1] - 51, -1074)
+    units = (Y / spacing).round().to(torch.int64)
+    high = units >> 26  # sums of halves, so that no number of rows can overflow
+    total = [int(h) * 2**26 + int(w) for h, w in zip(high.sum(dim=0), (units - (high << 26)).sum(dim=0), strict=True)]
+    shares = torch.tensor([divmod(t, len(Y)) for t in total], device=Y.device)
+    rows = torch.arange(len(Y), device=Y.device)[:, None]
+    return (units - shares[:, 0] - (rows < shares[:, 1]).to(torch.int64)).to(Y) * spacing
 
 
 def float64_tensor(array: np.ndarray) -> torch.Tensor:

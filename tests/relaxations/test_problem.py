@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import fields, replace
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import scipy.sparse
 import torch
 
 from cvxsae import CandidateDictionary, InputError, LargeDictionary, SparseCodes, WideLimit
+from cvxsae.relaxations.problem import sum_slack, without_sum
 from cvxsae.results import Candidate
 from tests.helpers import problems
 
@@ -262,3 +264,20 @@ def test_a_penalty_whose_square_is_lost_is_refused(name, scale, rng):
         build(name, X, atoms, None, lam=0.1 * scale)
     with pytest.raises(InputError, match="rescale the data and lam alike"):
         replace(build(name, X, atoms, None), lam=0.1 * scale)
+
+
+@pytest.mark.parametrize("scale", [1e-100, 1.0, 1e100])
+def test_rows_of_a_dual_point_sum_to_exactly_zero(scale, rng):
+    """A free bias multiplies their sum: one that is only nearly zero proves nothing where λ is small."""
+    for n in (1, 7, 300):
+        Y = torch.from_numpy(scale * rng.normal(size=(n, 3)))
+        Y = Y - Y.mean(dim=0)
+        moved = without_sum(Y)
+        assert all(sum(map(Fraction, column)) == 0 for column in moved.T.tolist())
+        assert float(torch.linalg.vector_norm(moved - Y, dim=1).max()) <= sum_slack(Y)
+    assert float(Y.sum(dim=0).abs().max()) > 0  # the control: rounding alone leaves a sum
+    X, atoms = rng.normal(size=(9, 3)), rng.normal(size=(5, 3))
+    problem = CandidateDictionary(scale * X, atoms, scale * 1e-7, 2.0, bias="free")
+    dual = problem.feasible_dual(torch.from_numpy(scale * rng.normal(size=(9, 3))))
+    assert all(sum(map(Fraction, column)) == 0 for column in dual.T.tolist())
+    assert problem.polar(dual) <= problem.lam

@@ -19,7 +19,7 @@ from cvxsae.relaxations.convex.penalty import AtomPenalty
 from cvxsae.relaxations.convex.polar_search import LARGEST_DIM
 from cvxsae.relaxations.convex.wide_limit import WideLimit
 from cvxsae.relaxations.linalg import EPS
-from cvxsae.relaxations.problem import Problem, made_together
+from cvxsae.relaxations.problem import Problem, made_together, sum_slack, without_sum
 from cvxsae.relaxations.proofs import CopositivityProof
 
 POLAR_ITERATIONS = 300
@@ -115,8 +115,10 @@ class LargeDictionary(Problem):
         Y = self.centered(residual)
         rounds = POLAR_ITERATIONS if len(Y) <= POLAR_POINTS else 0
         bounds = self.penalty.matrix_polar(Y, proof=proof, iterations=rounds, target=self.lam)
-        shrink = min(1.0, self.lam / bounds.upper) if bounds.upper > 0 else 1.0
-        return (shrink * Y).numpy(), None if bounds.proof is None else bounds.proof.scaled(shrink)
+        upper = bounds.upper + (sum_slack(Y) if self.bias_is_free else 0.0)
+        shrink = min(1.0, self.lam / upper) if upper > 0 else 1.0
+        point = without_sum(shrink * Y) if self.bias_is_free else shrink * Y
+        return point.numpy(), None if bounds.proof is None else bounds.proof.scaled(shrink)
 
     # ------------------------------------------------------------------ similarity
 

@@ -12,6 +12,7 @@ from cvxsae.relaxations.candidate import Candidate
 from cvxsae.relaxations.convex.large_dictionary import LargeDictionary, fit_factor, similarity_value
 from cvxsae.relaxations.convex.tidy import tidy
 from cvxsae.relaxations.linalg import EPS
+from cvxsae.relaxations.problem import sum_slack, without_sum
 from cvxsae.relaxations.proofs import CopositivityProof, NonnegativeProof, pencil_bound
 from cvxsae.relaxations.solution import Status, as_numpy, relative_gap
 from cvxsae.solvers.convex.large import admm as splitting
@@ -319,10 +320,12 @@ def best_multiple(
     along, square = float((offsets * Y).sum()), float(Y.square().sum())
     if square == 0 or polar == 0:
         return DualPoint(torch.zeros_like(Y), None, 0.0)
+    polar += sum_slack(Y) if problem.bias_is_free else 0.0
     limit = problem.lam * (1 - 4 * problem.dim * EPS) / polar
     scale = min(max(along / square, 0.0), limit)
     bound = (scale * along - scale**2 * square / 2) / problem.n_points
-    return DualPoint(scale * Y, None if proof is None else proof.scaled(scale), bound)
+    point = without_sum(scale * Y) if problem.bias_is_free else scale * Y
+    return DualPoint(point, None if proof is None else proof.scaled(scale), bound)
 
 
 def _evaluate(problem: LargeDictionary, state: PairState) -> PairState:
