@@ -180,10 +180,12 @@ def _widths(widths: Sequence[int]) -> tuple[int, ...]:
     return chosen
 
 
-def find_floors(problems: Sequence[JointProblem], search: FloorSearch, run: Run) -> tuple[Floor, ...]:
+def find_floors(
+    problems: Sequence[JointProblem], search: FloorSearch, run: Run, limit: Solution | None = None
+) -> tuple[Floor, ...]:
     """The floors of joint problems that differ in their width alone, in the order given.
 
-    An interrupt passes through.
+    ``limit`` is their wide limit, if it has been solved. An interrupt passes through.
     """
     problem = problems[0]
     activations, shift = problem.X, None if problem.bias_is_free else problem.fixed_bias()
@@ -205,7 +207,7 @@ def find_floors(problems: Sequence[JointProblem], search: FloorSearch, run: Run)
                     found[width] = replace(best, rows=rows, partners=partners)
                     bar.update()
             parts.append(found)
-    wide = _wide_value(problem, run)
+    wide = _wide_value(problem, limit, run)
     mark = fingerprint(activations)
     return tuple(_combine(one, [part[one.n_atoms] for part in parts], wide, mark) for one in problems)
 
@@ -289,10 +291,10 @@ def solved_wide_limit(problem: WideLimit, tol: float, run: Run) -> Solution:
         return iterate(WideLimitNewton(), problem, tol, run.inner().without_limit())
 
 
-def _wide_value(problem: JointProblem, run: Run) -> float:
+def _wide_value(problem: JointProblem, limit: Solution | None, run: Run) -> float:
     """The wide limit's lower bound, which every floor reaches at least."""
     wide = WideLimit(problem.X, problem.lam, bias=problem.bias)
-    bound = solved_wide_limit(wide, WIDE_TOL, run).lower_bound
+    bound = (limit or solved_wide_limit(wide, WIDE_TOL, run)).lower_bound
     return max(0.0, bound * (1 - 8 * (wide.n_points + wide.dim) * EPS))
 
 
