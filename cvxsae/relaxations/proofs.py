@@ -92,8 +92,9 @@ class NonnegativeProof(CopositivityProof):
         self, gram: Float64[np.ndarray, "N N"], tau: float, target: float, iterations: int
     ) -> NonnegativeProof:
         """Minimize ``½‖(M − P)_−‖²`` over P ≥ 0, ``M = t²(11ᵀ + τI) − YYᵀ``: accelerated projected gradient, step 1."""
-        M = target**2 * (1 + tau * np.eye(len(gram))) - gram
-        P = self._usable()
+        size = max(target**2, float(gram.max(initial=0.0))) or 1.0  # squares of what is a square must not overflow
+        M = target**2 / size * (1 + tau * np.eye(len(gram))) - gram / size
+        P = self._usable() / size
         extrapolated, momentum = P, 1.0
         for _ in range(iterations):
             try:
@@ -102,14 +103,14 @@ class NonnegativeProof(CopositivityProof):
                 break  # any P ≥ 0 will do
             negative = np.minimum(values, 0)
             if negative[0] >= -1e-14 * abs(values[-1]):
-                return NonnegativeProof(extrapolated)
+                return NonnegativeProof(size * extrapolated)
             updated = np.clip(extrapolated + (vectors * negative) @ vectors.T, 0, None)
             if np.sum((extrapolated - updated) * (updated - P)) > 0:
                 momentum = 1.0
             following = (1 + math.sqrt(1 + 4 * momentum**2)) / 2
             extrapolated = np.clip(updated + (momentum - 1) / following * (updated - P), 0, None)
             P, momentum = updated, following
-        return NonnegativeProof(P)
+        return NonnegativeProof(size * P)
 
     def _usable(self) -> Float64[np.ndarray, "N N"]:
         P = np.asarray(self.P, dtype=np.float64)
