@@ -42,3 +42,18 @@ class NotCertifiedError(Error, RuntimeError):
 def reason(error: Exception) -> str:
     """Return the first sentence of what a library says, to quote inside a sentence of ours."""
     return " ".join(str(error).split(". ")[0].split()).rstrip(".:;")[:200] or type(error).__name__
+
+
+LONGEST_VALUE = 60
+"""Characters of a value that a message repeats."""
+
+
+def in_short(value: Any) -> str:
+    """A value as messages show it: never longer than a line, whatever it is."""
+    if getattr(value, "ndim", 0):
+        return f"a {type(value).__name__} with {value.ndim} axes" if value.ndim > 1 else f"a {type(value).__name__}"
+    try:
+        text = " ".join(repr(value).split())
+    except (ValueError, RecursionError):  # an integer of thousands of digits, a list that holds itself
+        return f"a {type(value).__name__} too long to show"
+    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}..."

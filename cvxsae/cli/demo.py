@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,9 +13,9 @@ import torch
 from tqdm.auto import tqdm
 
 from cvxsae.data.activations import Activations
+from cvxsae.data.atomic import make_folder, write_atomically
 from cvxsae.data.embedded import wordllama, wordllama_tokens
 from cvxsae.data.transforms import center_and_scale
-from cvxsae.errors import InputError
 from cvxsae.relaxations.convex.fixed_atoms import CandidateDictionary, SparseCodes, datapoint_atoms
 from cvxsae.relaxations.convex.large_dictionary import LargeDictionary
 from cvxsae.relaxations.convex.wide_limit import WideLimit
@@ -98,10 +99,7 @@ def run_demo(folder: Path, *, say: Callable[[str], None] | None = print, progres
         If the ``wordllama`` wheel is missing or the folder cannot be made.
     """
     start = time.perf_counter()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--out {str(folder)!r} cannot be made a folder ({error.strerror}).") from None
+    make_folder(folder, "--out")
     speak = say or (lambda _: None)
     raw = wordllama()
     transform = center_and_scale(raw)
@@ -123,7 +121,7 @@ def run_demo(folder: Path, *, say: Callable[[str], None] | None = print, progres
     )
     _figure(folder / "demo.png", report, similarities, comparison)
     report["seconds"] = time.perf_counter() - start
-    (folder / "demo.json").write_text(json.dumps(report, indent=2, default=float), encoding="utf-8")
+    write_atomically(folder / "demo.json", json.dumps(report, indent=2, default=float), "--out")
     speak("")
     verdict = "Every number above was recomputed by the referee in float64 from the data and the arrays alone"
     speak(f"{verdict}: {'no objections' if report['certified'] else 'SEE THE OBJECTIONS ABOVE'}.")
@@ -348,4 +346,4 @@ def _figure(path: Path, report: dict[str, Any], similarities: dict[float, np.nda
         axes.set_xticks(range(len(WORDS)), WORDS, rotation=90)
         axes.set_yticks(range(len(WORDS)), WORDS if axes is private_axes else [""] * len(WORDS))
     figure.colorbar(image, ax=shared_axes, label="normalized similarity Q", shrink=0.8)
-    figure.savefig(path, dpi=150)
+    write_atomically(path, partial(figure.savefig, dpi=150, format="png"), "--out")

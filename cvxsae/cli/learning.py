@@ -10,7 +10,6 @@ import typer
 
 from cvxsae.cli.options import (
     EXIT_CERTIFIED,
-    FIGURE_DPI,
     Answer,
     DataOptions,
     FreeBias,
@@ -27,6 +26,7 @@ from cvxsae.cli.options import (
     exit_code,
     numbers,
     save,
+    write_figure,
 )
 
 if TYPE_CHECKING:
@@ -160,8 +160,6 @@ def compare_command(
     stationarity: Stationarity = 1e-4,
 ) -> Answer:
     """Train SAEs and learn dictionaries at several widths; set both above the floors."""
-    from functools import partial
-
     from cvxsae.data.storage import write_atomically
     from cvxsae.study.compare import compare
 
@@ -170,8 +168,8 @@ def compare_command(
     options = {"stationarity": stationarity, "seed": terms.data.seed, **compute.keywords()}
     comparison = compare(X, _whole_widths(widths), lam, bias=bias, training=how, folder=folder, **options)
     table = comparison.table()
-    write_atomically(folder / "compare.csv", table.to_csv(index=False))
-    write_atomically(folder / "compare.png", partial(comparison.figure().savefig, dpi=FIGURE_DPI, format="png"))
+    write_atomically(folder / "compare.csv", table.to_csv(index=False), "--folder")
+    write_figure(folder / "compare.png", comparison.figure(), "--folder")
     notes.append(f"table, figure and dictionaries written to {folder}")
     shown = table[["n_atoms", "loss", "exact", "local", "best", "floor", "wide"]]
     return Answer(shown.to_string(index=False), comparison.to_dict(), EXIT_CERTIFIED, notes)

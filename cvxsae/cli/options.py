@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,9 +19,11 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from cvxsae.errors import CertificateError, InputError, NotCertifiedError
+from cvxsae.errors import CertificateError, InputError, NotCertifiedError, in_short
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from cvxsae.data.activations import Activations
     from cvxsae.relaxations.solution import Status
 
@@ -66,13 +69,13 @@ class DataOptions:
 
         from cvxsae.data import arguments, transforms
         from cvxsae.data.activations import Activations
+        from cvxsae.data.atomic import shown
         from cvxsae.data.embedded import EMBEDDED_NAMES, embedded
 
         is_embedded = self.data in EMBEDDED_NAMES
-        if not is_embedded and not Path(self.data.partition("::")[0]).exists():
-            raise InputError(
-                f"DATA {self.data!r} does not exist; pass the path of a file, or one of {', '.join(EMBEDDED_NAMES)}."
-            )
+        if not is_embedded and not os.path.exists(self.data.partition("::")[0]):  # noqa: PTH110 (never raises)
+            known = ", ".join(EMBEDDED_NAMES)
+            raise InputError(f"DATA {shown(self.data)} does not exist; pass the path of a file, or one of {known}.")
         X = Activations(embedded(self.data) if is_embedded else self.data, name="DATA")
         notes = []
         seed = arguments.count(self.seed, "--seed", least=0)
@@ -278,9 +281,9 @@ def bias_of(text: str, X: Activations) -> Any:
 def numbers(text: str, name: str) -> list[float]:
     """Numbers separated by commas."""
     try:
-        return [float(part) for part in text.split(",")]
+        return [int(part) if part.strip().isdecimal() else float(part) for part in text.split(",")]
     except ValueError:
-        raise InputError(f"{name} is {text!r}; pass numbers separated by commas, as in 0.5,1,2.") from None
+        raise InputError(f"{name} is {in_short(text)}; pass numbers separated by commas, as in 0.5,1,2.") from None
 
 
 def check_out(out: Path | None) -> None:
@@ -291,6 +294,15 @@ def check_out(out: Path | None) -> None:
         raise InputError(f"--out {str(out)!r} has type {out.suffix!r}; write to a .npz or .safetensors file.")
     if not out.parent.is_dir():
         raise InputError(f"--out {str(out)!r} is in a folder that does not exist; create {str(out.parent)!r} first.")
+
+
+def write_figure(path: Path, figure: Figure, name: str) -> None:
+    """Write a figure as a PNG file, whole or not at all."""
+    from functools import partial
+
+    from cvxsae.data.atomic import write_atomically
+
+    write_atomically(path, partial(figure.savefig, dpi=FIGURE_DPI, format="png"), name)
 
 
 def save(out: Path | None, arrays: Mapping[str, Any], **claims: float) -> list[str]:

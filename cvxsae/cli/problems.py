@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 import typer
 
 from cvxsae.cli.options import (
-    FIGURE_DPI,
     Answer,
     DataOptions,
     FreeBias,
@@ -25,6 +24,7 @@ from cvxsae.cli.options import (
     exit_code,
     numbers,
     save,
+    write_figure,
 )
 from cvxsae.errors import InputError
 
@@ -229,8 +229,8 @@ def path_command(
         **compute.keywords(),
     )
     table, chosen = found.table(), found.widest_plateau()
-    write_atomically(folder / "path.csv", table.to_csv(index=False))
-    found.figure().savefig(folder / "path.png", dpi=FIGURE_DPI)
+    write_atomically(folder / "path.csv", table.to_csv(index=False), "--folder")
+    write_figure(folder / "path.png", found.figure(), "--folder")
     text = f"{table.to_string(index=False)}\nwidest plateau: {found.points[chosen].live_atoms} atoms (row {chosen})"
     closed = all(point.status in ("CERTIFIED", "RELAXED") for point in found.points)
     code = exit_code(closed, *(() if found.status is None else (found.status,)))
@@ -261,20 +261,23 @@ def check_command(
     out: Annotated[Path | None, typer.Option("--out", help="Folder for the tables, the report and the figure.")] = None,
 ) -> Answer:
     """Check a dictionary against what any optimum satisfies: where it fails, what splits, what absorbs what."""
-    from cvxsae.data.storage import strict_json, write_atomically
+    from cvxsae.data.atomic import make_folder, write_atomically
+    from cvxsae.data.storage import strict_json
     from cvxsae.diagnostics.check import check_optimality
 
     atoms = AtomOptions(bias=bias, dictionary=dictionary)
     problem, notes = ProblemOptions(kind=Kind.codes, data=data, penalty=penalty, atoms=atoms).build()
     options = {**asdict(conditions), **compute.keywords()}
+    if out is not None:
+        make_folder(out, "--out")  # before any work is done
     given = cast("SparseCodes", problem).dictionary
     found = check_optimality(problem.X, given, problem.lam, bias=problem.bias, seed=data.seed, **options)
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
         for name in ("features", "pairs", "absorbed", "antipodes", "duplicates"):
-            write_atomically(out / f"{name}.csv", getattr(found, name).to_csv(index=name == "features"))
-        write_atomically(out / "report.json", json.dumps(strict_json(found.to_dict()), indent=2, allow_nan=False))
-        found.figure().savefig(out / "report.png", dpi=FIGURE_DPI)
+            write_atomically(out / f"{name}.csv", getattr(found, name).to_csv(index=name == "features"), "--out")
+        report = json.dumps(strict_json(found.to_dict()), indent=2, allow_nan=False)
+        write_atomically(out / "report.json", report, "--out")
+        write_figure(out / "report.png", found.figure(), "--out")
         notes.append(f"tables, report and figure written to {out}")
     return Answer(str(found), found.to_dict(), exit_code(found.is_stationary), notes)
 

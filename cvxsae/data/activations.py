@@ -23,6 +23,7 @@ import xxhash
 from jaxtyping import Float
 
 from cvxsae.data import files, tensors
+from cvxsae.data.arithmetic import computes
 from cvxsae.data.stored import StoredRows, mapping_under, stored_rows
 from cvxsae.errors import InputError
 
@@ -36,6 +37,7 @@ FRESH_SECONDS = 2.0
 """Age below which the time of a file's last change may also be that of the next: the coarsest clock of file systems."""
 
 
+@computes
 class Activations:
     """N datapoints of dimension d, finite, one per row; read in batches, never modified.
 
@@ -221,7 +223,7 @@ class Activations:
 
     def spread(self, count: int) -> Activations:
         """Return ``count`` evenly spaced rows as a copy; of a file only these are read."""
-        rows = torch.linspace(0, len(self) - 1, min(count, len(self))).long()
+        rows = torch.linspace(0, len(self) - 1, min(count, len(self)), dtype=torch.float64).long()
         return self[rows.to(self.device)]
 
     def to_tensor(
@@ -257,7 +259,9 @@ def _open(X: Any, name: str) -> torch.Tensor | StoredRows:
 
 def _in_place(X: np.ndarray | torch.Tensor, name: str, *, is_path: bool) -> torch.Tensor | StoredRows:
     """An array where it is, unless it has to be converted."""
-    if X.ndim != 2 or 0 in X.shape or (isinstance(X, torch.Tensor) and X.layout is not torch.strided):
+    if isinstance(X, torch.Tensor):
+        tensors.require_plain(X, name)
+    if X.ndim != 2 or 0 in X.shape:
         return tensors.matrix(X, name)
     tensors.float_tensor(X[:1], name)
     mapping = mapping_under(X)

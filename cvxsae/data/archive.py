@@ -25,6 +25,8 @@ CSR_PARTS = ("data", "indices", "indptr", "shape")
 def flatten(mapping: Mapping[str, Any]) -> dict[str, Array]:
     """Split sparse arrays into their parts, and check that every array is numeric and no name is used twice."""
     arrays: dict[str, Array] = {}
+    if not isinstance(mapping, Mapping) or not all(isinstance(entry, str) for entry in mapping):
+        raise InputError(f"mapping is a {type(mapping).__name__}; pass a dict of arrays by name.")
     for entry, value in mapping.items():
         parts = {entry: value}
         if sparse.issparse(value):
@@ -34,7 +36,9 @@ def flatten(mapping: Mapping[str, Any]) -> dict[str, Array]:
         for key, part in parts.items():
             array = part.detach().cpu() if isinstance(part, torch.Tensor) else np.asarray(part)
             if isinstance(array, np.ndarray) and array.dtype.kind not in "fiub":
-                raise InputError(f"{key!r} has dtype {array.dtype}; only arrays of real numbers can be saved.")
+                raise InputError(
+                    f"mapping has {key!r} of dtype {array.dtype}; only arrays of real numbers can be saved."
+                )
             if key in arrays:
                 raise InputError(f"two arrays would be saved as {key!r}; rename one.")
             arrays[key] = array

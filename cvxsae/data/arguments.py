@@ -7,16 +7,21 @@ found and what to do about it.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
 
+import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
+from cvxsae.data.atomic import shown
 from cvxsae.data.tensors import LARGEST, float_tensor, require_finite
-from cvxsae.errors import InputError
+from cvxsae.errors import InputError, in_short, reason
+
+T = TypeVar("T")
 
 BiasLike: TypeAlias = ArrayLike | torch.Tensor | None
 """A decoder bias: ``None`` (zero), ``"free"`` (optimized) or a vector (fixed)."""
@@ -24,7 +29,7 @@ BiasLike: TypeAlias = ArrayLike | torch.Tensor | None
 
 def positive(value: Any, name: str) -> float:
     """Return a finite number above zero."""
-    number = _number(value, name)
+    number = real(value, name)
     if not number > 0:
         raise InputError(f"{name} is {number:g}; it must be above zero.")
     return number
@@ -40,28 +45,100 @@ def penalty(value: Any, name: str) -> float:
 
 def nonnegative(value: Any, name: str) -> float:
     """Return a finite number that is zero or more."""
-    number = _number(value, name)
+    number = real(value, name)
     if number < 0:
         raise InputError(f"{name} is {number:g}; it must be zero or more.")
     return number
 
 
-def _number(value: Any, name: str) -> float:
+def real(value: Any, name: str) -> float:
+    """Return a finite number."""
+    plain = value.detach() if isinstance(value, torch.Tensor) else value
     try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise InputError(f"{name} is {value!r}; it must be a number.") from None
+        if isinstance(plain, _NO_NUMBERS) or getattr(plain, "ndim", None):
+            raise TypeError
+        number = float(plain)
+    except OverflowError:
+        number = math.inf
+    except (TypeError, ValueError, RuntimeError, ArithmeticError):
+        raise InputError(f"{name} is {in_short(value)}; it must be a number.") from None
     if not math.isfinite(number):
-        raise InputError(f"{name} is {number}; it must be finite.")
+        raise InputError(f"{name} is {in_short(value)}; it must be finite.")
     return number
 
 
-def count(value: Any, name: str, *, least: int = 1) -> int:
-    """Return a whole number of at least ``least``."""
-    number = _number(value, name)
-    if number != int(number) or number < least:
-        raise InputError(f"{name} is {value!r}; it must be a whole number of at least {least}.")
-    return int(number)
+_NO_NUMBERS = (str, bytes, bytearray, np.datetime64, np.timedelta64, np.ma.MaskedArray)
+"""What ``float`` would make a number of, but nobody means as one."""
+
+MOST = 2**53
+"""Largest whole number: beyond it float64 skips some, and nothing that is counted here is as large."""
+
+MOST_SEED = 2**63 - 1
+"""Largest seed that the generators of numpy and of torch both take."""
+
+
+def count(value: Any, name: str, *, least: int = 1, most: int = MOST) -> int:
+    """Return a whole number from ``least`` to ``most``."""
+    number = real(value, name)
+    whole = int(value) if isinstance(value, int) else int(number)
+    if number != int(number) or whole < least:
+        raise InputError(f"{name} is {in_short(value)}; it must be a whole number of at least {least}.")
+    if whole > most:
+        raise InputError(f"{name} is {in_short(value)}; it must be a whole number of at most {most}.")
+    return whole
+
+
+def seed(value: Any, name: str = "seed") -> int:
+    """Return what random numbers are drawn from: a whole number from 0 to 2⁶³ − 1."""
+    return count(value, name, least=0, most=MOST_SEED)
+
+
+def flag(value: Any, name: str) -> bool:
+    """Return True or False."""
+    if not isinstance(value, bool | np.bool_ | int) or value not in (0, 1):
+        raise InputError(f"{name} is {in_short(value)}; pass True or False.")
+    return bool(value)
+
+
+def each(values: Any, name: str, check: Callable[[Any, str], T], *, least: int = 1) -> tuple[T, ...]:
+    """Return what ``check`` makes of every one of several values, ``least`` or more."""
+    try:
+        found = None if isinstance(values, str | bytes | Mapping) else tuple(values)
+    except (TypeError, RuntimeError):
+        found = None
+    if found is None:
+        raise InputError(f"{name} is {in_short(values)}; pass a list or another sequence.")
+    if len(found) < least:
+        raise InputError(f"{name} is empty; pass at least one.")
+    return tuple(check(value, name) for value in found)
+
+
+def index(value: Any, name: str, size: int) -> int:
+    """Return the index of one of ``size`` things."""
+    number = count(value, name, least=0)
+    if number >= size:
+        raise InputError(f"{name} is {number} and there are {size}; pass an index from 0 to {size - 1}.")
+    return number
+
+
+def indices(values: Any, name: str, size: int) -> np.ndarray:
+    """Return indices of some of ``size`` things, int64; of all of them for None."""
+    chosen = range(size) if values is None else each(values, name, lambda value, name: index(value, name, size))
+    return np.array(chosen, dtype=np.int64)
+
+
+def instance(value: Any, name: str, kind: type[T] | tuple[type[T], ...], wanted: str) -> T:
+    """Return a value of one of these types; ``wanted`` says what to pass."""
+    if not isinstance(value, kind):
+        raise InputError(f"{name} is a {type(value).__name__}; pass {wanted}.")
+    return value
+
+
+def path(value: Any, name: str) -> Path:
+    """Return a path, whether or not there is anything."""
+    if not isinstance(value, str | os.PathLike) or isinstance(os.fspath(value), bytes):
+        raise InputError(f"{name} is a {type(value).__name__}; pass a path.")
+    return Path(value)
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +167,7 @@ class Bias:
             if value == "free":
                 return cls(is_free=True)
             raise InputError(
-                f"bias is {value!r}; pass None (zero), 'free' (optimized) or an array of length {dim} (fixed)."
+                f"bias is {in_short(value)}; pass None (zero), 'free' (optimized) or an array of length {dim} (fixed)."
             )
         vector = float_tensor(value, "bias")
         if tuple(vector.shape) != (dim,):
@@ -125,21 +202,21 @@ def bias_vector(value: BiasLike, dim: int) -> torch.Tensor | Literal["free"] | N
 
 def choice(value: str, name: str, options: Sequence[str]) -> str:
     """Return ``value`` if it is one of ``options``."""
-    if value not in options:
-        raise InputError(f"{name} is {value!r}; choose one of {', '.join(options)}.")
+    if not isinstance(value, str) or value not in options:
+        raise InputError(f"{name} is {in_short(value)}; choose one of {', '.join(options)}.")
     return value
 
 
-def existing_file(path: str | Path, name: str) -> Path:
+def existing_file(value: str | os.PathLike[str], name: str) -> Path:
     """Return a path that points to a file."""
-    path = Path(path)
+    file = path(value, name)
     try:
-        if path.is_file():
-            return path
-        found = "is a directory" if path.is_dir() else "is not a file" if path.exists() else "does not exist"
-    except OSError as error:
-        found = f"cannot be opened ({error.strerror})"
-    raise InputError(f"{name} {str(path)!r} {found}; pass the path of a file.")
+        if file.is_file():
+            return file
+        found = "is a directory" if file.is_dir() else "is not a file" if file.exists() else "does not exist"
+    except (OSError, ValueError) as error:  # too long, or with characters that no name can have
+        found = f"cannot be opened ({getattr(error, 'strerror', None) or reason(error)})"
+    raise InputError(f"{name} {shown(file)} {found}; pass the path of a file.")
 
 
 def compute_device(value: str | torch.device | None) -> torch.device:
@@ -147,8 +224,8 @@ def compute_device(value: str | torch.device | None) -> torch.device:
     wanted = "pass 'cpu' or 'cuda' (or 'cuda:0', ...)"
     try:
         device = torch.device("cpu" if value is None else value)
-    except (RuntimeError, TypeError):
-        raise InputError(f"device is {value!r}; {wanted}.") from None
+    except (RuntimeError, TypeError, ValueError, OverflowError):
+        raise InputError(f"device is {in_short(value)}; {wanted}.") from None
     if device.type not in ("cpu", "cuda"):
         raise InputError(f"device is {str(device)!r}, which has no float64; {wanted}.")
     if device.type == "cuda" and not torch.cuda.is_available():

@@ -90,6 +90,15 @@ def require_possible(folder: Any, name: str) -> None:
             raise InputError(f"{name} {shown(folder)} {what}; pass a folder.")
 
 
+def make_folder(path: Any, name: str) -> Path:
+    """Make a folder, and those above it, where there is none."""
+    require_possible(path, name)
+    with one_sentence(path, name):
+        folder = Path(path)
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 @contextmanager
 def one_sentence(path: Any, name: str) -> Iterator[None]:
     """Turn what an operating system says of a path into one sentence."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -78,7 +79,7 @@ def read_arrays(path: str | os.PathLike[str], name: str = "path") -> dict[str, S
     InputError
         As :func:`read_array`, and if the parts of a sparse array contradict each other.
     """
-    file = arguments.existing_file(os.fspath(path), name)
+    file = arguments.existing_file(path, name)
     _writer(file, name)
     with _reading(file, name):
         return rebuild({entry: _as_numpy(load()) for entry, load in READERS[file.suffix](file).items()})
@@ -107,7 +108,7 @@ def write_arrays(path: str | os.PathLike[str], mapping: Mapping[str, Any], name:
     InputError
         If the suffix is another one, the folder does not exist, or a value is not an array of real numbers.
     """
-    file = Path(path)
+    file = arguments.path(path, name)
     write, arrays = _writer(file, name), flatten(mapping)
     return write_atomically(path, lambda stream: write(stream, arrays), name)
 
@@ -142,7 +143,8 @@ def gather_batches(
 
 def gather(batches: Iterable[Array], name: str, *, memory_limit: int | None = None) -> torch.Tensor | StoredRows:
     """Do what :func:`gather_batches` does, but do not map the temporary file, if there is one."""
-    limit = MEMORY_LIMIT if memory_limit is None else memory_limit
+    limit = MEMORY_LIMIT if memory_limit is None else arguments.count(memory_limit, "memory_limit", least=0)
+    arguments.instance(batches, name, Iterable, "an iterable of (n, d) batches")
     held = bytearray()
     file: IO[bytes] | None = None
     first: torch.Tensor | None = None
@@ -199,7 +201,8 @@ def _batch(value: Any, name: str, first: torch.Tensor | None) -> torch.Tensor:
 
 def _locate(path: str | os.PathLike[str], name: str, key: str | None) -> tuple[Path, str | None]:
     """Split ``path::key`` and check that the file exists and has a known suffix."""
-    text = os.fspath(path)
+    text = str(arguments.path(path, name))
+    key = None if key is None else arguments.instance(key, "key", str, "the name of an array")
     if key is None and "::" in text and not Path(text).exists():
         text, _, key = text.rpartition("::")
     file = arguments.existing_file(text, name)
@@ -327,4 +330,5 @@ def _write_safetensors(stream: IO[bytes], arrays: dict[str, Array]) -> None:
     try:
         safetensors.torch.save_file(tensors, stream.name)
     except safetensors.SafetensorError as error:  # no room, among others
-        raise OSError(reason(error)) from None
+        number = re.search(r"os error (\d+)", str(error))
+        raise OSError(*((int(number[1]), os.strerror(int(number[1]))) if number else (reason(error),))) from None

@@ -8,6 +8,7 @@ from typing import Unpack
 
 import numpy as np
 
+from cvxsae.data import arguments
 from cvxsae.data.signature import show_flat
 from cvxsae.data.synthetic import Added, Synthetic, assemble, directions, require_probability, sizes, strengths
 from cvxsae.errors import InputError
@@ -32,10 +33,16 @@ class Feature:
     exclusive: bool = False
 
     def __post_init__(self) -> None:
-        require_probability(self.probability, "probability")
-        total = sum(child.probability for child in self.children)
-        if self.exclusive and total > 1 + 1e-12:
+        object.__setattr__(self, "probability", require_probability(self.probability, "probability"))
+        children = arguments.each(self.children, "children", _feature, least=0)
+        object.__setattr__(self, "children", children)
+        total = sum(child.probability for child in children)
+        if arguments.flag(self.exclusive, "exclusive") and total > 1 + 1e-12:
             raise InputError(f"children that exclude each other have probabilities adding up to {total:g}; at most 1.")
+
+
+def _feature(value: object, name: str) -> Feature:
+    return arguments.instance(value, name, Feature, "a sequence of Features")
 
 
 FOUR_FEATURES: tuple[Feature, ...] = (Feature(0.25, children=(Feature(0.2),)), Feature(0.05), Feature(0.05))
@@ -85,9 +92,8 @@ def hierarchy(
     array([-1,  0, -1, -1])
     """
     n_points, dim = sizes(n_points=n_points, dim=dim)
-    if not features:
-        raise InputError("features is empty; pass at least one Feature.")
-    rng = np.random.default_rng(seed)
+    features = arguments.each(features, "features", _feature)
+    rng = np.random.default_rng(arguments.seed(seed))
     columns: list[np.ndarray] = []
     parents: list[int] = []
 

@@ -102,7 +102,7 @@ def sparse_features(
     """
     n_points, dim, n_features = sizes(n_points=n_points, dim=dim, n_features=n_features)
     probability = require_probability(probability, "probability")
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(arguments.seed(seed))
     dictionary = directions(rng, n_features, dim, orthogonal=orthogonal)
     active = rng.random((n_points, n_features)) < probability
     codes = active * strengths(rng, active.shape, strength)
@@ -145,14 +145,12 @@ def dense_signed_feature(
     n_points, dim = sizes(n_points=n_points, dim=dim)
     n_sparse = arguments.count(n_sparse, "n_sparse", least=0)
     probability = require_probability(probability, "probability")
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(arguments.seed(seed))
     atoms = directions(rng, 1 + n_sparse, dim, orthogonal=True)
     if levels is None:
         signed = rng.standard_normal(n_points)
-    elif len(levels):
-        signed = rng.permutation(np.resize(np.asarray(levels, dtype=np.float64), n_points))
     else:
-        raise InputError("levels is empty; pass at least one number, or None for a Gaussian.")
+        signed = rng.permutation(np.resize(arguments.each(levels, "levels", arguments.real), n_points))
     active = rng.random((n_points, n_sparse)) < probability
     sparse = active * strengths(rng, active.shape, strength)
     codes = np.column_stack([np.maximum(signed, 0), np.maximum(-signed, 0), sparse])
@@ -192,8 +190,8 @@ def circle_feature(
         If an argument is out of range.
     """
     n_points, dim = arguments.count(n_points, "n_points"), arguments.count(dim, "dim", least=2)
-    radius = arguments.positive(radius, "radius")
-    rng = np.random.default_rng(seed)
+    radius, even = arguments.positive(radius, "radius"), arguments.flag(even, "even")
+    rng = np.random.default_rng(arguments.seed(seed))
     axes = directions(rng, 2, dim, orthogonal=True)
     turns = np.arange(n_points) / n_points + rng.random() if even else rng.random(n_points)
     plane = radius * np.column_stack([np.cos(2 * np.pi * turns), np.sin(2 * np.pi * turns)])
@@ -230,7 +228,7 @@ def duplicated_rows(
         If an argument is out of range.
     """
     n_unique, dim, copies = sizes(n_unique=n_unique, dim=dim, copies=copies)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(arguments.seed(seed))
     dictionary = directions(rng, n_unique, dim, orthogonal=False)
     norms = strengths(rng, (n_unique,), strength)
     rows = rng.permutation(np.repeat(np.arange(n_unique), copies))
@@ -264,7 +262,7 @@ def clustered(
         If an argument is out of range.
     """
     n_points, dim, n_clusters = sizes(n_points=n_points, dim=dim, n_clusters=n_clusters)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(arguments.seed(seed))
     dictionary = directions(rng, n_clusters, dim, orthogonal=False)
     labels = rng.permutation(np.arange(n_points) % n_clusters)
     codes = np.eye(n_clusters)[labels] * strengths(rng, (n_points, 1), strength)
@@ -295,14 +293,14 @@ def assemble(
         bias=bias,
         noise=scatter,
         name=name,
-        seed=seed,
+        seed=arguments.seed(seed),
         parents=np.full(len(dictionary), -1) if parents is None else np.asarray(parents),
     )
 
 
 def directions(rng: np.random.Generator, n_atoms: int, dim: int, *, orthogonal: bool) -> np.ndarray:
     """Return unit rows, uniform on the sphere, independent or orthonormal."""
-    if orthogonal and n_atoms > dim:
+    if arguments.flag(orthogonal, "orthogonal") and n_atoms > dim:
         raise InputError(f"{n_atoms} orthogonal atoms do not fit in dimension {dim}; raise dim or lower their number.")
     rows = rng.standard_normal((n_atoms, dim))
     if orthogonal:
@@ -313,7 +311,10 @@ def directions(rng: np.random.Generator, n_atoms: int, dim: int, *, orthogonal: 
 
 def strengths(rng: np.random.Generator, shape: tuple[int, ...], strength: tuple[float, float]) -> np.ndarray:
     """Activations, uniform between the two ends."""
-    low, high = (arguments.nonnegative(end, "strength") for end in strength)
+    ends = arguments.each(strength, "strength", arguments.nonnegative)
+    if len(ends) != 2:
+        raise InputError(f"strength has {len(ends)} numbers; pass the least and the largest.")
+    low, high = ends
     if high < low:
         raise InputError(f"strength is ({low:g}, {high:g}); the first must not exceed the second.")
     return rng.uniform(low, high, shape)

@@ -6,15 +6,18 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 from jaxtyping import Float
 
 from cvxsae.data import arguments, tensors
 from cvxsae.data.activations import Activations, ActivationsLike
 from cvxsae.data.arguments import BiasLike
+from cvxsae.data.arithmetic import computes, own_arithmetic
 from cvxsae.errors import InputError
 
 
+@computes
 @dataclass(frozen=True, eq=False)
 class Affine:
     """The map ``x ↦ scale · (x − shift)`` on datapoints, and what it makes of a problem and its answer.
@@ -41,11 +44,7 @@ class Affine:
     scale: float = 1.0
 
     def __post_init__(self) -> None:
-        shift = tensors.float_tensor(self.shift, "shift")
-        if shift.ndim != 1 or len(shift) == 0:
-            raise InputError(f"shift has shape {tuple(shift.shape)}; it must be a vector, one entry a dimension.")
-        tensors.require_finite(shift, "shift")
-        own = shift.to(device="cpu", dtype=torch.float64, copy=True).numpy()
+        own = tensors.vector(self.shift, "shift").numpy()
         own.flags.writeable = False
         object.__setattr__(self, "shift", own)
         object.__setattr__(self, "scale", arguments.positive(self.scale, "scale"))
@@ -57,7 +56,7 @@ class Affine:
 
     def then(self, after: Affine) -> Affine:
         """Return the one transform that does this and then ``after``."""
-        self._require_dim(len(after.shift), "after")
+        self._require_dim(len(arguments.instance(after, "after", Affine, "an Affine").shift), "after")
         return Affine(shift=self.shift + after.shift / self.scale, scale=self.scale * after.scale)
 
     def apply(self, X: ActivationsLike, *, dtype: torch.dtype | None = None) -> Activations:
@@ -82,7 +81,7 @@ class Affine:
         data = Activations(X)
         self._require_dim(data.shape[1], "X")
         device = data.device
-        target = dtype or torch.promote_types(data.dtype, torch.float32)
+        target = torch.promote_types(data.dtype, torch.float32) if dtype is None else tensors.float_type(dtype)
         shift = torch.tensor(self.shift, device=device)
         blocks = ((batch - shift).mul_(self.scale).to(target) for batch in data.batches())
         return Activations(blocks if device.type == "cpu" else torch.cat(list(blocks)))
@@ -97,7 +96,7 @@ class Affine:
 
     def value(self, value: float) -> float:
         """Return what a value of (P), or a bound on it, becomes: s² F."""
-        return self.scale**2 * float(value)
+        return self.scale**2 * arguments.real(value, "value")
 
     def bias(self, bias: BiasLike) -> Float[np.ndarray, " d"] | Literal["free"] | None:
         """Return the bias of the same model on the transformed data: s (b − t).
@@ -118,7 +117,12 @@ class Affine:
 
     def codes(self, codes: Any) -> Any:
         """Return the codes of the same model on the transformed data, dense or sparse: s Z."""
-        return codes * self.scale
+        if sp.issparse(codes):
+            return tensors.sparse_matrix(codes, "codes") * self.scale
+        dense = tensors.matrix(codes, "codes")
+        tensors.require_finite(dense, "codes")
+        scaled = dense * self.scale
+        return scaled if isinstance(codes, torch.Tensor) else scaled.numpy()
 
     def describe(self) -> str:
         """Say in one sentence what the transform does to the data, λ, F and the bias."""
@@ -140,12 +144,14 @@ class Affine:
             raise InputError(f"{name} has dimension {dim} but the transform has {len(self.shift)}; they must agree.")
 
 
+@own_arithmetic()
 def center(X: ActivationsLike) -> Affine:
     """Return the transform that subtracts the mean datapoint: one pass over the data, summed in float64."""
     data = Activations(X)
     return Affine(shift=_mean(data))
 
 
+@own_arithmetic()
 def scale_to_unit_mean_square(X: ActivationsLike) -> Affine:
     """Return the transform that divides by the root of mean ‖x_n‖²: one pass over the data.
 
@@ -158,6 +164,7 @@ def scale_to_unit_mean_square(X: ActivationsLike) -> Affine:
     return Affine(shift=np.zeros(data.shape[1]), scale=_unit_scale(data, np.zeros(data.shape[1])))
 
 
+@own_arithmetic()
 def center_and_scale(X: ActivationsLike) -> Affine:
     """Return :func:`center`, then :func:`scale_to_unit_mean_square`, in two passes and without a copy of the data.
 

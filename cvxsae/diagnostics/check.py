@@ -72,9 +72,9 @@ class Conditions:
     noiseless: bool = False
 
     def __post_init__(self) -> None:
-        arguments.positive(self.code_tol, "code_tol")
-        arguments.count(self.new_atoms, "new_atoms", least=0)
-        arguments.count(self.pairs, "pairs")
+        object.__setattr__(self, "code_tol", arguments.positive(self.code_tol, "code_tol"))
+        object.__setattr__(self, "new_atoms", arguments.count(self.new_atoms, "new_atoms", least=0))
+        object.__setattr__(self, "pairs", arguments.count(self.pairs, "pairs"))
 
 
 class CheckOptions(Compute, Seeded, total=False):

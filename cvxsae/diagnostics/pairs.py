@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from cvxsae.diagnostics.sums import FeatureStatistics
+from cvxsae.data import arguments
+from cvxsae.data.arithmetic import own_arithmetic
+from cvxsae.diagnostics.sums import FeatureStatistics, require_statistics
+from cvxsae.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -100,6 +103,7 @@ class PairScan:
     is_complete: bool = True
 
 
+@own_arithmetic()
 def scan_pairs(
     statistics: FeatureStatistics, scores: Mapping[str, Score], count: int, run: Run | None = None
 ) -> PairScan:
@@ -112,7 +116,9 @@ def scan_pairs(
     when ``d_k`` turns towards ``d_j`` (negative: when it turns away), ``−(λ S_k/N) · deficit / √(1 − cos²)``.
     Past the deadline of ``run`` the features k that are left are not scanned.
     """
-    live = statistics.live
+    live, count = require_statistics(statistics).live, arguments.count(count, "count")
+    if not all(map(callable, arguments.instance(scores, "scores", Mapping, "a dict of functions").values())):
+        raise InputError("scores holds something that is no function; pass a dict of functions of a block of pairs.")
     deficits = np.full(statistics.n_atoms, np.nan)
     best = {name: _Best(count) for name in scores}
     is_complete = True

@@ -10,11 +10,11 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import scipy.sparse as sp
 
-from cvxsae.data import arguments
+from cvxsae.data import arguments, tensors
+from cvxsae.data.arithmetic import own_arithmetic
 from cvxsae.diagnostics.pairs import PairBlock, Score, scan_pairs
-from cvxsae.diagnostics.sums import FeatureStatistics, Moments
+from cvxsae.diagnostics.sums import FeatureStatistics, Moments, require_statistics
 from cvxsae.errors import InputError
 from cvxsae.relaxations import linalg
 
@@ -56,6 +56,7 @@ def absorption_score(statistics: FeatureStatistics, block: PairBlock) -> np.ndar
     return np.where(block.cosine > _ORTHOGONAL, (1 - np.clip(block.cofiring, 0, 1)) * present, -np.inf)
 
 
+@own_arithmetic()
 def absorption(statistics: FeatureStatistics, *, count: int = _PAIRS) -> pd.DataFrame:
     """Rank ordered pairs by how much child k has absorbed parent j (T4, consequence a).
 
@@ -94,11 +95,11 @@ def absorption_gap(codes: Any, atom: int, parent: ArrayLike, child: ArrayLike) -
     InputError
         If one of the two kinds of datapoints does not occur.
     """
-    Z = sp.csr_array(codes)
-    above, below = (np.asarray(truth, dtype=bool) for truth in (parent, child))
+    Z = tensors.sparse_matrix(codes, "codes")
+    above, below = (tensors.vector(truth, name).numpy() != 0 for truth, name in ((parent, "parent"), (child, "child")))
     if above.shape != (Z.shape[0],) or below.shape != above.shape:
         raise InputError(f"parent and child have shapes {above.shape} and {below.shape}; both must be ({Z.shape[0]},).")
-    fires = Z[:, [atom]].toarray()[:, 0] > 0
+    fires = Z[:, [arguments.index(atom, "atom", Z.shape[1])]].toarray()[:, 0] > 0
     alone, joined = above & ~below, above & below
     if not (alone.any() and joined.any()):
         raise InputError(
@@ -160,8 +161,10 @@ class ResidualStructure:
         return {**asdict(self), "spectrum": list(self.spectrum[:_SPECTRUM])}
 
 
+@own_arithmetic()
 def residual_structure(statistics: FeatureStatistics) -> ResidualStructure:
     """Measure shrinkage (T2), linear predictability, length against λ (T7) and spectrum of the residuals."""
+    require_statistics(statistics)
     squares = statistics.residual_norms**2
     total, fitted, cross = statistics.energies
     mean_mass = float(statistics.mass.sum())
@@ -221,6 +224,7 @@ def _squared_errors(half: Moments, weights: np.ndarray, offset: np.ndarray) -> n
 # --------------------------------------------------------------------------- antipodes, duplicates, density
 
 
+@own_arithmetic()
 def antipodal_pairs(
     statistics: FeatureStatistics, *, cosine: float = ANTIPODAL, density: float = DENSE, count: int = _PAIRS
 ) -> pd.DataFrame:
@@ -243,6 +247,7 @@ def antipodal_pairs(
 
 def antipodal_score(cosine: float = ANTIPODAL, density: float = DENSE) -> Score:
     """Rank by how antipodal two dense features are; every pair once."""
+    cosine, density = arguments.real(cosine, "cosine"), arguments.nonnegative(density, "density")
 
     def score(found: FeatureStatistics, block: PairBlock) -> np.ndarray:
         k = block.first + np.arange(len(block.cosine))
@@ -271,13 +276,14 @@ def antipodal_table(statistics: FeatureStatistics, table: pd.DataFrame) -> pd.Da
     )
 
 
+@own_arithmetic()
 def antipodal_gain(values: ArrayLike, lam: float) -> float:
     """What the pair ±u saves over the single atom u on coordinates g_n, each with its best offset c, in units of (P).
 
     ``min_c mean h¹_λ(g_n − c) − min_c mean h_λ(|g_n − c|)`` with h_λ the Huber function and h¹_λ the same on
     positives, ``½g²`` on negatives (theory.md §6). Never negative.
     """
-    coordinates = np.asarray(values, dtype=np.float64).ravel()
+    coordinates, lam = tensors.vector(values, "values").numpy(), arguments.penalty(lam, "lam")
     single, pair = (_least(coordinates, lam, least) for least in (-np.inf, -lam))
     return max(0.0, single - pair)
 
@@ -306,6 +312,7 @@ def _coordinate(statistics: FeatureStatistics, feature: int, other: int) -> np.n
     return along
 
 
+@own_arithmetic()
 def duplicates(statistics: FeatureStatistics, *, cosine: float = DUPLICATE, count: int = _PAIRS) -> pd.DataFrame:
     """Pairs of live atoms with ``cos ≥ cosine``: never at a local minimum (T8), so a sign of unfinished training.
 
@@ -319,6 +326,7 @@ def duplicates(statistics: FeatureStatistics, *, cosine: float = DUPLICATE, coun
 
 def duplicate_score(cosine: float = DUPLICATE) -> Score:
     """Rank by how close two atoms are; every pair once."""
+    cosine = arguments.real(cosine, "cosine")
 
     def score(found: FeatureStatistics, block: PairBlock) -> np.ndarray:
         k = block.first + np.arange(len(block.cosine))
@@ -340,7 +348,7 @@ def feature_densities(statistics: FeatureStatistics, *, dense: float = DENSE) ->
     """
     import pandas as pd
 
-    counts = statistics.counts
+    counts = require_statistics(statistics).counts
     frame = pd.DataFrame(
         {
             "count": counts,

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import scipy.sparse as sp
 import torch
 from jaxtyping import Float64
 
 from cvxsae.data import arguments, tensors
+from cvxsae.data.arithmetic import own_arithmetic
 from cvxsae.errors import InputError
 from cvxsae.relaxations.joint import refinement
 
@@ -17,6 +17,7 @@ STARTS = 32
 """Starts of the search for new atoms, unless told otherwise: the longest residual and others drawn at random."""
 
 
+@own_arithmetic()
 def refinement_gain(residuals: Any, lam: float, atoms: Any) -> Float64[np.ndarray, " m"]:
     """How much one more atom lowers F while all other codes stay put, ``(1/N) Σ_n ½(u·r_n − λ)_+²`` (T7).
 
@@ -41,6 +42,7 @@ def refinement_gain(residuals: Any, lam: float, atoms: Any) -> Float64[np.ndarra
     return _numpy(refinement.refinement_gain(rows, arguments.penalty(lam, "lam"), unit))
 
 
+@own_arithmetic()
 def best_new_atoms(
     residuals: Any, lam: float, starts: Any = None, *, seed: int = 0
 ) -> tuple[Float64[np.ndarray, "m d"], Float64[np.ndarray, " m"]]:
@@ -65,7 +67,7 @@ def best_new_atoms(
         Atoms of norm 1, (m, d), in the order of their starts, and their gains in units of (P), (m,). Both are empty
         where no residual is longer than λ: then the dictionary is optimal among those of every width.
     """
-    rows, penalty = _rows(residuals), arguments.penalty(lam, "lam")
+    rows, penalty, seed = _rows(residuals), arguments.penalty(lam, "lam"), arguments.seed(seed)
     if starts is None:
         directions = refinement.residual_starts(rows, penalty, STARTS, seed=seed)
     else:
@@ -76,6 +78,7 @@ def best_new_atoms(
     return _numpy(atoms), _numpy(gains)
 
 
+@own_arithmetic()
 def split_scores(
     residuals: Any, codes: Any, dictionary: Any, *, atoms: Any = None, seed: int = 0
 ) -> tuple[Float64[np.ndarray, " k"], Float64[np.ndarray, "k d"]]:
@@ -104,17 +107,18 @@ def split_scores(
         In units of (P) per unit ε, (k,), and unit directions, (k, d); both zero for a dead atom and where nothing can
         be gained.
     """
-    rows, Z = _rows(residuals), sp.csr_array(codes)
+    rows, Z = _rows(residuals), tensors.sparse_matrix(codes, "codes")
     unit = tensors.unit_rows(dictionary, "dictionary", rows.shape[1])[0]
     if Z.shape != (len(rows), len(unit)):
         raise InputError(
             f"codes has shape {Z.shape}; with these residuals and atoms it must be {(len(rows), len(unit))}."
         )
-    chosen = None if atoms is None else np.asarray(atoms, dtype=np.int64)
-    scores, directions = refinement.split_scores(rows, Z, unit, atoms=chosen, seed=seed)
+    chosen = arguments.indices(atoms, "atoms", len(unit))
+    scores, directions = refinement.split_scores(rows, Z, unit, atoms=chosen, seed=arguments.seed(seed))
     return _numpy(scores), _numpy(directions)
 
 
+@own_arithmetic()
 def split_atom(dictionary: Any, atom: int, direction: Any, step: float) -> Float64[np.ndarray, "K1 d"]:
     """Replace atom k by ``normalize(d_k + εv)`` and add ``normalize(d_k − εv)`` as the last row (T8).
 
@@ -134,16 +138,16 @@ def split_atom(dictionary: Any, atom: int, direction: Any, step: float) -> Float
     numpy.ndarray
         The wider dictionary, (K + 1, d).
     """
-    along = tensors.float_tensor(direction, "direction").to(torch.float64)
+    along = tensors.vector(direction, "direction")
     unit = tensors.unit_rows(dictionary, "dictionary", len(along))[0]
-    index = arguments.count(atom, "atom", least=0)
-    if index >= len(unit):
-        raise InputError(f"atom is {index} but the dictionary has {len(unit)} atoms; pass an index below that.")
+    index = arguments.index(atom, "atom", len(unit))
     return _numpy(refinement.split_atom(unit, index, along, arguments.positive(step, "step")))
 
 
 def _rows(residuals: Any) -> torch.Tensor:
-    return tensors.matrix(residuals, "residuals").to(torch.float64)
+    rows = tensors.matrix(residuals, "residuals")
+    tensors.require_finite(rows, "residuals")
+    return rows.to(torch.float64)
 
 
 def _numpy(tensor: torch.Tensor) -> np.ndarray:

@@ -162,8 +162,13 @@ class FeatureStatistics:
 
     def activations(self, feature: int) -> tuple[Int64[np.ndarray, " m"], Float64[np.ndarray, " m"]]:
         """Datapoints on which a feature is active, and its codes there."""
-        column: Any = self.codes.codes[:, [feature]].tocoo()
+        column: Any = self.codes.codes[:, [arguments.index(feature, "feature", self.n_atoms)]].tocoo()
         return column.row.astype(np.int64), column.data
+
+
+def require_statistics(statistics: Any) -> FeatureStatistics:
+    """Refuse anything else."""
+    return arguments.instance(statistics, "statistics", FeatureStatistics, "what feature_statistics returned")
 
 
 @keywords(Compute)
@@ -226,7 +231,7 @@ def at_one_bias(X: ActivationsLike, dictionary: Any, lam: float, bias: BiasLike)
 def exact_codes(problem: SparseCodes, start: Any, tol: float, run: Run) -> Codes:
     """Exact codes, from codes that are not believed. An interrupt passes through: partial codes would mislead."""
     inner = replace(run.inner(), progress=run.progress)
-    return encode_rows(problem, inner, tol=relative_gap_asked(tol), warm=warm_codes(start, problem))
+    return encode_rows(problem, inner, tol=relative_gap_asked(tol, "code_tol"), warm=warm_codes(start, problem))
 
 
 def measured(problem: SparseCodes, start: Any, tol: float, run: Run) -> FeatureStatistics:

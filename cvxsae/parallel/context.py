@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import functools
 import math
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -25,9 +26,9 @@ from typing import Any, TypedDict, TypeVar, cast
 import torch
 
 from cvxsae.data import arguments
+from cvxsae.data.arithmetic import own_arithmetic
 from cvxsae.data.signature import show_flat
 from cvxsae.errors import InputError
-from cvxsae.parallel.arithmetic import own_arithmetic
 from cvxsae.parallel.group import ALONE, ProcessGroup, chosen_device
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -120,17 +121,17 @@ class Run:
         folder, callback = options.get("folder"), options.get("callback")
         if callback is not None and not callable(callback):
             raise InputError(f"callback is a {type(callback).__name__}; pass a function of one Record.")
-        if folder is not None and not isinstance(folder, str | Path):
-            raise InputError(f"folder is a {type(folder).__name__}; pass a path.")
         limit = math.inf if seconds is None else arguments.positive(seconds, "max_seconds")
+        if limit > threading.TIMEOUT_MAX:  # three centuries, and more than can be waited for
+            limit = math.inf
         return cls(
             device=chosen_device(options.get("device"), group),
             deadline=time.perf_counter() + limit,
             max_steps=None if steps is None else arguments.count(steps, "max_steps", least=0),
             progress=bool(options.get("progress", False)),
             callback=callback,
-            seed=arguments.count(options.get("seed", 0), "seed", least=0),
-            folder=None if folder is None else Path(folder),
+            seed=arguments.seed(options.get("seed", 0)),
+            folder=None if folder is None else arguments.path(folder, "folder"),
         )
 
     @property
@@ -170,10 +171,14 @@ def keywords(kind: type, **defaults: Any) -> Callable[[F], F]:
     known = {**_DEFAULTS, **defaults}
 
     def decorate(function: F) -> F:
+        hints = {**function.__annotations__, **kind.__annotations__}
+        flags = {name for name, hint in hints.items() if getattr(hint, "__forward_arg__", hint) == "bool"}
+
         @functools.wraps(function)
-        def verb(*arguments: Any, **options: Any) -> Any:
+        def verb(*given: Any, **options: Any) -> Any:
+            options |= {name: arguments.flag(options[name], name) for name in flags & options.keys()}
             with own_arithmetic():
-                return function(*arguments, **options)
+                return function(*given, **options)
 
         show_flat(verb, kind, known)
         return cast("F", verb)

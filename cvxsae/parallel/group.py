@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from cvxsae.data import arguments
+from cvxsae.data import arguments, tensors
 from cvxsae.data.activations import Activations, ActivationsLike
 from cvxsae.data.files import read_array
 from cvxsae.errors import GroupError, InputError, reason
@@ -81,6 +81,8 @@ class ProcessGroup:
         """
         if isinstance(X, str | os.PathLike):
             X = read_array(Path(X), "X")
+        if isinstance(X, torch.Tensor):
+            tensors.require_plain(X, "X")
         if not (isinstance(X, Activations) or (isinstance(X, np.ndarray | torch.Tensor) and X.ndim == 2)):
             X = Activations(X)
         n_points = len(X)
@@ -291,7 +293,10 @@ def process_group(device: str | torch.device | None = None, *, timeout: float = 
     >>> codes.value
     1.5
     """
-    seconds = timedelta(seconds=arguments.positive(timeout, "timeout"))
+    try:
+        seconds = timedelta(seconds=arguments.positive(timeout, "timeout"))
+    except OverflowError:
+        raise InputError(f"timeout is {timeout:g} seconds; pass one that is shorter than a life.") from None
     started = torch.distributed.is_available() and torch.distributed.is_initialized()
     if not started and int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield ProcessGroup(device=arguments.compute_device(device))

@@ -30,6 +30,7 @@ from jaxtyping import Float
 from cvxsae.data import arguments, tensors
 from cvxsae.data.activations import Activations, ActivationsLike
 from cvxsae.data.arguments import BiasLike
+from cvxsae.data.arithmetic import computes
 from cvxsae.errors import InputError
 from cvxsae.parallel.group import ProcessGroup, group_of
 from cvxsae.relaxations.candidate import Candidate, Codes
@@ -76,6 +77,7 @@ class Whole:
     lambda_max: float | None
 
 
+@computes
 @dataclass(frozen=True, init=False, eq=False)
 class Problem(ABC):
     """A convex problem over activations: data, penalty λ, surcharge τ (``atom_cost``) and bias.
@@ -107,6 +109,9 @@ class Problem(ABC):
     """Whether the objective is a sum over datapoints, so that several processes can share them."""
     polar_is_cheap: ClassVar[bool] = True
     """Whether λ_max costs a pass over the data and no more."""
+
+    def __init_subclass__(cls) -> None:
+        computes(cls)
 
     def __init__(self, X: ActivationsLike, lam: float, bias: BiasLike) -> None:
         activations = X if isinstance(X, Activations) else Activations(X)

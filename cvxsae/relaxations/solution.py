@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from cvxsae.data import arguments
 from cvxsae.data.files import read_arrays, write_arrays
 from cvxsae.errors import CertificateError, InputError
 from cvxsae.relaxations.candidate import Candidate, candidate_from, shape_objections
@@ -193,6 +194,7 @@ class Solution(Candidate):
         InputError
             For a file that cannot be read, or arrays that do not fit the problem.
         """
+        arguments.instance(problem, "problem", Problem, "the problem that the solution answers")
         held: dict[str, Any] = dict(read_arrays(path))
         candidate = candidate_from(held, f"path {str(path)!r}")
         objections = shape_objections(candidate, problem.n_points, problem.dim) or problem.objections(candidate)

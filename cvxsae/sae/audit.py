@@ -24,7 +24,7 @@ from cvxsae.relaxations.solution import GAP_SLACK
 from cvxsae.sae.autoencoder import SparseAutoencoder
 from cvxsae.sae.config import LAYOUT
 from cvxsae.sae.ledger import LossLedger
-from cvxsae.solvers.codes.encode import decided_activity
+from cvxsae.solvers.codes.encode import decided_activity, relative_gap_asked
 from cvxsae.solvers.dictionary.learn import Settings, learn
 from cvxsae.solvers.dictionary.start import Given
 from cvxsae.solvers.floors.search import WIDE_TOL, FloorSearch, find_floors, solved_wide_limit
@@ -113,7 +113,7 @@ def audit(
     data = all_rows(X)
     shift = _fixed_bias(model, data, bias)
     problem = JointProblem(data, model.n_atoms, penalty, bias="free" if shift is None else shift)
-    stationarity = arguments.positive(stationarity, "stationarity")
+    stationarity = relative_gap_asked(stationarity, "stationarity")
     wide = solved_wide_limit(WideLimit(data, penalty, bias=problem.bias), WIDE_TOL, run)
     (floor,) = find_floors([problem], FloorSearch.of(), run.inner(share=_FLOOR_SHARE), wide)
     return account(model, floor, wide, stationarity, run)

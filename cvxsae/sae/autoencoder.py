@@ -14,16 +14,17 @@ import torch
 
 from cvxsae.data import arguments, tensors
 from cvxsae.data.activations import Activations
+from cvxsae.data.arithmetic import computes
+from cvxsae.data.atomic import make_folder, write_atomically
 from cvxsae.data.files import read_arrays, write_arrays
-from cvxsae.data.storage import write_atomically
 from cvxsae.errors import InputError
 from cvxsae.sae.config import CONFIG, LAYOUT, WEIGHTS, read_config
+from cvxsae.solvers.dictionary.result import DictionaryFit
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
     from cvxsae.data.activations import ActivationsLike
-    from cvxsae.solvers.dictionary.result import DictionaryFit
 
 ARRAYS = ("W_enc", "b_enc", "W_dec", "b_dec")
 _BLOCK_ENTRIES = 2**22
@@ -58,6 +59,7 @@ class TrainingRecord:
     dead: int
 
 
+@computes
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SparseAutoencoder:
     """``z = ReLU((x − b_dec) W_enc + b_enc)``, ``x̂ = z W_dec + b_dec``: rows of ``W_dec`` are the atoms, of any norm.
@@ -138,7 +140,7 @@ class SparseAutoencoder:
         InputError
             For data that cannot be used or of another dimension.
         """
-        data = Activations(X)
+        data, unit_norm = Activations(X), arguments.flag(unit_norm, "unit_norm")
         if data.shape[1] != self.dim:
             raise InputError(f"X has shape {data.shape} but the autoencoder is for dimension {self.dim}.")
         W, c = torch.from_numpy(self.W_enc.astype(np.float64)), torch.from_numpy(self.b_enc.astype(np.float64))
@@ -171,9 +173,11 @@ class SparseAutoencoder:
             gates it is not a ReLU SAE.
         """
         if not isinstance(arrays, Mapping):
-            raise InputError(f"sae is a {type(arrays).__name__}; {LAYOUT}.")
+            raise InputError(f"the arrays of the SAE are a {type(arrays).__name__}; {LAYOUT}.")
         if set(arrays) != set(ARRAYS):
-            raise InputError(f"sae holds {', '.join(map(str, arrays))}; a ReLU SAE has exactly {', '.join(ARRAYS)}.")
+            raise InputError(
+                f"the arrays of the SAE are {', '.join(map(str, arrays))}; a ReLU SAE has exactly {', '.join(ARRAYS)}."
+            )
         decoder = tensors.matrix(arrays["W_dec"], "W_dec", rows="atom")
         K, d = decoder.shape
         shapes = {"W_enc": (d, K), "b_enc": (K,), "W_dec": (K, d), "b_dec": (d,)}
@@ -189,7 +193,7 @@ class SparseAutoencoder:
             kept = torch.promote_types(tensor.dtype, torch.float32)
             parts[name] = tensor.to(device="cpu", dtype=kept, copy=True).numpy()
         penalty = None if lam is None else arguments.penalty(lam, "lam")
-        return cls(**parts, lam=penalty, subtract_bias=subtract_bias)
+        return cls(**parts, lam=penalty, subtract_bias=arguments.flag(subtract_bias, "subtract_bias"))
 
     @classmethod
     def from_fit(cls, fit: DictionaryFit) -> SparseAutoencoder:
@@ -198,6 +202,7 @@ class SparseAutoencoder:
         That encoder is exact where active atoms are orthogonal, and a start elsewhere: :func:`cvxsae.audit` says what
         it loses against exact codes.
         """
+        arguments.instance(fit, "fit", DictionaryFit, "what learn_dictionary returned")
         return cls(
             W_enc=np.ascontiguousarray(fit.dictionary.T),
             b_enc=np.full(fit.n_atoms, -fit.lam),
@@ -216,11 +221,7 @@ class SparseAutoencoder:
         InputError
             If the folder cannot be made.
         """
-        folder = Path(folder)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"folder {str(folder)!r} cannot be made ({error.strerror}); pass another.") from None
+        folder = make_folder(folder, "folder")
         weights = {name: np.ascontiguousarray(getattr(self, name), dtype=np.float32) for name in ARRAYS}
         config = {
             "architecture": "standard",
@@ -247,7 +248,7 @@ class SparseAutoencoder:
             If a file is missing or is not what it should be, or if the SAE is not a plain ReLU one on the data as it
             is (another architecture or activation function, activations that are normalized first), or may not be.
         """
-        folder = Path(folder)
+        folder = arguments.path(folder, "folder")
         config = read_config(folder)
         held = read_arrays(folder / WEIGHTS, "sae")
         for name in set(SCALING) & set(held):

@@ -81,9 +81,11 @@ class Recipe:
     records: int = 100
 
     def __post_init__(self) -> None:
-        arguments.count(self.steps, "steps")
-        arguments.count(self.batch_size, "batch_size")
-        arguments.positive(self.lr, "lr")
+        object.__setattr__(self, "steps", arguments.count(self.steps, "steps"))
+        object.__setattr__(self, "batch_size", arguments.count(self.batch_size, "batch_size"))
+        object.__setattr__(self, "lr", arguments.positive(self.lr, "lr"))
+        if self.lr > LARGEST_SINGLE:
+            raise InputError(f"lr is {self.lr:g}, which float32 cannot square; pass a smaller one.")
 
     def lr_factor(self, step: int) -> float:
         """Linear warm-up, then constant, then linearly to zero."""
@@ -103,6 +105,9 @@ class TrainOptions(Compute, Seeded, total=False):
 
 _CHOSEN = {field.name: field.default for field in fields(Recipe) if field.name in TrainOptions.__annotations__}
 """Defaults of the options that are a recipe's."""
+
+LARGEST_SINGLE = 1e18
+"""What training in float32 may meet, and the inverse of the least: squares of it still fit."""
 
 _MEDIAN_TOL = 1e-3
 """Relative gap of the wide limit whose bias training starts from."""
@@ -251,7 +256,9 @@ def plan_of(
     asked = arguments.Bias.of(bias, data.shape[1])
     if init is None:
         generator = torch.Generator().manual_seed(run.seed)
-        start = torch.nn.functional.normalize(torch.randn(K, data.shape[1], generator=generator), dim=1)
+        start = torch.nn.functional.normalize(
+            torch.randn(K, data.shape[1], generator=generator, dtype=torch.float32), dim=1
+        )
     else:
         start = tensors.unit_rows(init, "init", data.shape[1])[0].cpu().float()
         if len(start) != K:
@@ -259,7 +266,11 @@ def plan_of(
     b = geometric_median(data, lam, recipe, run) if asked.is_free else asked.vector_or_zeros(data.shape[1])
     total = sum(float(torch.linalg.vector_norm(x.cpu() - b, dim=1).sum()) for x in data.batches())
     mean_norm = total / len(data)
+    if mean_norm > 0 and not 1 / LARGEST_SINGLE <= mean_norm <= LARGEST_SINGLE:
+        raise InputError(f"X has mean norm {mean_norm:.1e}, too far from 1 to be trained on in float32; rescale it.")
     scale = data.shape[1] ** 0.5 / mean_norm if mean_norm > 0 else 1.0
+    if lam * scale > LARGEST_SINGLE:
+        raise InputError(f"lam is {lam:g} for data of mean norm {mean_norm:.1e}, which leaves no code; pass a smaller.")
     return Plan(data, lam * scale, scale, (b * scale).float(), asked.is_free, start, recipe, trainer, run)
 
 
@@ -274,7 +285,7 @@ def _adam(plan: Plan) -> tuple[Weights, History]:
     recipe, device = plan.recipe, plan.run.device
     start = {
         "W_enc": recipe.encoder_norm * plan.start.T,
-        "b_enc": torch.zeros(plan.n_atoms),
+        "b_enc": torch.zeros(plan.n_atoms, dtype=torch.float32),
         "W_dec": plan.start,
         "b_dec": plan.bias,
     }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,6 +24,7 @@ from cvxsae.errors import CertificateError, Error, InputError
 from cvxsae.parallel.context import Compute, Kept, Run, Seeded, keywords
 from cvxsae.parallel.group import all_rows
 from cvxsae.sae.ledger import LossLedger
+from cvxsae.solvers.codes.encode import relative_gap_asked
 from cvxsae.study.comparison import Comparison, WidthResult
 from cvxsae.study.plan import Cell
 from cvxsae.study.registry import OPTIONS
@@ -109,12 +110,12 @@ def compare(
     chosen = Bias.of(bias, data.shape[1])
     shift = None if chosen.vector is None else chosen.vector.numpy()
     rows = data if shift is None else Activations(data.to_numpy() - shift)
-    stationarity = arguments.positive(stationarity, "stationarity")
+    stationarity = relative_gap_asked(stationarity, "stationarity")
     spec = StudySpec(
         name="compare",
         data={"X": rows},
         methods=("wide_limit", "width_floor", "learned", "trained_sae"),
-        n_atoms=_widths(widths),
+        n_atoms=tuple(sorted(set(arguments.each(widths, "widths", arguments.count)))),
         lam=(penalty,),
         bias=("free" if chosen.is_free else "none",),
         seeds=(how.seed,),
@@ -164,21 +165,13 @@ def _compare(progress: _Progress, how: Run) -> Comparison:
     return progress.comparison()
 
 
-def _widths(widths: Any) -> tuple[int, ...]:
-    if isinstance(widths, str) or not isinstance(widths, Iterable):
-        raise InputError(f"widths is {widths!r}; pass a list of numbers of atoms.")
-    chosen = tuple(sorted({arguments.count(width, "widths") for width in widths}))
-    if not chosen:
-        raise InputError("widths is empty; pass at least one number of atoms.")
-    return chosen
-
-
 def _options(given: Mapping[str, Any] | None, name: str, allowed: tuple[str, ...]) -> dict[str, Any]:
     """Options for a method, if it takes them."""
-    unknown = [str(key) for key in given or {} if key not in allowed]
+    given = {} if given is None else arguments.instance(given, name, Mapping, "a dict of options")
+    unknown = [str(key) for key in given if key not in allowed]
     if unknown:
         raise InputError(f"{name} has {unknown[0]!r}, which it does not take; it takes {', '.join(allowed)}.")
-    return {key: value for key, value in (given or {}).items() if value is not None}
+    return {key: value for key, value in given.items() if value is not None}
 
 
 @dataclass

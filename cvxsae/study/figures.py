@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from cvxsae.data.atomic import one_sentence, write_atomically
+from cvxsae.data.atomic import make_folder, write_atomically
 from cvxsae.sae.ledger import stack_ledgers
 from cvxsae.study.laws import by_width, ended_by_themselves, numbers, power_law, problems, resolved
 
@@ -67,10 +67,9 @@ def draw(table: pd.DataFrame, name: str, folder: Path) -> list[Path]:
         If the folder cannot be made or written to.
     """
     written = []
+    make_folder(folder, "--out")
     for kind, figure in figures(table, name).items():
         file = folder / f"{kind}.png"
-        with one_sentence(folder, "--out"):
-            folder.mkdir(parents=True, exist_ok=True)
         written.append(write_atomically(file, partial(figure.savefig, dpi=DPI, format="png"), "--out"))
     return written
 

@@ -14,13 +14,10 @@ from typing import Any, NoReturn
 import numpy as np
 
 from cvxsae.data.tensors import LARGEST
-from cvxsae.errors import InputError
+from cvxsae.errors import InputError, in_short
 
 LARGEST_WHOLE = 2**63 - 1
 """Largest whole number that a column of a table holds."""
-
-LONGEST_SHOWN = 80
-"""Characters of a wrong value that a message repeats."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +50,7 @@ class Key:
 
 def refuse(name: str, value: Any, allowed: str) -> NoReturn:
     """Say what was found at a key and what it must be."""
-    found = f"{value!r}"
-    shown = found if len(found) <= LONGEST_SHOWN else f"{found[: LONGEST_SHOWN - 3]}..."
-    raise InputError(f"{name} is {shown}; it must be {allowed}.")
+    raise InputError(f"{name} is {in_short(value)}; it must be {allowed}.")
 
 
 def nearest(word: Any, words: Collection[str]) -> str:
@@ -114,5 +109,7 @@ def known(table: str, given: Any, keys: Collection[str]) -> Mapping[str, Any]:
     for key in given:
         if key not in keys:
             close = nearest(key, keys)
-            raise InputError(f"[{table}] has the unknown key {key!r}{close}; its keys are {', '.join(sorted(keys))}.")
+            raise InputError(
+                f"[{table}] has the unknown key {in_short(key)}{close}; its keys are {', '.join(sorted(keys))}."
+            )
     return given

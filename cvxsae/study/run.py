@@ -7,7 +7,6 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
@@ -23,6 +22,7 @@ from cvxsae.data.activations import Activations
 from cvxsae.data.storage import strict_json
 from cvxsae.errors import CertificateError, InputError, reason
 from cvxsae.parallel.context import Run
+from cvxsae.parallel.threads import torch_threads
 from cvxsae.study.method import CellInput, Outcome, Start
 from cvxsae.study.plan import SCHEMA, Cell, array_of, plan
 from cvxsae.study.registry import CALIBRATION, compute
@@ -41,6 +41,10 @@ UNMET = "the cell it needs failed"
 
 LEAST_SECONDS = 1.0
 """What the cells that are left share at the least when the time is over: enough to end with something true."""
+
+
+MOST_JOBS = 10_000
+"""Cells at a time and threads of each: more than any machine runs, and few enough to be counted in C."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +75,13 @@ class HowToRun:
     deadline: float = math.inf
     ended: Callable[[Cell, Record], None] | None = None
 
+    def __post_init__(self) -> None:
+        arguments.flag(self.progress, "progress")
+        arguments.flag(self.retry_failed, "retry_failed")
+        arguments.compute_device(self.device)
+        if self.n_jobs is not None and arguments.count(self.n_jobs, "n_jobs", least=-MOST_JOBS, most=MOST_JOBS) == 0:
+            raise InputError("n_jobs is 0; pass a number of cells at a time, or -1 for one a core.")
+
     def jobs(self) -> int:
         """Cells at a time, as a number."""
         import joblib
@@ -82,7 +93,7 @@ class HowToRun:
         import joblib
 
         if self.threads is not None:
-            return arguments.count(self.threads, "threads")
+            return arguments.count(self.threads, "threads", most=MOST_JOBS)
         return max(1, joblib.cpu_count() // self.jobs())
 
 
@@ -108,9 +119,6 @@ def run(study: StudySpec, folder: str | Path, how: HowToRun) -> pd.DataFrame:
     """See :meth:`ScaleStudy.run <cvxsae.ScaleStudy.run>`."""
     from tqdm.auto import tqdm
 
-    if how.n_jobs == 0:
-        raise InputError("n_jobs is 0; pass a number of cells at a time, or -1 for one a core.")
-    arguments.compute_device(how.device)
     threads, store = how.threads_of_a_cell(), Store(folder)
     cells = plan(study)  # before anything is written: the data can be refused
     with store.locked() as token:
@@ -255,7 +263,7 @@ def run_cell(task: Task) -> Record:
     violated: str | None = None
     if why is None:
         try:
-            with thread_limit(task.threads):
+            with torch_threads(task.threads), threadpool_limits(task.threads):
                 outcome = compute(_input(task))
         except CertificateError as error:
             why = violated = f"CertificateError: {error}"
@@ -342,20 +350,3 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:  # run from a source tree
             found[package] = __import__(package).__version__
     return found
-
-
-@contextmanager
-def thread_limit(limit: int) -> Iterator[None]:
-    """Threads of BLAS, OpenMP, torch and numba in this process, all as they were afterwards."""
-    of_torch = torch.get_num_threads()  # first, as numba sets the number of everybody's threads once it starts its own
-    import numba
-
-    of_numba = numba.get_num_threads()
-    try:
-        with threadpool_limits(limits=limit):
-            torch.set_num_threads(limit)
-            numba.set_num_threads(min(limit, of_numba))
-            yield
-    finally:
-        numba.set_num_threads(of_numba)
-        torch.set_num_threads(of_torch)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from cvxsae.data import arguments
 from cvxsae.study.plan import Cell, plan
 from cvxsae.study.run import HowToRun, run
 from cvxsae.study.spec import StudySpec, read_toml
@@ -77,9 +78,10 @@ class ScaleStudy(StudySpec):
     folder: str | Path
 
     def __post_init__(self) -> None:
+        folder = arguments.path(self.folder, "folder")
         super().__post_init__()
-        object.__setattr__(self, "folder", Path(self.folder))
-        object.__setattr__(self, "name", self.name or Path(self.folder).name)
+        object.__setattr__(self, "folder", folder)
+        object.__setattr__(self, "name", self.name or folder.name)
 
     @classmethod
     def from_toml(cls, path: str | Path, *, folder: str | Path | None = None) -> ScaleStudy:
@@ -97,7 +99,8 @@ class ScaleStudy(StudySpec):
         InputError
             One sentence that names the key, what was found and what is allowed.
         """
-        return cls(folder=Path(path).stem if folder is None else folder, **read_toml(path))
+        file = arguments.path(path, "path")
+        return cls(folder=file.stem if folder is None else folder, **read_toml(file))
 
     def plan(self) -> tuple[Cell, ...]:
         """The cells, in an order in which each comes after those it starts from; the data are read for their hashes."""

@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from cvxsae.data import arguments
 from cvxsae.data.activations import Activations
+from cvxsae.data.atomic import shown
 from cvxsae.data.embedded import EMBEDDED_NAMES
 from cvxsae.data.storage import fingerprint
 from cvxsae.errors import InputError, reason
@@ -65,7 +67,8 @@ class StudySpec:
     arrays: Mapping[str, Activations] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        names, sources, arrays = _arrays_apart(self.data, self.sources, dict(self.arrays))
+        arrays = arguments.instance(self.arrays, "arrays", Mapping, "the arrays of another study")
+        names, sources, arrays = _arrays_apart(self.data, self.sources, dict(arrays))
         read: dict[str, Any] = {"arrays": arrays}
         for axis, key in GRID.items():
             given = names if axis == "data" else getattr(self, axis)
@@ -139,18 +142,22 @@ def read_toml(path: str | Path) -> dict[str, Any]:
     try:
         given = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise InputError(f"STUDY {str(path)!r} cannot be read ({error.strerror}); pass a TOML file.") from None
+        raise InputError(
+            f"STUDY {shown(path)} cannot be read ({error.strerror}); pass the path of a TOML file."
+        ) from None
     except (ValueError, RecursionError) as error:  # not UTF-8, not TOML, or nested without end
-        raise InputError(f"STUDY {str(path)!r} is not TOML ({reason(error)}); correct it.") from None
+        raise InputError(
+            f"STUDY {shown(path)} is not TOML ({reason(error)}); correct it, or pass the path of another."
+        ) from None
     for table in given:
         if table not in TABLES:
             close = nearest(table, TABLES)
             raise InputError(
-                f"STUDY {str(path)!r} has the unknown table [{table}]{close}; its tables are "
+                f"STUDY {shown(path)} has the unknown table [{table}]{close}; its tables are "
                 f"{', '.join(f'[{one}]' for one in TABLES[1:])}."
             )
     if "grid" not in given:
-        raise InputError(f"STUDY {str(path)!r} lacks the table [grid]; its keys are {', '.join(sorted(GRID))}.")
+        raise InputError(f"STUDY {shown(path)} lacks the table [grid]; its keys are {', '.join(sorted(GRID))}.")
     grid = dict(known("grid", given["grid"], GRID))
     for axis in ("methods", "data"):
         if axis not in grid:

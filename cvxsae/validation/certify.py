@@ -8,6 +8,7 @@ import numpy as np
 import scipy.sparse
 
 from cvxsae.data import arguments
+from cvxsae.data.arithmetic import own_arithmetic
 from cvxsae.errors import CertificateError, InputError
 from cvxsae.parallel.group import ProcessGroup
 from cvxsae.parallel.threads import threads_for
@@ -32,6 +33,7 @@ FEASIBILITY_TOLERANCE = 1e-9
 """Relative violation of the dual constraints that is not objected to; the bound is that of the repaired point."""
 
 
+@own_arithmetic()
 def certify(
     answer: Problem | Solution | Floor, candidate: Candidate | Floor | None = None, *, tol: float | None = None
 ) -> Certificate:
@@ -83,11 +85,8 @@ def certify(
             raise InputError(f"answer is a {type(answer).__name__}; {remedy}.")
         problem, found = answer.problem, answer
     else:
-        for value, name, kind in ((answer, "problem", Problem), (candidate, "candidate", Candidate | Floor)):
-            if not isinstance(value, kind):
-                wanted = "Problem" if name == "problem" else "Candidate or a Floor"
-                raise InputError(f"{name} is a {type(value).__name__}; pass a {wanted}.")
-        problem, found = answer, candidate
+        problem = arguments.instance(answer, "answer", Problem, "the Problem that the candidate answers")
+        found = arguments.instance(candidate, "candidate", (Candidate, Floor), "a Candidate or a Floor")
     asked = None if tol is None else arguments.nonnegative(tol, "tol")
     if isinstance(found, Floor):
         return _certified_floor(problem, found)
@@ -99,7 +98,7 @@ def certify(
 def _certified_floor(problem: Problem, floor: Floor) -> Certificate:
     """A floor holds if its weights prove it; they are evaluated again, in another way."""
     if not isinstance(problem, JointProblem):
-        raise InputError(f"problem is {problem.name!r}; a floor is about a JointProblem.")
+        raise InputError(f"answer is the problem {problem.name!r}; a floor is about a JointProblem.")
     proved, objections = floor_objections(problem, floor)
     return Certificate(
         problem=f"floor of {problem.n_atoms} atoms",

@@ -34,7 +34,7 @@ BAD_DATA = {
     "masked": (np.ma.masked_invalid([[np.nan, 1.0]]), "X is a masked array"),
     "masked integers": (np.ma.masked_equal([[2, 1]], 1), "X is a masked array"),
     "sparse tensor": (torch.eye(2).to_sparse(), "X is a sparse, quantized"),
-    "meta tensor": (torch.zeros(2, 2, device="meta"), "X is a sparse, quantized or empty-shell"),
+    "meta tensor": (torch.zeros(2, 2, device="meta"), "X is a sparse, quantized, nested or empty-shell"),
     "dict": (iter({"a": 1}), r"X \(batch 0\) is a str"),
     "no batches": (iter([]), "X yields no rows"),
 }

@@ -390,8 +390,8 @@ def test_saving_is_all_or_nothing(tmp_path, monkeypatch, suffix):
     path = write_arrays(tmp_path / f"X{suffix}", {"X": np.ones(3)})
     before = path.read_bytes()
     unsavable: list[tuple[dict[str, Any], str]] = [
-        ({"X": np.zeros(3), "name": "text"}, "'name' has dtype <U4; only arrays of real numbers can be saved"),
-        ({"X": None}, "'X' has dtype object"),
+        ({"X": np.zeros(3), "name": "text"}, "mapping has 'name' of dtype <U4; only arrays of real numbers"),
+        ({"X": None}, "mapping has 'X' of dtype object"),
         ({"c": sparse.eye_array(2), "c.data": np.ones(2)}, "two arrays would be saved as 'c.data'"),
     ]
     for bad, message in unsavable:

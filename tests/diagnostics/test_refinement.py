@@ -56,7 +56,7 @@ def test_what_they_refuse(case):
     _, D, Z, R = case
     for call, message in (
         (lambda: split_scores(R, Z[:5], D), "codes has shape"),
-        (lambda: split_scores(R, Z, D, atoms=[7]), "outside"),
+        (lambda: split_scores(R, Z, D, atoms=[7]), "atoms is 7 and there are 3"),
         (lambda: split_atom(D, 9, D[0], 0.1), "atom is 9"),
         (lambda: best_new_atoms(R, 0), "lam"),
         (lambda: refinement_gain(R, 0.2, np.ones((2, 3))), "dimension 4"),

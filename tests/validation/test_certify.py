@@ -478,7 +478,7 @@ def test_what_is_no_problem_or_no_candidate_is_named():
     """Without the type checks that only the tests switch on."""
     problem, solution = solved("wide")
     unchecked: Any = inspect.unwrap(cvxsae.certify)
-    with pytest.raises(InputError, match="problem is a Solution; pass a Problem"):
+    with pytest.raises(InputError, match="answer is a Solution; pass the Problem"):
         unchecked(solution, problem)
     with pytest.raises(InputError, match="candidate is a ndarray; pass a Candidate or a Floor"):
         unchecked(problem, solution.bias)

@@ -17,6 +17,7 @@ from jaxtyping import Float
 from cvxsae.data import arguments, tensors
 from cvxsae.data.activations import Activations, ActivationsLike
 from cvxsae.data.arguments import BiasLike
+from cvxsae.data.arithmetic import own_arithmetic
 from cvxsae.errors import InputError
 from cvxsae.relaxations.candidate import Candidate, Codes
 from cvxsae.relaxations.convex.penalty import AtomPenalty
@@ -198,6 +199,7 @@ class CandidateDictionary(FixedAtoms):
         return AtomPenalty(self.atom_cost)
 
 
+@own_arithmetic()
 def datapoint_atoms(X: ActivationsLike, bias: BiasLike = None) -> Float[torch.Tensor, "M d"]:
     """Unit vectors from the bias to every datapoint that is not on it, (M, d): the wide limit's dictionary."""
     activations = Activations(X)

@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float
 
 from cvxsae.data import arguments
+from cvxsae.data.arithmetic import computes
 from cvxsae.relaxations.convex import polar_search as sphere
 from cvxsae.relaxations.linalg import FactorizationError, eigh
 from cvxsae.relaxations.proofs import CopositivityProof, NonnegativeProof, pencil_bound
@@ -55,6 +56,7 @@ class PolarBounds:
     proof: CopositivityProof | None
 
 
+@computes
 @dataclass(frozen=True)
 class AtomPenalty:
     """θ_τ for one surcharge τ = ``atom_cost`` ≥ 0.
@@ -199,7 +201,9 @@ class AtomPenalty:
         """
         norms = torch.linalg.vector_norm(Y, dim=1)
         order = norms.argsort(descending=True)
-        chosen = order[torch.linspace(0, len(order) - 1, min(starts, len(order)), device=order.device).long()]
+        chosen = order[
+            torch.linspace(0, len(order) - 1, min(starts, len(order)), dtype=torch.float64, device=order.device).long()
+        ]
         axes = _principal_axes(Y)[:, -min(starts, Y.shape[1]) :]
         U = torch.cat([Y[chosen].T, axes, -axes], dim=1)
         U = U / torch.linalg.vector_norm(U, dim=0).clamp(min=torch.finfo(Y.dtype).tiny)

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -23,6 +23,18 @@ from cvxsae.relaxations.linalg import EPS
 
 CELLS = 400
 """Intervals of c = k⁻¹(√q) on which the inner minimum is bounded."""
+
+
+MOST_POWERS = 1000
+"""Largest power of a kernel: it is zero but for atoms that are datapoints, and each power is a pass over a matrix."""
+
+
+def _power(value: Any, name: str) -> int:
+    return arguments.count(value, f"one of the {name} in kernels", most=MOST_POWERS)
+
+
+def _coefficient(value: Any, name: str) -> float:
+    return arguments.positive(value, f"one of the {name} in kernels")
 
 
 @dataclass(frozen=True)
@@ -48,17 +60,16 @@ class ZonalKernel:
     coefficients: tuple[float, ...] = (1.0,)
 
     def __post_init__(self) -> None:
-        if not self.powers or len(self.powers) != len(self.coefficients):
+        powers = arguments.each(self.powers, "powers", _power)
+        coefficients = arguments.each(self.coefficients, "coefficients", _coefficient)
+        if len(powers) != len(coefficients):
             raise InputError(
-                f"kernels holds {len(self.powers)} powers with {len(self.coefficients)} coefficients; "
+                f"kernels holds {len(powers)} powers with {len(coefficients)} coefficients; "
                 "pass a whole number p, or a mapping from powers to coefficients."
             )
-        terms = sorted(
-            (arguments.count(p, "a power in kernels"), arguments.positive(c, "a coefficient in kernels"))
-            for p, c in zip(self.powers, self.coefficients, strict=True)
-        )
+        terms = sorted(zip(powers, coefficients, strict=True))
         if len({p for p, _ in terms}) < len(terms):
-            raise InputError(f"kernels names a power twice ({self.powers}); add the coefficients of equal powers.")
+            raise InputError(f"kernels names a power twice ({powers}); add the coefficients of equal powers.")
         total = math.fsum(c for _, c in terms)
         object.__setattr__(self, "powers", tuple(p for p, _ in terms))
         object.__setattr__(self, "coefficients", tuple(c / total for _, c in terms))
@@ -104,12 +115,12 @@ def kernel(value: KernelLike) -> ZonalKernel:
         return value
     if isinstance(value, Mapping):
         return ZonalKernel(tuple(value), tuple(value.values()))
-    return ZonalKernel((arguments.count(value, "a power in kernels"),))
+    return ZonalKernel((_power(value, "powers"),))
 
 
 def exponential_kernel(rate: float, degree: int = 24) -> ZonalKernel:
     """``(e^{rt} − 1)/(e^r − 1)`` cut off after ``degree`` powers and scaled to k(1) = 1."""
-    rate, degree = arguments.positive(rate, "rate"), arguments.count(degree, "degree")
+    rate, degree = arguments.positive(rate, "rate"), arguments.count(degree, "degree", most=MOST_POWERS)
     return ZonalKernel(
         tuple(range(1, degree + 1)),
         tuple(math.exp(p * math.log(rate) - math.lgamma(p + 1)) for p in range(1, degree + 1)),

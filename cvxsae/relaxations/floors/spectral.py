@@ -6,6 +6,7 @@ import torch
 
 from cvxsae.data.activations import Activations, ActivationsLike
 from cvxsae.data.arguments import BiasLike
+from cvxsae.data.arithmetic import own_arithmetic
 from cvxsae.data.storage import fingerprint
 from cvxsae.errors import InputError
 from cvxsae.relaxations import linalg
@@ -14,6 +15,7 @@ from cvxsae.relaxations.joint.joint import JointProblem
 from cvxsae.relaxations.linalg import EPS
 
 
+@own_arithmetic()
 def spectral_floor(X: ActivationsLike, n_atoms: int, lam: float, *, bias: BiasLike = None) -> Floor:
     """Lower bound of F(D, b) for every dictionary of K atoms, at a fixed bias (T10, equation 6).
 

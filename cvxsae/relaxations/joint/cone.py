@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float64, Int64
 from numpy.typing import ArrayLike
 
 from cvxsae.data import arguments, tensors
+from cvxsae.data.arithmetic import own_arithmetic
 from cvxsae.errors import InputError
 from cvxsae.relaxations import linalg
 
@@ -59,11 +60,12 @@ class ConeCondition:
         return bool(self.holds.all())
 
 
+@own_arithmetic()
 def cone_condition(
     codes: sp.csr_array | ArrayLike,
     dictionary: ArrayLike,
     *,
-    features: Int64[np.ndarray, " m"] | None = None,
+    features: ArrayLike | None = None,
     tol: float = 1e-8,
 ) -> ConeCondition:
     """Check first-order optimality of ``X = Z D`` for the cost ``(1/N) Σ_nk z_nk`` over unit-norm dictionaries (T6).
@@ -94,9 +96,7 @@ def cone_condition(
     atoms = _independent(dictionary)
     Z = _checked_codes(codes, len(atoms))
     tol = arguments.positive(tol, "tol")
-    wanted = np.arange(len(atoms)) if features is None else np.asarray(features, dtype=np.int64)
-    if len(wanted) and not (wanted.min() >= 0 and wanted.max() < len(atoms)):
-        raise InputError(f"features has an index outside 0 to {len(atoms) - 1}; pass indices of atoms.")
+    wanted = arguments.indices(features, "features", len(atoms))
     mass = np.asarray(Z.sum(axis=0)).ravel()
     n_points = Z.shape[0]
     distance, rate = np.zeros(len(wanted)), np.zeros(len(wanted))
@@ -141,13 +141,12 @@ def _independent(dictionary: ArrayLike) -> Float64[np.ndarray, "K d"]:
 
 
 def _checked_codes(codes: sp.csr_array | ArrayLike, n_atoms: int) -> sp.csr_array:
-    Z = sp.csr_array(codes if sp.issparse(codes) else tensors.matrix(codes, "codes").cpu().numpy()).astype(np.float64)
-    Z.sum_duplicates()
+    Z = tensors.sparse_matrix(codes, "codes")
     Z.eliminate_zeros()
     if Z.shape[1] != n_atoms:
         raise InputError(f"codes has shape {Z.shape} but there are {n_atoms} atoms; its second axis must match.")
     if Z.nnz and not Z.data.min() > 0:
-        raise InputError("codes has negative or NaN entries; pass nonnegative codes.")
+        raise InputError("codes has negative entries; pass nonnegative codes.")
     return Z
 
 

@@ -249,7 +249,7 @@ class _Members:
         first = self.orthogonal(longest[:, :, None])
         columns = [first, self._leading(first)][:count]
         if count > 2:
-            drawn = torch.randn((a, d, count - 2), generator=generator).to(first)
+            drawn = torch.randn((a, d, count - 2), generator=generator, dtype=torch.float32).to(first)
             columns.append(self.climb(self.orthogonal(drawn))[1])
         return torch.cat(columns, dim=2)
 

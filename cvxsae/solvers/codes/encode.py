@@ -130,11 +130,11 @@ def encode(
         return encode_rows(problem, run, tol=tol, warm=warm, engine=engine, memory_limit=memory)
 
 
-def relative_gap_asked(tol: float) -> float:
+def relative_gap_asked(tol: float, name: str = "tol") -> float:
     """Check a relative gap."""
-    tol = arguments.positive(tol, "tol")
+    tol = arguments.positive(tol, name)
     if not SMALLEST_TOL <= tol <= 1:
-        raise InputError(f"tol is {tol:g}; it is a relative gap, pass a number from {SMALLEST_TOL:g} to 1.")
+        raise InputError(f"{name} is {tol:g}; it is a relative gap, pass a number from {SMALLEST_TOL:g} to 1.")
     return tol
 
 

@@ -15,8 +15,8 @@ from tqdm import tqdm
 from cvxsae.data import arguments
 from cvxsae.data.activations import Activations, ActivationsLike
 from cvxsae.data.arguments import Bias
+from cvxsae.data.arithmetic import own_arithmetic
 from cvxsae.errors import InputError
-from cvxsae.parallel.arithmetic import own_arithmetic
 from cvxsae.parallel.context import Compute, Run, Seeded, keywords
 from cvxsae.parallel.group import group_of
 from cvxsae.relaxations.convex.fixed_atoms import SparseCodes
@@ -33,6 +33,9 @@ LEAST_RATIO = 1e-6
 
 FIRST_RATIO = 0.3
 """λ/λ_max at which the search begins, where most data have a few active atoms."""
+
+MOST_PENALTIES = 100_000
+"""Penalties of a path that are chosen here: more than any path has, and few enough to list."""
 
 MOST_STEPS = 60
 """Bisections at most: they end long before, by ``rtol`` or because L0 jumps over the target."""
@@ -154,20 +157,17 @@ def code_path(
 def _penalties(problem: SparseCodes, lams: Any, smallest_ratio: float) -> list[float]:
     """From the largest to the smallest."""
     if not isinstance(lams, int | np.integer):
-        try:
-            penalties = sorted((arguments.penalty(lam, "lams") for lam in lams), reverse=True)
-        except TypeError:
-            raise InputError(f"lams is a {type(lams).__name__}; pass penalties, or how many to take.") from None
-        if not penalties:
-            raise InputError("lams is empty; pass at least one penalty.")
-        return penalties
-    count = arguments.count(lams, "lams")
-    if not 0 < smallest_ratio <= 1:
-        raise InputError(f"smallest_ratio is {smallest_ratio!r}; pass a number above 0 and at most 1.")
+        return sorted(arguments.each(lams, "lams", arguments.penalty), reverse=True)
+    count, ratio = (
+        arguments.count(lams, "lams", most=MOST_PENALTIES),
+        arguments.positive(smallest_ratio, "smallest_ratio"),
+    )
+    if ratio > 1:
+        raise InputError(f"smallest_ratio is {ratio:g}; pass a number above 0 and at most 1.")
     top = _top(problem)
     if top <= 0:
         raise InputError("lams is a number of penalties but no atom has a positive correlation with X; pass them.")
-    return [float(lam) for lam in top * np.geomspace(1.0, smallest_ratio, count)]
+    return [float(lam) for lam in top * np.geomspace(1.0, ratio, count)]
 
 
 @keywords(SearchOptions)

@@ -192,7 +192,9 @@ class Codes(Solution):
             not fit it.
         """
         if not isinstance(problem, SparseCodes) or problem.bias_is_free:
-            raise InputError(f"problem is {problem.name!r}; pass SparseCodes at a fixed bias.")
+            raise InputError(
+                f"problem is {getattr(problem, 'name', type(problem).__name__)!r}; pass SparseCodes at a fixed bias."
+            )
         held = read_arrays(path)
         if not {"codes", "bias", "dictionary"} <= set(held):
             raise InputError(f"path {str(path)!r} holds no codes with dictionary and bias; pass what Codes.save wrote.")

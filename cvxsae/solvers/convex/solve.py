@@ -248,14 +248,10 @@ def solve(
     >>> round(solution.value, 6), solution.is_certified
     (4.5, True)
     """
-    if not isinstance(problem, Problem):
-        raise InputError(
-            f"problem is a {type(problem).__name__}; "
-            "pass a WideLimit, SparseCodes, CandidateDictionary or LargeDictionary."
-        )
+    arguments.instance(problem, "problem", Problem, "a WideLimit, SparseCodes, CandidateDictionary or LargeDictionary")
     with problem.group.guard():
         run = Run.start(options, SolveOptions, group=problem.group)
-        arguments.nonnegative(tol, "tol")
+        tol = arguments.nonnegative(tol, "tol")
         arguments.choice(solver, "solver", SOLVERS)
         solution = solved(problem, run, solver=solver, tol=tol)
     if raise_on_failure and not solution.status.is_success:

@@ -272,8 +272,7 @@ def _fit(learner: Learner, outcome: Outcome[State], run: Run) -> DictionaryFit:
 
 def width_of(fit: DictionaryFit, n_atoms: int) -> int:
     """The width to go on at from a fit, if that is one."""
-    if not isinstance(fit, DictionaryFit):
-        raise InputError(f"fit is a {type(fit).__name__}; pass what learn_dictionary returned.")
+    arguments.instance(fit, "fit", DictionaryFit, "what learn_dictionary returned")
     return arguments.count(n_atoms, "n_atoms")
 
 

@@ -11,7 +11,7 @@ import scipy.sparse as sp
 import torch
 from jaxtyping import Float64
 
-from cvxsae.data import tensors
+from cvxsae.data import arguments, tensors
 from cvxsae.data.arguments import Bias
 from cvxsae.data.files import read_arrays, write_arrays
 from cvxsae.errors import InputError
@@ -110,8 +110,7 @@ class DictionaryFit(Solution):
         InputError
             For a file that cannot be read, or arrays that do not fit the problem.
         """
-        if not isinstance(problem, JointProblem):
-            raise InputError(f"problem is {problem.name!r}; pass the JointProblem that the fit answers.")
+        problem = arguments.instance(problem, "problem", JointProblem, "the JointProblem that the fit answers")
         held: dict[str, Any] = dict(read_arrays(path))
         missing = {"dictionary", "bias", "stationarity_target"} - set(held)
         if missing:

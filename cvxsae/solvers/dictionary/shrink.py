@@ -169,13 +169,14 @@ def dictionary_path(
     KeyboardInterrupt
         If Ctrl-C came before the last fit, which is returned as it is then.
     """
-    penalties = [arguments.penalty(lam, "lams") for lam in lams]
-    if not penalties or any(low >= high for high, low in pairwise(penalties)):
-        raise InputError(f"lams are {list(lams)}; pass at least one penalty, each smaller than the one before.")
+    penalties = arguments.each(lams, "lams", arguments.penalty)
+    if any(low >= high for high, low in pairwise(penalties)):
+        raise InputError(f"lams are {penalties[:4]}; pass penalties, each smaller than the one before.")
     problem = JointProblem(X, n_atoms, penalties[-1], bias=bias)
     if not problem.group.is_alone:
         raise InputError("X is shared by several processes; dictionary_path takes data of one process.")
-    if not (math.isfinite(surplus) and surplus >= 1):
+    surplus, reseeds = arguments.positive(surplus, "surplus"), arguments.count(reseeds, "reseeds", least=0)
+    if surplus < 1:
         raise InputError(f"surplus is {surplus:g}; pass how many times n_atoms to learn with, 1 or more.")
     run, target = Run.start(options, PathOptions), arguments.positive(stationarity, "stationarity")
     wide = JointProblem(problem.X, math.ceil(surplus * problem.n_atoms), penalties[0], bias=bias)
@@ -185,7 +186,7 @@ def dictionary_path(
     start = None
     if reseeds:
         first = wide if len(penalties) > 1 else problem
-        start = _reseed(first, arguments.count(reseeds, "reseeds"), stages)
+        start = _reseed(first, reseeds, stages)
     for lam in penalties[:-1]:
         here = JointProblem(wide.X, wide.n_atoms, lam, bias=bias)
         settings = replace(on_the_way, start=Given.of(fits[-1] if fits else start, here))

@@ -266,7 +266,9 @@ class _TopShares:
             powers = search.first_powers
             generator = torch.Generator().manual_seed(search.seed)
             columns = min(len(weighted), int((1 + search.spare_share) * self.width) + search.spare)
-            self.basis = torch.randn((len(weighted), columns), generator=generator).to(weighted.device)
+            self.basis = torch.randn((len(weighted), columns), generator=generator, dtype=torch.float32).to(
+                weighted.device
+            )
         for _ in range(powers):
             self.basis = _orthonormal(weighted @ self.basis)
         small = self.basis.T @ (weighted @ self.basis)

@@ -58,13 +58,8 @@ class FloorSearch:
     @classmethod
     def of(cls, kernels: Any = (1, 2, 3), max_points: int | None = None, tol: float = 1e-3) -> FloorSearch:
         """Check the arguments."""
-        if isinstance(kernels, str) or not isinstance(kernels, Iterable):
-            raise InputError(f"kernels is {kernels!r}; pass a sequence of powers or mixtures, such as (1, 2, 3).")
-        chosen = tuple(bound.kernel(value) for value in kernels)
-        if not chosen:
-            raise InputError("kernels is empty; pass at least one power, such as (2,).")
         return cls(
-            kernels=chosen,
+            kernels=arguments.each(kernels, "kernels", lambda one, _: bound.kernel(one)),
             max_points=MAX_POINTS if max_points is None else arguments.count(max_points, "max_points"),
             tol=arguments.positive(tol, "tol"),
         )
@@ -165,19 +160,11 @@ def width_floor(
     """
     run = Run.start(options, FloorOptions)
     search = FloorSearch.of(kernels, max_points, tol)
-    chosen = _widths(widths) if isinstance(widths, Iterable) else (arguments.count(widths, "widths"),)
+    is_one = not isinstance(widths, Iterable) or not getattr(widths, "ndim", 1)
+    chosen = arguments.each((widths,) if is_one else widths, "widths", arguments.count)
     data = all_rows(X)
     floors = find_floors([JointProblem(data, width, lam, bias=bias) for width in chosen], search, run)
-    return floors if isinstance(widths, Iterable) else floors[0]
-
-
-def _widths(widths: Sequence[int]) -> tuple[int, ...]:
-    if isinstance(widths, str):
-        raise InputError(f"widths is {widths!r}; pass a whole number or a sequence of them, such as (128, 512).")
-    chosen = tuple(arguments.count(width, "widths") for width in widths)
-    if not chosen:
-        raise InputError("widths is empty; pass at least one width.")
-    return chosen
+    return floors[0] if is_one else floors
 
 
 def find_floors(

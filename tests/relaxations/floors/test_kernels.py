@@ -50,8 +50,8 @@ def test_exponential_kernel():
     ("value", "message"),
     [
         (0, "is 0"),
-        ({}, "0 powers"),
-        ({2: 0.0}, "coefficient in kernels is 0"),
+        ({}, "powers is empty"),
+        ({2: 0.0}, "one of the coefficients in kernels is 0"),
         ({2: -1}, "is -1"),
     ],
 )

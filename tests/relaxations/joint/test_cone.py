@@ -148,5 +148,5 @@ def test_what_it_refuses():
         cone_condition(-np.ones((3, 2)), np.eye(2))
     with pytest.raises(InputError, match="second axis"):
         cone_condition(np.ones((3, 3)), np.eye(2))
-    with pytest.raises(InputError, match="outside 0 to 1"):
+    with pytest.raises(InputError, match="features is 2 and there are 2"):
         cone_condition(np.ones((3, 2)), np.eye(2), features=np.array([2]))

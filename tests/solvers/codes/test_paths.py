@@ -34,7 +34,7 @@ def test_path_is_warm_and_right():
         ({"lams": [0.1, -1.0]}, "above zero"),
         ({"lams": []}, "at least one"),
         ({"lams": 0}, "at least 1"),
-        ({"lams": 0.5}, "pass penalties"),
+        ({"lams": 0.5}, "lams is 0.5; pass a list"),
         ({"smallest_ratio": 0.0}, "smallest_ratio"),
         ({"bias": "free"}, "SparseCodes"),
         ({"tol": 2.0}, "relative gap"),

@@ -150,7 +150,8 @@ class LargePath:
         ):
             axis.plot(x, table[column], marker="o")
             axis.set_ylabel(label)
-        axes[0, 0].set_yscale("log")
+        if (table["live_atoms"] > 0).any():
+            axes[0, 0].set_yscale("log")
         axes[1, 1].plot(x, table["value"], marker="o", label="attained")
         axes[1, 1].fill_between(x, table["lower_bound"], table["value"], alpha=0.3, label="down to the lower bound")
         axes[1, 1].set_ylabel("value per datapoint")
@@ -212,14 +213,13 @@ def large_path(
     InputError
         For a path that is not increasing and positive, or a folder that holds another path.
     """
-    if not isinstance(problem, LargeDictionary):
-        raise InputError(f"problem is a {type(problem).__name__}; pass a LargeDictionary.")
+    arguments.instance(problem, "problem", LargeDictionary, "a LargeDictionary")
     if atom_costs is not None and lams is not None:
         raise InputError("atom_costs and lams are both given, and a path varies one of them; pass one.")
     along: Literal["atom_cost", "lam"] = "atom_cost" if lams is None else "lam"
-    values = atom_costs if lams is None else lams
-    path = _checked(default_values(problem, along) if values is None else values, "lams" if lams else "atom_costs")
-    arguments.nonnegative(tol, "tol")
+    values, name = (atom_costs, "atom_costs") if lams is None else (lams, "lams")
+    path = _checked(default_values(problem, along) if values is None else values, name)
+    tol = arguments.nonnegative(tol, "tol")
     run = Run.start(options, LargePathOptions)
     changes: list[dict[str, Any]] = [{along: value} for value in path]
     return _Path([replace(problem, **change) for change in changes], along, tol).solve(run)
@@ -338,9 +338,9 @@ def default_values(problem: LargeDictionary, along: Literal["atom_cost", "lam"])
     return [float(v) for v in np.geomspace(low, max(problem.n_points, 2 * low), DEFAULT_POINTS)]
 
 
-def _checked(values: Sequence[float], name: str) -> list[float]:
-    path = [arguments.positive(value, name) for value in values]
-    if not path or any(after <= before for before, after in itertools.pairwise(path)):
+def _checked(values: Sequence[float], name: str) -> tuple[float, ...]:
+    path = arguments.each(values, name, arguments.positive)
+    if any(after <= before for before, after in itertools.pairwise(path)):
         raise InputError(f"{name} must be increasing positive numbers, at least one.")
     return path
 

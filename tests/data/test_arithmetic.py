@@ -1,16 +1,11 @@
 """The caller's torch settings neither change an answer nor break a call, and are as they were afterwards."""
 
-from contextlib import nullcontext
-
 import numpy as np
 import pytest
 import torch
 
 import cvxsae
-from cvxsae.parallel.arithmetic import own_arithmetic
-
-rng = np.random.default_rng(0)
-X, D = rng.standard_normal((40, 6)), rng.standard_normal((12, 6))
+from cvxsae.data.arithmetic import own_arithmetic
 
 SETTINGS = {
     "autocast": lambda: torch.autocast("cpu", dtype=torch.bfloat16),
@@ -19,28 +14,33 @@ SETTINGS = {
     "no gradients": torch.no_grad,
 }
 
-CALLS = {
-    "encode": lambda: cvxsae.encode(X, D, 0.2, tol=1e-9).value,
-    "torch engine": lambda: cvxsae.encode(X, D, 0.2, tol=1e-9, engine="torch").value,
-    "code_path": lambda: cvxsae.code_path(X, D, 3)[-1].value,
-    "lambda_max": lambda: cvxsae.lambda_max(X, D),
-    "lambda_for_l0": lambda: cvxsae.lambda_for_l0(X, D, 3.0),
-    "learn_dictionary": lambda: cvxsae.learn_dictionary(X, 5, 0.2, max_steps=10).value,
-    "solve": lambda: cvxsae.solve(cvxsae.WideLimit(X, 0.2)).value,
-}
+X, D = np.array([[0.5, 0.5, 1.0], [1.0, 0.0, -0.5]]), np.array([[0.6, 0.8, 0.0], [0.0, 0.6, 0.8]])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("setting", SETTINGS)
-@pytest.mark.parametrize("call", CALLS)
-def test_settings_do_not_reach_the_arithmetic(call, setting):
-    if (call, setting) == ("solve", "default device"):
-        pytest.skip("the problem itself is made outside of a verb")
-    with nullcontext():
-        expected = CALLS[call]()
+def test_settings_do_not_reach_the_torch_engine(setting):
+    expected = cvxsae.encode(X, D, 0.2, tol=1e-9, engine="torch").value
     with SETTINGS[setting]():  # type: ignore[operator]
-        found = CALLS[call]()
-    assert found == pytest.approx(expected, rel=1e-12)
+        assert cvxsae.encode(X, D, 0.2, tol=1e-9, engine="torch").value == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("raised", ["under", "over", "divide", "invalid"])
+def test_numpy_raises_nothing_that_is_expected(raised):
+    with np.errstate(**{raised: "raise"}):  # type: ignore[arg-type]
+        before = np.geterr()
+        with own_arithmetic():
+            assert np.array([1e-300]) ** 2 == 0
+            assert np.geterr() != before
+        assert np.geterr() == before
+
+
+def test_methods_compute_by_themselves():
+    transform = cvxsae.data.Affine(np.zeros(3), 2.0)
+    problem = cvxsae.SparseCodes(X, D, 0.2)
+    with torch.autocast("cpu", dtype=torch.bfloat16), torch.device("meta"):
+        assert transform.apply(X).to_numpy() == pytest.approx(2 * X)
+        assert problem.lambda_max() == pytest.approx(1.1)
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
