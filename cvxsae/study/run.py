@@ -226,7 +226,9 @@ class _Driver:
             for record in _parallel(tasks, self.how.n_jobs):
                 ended.add(record["id"])
                 yield record
-        except Exception as error:  # cells catch their own: this is the engine's
+        except InputError:  # cells catch their own: this is the folder's, which cannot be written
+            raise
+        except Exception as error:  # and this is the engine's
             engine_said = f"{type(error).__name__}: {reason(error)}"
         for task in tasks:
             known = None if task.cell.id in ended else self.store.record(task.cell.id)

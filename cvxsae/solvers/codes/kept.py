@@ -11,9 +11,7 @@ import torch
 
 from cvxsae.data.storage import Folder, Kept, fingerprint
 from cvxsae.relaxations.convex.fixed_atoms import SparseCodes
-from cvxsae.solvers.codes.engines.batched import BatchedEngine
-from cvxsae.solvers.codes.engines.screening import PreparedDictionary
-from cvxsae.solvers.codes.engines.state import Tuning
+from cvxsae.solvers.codes.engines.state import Engine
 from cvxsae.solvers.codes.rounds import BlockCodes
 from cvxsae.solvers.codes.worth import worth_of_rows
 
@@ -36,7 +34,7 @@ class KeptBlocks:
     def __init__(self, path: Path, problem: SparseCodes, tol: float) -> None:
         if not problem.group.is_alone:
             path = path / f"process-{problem.group.rank}-of-{problem.group.size}"
-        self.problem, self.tol = problem, tol
+        self.problem = problem
         self.folder = Folder(
             path,
             "codes",
@@ -49,9 +47,8 @@ class KeptBlocks:
             },
         )
 
-    def read_all(self) -> dict[int, BlockCodes]:
-        """The rows that verify and are certified, in blocks that do not overlap, by first row."""
-        engine: BatchedEngine | None = None
+    def read_all(self, engine: Engine) -> dict[int, BlockCodes]:
+        """The rows that verify and that the engine certifies, in blocks that do not overlap, by first row."""
         blocks: dict[int, BlockCodes] = {}
         end = 0
         for key in self.folder.keys():  # noqa: SIM118 (a method, not a mapping)
@@ -63,7 +60,6 @@ class KeptBlocks:
             codes = self.folder.read_as(key, lambda kept, shape=shape: _codes(kept, shape))  # type: ignore[misc]
             if codes is None:
                 continue
-            engine = engine or BatchedEngine(PreparedDictionary(self.problem.atoms), Tuning(self.tol))
             for first, block in worth_of_rows(engine, self.problem, codes, start):
                 if block.done.all():
                     blocks[first] = block

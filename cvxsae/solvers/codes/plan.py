@@ -15,7 +15,7 @@ from jaxtyping import Float64
 from tqdm import tqdm
 
 from cvxsae.parallel.context import Run
-from cvxsae.parallel.threads import WORTH_SHARING, worker_pool
+from cvxsae.parallel.threads import WORTH_SHARING, torch_threads, worker_pool
 from cvxsae.relaxations.convex.fixed_atoms import SparseCodes
 from cvxsae.relaxations.solution import Status
 from cvxsae.solvers.codes.correlation import centered
@@ -108,7 +108,7 @@ class Job:
         kept: KeptBlocks | None = None,
     ) -> None:
         self.problem, self.prepared, self.plan, self.warm, self.kept = problem, prepared, plan, warm, kept
-        self.blocks: dict[int, BlockCodes] = {} if kept is None else kept.read_all()
+        self.blocks: dict[int, BlockCodes] = {}
         self._stop = threading.Event()
         self._local = threading.local()
 
@@ -126,7 +126,10 @@ class Job:
         return centered(block, self.problem) / self.problem.lam
 
     def run(self, engine: str, tuning: Tuning, run: Run) -> Status | None:
-        """Solve what is missing; ``None`` if all is done, else why not: Ctrl-C or the deadline."""
+        """Solve what neither was kept nor is there; ``None`` if all is done, else why not: Ctrl-C or the deadline."""
+        if self.kept is not None:
+            with torch_threads(self.plan.threads):
+                self.blocks |= self.kept.read_all(make_engine(engine, self.prepared, tuning))
         waiting = iter(self.missing())
         running: dict[Future[BlockCodes], slice] = {}
         with (

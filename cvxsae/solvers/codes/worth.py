@@ -11,11 +11,14 @@ from cvxsae.relaxations.convex.fixed_atoms import SparseCodes
 from cvxsae.solvers.codes.correlation import centered
 from cvxsae.solvers.codes.engines.batched import BatchedEngine
 from cvxsae.solvers.codes.engines.screening import PreparedDictionary
-from cvxsae.solvers.codes.engines.state import Tuning, Warm
+from cvxsae.solvers.codes.engines.state import Engine, Tuning, Warm
 from cvxsae.solvers.codes.rounds import BlockCodes, certified
 
-BLOCK = 128
-"""Datapoints certified at a time: their active atoms are copied out in float64."""
+COPY_BYTES = 32 * 2**20
+"""Of active atoms that are copied out in float64 for the datapoints certified at a time."""
+
+MOST_POINTS = 1024
+"""Datapoints certified at a time: more gain nothing."""
 
 
 def worth_of(problem: SparseCodes, codes: sp.csr_array, tol: float) -> list[BlockCodes]:
@@ -25,11 +28,13 @@ def worth_of(problem: SparseCodes, codes: sp.csr_array, tol: float) -> list[Bloc
 
 
 def worth_of_rows(
-    engine: BatchedEngine, problem: SparseCodes, codes: sp.csr_array, first: int
+    engine: Engine, problem: SparseCodes, codes: sp.csr_array, first: int
 ) -> Iterator[tuple[int, BlockCodes]]:
     """The same for the rows from ``first`` on, with codes in units of λ: blocks, each with its first row."""
     rows = codes.sorted_indices()
-    for block in problem.X[first : first + rows.shape[0]].batches(rows=BLOCK):
+    widest = max(1, int(np.diff(rows.indptr).max(initial=0)))
+    step = max(1, min(MOST_POINTS, COPY_BYTES // (8 * widest * problem.dim)))
+    for block in problem.X[first : first + rows.shape[0]].batches(rows=step):
         x = centered(block, problem) / problem.lam
         held = rows[: len(x)]
         rows = rows[len(x) :]

@@ -98,16 +98,22 @@ class FusedEngine(Stoppable):
 
     def begin(self, data: Float64[torch.Tensor, "n d"], warm: Warm | None) -> FusedState:
         """Start from zero codes, or from the working sets of a warm start, solved. Ends the state of the last block."""
-        state = FusedState(np.ascontiguousarray(data.numpy()), self.dictionary.capacity, warm, self._held)
-        if self._held is None or len(self._held.count) < len(state.count):
-            self._held = state
+        state = self.as_they_are(data, warm)
         if warm is not None:
             everyone = np.arange(len(state.count))
-            restore(everyone, state.block, self.exact)
             nothing = Selected(
                 np.empty((len(everyone), 1), np.int32), np.empty((len(everyone), 1)), np.zeros(len(everyone), np.int64)
             )
             self._solve(state, everyone, nothing, double=False)
+        return state
+
+    def as_they_are(self, data: Float64[torch.Tensor, "n d"], warm: Warm | None) -> FusedState:
+        """State of given codes, for :meth:`certify`. Ends the state of the last block."""
+        state = FusedState(np.ascontiguousarray(data.numpy()), self.dictionary.capacity, warm, self._held)
+        if self._held is None or len(self._held.count) < len(state.count):
+            self._held = state
+        if warm is not None:
+            restore(np.arange(len(state.count)), state.block, self.exact)
         return state
 
     def advance(self, state: FusedState, active: Int64[np.ndarray, " a"], *, first: bool, double: bool) -> Outcome:

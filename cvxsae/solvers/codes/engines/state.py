@@ -146,6 +146,9 @@ class Engine(Protocol):
     def begin(self, data: Float64[torch.Tensor, "n d"], warm: Warm | None) -> Any:
         """State of a block of datapoints, ``data`` being ``(x − b)/λ``."""
 
+    def as_they_are(self, data: Float64[torch.Tensor, "n d"], warm: Warm) -> Any:
+        """State of given codes, for :meth:`certify` alone."""
+
     def advance(self, state: Any, active: Int64[np.ndarray, " a"], *, first: bool, double: bool) -> Outcome:
         """One round: one correlation pass; certify, or enlarge and solve the working sets.
 

@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
@@ -246,14 +247,18 @@ class _Path:
     def solve(self, run: Run) -> LargePath:
         """Solve point after point, from what the folder has of them."""
         kept = None if run.folder is None else self._folder(run.folder)
-        points, candidates = self._read(kept)
+        points, candidates = list[PathPoint](), list[Candidate]()
         status: Status | None = None
         try:
-            for number in range(len(points), len(self.problems)):
+            for number, here in enumerate(self.problems):
+                found = None if kept is None else kept.read_as(_key(number), partial(self._again, here))
+                if found is not None:
+                    points.append(found[0])
+                    candidates.append(found[1])
+                    continue
                 if points and run.is_late:
                     status = Status.TIME_LIMIT
                     break
-                here = self.problems[number]
                 warm = _factor(here, candidates[-1]) if candidates else None
                 solution = self._solved(here, warm, run.inner(share=1 / (len(self.problems) - number)))
                 candidate = tidy(here, solution, slack=self.tol)
@@ -292,18 +297,6 @@ class _Path:
                 **{f"fixed {name}": value for name, value in other.items()},
             },
         )
-
-    def _read(self, kept: Folder | None) -> tuple[list[PathPoint], list[Candidate]]:
-        """The points that are there already, up to the first that is not."""
-        points, candidates = list[PathPoint](), list[Candidate]()
-        for number in range(len(self.problems)):
-            here = self.problems[number]
-            found = None if kept is None else kept.read_as(_key(number), lambda one, here=here: self._again(here, one))  # type: ignore[misc]
-            if found is None:
-                break
-            points.append(found[0])
-            candidates.append(found[1])
-        return points, candidates
 
     def _again(self, problem: LargeDictionary, kept: KeptRecord) -> tuple[PathPoint, Candidate]:
         """A point as its arrays have it: its numbers are computed again, never read."""
