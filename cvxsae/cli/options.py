@@ -181,7 +181,13 @@ class Answer:
         if as_json:
             text = json.dumps(strict_json(report), indent=2, allow_nan=False)
         if text:
-            print(text)  # noqa: T201
+            try:
+                print(text, flush=True)  # noqa: T201
+            except BrokenPipeError:  # whoever reads it has seen enough
+                raise
+            except OSError as error:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left is not tried again
+                raise InputError(f"The answer cannot be written ({error.strerror}); make room for it.") from None
 
 
 def command(app: typer.Typer, name: str) -> Callable[[Callable[..., Answer]], Callable[..., Answer]]:

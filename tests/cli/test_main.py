@@ -5,6 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import pickle
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -291,3 +295,31 @@ def test_check_refuses_what_it_cannot_use(data):
     assert not json.loads(fixed.stdout)["bias_is_free"]
     arguments = ["--dictionary", data / "D.npy", "--lam", 0.1, "--bias", data / "b.npy", "--trained-bias", "--json"]
     assert json.loads(run("check", data / "X.npy", *arguments).stdout)["bias_is_free"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no full disk at hand")
+def test_a_full_disk_under_stdout_is_one_sentence(tmp_path):
+    np.save(tmp_path / "X.npy", np.eye(3))
+    line = [sys.executable, "-m", "cvxsae", "solve", "wide", "X.npy", "--lam", "0.1"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(line, stdout=full, stderr=subprocess.PIPE, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "cvxsae: The answer cannot be written (No space left on device); make room for it.\n"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of files are Unix's")
+@pytest.mark.parametrize("name", ["a.npz", "a.safetensors"])
+def test_a_quota_is_one_sentence_and_leaves_nothing(tmp_path, name):
+    import resource
+
+    np.save(tmp_path / "X.npy", np.random.default_rng(0).standard_normal((60, 8)))
+    line = [sys.executable, "-m", "cvxsae", "solve", "wide", "X.npy", "--lam", "0.1", "--out", name]
+    limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (1024, 1024))
+    done = subprocess.run(line, capture_output=True, text=True, cwd=tmp_path, preexec_fn=limit, check=False)
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"cvxsae: --out '{name}' cannot be written (File too large); make room or pass another path.\n"
+    )
+    assert [file.name for file in tmp_path.iterdir()] == ["X.npy"]
