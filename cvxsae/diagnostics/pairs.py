@@ -12,12 +12,12 @@ from cvxsae.data import arguments
 from cvxsae.data.arithmetic import own_arithmetic
 from cvxsae.diagnostics.sums import FeatureStatistics, require_statistics
 from cvxsae.errors import InputError
+from cvxsae.parallel.context import Run
 
 if TYPE_CHECKING:
     import pandas as pd
     from jaxtyping import Float64
 
-    from cvxsae.parallel.context import Run
 
 _PARALLEL = 1e-12
 """Atoms with a smaller sine of the angle between them are parallel: there is no direction to turn in."""
@@ -119,11 +119,12 @@ def scan_pairs(
     live, count = require_statistics(statistics).live, arguments.count(count, "count")
     if not all(map(callable, arguments.instance(scores, "scores", Mapping, "a dict of functions").values())):
         raise InputError("scores holds something that is no function; pass a dict of functions of a block of pairs.")
+    run = Run() if run is None else arguments.instance(run, "run", Run, "how the call that this is part of runs")
     deficits = np.full(statistics.n_atoms, np.nan)
     best = {name: _Best(count) for name in scores}
     is_complete = True
     for block in pair_blocks(statistics):
-        if run is not None and run.is_late:
+        if run.is_late:
             is_complete = False
             break
         rows = block.first + np.arange(len(block.cosine))
