@@ -43,7 +43,8 @@ def _prox_threshold(values, count, lam, tau, start):
             break
         slope = 1.0
         if norm > 0:
-            slope += lam * tau * max(support * p2 - p1 * p1, 0.0) / (norm * norm * norm)
+            # Not by the cube of the norm, which vanishes for small data.
+            slope += lam * tau / norm * (max(support * p2 - p1 * p1, 0.0) / (norm * norm))
         newton = alpha - distance / slope
         alpha = newton if low < newton < high else (low + high) / 2
     return alpha, norm

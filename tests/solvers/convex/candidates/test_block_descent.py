@@ -25,17 +25,18 @@ def build(rng, tau=2.0, bias=None, n=40, d=4, k=30):
     return CandidateDictionary(problems.clustered(rng, n, d), rng.normal(size=(k, d)), LAM, tau, bias=bias)
 
 
+@pytest.mark.parametrize("scale", [1e-130, 1.0, 1e100])
 @pytest.mark.parametrize("tau", [0.0, 0.5, 20.0])
-def test_a_sweep_over_one_atom_is_its_exact_minimum(tau, rng):
+def test_a_sweep_over_one_atom_is_its_exact_minimum(tau, scale, rng):
     problem = build(rng, tau)
-    X, A = problem.X.to_numpy().copy(), problem.atoms.numpy()
-    codes = rng.random((30, 40)) * (rng.random((30, 40)) < 0.2)
+    X, A = scale * problem.X.to_numpy(), problem.atoms.numpy()
+    codes = scale * rng.random((30, 40)) * (rng.random((30, 40)) < 0.2)
     residual = X - codes.T @ A
     wanted = residual @ A[7] + codes[7]
-    expected = problem.penalty.prox(torch.from_numpy(wanted)[:, None], LAM).numpy().ravel()
-    moved = sweep(residual, A, codes, np.array([7]), LAM, tau, np.zeros(30), np.zeros(4), False)
-    np.testing.assert_allclose(codes[7], expected, atol=1e-12)
-    np.testing.assert_allclose(residual, X - codes.T @ A, atol=1e-12)
+    expected = problem.penalty.prox(torch.from_numpy(wanted)[:, None], scale * LAM).numpy().ravel()
+    moved = sweep(residual, A, codes, np.array([7]), scale * LAM, tau, np.zeros(30), np.zeros(4), False)
+    np.testing.assert_allclose(codes[7], expected, atol=1e-12 * scale)
+    np.testing.assert_allclose(residual, X - codes.T @ A, atol=1e-12 * scale)
     assert moved > 0
 
 
