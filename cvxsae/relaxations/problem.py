@@ -366,6 +366,10 @@ def sum_slack(Y: Float[torch.Tensor, "N d"]) -> float:
     return _SUM_SLACK * math.sqrt(Y.shape[1]) * EPS * float(Y.abs().max())
 
 
+_EXACT_ROWS = 2**16
+"""Rows of a sum of halves, whole numbers of 26 bits: far too few for float64 to round it."""
+
+
 def without_sum(Y: Float[torch.Tensor, "N d"]) -> Float[torch.Tensor, "N d"]:
     """The rows moved by a few units of rounding so that they sum to zero in exact arithmetic.
 
@@ -376,12 +380,16 @@ def without_sum(Y: Float[torch.Tensor, "N d"]) -> Float[torch.Tensor, "N d"]:
     if not 0 < largest < math.inf:
         return Y
     spacing = 2.0 ** max(math.frexp(largest)[1] - 51, -1074)
-    units = (Y / spacing).round().to(torch.int64)
-    high = units >> 26  # sums of halves, so that no number of rows can overflow
-    total = [int(h) * 2**26 + int(w) for h, w in zip(high.sum(dim=0), (units - (high << 26)).sum(dim=0), strict=True)]
+    units = (Y / spacing).round_()
+    total = [0] * Y.shape[1]
+    for block in units.split(_EXACT_ROWS):
+        high = (block * 2.0**-26).floor_()
+        low = block - high * 2.0**26
+        halves = zip(total, high.sum(dim=0).tolist(), low.sum(dim=0).tolist(), strict=True)
+        total = [old + int(h) * 2**26 + int(w) for old, h, w in halves]
     shares = torch.tensor([divmod(t, len(Y)) for t in total], device=Y.device)
     rows = torch.arange(len(Y), device=Y.device)[:, None]
-    return (units - shares[:, 0] - (rows < shares[:, 1]).to(torch.int64)).to(Y) * spacing
+    return units.sub_(shares[:, 0].to(Y)).sub_((rows < shares[:, 1]).to(Y)).mul_(spacing)
 
 
 def float64_tensor(array: np.ndarray) -> torch.Tensor:

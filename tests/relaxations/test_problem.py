@@ -269,7 +269,7 @@ def test_a_penalty_whose_square_is_lost_is_refused(name, scale, rng):
 @pytest.mark.parametrize("scale", [1e-100, 1.0, 1e100])
 def test_rows_of_a_dual_point_sum_to_exactly_zero(scale, rng):
     """A free bias multiplies their sum: one that is only nearly zero proves nothing where λ is small."""
-    for n in (1, 7, 300):
+    for n in (1, 7, 2**16 + 3, 300):
         Y = torch.from_numpy(scale * rng.normal(size=(n, 3)))
         Y = Y - Y.mean(dim=0)
         moved = without_sum(Y)
