@@ -382,7 +382,7 @@ def without_sum(Y: Float[torch.Tensor, "N d"]) -> Float[torch.Tensor, "N d"]:
     spacing = 2.0 ** max(math.frexp(largest)[1] - 51, -1074)
     units = (Y / spacing).round_()
     total = [0] * Y.shape[1]
-    for block in units.split(_EXACT_ROWS):
+    for block in torch.split(units, _EXACT_ROWS):
         high = (block * 2.0**-26).floor_()
         low = block - high * 2.0**26
         halves = zip(total, high.sum(dim=0).tolist(), low.sum(dim=0).tolist(), strict=True)
