@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar, cast
 
 import numpy as np
 import torch
@@ -132,6 +132,13 @@ def instance(value: Any, name: str, kind: type[T] | tuple[type[T], ...], wanted:
     if not isinstance(value, kind):
         raise InputError(f"{name} is a {type(value).__name__}; pass {wanted}.")
     return value
+
+
+def function_or_none(value: Any, name: str) -> Callable[..., Any] | None:
+    """Return something to call, or None."""
+    if value is not None and not callable(value):
+        raise InputError(f"{name} is a {type(value).__name__}; pass a function.")
+    return None if value is None else cast("Callable[..., Any]", value)
 
 
 def path(value: Any, name: str) -> Path:

@@ -119,8 +119,6 @@ class Run:
                 raise InputError(f"{name!r} is not an option here; the options are {', '.join(sorted(known))}.")
         seconds, steps = options.get("max_seconds"), options.get("max_steps")
         folder, callback = options.get("folder"), options.get("callback")
-        if callback is not None and not callable(callback):
-            raise InputError(f"callback is a {type(callback).__name__}; pass a function of one Record.")
         limit = math.inf if seconds is None else arguments.positive(seconds, "max_seconds")
         if limit > threading.TIMEOUT_MAX:  # three centuries, and more than can be waited for
             limit = math.inf
@@ -129,7 +127,7 @@ class Run:
             deadline=time.perf_counter() + limit,
             max_steps=None if steps is None else arguments.count(steps, "max_steps", least=0),
             progress=bool(options.get("progress", False)),
-            callback=callback,
+            callback=arguments.function_or_none(callback, "callback"),
             seed=arguments.seed(options.get("seed", 0)),
             folder=None if folder is None else arguments.path(folder, "folder"),
         )

@@ -105,7 +105,7 @@ def compare(
     KeyboardInterrupt
         On Ctrl-C; what was finished is in the folder.
     """
-    how = Run.start(options, CompareOptions)
+    how, callback = Run.start(options, CompareOptions), arguments.function_or_none(callback, "callback")
     data, penalty = all_rows(X), arguments.penalty(lam, "lam")
     chosen = Bias.of(bias, data.shape[1])
     shift = None if chosen.vector is None else chosen.vector.numpy()
