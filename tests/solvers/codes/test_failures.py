@@ -97,3 +97,27 @@ def test_what_float32_or_float64_cannot_hold_has_zero_codes_and_a_true_bound(eng
 def test_auto_never_picks_triton():
     assert engine_name("auto", "cuda") == "torch"
     assert engine_name("auto", "cpu") == "fused"
+
+
+@pytest.mark.parametrize("lam", [1e-2, 1e-6])
+def test_more_atoms_than_dimensions_at_a_small_penalty(lam, rng):
+    """Working sets larger than the dimension are singular: an active set of one atom at a time ends where pivoting
+    does not."""
+    X, atoms = rng.normal(size=(8, 4)), rng.normal(size=(80, 4))
+    codes = encode(X, atoms, lam, tol=1e-6, engine="torch")
+    assert codes.is_certified
+    assert codes.rounds <= 40
+    assert codes.value == pytest.approx(encode(X, atoms, lam, tol=1e-9).value, rel=2e-6)
+
+
+def test_the_active_set_method_solves_singular_systems(rng):
+    A = torch.from_numpy(rng.normal(size=(3, 20, 4)))
+    gram, linear = A @ A.transpose(1, 2), (A @ torch.from_numpy(rng.normal(size=(3, 4, 1))))[:, :, 0] - 0.1
+    valid = torch.ones(3, 20, dtype=torch.bool)
+    z, support = pivoting.active_set(
+        gram, linear, torch.zeros(3, 20, dtype=torch.float64), valid, torch.full((3, 1), 1e-9)
+    )
+    slack = linear - (gram @ z[:, :, None])[:, :, 0]
+    assert float(slack.max()) < 1e-8
+    assert float(slack[support].abs().max()) < 1e-8
+    assert support.any(dim=1).all()

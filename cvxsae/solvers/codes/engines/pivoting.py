@@ -16,14 +16,14 @@ FIRST_RIDGE, RIDGES, RIDGE_GROWTH = 8, 6, 10
 PIVOT_PATIENCE = 3
 """Iterations in which the infeasible atoms need not become fewer, before they are exchanged one by one."""
 
-PIVOTS, PIVOTS_PER_PLACE = 50, 4
-"""Iterations of pivoting at most, and for every place: few problems take ten; the rest goes to coordinate descent."""
+PIVOTS = 20
+"""Iterations of pivoting at most: few problems take ten; the rest goes to the active-set method."""
 
 PIVOT_ROUNDING, PIVOT_SHARE = 32, 0.1
 """Where a gradient counts as zero: machine epsilons of the largest, or this share of ``tol``."""
 
-SWEEPS = 300
-"""Sweeps of coordinate descent at most, over systems too close to singular for pivoting."""
+STEPS, STEPS_PER_PLACE = 20, 3
+"""Steps of the active-set method at most, and for every place: an atom enters or leaves at each."""
 
 
 def masked_factor(gram: Float[torch.Tensor, "b m m"], free: Bool[torch.Tensor, "b m"]) -> Float[torch.Tensor, "b m m"]:
@@ -70,7 +70,7 @@ def pivot(
     patience = torch.full_like(fewest, PIVOT_PATIENCE)
     result, support = codes.clone(), valid & (codes > 0)
     open_rows = torch.arange(len(codes), device=codes.device)
-    for _ in range(PIVOTS + PIVOTS_PER_PLACE * codes.shape[1]):
+    for _ in range(PIVOTS):
         G, h, mask, ok = gram[open_rows], linear[open_rows], free[open_rows], valid[open_rows]
         z = torch.cholesky_solve(torch.where(mask, h, 0.0)[:, :, None], masked_factor(G, mask))[:, :, 0]
         z = torch.where(mask, z, 0.0)
@@ -89,26 +89,36 @@ def pivot(
         single = torch.zeros_like(wrong).scatter_(1, last[:, None], True)
         free[open_rows] = mask ^ torch.where((patience[open_rows] >= 0)[:, None], wrong, single)
     if len(open_rows):
-        result[open_rows], support[open_rows] = descend(
+        result[open_rows], support[open_rows] = active_set(
             gram[open_rows], linear[open_rows], codes[open_rows], valid[open_rows], floor[open_rows]
         )
     return result, support
 
 
-def descend(
+def active_set(
     gram: Float[torch.Tensor, "b m m"], linear: Float[torch.Tensor, "b m"], codes: Float[torch.Tensor, "b m"],
     valid: Bool[torch.Tensor, "b m"], floor: Float[torch.Tensor, "b one"],
 ) -> tuple[Float[torch.Tensor, "b m"], Bool[torch.Tensor, "b m"]]:  # fmt: skip
-    """Cyclic coordinate descent for the few systems too close to singular for pivoting."""
-    z = codes.clone()
-    slack = linear - torch.bmm(gram, z[:, :, None])[:, :, 0]
-    for _ in range(SWEEPS):
-        largest = torch.zeros_like(floor)
-        for k in range(z.shape[1]):
-            step = torch.where(valid[:, k], torch.maximum(slack[:, k], -z[:, k]), 0.0)
-            z[:, k] += step
-            slack -= step[:, None] * gram[:, k]
-            largest = torch.maximum(largest, step.abs()[:, None])
-        if bool((largest <= floor).all()):
+    """One atom at a time (Lawson & Hanson 1974), for systems with more atoms than dimensions, which are singular.
+
+    Codes stay feasible and the objective never rises: the best atom enters where all entries solved for are positive,
+    else the step ends where the first of them is zero, and that atom leaves.
+    """
+    z, free = codes.clone(), valid & (codes > 0)
+    for _ in range(STEPS + STEPS_PER_PLACE * codes.shape[1]):
+        solved = torch.cholesky_solve(torch.where(free, linear, 0.0)[:, :, None], masked_factor(gram, free))[:, :, 0]
+        solved = torch.where(free, solved, 0.0)
+        blocking = free & (solved <= 0)
+        blocked = blocking.any(dim=1, keepdim=True)
+        shares = torch.where(blocking, z / (z - solved), torch.inf)  # z > 0 ≥ solved
+        share, first = shares.min(dim=1, keepdim=True)
+        z = torch.where(blocked, z + share * (solved - z), solved).clamp(min=0)
+        slack = torch.where(valid & ~free, linear - torch.bmm(gram, z[:, :, None])[:, :, 0], -torch.inf)
+        most, best = slack.max(dim=1, keepdim=True)
+        if not bool((blocked | (most > floor)).any()):
             break
+        leaves = torch.zeros_like(free).scatter_(1, first, blocked)
+        enters = torch.zeros_like(free).scatter_(1, best, ~blocked & (most > floor))
+        z = torch.where(leaves, 0.0, z)
+        free = (free & ~leaves) | enters
     return z, valid & (z > 0)
