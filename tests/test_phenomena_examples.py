@@ -25,7 +25,7 @@ SMALL = {
     "four_features": ["--small"],
     "twenty_features": ["--small", "--points", "2000"],
     "dense_antipodal": ["--seeds", "1"],
-    "circle_splitting": [],
+    "circle_splitting": ["--widths", "3", "4", "5", "6"],
     "residual_structure": ["--seeds", "1", "--noises", "0", "0.05"],
     "wordllama_splits": ["--points", "400", "--width", "8"],
 }

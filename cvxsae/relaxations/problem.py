@@ -16,7 +16,6 @@ Any Y becomes feasible by re-centering and rescaling, so any candidate has a cer
 from __future__ import annotations
 
 import functools
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -35,11 +34,9 @@ from cvxsae.errors import InputError
 from cvxsae.parallel.group import ProcessGroup, group_of
 from cvxsae.relaxations.candidate import Candidate, Codes
 from cvxsae.relaxations.convex.penalty import AtomPenalty
+from cvxsae.relaxations.exact_sums import sum_slack, without_sum
 from cvxsae.relaxations.linalg import EPS
 from cvxsae.relaxations.proofs import CopositivityProof
-
-_SUM_SLACK = 16
-"""Units of rounding of the largest entry by which each entry of a dual point may move to make the rows sum to zero."""
 
 Init = TypeVar("Init", bound=Callable[..., Any])
 
@@ -359,37 +356,6 @@ def _reconstruct(candidate: Candidate, rows: slice) -> torch.Tensor | float:
         return 0.0
     block = candidate.codes[rows].astype(np.float64, copy=False)
     return torch.from_numpy(np.ascontiguousarray(block @ candidate.dictionary.astype(np.float64, copy=False)))
-
-
-def sum_slack(Y: Float[torch.Tensor, "N d"]) -> float:
-    """By how much :func:`without_sum` can raise the polar of Y: no row moves further, and no polar is above norms."""
-    return _SUM_SLACK * math.sqrt(Y.shape[1]) * EPS * float(Y.abs().max())
-
-
-_EXACT_ROWS = 2**16
-"""Rows of a sum of halves, whole numbers of 26 bits: far too few for float64 to round it."""
-
-
-def without_sum(Y: Float[torch.Tensor, "N d"]) -> Float[torch.Tensor, "N d"]:
-    """The rows moved by a few units of rounding so that they sum to zero in exact arithmetic.
-
-    A free bias multiplies their sum, and where λ is small an optimal bias can be anywhere within a long way. Entries
-    become multiples of one spacing, hence whole numbers, and what these sum to is taken from them evenly.
-    """
-    largest = float(Y.abs().max())
-    if not 0 < largest < math.inf:
-        return Y
-    spacing = 2.0 ** max(math.frexp(largest)[1] - 51, -1074)
-    units = (Y / spacing).round_()
-    total = [0] * Y.shape[1]
-    for block in torch.split(units, _EXACT_ROWS):
-        high = (block * 2.0**-26).floor_()
-        low = block - high * 2.0**26
-        halves = zip(total, high.sum(dim=0).tolist(), low.sum(dim=0).tolist(), strict=True)
-        total = [old + int(h) * 2**26 + int(w) for old, h, w in halves]
-    shares = torch.tensor([divmod(t, len(Y)) for t in total], device=Y.device)
-    rows = torch.arange(len(Y), device=Y.device)[:, None]
-    return units.sub_(shares[:, 0].to(Y)).sub_((rows < shares[:, 1]).to(Y)).mul_(spacing)
 
 
 def float64_tensor(array: np.ndarray) -> torch.Tensor:

@@ -36,5 +36,5 @@ def test_demo_certifies_everything_it_prints(tmp_path):
 
 def test_demo_refuses_a_folder_it_cannot_make(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(InputError, match="cannot be made a folder"):
+    with pytest.raises(InputError, match=r"cannot be made, as .* is a file; pass a folder"):
         run_demo(tmp_path / "file" / "demo", say=None)

@@ -13,7 +13,7 @@ import scipy.sparse
 import torch
 
 from cvxsae import CandidateDictionary, InputError, LargeDictionary, SparseCodes, WideLimit
-from cvxsae.relaxations.problem import sum_slack, without_sum
+from cvxsae.relaxations.exact_sums import sum_slack, without_sum
 from cvxsae.results import Candidate
 from tests.helpers import problems
 

@@ -136,7 +136,7 @@ def test_data_of_any_kind_will_do(tmp_path):
         ({"init": np.eye(10)}, "init has 10 atoms"),
         ({"trainer": "magic"}, "trainer is 'magic'"),
         ({"device": "abacus"}, "device"),
-        ({"lr": 1e30, "steps": 30}, "diverged"),
+        ({"lr": 1e15, "steps": 30}, "diverged"),
         ({"max_seconds": 0}, "max_seconds is 0"),
         ({"folder": "x"}, "'folder' is not an option"),
     ],

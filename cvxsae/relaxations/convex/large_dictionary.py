@@ -18,8 +18,9 @@ from cvxsae.relaxations.candidate import Candidate
 from cvxsae.relaxations.convex.penalty import AtomPenalty
 from cvxsae.relaxations.convex.polar_search import LARGEST_DIM
 from cvxsae.relaxations.convex.wide_limit import WideLimit
+from cvxsae.relaxations.exact_sums import sum_slack, without_sum
 from cvxsae.relaxations.linalg import EPS
-from cvxsae.relaxations.problem import Problem, made_together, sum_slack, without_sum
+from cvxsae.relaxations.problem import Problem, made_together
 from cvxsae.relaxations.proofs import CopositivityProof
 
 POLAR_ITERATIONS = 300

@@ -54,7 +54,7 @@ def test_the_doubly_nonnegative_relaxation_is_exact_for_four_points(d, rng):
 
 @pytest.mark.slow
 def test_the_relaxed_value_is_below_what_any_dictionary_attains(rng):
-    X = problems.gaussian(rng, 14, 4)
+    X = problems.gaussian(rng, 10, 4)
     reference = solve(LargeDictionary(X, LAM, 4.0, bias="free"), solver="reference", raise_on_failure=False)
     torch = solve(LargeDictionary(X, LAM, 4.0, bias="free"), raise_on_failure=False)
     relaxed = reference.relaxed_value

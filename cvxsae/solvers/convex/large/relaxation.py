@@ -11,8 +11,8 @@ import torch
 from cvxsae.relaxations.candidate import Candidate
 from cvxsae.relaxations.convex.large_dictionary import LargeDictionary, fit_factor, similarity_value
 from cvxsae.relaxations.convex.tidy import tidy
+from cvxsae.relaxations.exact_sums import sum_slack, without_sum
 from cvxsae.relaxations.linalg import EPS
-from cvxsae.relaxations.problem import sum_slack, without_sum
 from cvxsae.relaxations.proofs import CopositivityProof, NonnegativeProof, pencil_bound
 from cvxsae.relaxations.solution import Status, as_numpy, relative_gap
 from cvxsae.solvers.convex.large import admm as splitting
