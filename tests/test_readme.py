@@ -32,7 +32,7 @@ def test_example_prints_what_the_readme_shows():
         assert float(one) == pytest.approx(float(other), rel=1e-6)
 
 
-SMALL = {"512": "4", "(64, 256, 1024), lam": "(2, 3), lam, steps=50"}
+SMALL = {"512": "4", "(64, 256, 1024), lam": '(2, 3), lam, training={"steps": 50}'}
 """Widths of the README, and what is learned in their place from a few datapoints."""
 
 
