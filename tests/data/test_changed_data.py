@@ -186,6 +186,17 @@ def test_dictionary_bias_and_start_are_copied(X):
     np.testing.assert_array_equal(codes.refit().codes.toarray(), again.refit().codes.toarray())
 
 
+def test_a_file_that_changes_during_a_pass_over_some_of_its_rows(tmp_path, X):
+    """Rows chosen from a file have no checksum: what notices is the state of the file after each read."""
+    path = file_of(tmp_path, ".npy", X)
+    blocks = Activations(path)[10:50].batches(rows=20)
+    next(blocks)
+    np.save(path, 2 * X)
+    os.utime(path, ns=(1, 1))
+    with rejects("X was read from '.*X.npy', which has changed since; compute again"):
+        next(blocks)
+
+
 @pytest.mark.slow
 def test_a_dictionary_of_data_that_changed_does_not_grow(tmp_path, X):
     np.save(tmp_path / "X.npy", X)

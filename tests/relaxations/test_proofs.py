@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cvxsae.relaxations.convex.penalty import AtomPenalty
-from cvxsae.relaxations.proofs import pencil_bound, spread, symmetrized, triple_bound, unspread
+from cvxsae.relaxations.proofs import NonnegativeProof, pencil_bound, spread, symmetrized, triple_bound, unspread
 
 
 def symmetric(rng, n):
@@ -94,3 +94,14 @@ def test_forged_slices_prove_less_not_more(rng):
     claimed = (symmetrized(forged.expand(9, 9, 9)) + spread(Y @ Y.T)) / spread(price(9, tau))
     assert float(claimed.max()) < exact.lower**2  # the inequality of the tensors alone would let it pass
     assert triple_bound(Y @ Y.T, forged.expand(9, 9, 9), tau, 3) > exact.lower
+
+
+@pytest.mark.parametrize("tau", [0.5, 4.0])
+def test_a_forged_matrix_proves_less_not_more(tau, rng):
+    """Negative entries of P would prove anything: with P = −YYᵀ, that the polar is zero."""
+    Y = torch.from_numpy(rng.normal(size=(7, 3)))
+    gram = Y @ Y.T
+    attained = float(torch.linalg.vector_norm(Y, dim=1).max()) / np.sqrt(1 + tau)  # by one datapoint alone
+    for P in (-gram, -1e3 * torch.ones_like(gram), torch.from_numpy(rng.normal(size=(7, 7))) - 9):
+        assert NonnegativeProof(P.numpy()).polar_bound(gram, tau, 3) >= attained
+    assert pencil_bound(gram, -gram, tau, 3) < attained  # the control: what no clipping would have proved
