@@ -1,9 +1,9 @@
-"""A vanilla sparse autoencoder: ReLU encoder, linear decoder, as it is trained and stored in the field."""
+"""A sparse autoencoder as it is trained and stored in the field: its arrays, its architecture, its codes."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,17 +18,21 @@ from cvxsae.data.arithmetic import computes
 from cvxsae.data.atomic import make_folder, write_atomically
 from cvxsae.data.files import read_arrays, write_arrays
 from cvxsae.errors import InputError
+from cvxsae.sae.architecture import ActivationFunction, ReLU
 from cvxsae.sae.config import CONFIG, LAYOUT, WEIGHTS, read_config
+from cvxsae.sae.normalization import as_it_is
 from cvxsae.solvers.dictionary.result import DictionaryFit
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
     from cvxsae.data.activations import ActivationsLike
+    from cvxsae.sae.normalization import Normalization, Undo
 
 ARRAYS = ("W_enc", "b_enc", "W_dec", "b_dec")
 _BLOCK_ENTRIES = 2**22
 """Most entries of a dense block of activations: 32 MB in float64."""
+
 
 SCALING = ("scaling_factor", "finetuning_scaling_factor")
 """Arrays of older files that scale the codes; all ones unless they were finetuned."""
@@ -62,7 +66,7 @@ class TrainingRecord:
 @computes
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SparseAutoencoder:
-    """``z = ReLU((x − b_dec) W_enc + b_enc)``, ``x̂ = z W_dec + b_dec``: rows of ``W_dec`` are the atoms, of any norm.
+    """``z = activation((x − b_dec) W_enc + b_enc)``, ``x̂ = z W_dec + b_dec``: rows of ``W_dec`` are atoms, of any norm.
 
     Its loss in units of (P) is ``(1/N) Σ_n [ ½‖x_n − x̂_n‖² + λ Σ_k z_nk ‖W_dec,k‖ ]``: that of the unit-norm
     dictionary with codes ``z_k ‖W_dec,k‖`` (theory.md §0).
@@ -75,6 +79,11 @@ class SparseAutoencoder:
         Decoder, (K, d) and (d,).
     subtract_bias
         Whether ``b_dec`` is subtracted at the input (``apply_b_dec_to_input`` in SAELens).
+    activation
+        Its architecture (:mod:`cvxsae.sae.architecture`): ReLU, or one that is trained for another objective.
+    normalization
+        What it does to every datapoint first (:mod:`cvxsae.sae.normalization`); ``x`` above is then the normalized
+        datapoint, and what is said of the dictionary is about normalized data. None: the data as they are.
     lam
         The penalty λ it was trained with, in the units of its data; None if that is not known.
     history
@@ -92,6 +101,8 @@ class SparseAutoencoder:
     W_dec: Float[np.ndarray, "K d"]
     b_dec: Float[np.ndarray, " d"]
     subtract_bias: bool = True
+    activation: ActivationFunction = field(default_factory=ReLU)
+    normalization: Normalization | None = None
     lam: float | None = None
     history: tuple[TrainingRecord, ...] = ()
     seconds: float = 0.0
@@ -126,9 +137,9 @@ class SparseAutoencoder:
         Parameters
         ----------
         X
-            Datapoints (N, d).
+            Datapoints (N, d), as the model has them: not yet normalized.
         unit_norm
-            Give the codes of the unit-norm :attr:`dictionary` (``z_k ‖W_dec,k‖``); otherwise those of ``W_dec``.
+            Whether they belong to the unit-norm dictionary (times the norm of the atom) or to ``W_dec``.
 
         Returns
         -------
@@ -140,16 +151,49 @@ class SparseAutoencoder:
         InputError
             For data that cannot be used or of another dimension.
         """
-        data, unit_norm = Activations(X), arguments.flag(unit_norm, "unit_norm")
+        data, unit_norm = self._accepted(X), arguments.flag(unit_norm, "unit_norm")
+        scale = torch.from_numpy(self.atom_norms if unit_norm else np.ones(self.n_atoms))
+        blocks = [sp.csr_array((codes * scale).numpy()) for codes, _ in self._encoded(data)]
+        return sp.csr_array(sp.vstack(blocks, format="csr"))
+
+    def reconstruct(self, X: ActivationsLike) -> Float[np.ndarray, "N d"]:
+        """What decoder and encoder make of every datapoint, in the units of ``X``, float64.
+
+        Raises
+        ------
+        InputError
+            For data that cannot be used or of another dimension.
+        """
+        decoder, b = (torch.from_numpy(part.astype(np.float64)) for part in (self.W_dec, self.b_dec))
+        return torch.cat([undo(codes @ decoder + b) for codes, undo in self._encoded(self._accepted(X))]).numpy()
+
+    def normalized(self, X: ActivationsLike) -> Activations:
+        """The data that its dictionary is about, (N, d): ``X`` itself unless the SAE normalizes it first.
+
+        Raises
+        ------
+        InputError
+            For data that cannot be used or of another dimension.
+        """
+        data = self._accepted(X)
+        return data if self.normalization is None else self.normalization.apply(data)
+
+    def _accepted(self, X: ActivationsLike) -> Activations:
+        data = Activations(X)
         if data.shape[1] != self.dim:
             raise InputError(f"X has shape {data.shape} but the autoencoder is for dimension {self.dim}.")
+        return data
+
+    def _encoded(self, data: Activations) -> Iterator[tuple[torch.Tensor, Undo]]:
+        """Codes for ``W_dec`` as it is, block by block, and what undoes the normalization of that block."""
         W, c = torch.from_numpy(self.W_enc.astype(np.float64)), torch.from_numpy(self.b_enc.astype(np.float64))
         if self.subtract_bias:
             c = c - torch.from_numpy(self.b_dec.astype(np.float64)) @ W
-        scale = torch.from_numpy(self.atom_norms if unit_norm else np.ones(self.n_atoms))
-        rows = max(1, _BLOCK_ENTRIES // self.n_atoms)
-        blocks = [sp.csr_array((torch.relu(x.cpu() @ W + c) * scale).numpy()) for x in data.batches(rows=rows)]
-        return sp.csr_array(sp.vstack(blocks, format="csr"))
+        norms = torch.from_numpy(self.atom_norms)
+        for block in data.batches(rows=max(1, _BLOCK_ENTRIES // self.n_atoms)):
+            x = block.cpu()
+            x, undo = (x, as_it_is) if self.normalization is None else self.normalization.forward(x)
+            yield self.activation(x @ W + c, norms), undo
 
     @classmethod
     def from_arrays(
