@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,14 +12,16 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
-from cvxsae.data import arguments, tensors
+from cvxsae.data import arguments
 from cvxsae.data.activations import Activations
 from cvxsae.data.arithmetic import computes
 from cvxsae.data.atomic import make_folder, write_atomically
-from cvxsae.data.files import read_arrays, write_arrays
+from cvxsae.data.files import write_arrays
 from cvxsae.errors import InputError
 from cvxsae.sae.architecture import ActivationFunction, ReLU
-from cvxsae.sae.config import CONFIG, LAYOUT, WEIGHTS, read_config
+from cvxsae.sae.config import CONFIG, LAYOUT, WEIGHTS
+from cvxsae.sae.formats import registry
+from cvxsae.sae.formats.stored import StoredAutoencoder, checked
 from cvxsae.sae.normalization import as_it_is
 from cvxsae.solvers.dictionary.result import DictionaryFit
 
@@ -32,10 +34,6 @@ if TYPE_CHECKING:
 ARRAYS = ("W_enc", "b_enc", "W_dec", "b_dec")
 _BLOCK_ENTRIES = 2**22
 """Most entries of a dense block of activations: 32 MB in float64."""
-
-
-SCALING = ("scaling_factor", "finetuning_scaling_factor")
-"""Arrays of older files that scale the codes; all ones unless they were finetuned."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +84,8 @@ class SparseAutoencoder:
         datapoint, and what is said of the dictionary is about normalized data. None: the data as they are.
     lam
         The penalty λ it was trained with, in the units of its data; None if that is not known.
+    lam_source
+        Where λ came from, or why it is not known.
     history
         Records of training; empty for one that was loaded.
     seconds
@@ -104,6 +104,7 @@ class SparseAutoencoder:
     activation: ActivationFunction = field(default_factory=ReLU)
     normalization: Normalization | None = None
     lam: float | None = None
+    lam_source: str = ""
     history: tuple[TrainingRecord, ...] = ()
     seconds: float = 0.0
     trainer: str = ""
@@ -222,22 +223,36 @@ class SparseAutoencoder:
             raise InputError(
                 f"the arrays of the SAE are {', '.join(map(str, arrays))}; a ReLU SAE has exactly {', '.join(ARRAYS)}."
             )
-        decoder = tensors.matrix(arrays["W_dec"], "W_dec", rows="atom")
-        K, d = decoder.shape
-        shapes = {"W_enc": (d, K), "b_enc": (K,), "W_dec": (K, d), "b_dec": (d,)}
-        parts: dict[str, Any] = {}
-        for name, shape in shapes.items():
-            tensor = tensors.float_tensor(arrays[name], name)
-            if tuple(tensor.shape) != shape:
-                raise InputError(
-                    f"{name} has shape {tuple(tensor.shape)}; with W_dec of shape {(K, d)}, "
-                    f"atoms as rows, it must be {shape}."
-                )
-            tensors.require_finite(tensor.reshape(-1, 1), name)
-            kept = torch.promote_types(tensor.dtype, torch.float32)
-            parts[name] = tensor.to(device="cpu", dtype=kept, copy=True).numpy()
-        penalty = None if lam is None else arguments.penalty(lam, "lam")
-        return cls(**parts, lam=penalty, subtract_bias=arguments.flag(subtract_bias, "subtract_bias"))
+        return cls.from_stored(
+            StoredAutoencoder(
+                **{str(name): array for name, array in arrays.items()},
+                activation=ReLU(),
+                lam=lam,
+                subtract_bias=arguments.flag(subtract_bias, "subtract_bias"),
+            )
+        )
+
+    @classmethod
+    def from_stored(cls, stored: StoredAutoencoder) -> SparseAutoencoder:
+        """Check what a layout was read into, and fold a scale of the inputs into the weights and λ.
+
+        Raises
+        ------
+        InputError
+            If an array is of the wrong shape or is not finite, or λ is no penalty.
+        """
+        parts: dict[str, Any] = {**checked(stored)}
+        lam = None if stored.lam is None else arguments.penalty(stored.lam, "lam") / stored.input_scale
+        return cls(
+            **parts,
+            subtract_bias=stored.subtract_bias,
+            activation=stored.activation,
+            normalization=stored.normalization,
+            lam=lam,
+            lam_source=stored.lam_source,
+            trainer=stored.source,
+            metadata=dict(stored.metadata),
+        )
 
     @classmethod
     def from_fit(cls, fit: DictionaryFit) -> SparseAutoencoder:
@@ -276,14 +291,19 @@ class SparseAutoencoder:
             "apply_b_dec_to_input": self.subtract_bias,
             "normalize_activations": "none",
             "reshape_activations": "none",
-            "metadata": {**self.metadata, "cvxsae_lam": self.lam, "cvxsae_trainer": self.trainer},
+            "metadata": {
+                **self.metadata,
+                "cvxsae_lam": self.lam,
+                "cvxsae_lam_source": self.lam_source,
+                "cvxsae_trainer": self.trainer,
+            },
         }
         write_arrays(folder / WEIGHTS, weights, "folder")
         write_atomically(folder / CONFIG, json.dumps(config, indent=1))
         return folder
 
     @classmethod
-    def load(cls, folder: str | Path) -> SparseAutoencoder:
+    def load(cls, path: str | Path, layout: str | None = None) -> SparseAutoencoder:
         """Read a vanilla SAE from a folder in the layout of SAELens (``cfg.json``, ``sae_weights.safetensors``).
 
         Raises
@@ -292,19 +312,7 @@ class SparseAutoencoder:
             If a file is missing or is not what it should be, or if the SAE is not a plain ReLU one on the data as it
             is (another architecture or activation function, activations that are normalized first), or may not be.
         """
-        folder = arguments.path(folder, "folder")
-        config = read_config(folder)
-        held = read_arrays(folder / WEIGHTS, "sae")
-        for name in set(SCALING) & set(held):
-            if not (np.asarray(held.pop(name)) == 1).all():
-                raise InputError(f"sae {str(folder)!r} has a {name} that is not 1; multiply W_dec's rows by it first.")
-        metadata = dict(config.metadata)
-        lam, trainer = metadata.pop("cvxsae_lam", None), metadata.pop("cvxsae_trainer", "")
-        found = cls.from_arrays(held, lam=lam, subtract_bias=config.subtract_bias)
-        for name, size in (("d_in", found.dim), ("d_sae", found.n_atoms)):
-            if config.sizes.get(name, size) != size:
-                raise InputError(f"sae {str(folder)!r} has {name} = {config.sizes[name]!r} but its arrays say {size}.")
-        return replace(found, trainer=str(trainer), metadata=metadata)
+        return cls.from_stored(registry.read(arguments.path(path, "path"), layout))
 
     def __repr__(self) -> str:
         trained = f", λ {self.lam:.4g}" if self.lam is not None else ""

@@ -1,0 +1,28 @@
+"""The layouts that can be read, and which of them a path has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cvxsae.data import arguments
+from cvxsae.sae.formats import saelens
+from cvxsae.sae.formats.stored import Format, StoredAutoencoder
+
+FORMATS: tuple[Format, ...] = (saelens.FORMAT,)
+"""In the order in which they are tried: the first that recognizes a path reads it."""
+
+
+def read(path: Path, layout: str | None = None) -> StoredAutoencoder:
+    """Read an SAE in whatever layout it has, or in the one that is named.
+
+    Raises
+    ------
+    InputError
+        If no layout fits.
+    """
+    names = [form.name for form in FORMATS]
+    wanted = None if layout is None else arguments.choice(layout, "layout", names)
+    for form in FORMATS:
+        if form.name == wanted or (wanted is None and form.recognizes(path)):
+            return form.read(path)
+    return saelens.read(path)  # whose messages say what is missing
