@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
@@ -21,8 +19,7 @@ from cvxsae.relaxations.convex.fixed_atoms import SparseCodes
 from cvxsae.relaxations.convex.wide_limit import WideLimit
 from cvxsae.relaxations.joint.joint import JointProblem
 from cvxsae.relaxations.solution import GAP_SLACK
-from cvxsae.sae.autoencoder import SparseAutoencoder
-from cvxsae.sae.config import LAYOUT
+from cvxsae.sae.given import as_autoencoder
 from cvxsae.sae.ledger import LossLedger
 from cvxsae.solvers.codes.encode import decided_activity, relative_gap_asked
 from cvxsae.solvers.dictionary.learn import Settings, learn
@@ -36,10 +33,10 @@ if TYPE_CHECKING:
     from cvxsae.data.arguments import BiasLike
     from cvxsae.relaxations.floors.floor import Floor
     from cvxsae.relaxations.solution import Solution
+    from cvxsae.sae.autoencoder import SparseAutoencoder
+    from cvxsae.sae.given import SAELike
     from cvxsae.solvers.codes.result import Codes
     from cvxsae.solvers.dictionary.result import DictionaryFit
-
-SAELike = SparseAutoencoder | Mapping[str, Any] | str | Path
 
 _BIAS_TOLERANCE = 1e-5
 """How far, relative, a fixed bias may be from the SAE's ``b_dec``: files keep it in single precision."""
@@ -187,17 +184,6 @@ def _search(problem: JointProblem, start: tuple[np.ndarray, np.ndarray], tol: fl
     """A better dictionary than the start. An interrupt passes through."""
     settings = Settings(tol, Given.of(start, problem))
     return learn(problem, settings, replace(run.inner(), progress=run.progress))
-
-
-def as_autoencoder(sae: Any) -> SparseAutoencoder:
-    """An SAE as it was passed, as arrays by name, or from a folder."""
-    if isinstance(sae, SparseAutoencoder):
-        return sae
-    if isinstance(sae, str | Path):
-        return SparseAutoencoder.load(sae)
-    if not isinstance(sae, Mapping):
-        raise InputError(f"sae is a {type(sae).__name__}; the data come first, audit(X, sae), and for sae {LAYOUT}.")
-    return SparseAutoencoder.from_arrays(sae)
 
 
 def _fixed_bias(model: SparseAutoencoder, data: Activations, bias: BiasLike) -> np.ndarray | None:

@@ -11,7 +11,7 @@ import torch
 
 from cvxsae import InputError, SparseAutoencoder
 from cvxsae.data import write_arrays
-from cvxsae.sae.audit import as_autoencoder
+from cvxsae.sae.given import as_autoencoder
 
 
 @pytest.fixture
