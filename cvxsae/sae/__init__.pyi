@@ -16,6 +16,12 @@ from .architecture import (
 from .autoencoder import (
     TrainingRecord as TrainingRecord,
 )
+from .formats.penalty import (
+    Penalty as Penalty,
+)
+from .formats.penalty import (
+    lambda_from as lambda_from,
+)
 from .ledger import (
     LossLedger as LossLedger,
 )
