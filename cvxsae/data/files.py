@@ -85,6 +85,27 @@ def read_arrays(path: str | os.PathLike[str], name: str = "path") -> dict[str, S
         return rebuild({entry: _as_numpy(load()) for entry, load in READERS[file.suffix](file).items()})
 
 
+def read_saved(path: str | os.PathLike[str], name: str = "path") -> dict[str, Any]:
+    """Read the dictionary that ``torch.save`` wrote to a ``.pt`` file, with all that is in it, on the CPU.
+
+    Tensors are mapped and read as they are used; numbers, text, lists and dictionaries come as they are. Nothing else
+    can be in it: what would run code is refused.
+
+    Raises
+    ------
+    InputError
+        As :func:`read_array`, and if the file holds no dictionary.
+    """
+    file = arguments.existing_file(path, name)
+    with _reading(file, name):
+        content = _saved(file)
+        if not isinstance(content, dict):
+            raise TypeError(f"it holds a {type(content).__name__}, not a dict of tensors")
+        return {
+            str(key): value.detach() if isinstance(value, torch.Tensor) else value for key, value in content.items()
+        }
+
+
 def write_arrays(path: str | os.PathLike[str], mapping: Mapping[str, Any], name: str = "path") -> Path:
     """Save arrays under their names, all or nothing: an existing file is replaced only by a complete one.
 
@@ -265,10 +286,14 @@ def _safetensors_entries(file: Path) -> Entries:
     return {entry: partial(opened.get_tensor, entry) for entry in opened.keys()}  # noqa: SIM118
 
 
-def _pt_entries(file: Path) -> Entries:
+def _saved(file: Path) -> Any:
     if not zipfile.is_zipfile(file):
         raise ValueError("it is not a zip archive written by torch.save")
-    content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    return torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+
+
+def _pt_entries(file: Path) -> Entries:
+    content = _saved(file)
     if isinstance(content, torch.Tensor):
         content = {ONLY: content}
     if not isinstance(content, dict):

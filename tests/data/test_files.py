@@ -16,6 +16,7 @@ from scipy import sparse
 
 from cvxsae import Activations
 from cvxsae.data import gather_batches, read_array, read_arrays, write_arrays
+from cvxsae.data.files import read_saved
 from tests.helpers.sentences import rejects
 
 FLOATS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
@@ -444,3 +445,17 @@ def test_reading_back_what_is_not_there(tmp_path):
     np.save(tmp_path / "X.npy", np.ones(2))
     with rejects("path '.*' has the file type '.npy'; use .npz or .safetensors"):
         read_arrays(tmp_path / "X.npy")
+
+
+def test_what_torch_saved_is_read_whole(tmp_path):
+    path = tmp_path / "X.pt"
+    torch.save({"weight": torch.ones(2, 3, dtype=torch.bfloat16), "name": "TopK", "nested": {"k": 3}}, path)
+    held = read_saved(path, "X")
+    assert held["weight"].dtype == torch.bfloat16
+    assert (held["name"], held["nested"]) == ("TopK", {"k": 3})
+    torch.save(torch.ones(2), path)
+    with rejects("X '.*' cannot be read as .pt .*not a dict of tensors"):
+        read_saved(path, "X")
+    torch.save({"weight": torch.ones(2), "bomb": Bomb()}, path)
+    with rejects("X '.*' cannot be read as .pt"):
+        read_saved(path, "X")
