@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from cvxsae.data import arguments
-from cvxsae.sae.formats import saelens
+from cvxsae.sae.formats import dictionary_learning, saelens, sparsify
 from cvxsae.sae.formats.stored import Format, StoredAutoencoder
 
-FORMATS: tuple[Format, ...] = (saelens.FORMAT,)
+FORMATS: tuple[Format, ...] = (saelens.FORMAT, dictionary_learning.FORMAT, sparsify.FORMAT)
 """In the order in which they are tried: the first that recognizes a path reads it."""
 
 

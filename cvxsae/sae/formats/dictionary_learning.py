@@ -1,0 +1,242 @@
+"""dictionary_learning: a folder with ``ae.pt`` and ``config.json``, as its ``trainSAE`` leaves one per trainer.
+
+Linear layers are stored as torch has them, so encoders are (K, d) and the columns of decoders are atoms; the classes
+with arrays of their own (JumpReLU, Matryoshka) have both the other way around.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cvxsae.data import arguments
+from cvxsae.data.files import READERS, read_saved
+from cvxsae.errors import InputError
+from cvxsae.sae.architecture import ActivationFunction, Gated, JumpReLU, ReLU, TopK
+from cvxsae.sae.formats.penalty import lambda_of_file
+from cvxsae.sae.formats.stored import Format, StoredAutoencoder, read_config, require_sizes
+
+WEIGHTS, CONFIG = "ae.pt", "config.json"
+
+METADATA = "dictionary_learning"
+"""Where the whole config is kept among the metadata."""
+
+_LINEAR = ("encoder.weight", "encoder.bias", "decoder.weight")
+_ARRAYS = ("W_enc", "b_enc", "W_dec", "b_dec")
+
+
+@dataclass(frozen=True)
+class _Class:
+    """One class of dictionary_learning.
+
+    Attributes
+    ----------
+    keys
+        Arrays that it must have.
+    optional
+        Arrays that some versions leave out.
+    bias
+        The array that is ``b_dec``.
+    subtracts
+        Whether it is subtracted at the input.
+    activation
+        The activation function, from its arrays and the trainer's settings.
+    """
+
+    keys: tuple[str, ...]
+    bias: str
+    activation: Callable[[_Stored], ActivationFunction]
+    subtracts: bool = True
+    optional: tuple[str, ...] = ()
+
+    def fits(self, names: set[str]) -> bool:
+        """Whether these are its arrays."""
+        return set(self.keys) <= names <= {*self.keys, *self.optional}
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """The arrays of a file by name, and the settings of its trainer."""
+
+    file: Path
+    held: Mapping[str, torch.Tensor]
+    trainer: Mapping[str, Any]
+
+    @property
+    def width(self) -> int:
+        """K."""
+        return self.held["W_enc"].shape[1] if "W_enc" in self.held else self.held["encoder.weight"].shape[0]
+
+    def k(self) -> int:
+        """Active features, of the file and of the config, which must agree."""
+        found = {
+            arguments.count(value, "k") for value in (self.held.get("k"), self.trainer.get("k")) if value is not None
+        }
+        if len(found) != 1:
+            said = "no k" if not found else f"k = {' and '.join(map(str, sorted(found)))} in {WEIGHTS} and {CONFIG}"
+            raise InputError(f"sae {str(self.file)!r} has {said}; a TopK SAE needs one.")
+        return found.pop()
+
+    def batch_threshold(self) -> JumpReLU:
+        """The one threshold that BatchTopK encodes with once it is trained."""
+        held = self.held.get("threshold")
+        threshold = -1.0 if held is None else arguments.real(held, "threshold")
+        if threshold < 0:
+            raise InputError(
+                f"sae {str(self.file)!r} is a BatchTopK SAE without a trained threshold, so that its codes depend on "
+                "the batch; train it past threshold_start_step."
+            )
+        return JumpReLU(torch.full((self.width,), threshold, dtype=torch.float64).numpy())
+
+
+def _gated(stored: _Stored) -> Gated:
+    held = stored.held
+    return Gated(b_gate=held["gate_bias"], r_mag=held["r_mag"], b_mag=held["mag_bias"])
+
+
+CLASSES: Mapping[str, _Class] = {
+    "AutoEncoder": _Class((*_LINEAR, "bias"), "bias", lambda stored: ReLU()),
+    "AutoEncoderNew": _Class((*_LINEAR, "decoder.bias"), "decoder.bias", lambda stored: ReLU(), subtracts=False),
+    "GatedAutoEncoder": _Class(
+        ("encoder.weight", "decoder.weight", "decoder_bias", "r_mag", "gate_bias", "mag_bias"), "decoder_bias", _gated
+    ),
+    "JumpReluAutoEncoder": _Class(
+        (*_ARRAYS, "threshold"), "b_dec", lambda stored: JumpReLU(stored.held["threshold"]), subtracts=False
+    ),
+    "AutoEncoderTopK": _Class(
+        (*_LINEAR, "b_dec"), "b_dec", lambda stored: TopK(stored.k()), optional=("k", "threshold")
+    ),
+    "BatchTopKSAE": _Class((*_LINEAR, "b_dec"), "b_dec", _Stored.batch_threshold, optional=("k", "threshold")),
+    "MatryoshkaBatchTopKSAE": _Class(
+        (*_ARRAYS, "group_sizes"), "b_dec", _Stored.batch_threshold, optional=("k", "threshold")
+    ),
+}
+"""The classes that can be read."""
+
+
+def recognizes(path: Path) -> bool:
+    """Whether it is a folder with ``ae.pt`` (or one trainer's folder), or a file with arrays of one of the classes."""
+    try:
+        if path.is_dir():
+            return bool(_weights(path))
+        if path.suffix != ".pt":
+            return False
+        names = set(READERS[path.suffix](path))
+        is_its_own = "encoder.weight" in names or "group_sizes" in names or _config(path) is not None
+        return is_its_own and any(known.fits(names) for known in CLASSES.values())
+    except Exception:  # whatever it is, it is not recognized
+        return False
+
+
+def read(path: Path) -> StoredAutoencoder:
+    """Read a folder of one SAE, a folder with the folder of one trainer, or a ``.pt`` file."""
+    file = _file(path)
+    config = _config(file) or {}
+    trainer = config.get("trainer", {})
+    if not isinstance(trainer, Mapping):
+        raise InputError(f"{CONFIG} of {str(file)!r} has the trainer {trainer!r}; it must be an object.")
+    held = read_saved(file, "sae")
+    for name, value in held.items():
+        if not isinstance(value, torch.Tensor):
+            raise InputError(
+                f"sae {str(file)!r} holds {name}, a {type(value).__name__}; a state_dict has tensors only."
+            )
+    name = _class(file, held, trainer)
+    known, stored = CLASSES[name], _Stored(file, held, trainer)
+    if not known.fits(set(held)):
+        raise InputError(
+            f"the arrays of the {name} in {str(file)!r} are {', '.join(held)}; it has exactly {', '.join(known.keys)}"
+            f"{' and perhaps ' if known.optional else ''}{', '.join(known.optional)}."
+        )
+    parts = _arrays(held)
+    if parts["W_dec"].ndim == 2:
+        require_sizes(file, trainer, {"dict_size": parts["W_dec"].shape[0], "activation_dim": parts["W_dec"].shape[1]})
+    lam, source = _lambda(config, trainer)
+    return StoredAutoencoder(
+        **parts,
+        b_dec=held[known.bias],
+        activation=known.activation(stored),
+        subtract_bias=known.subtracts,
+        lam=lam,
+        lam_source=source,
+        metadata={METADATA: config} if config else {},
+        source=f"dictionary_learning, {name}",
+    )
+
+
+def _arrays(held: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+    """``W_enc``, ``b_enc`` and ``W_dec`` in our layout."""
+    if "W_enc" in held:
+        return {name: held[name] for name in ("W_enc", "b_enc", "W_dec")}
+    return {
+        "W_enc": held["encoder.weight"].mT,
+        "b_enc": held.get("encoder.bias"),
+        "W_dec": held["decoder.weight"].mT,
+    }
+
+
+def _lambda(config: Mapping[str, Any], trainer: Mapping[str, Any]) -> tuple[float | None, str]:
+    """λ for the data as they are: a norm factor, where one is recorded, was folded into the biases."""
+    factor = trainer.get("norm_factor")
+    lam, source = lambda_of_file(config, "dictionary-learning", is_scaled=factor is not None)
+    if lam is None or factor is None:
+        return lam, source
+    factor = arguments.positive(factor, "norm_factor")
+    return lam * factor, f"{source}, times the norm factor {factor:.6g} that data were divided by in training"
+
+
+def _class(file: Path, held: Mapping[str, Any], trainer: Mapping[str, Any]) -> str:
+    """The name of its class: as the config says, or the only one with these arrays."""
+    said = trainer.get("dict_class")
+    if said is not None:
+        name = (re.findall(r"\w+", str(said)) or [""])[-1]
+        if name not in CLASSES:
+            raise InputError(f"sae {str(file)!r} is a {said!r}; only {', '.join(CLASSES)} can be read.")
+        return name
+    fitting = [name for name, known in CLASSES.items() if known.fits(set(held))]
+    if len(fitting) == 1:
+        return fitting[0]
+    if not fitting:
+        raise InputError(
+            f"the arrays in {str(file)!r} are {', '.join(held)}; no class of dictionary_learning has these."
+        )
+    raise InputError(
+        f"sae {str(file)!r} may be of class {' or '.join(fitting)}, whose arrays are alike; "
+        f"put its {CONFIG} beside it, with dict_class."
+    )
+
+
+def _config(file: Path) -> dict[str, Any] | None:
+    """The config beside a file, or above its folder of checkpoints; None where there is none."""
+    beside = file.parent / CONFIG
+    above = file.parent.parent / CONFIG
+    for place in (beside, above) if file.parent.name == "checkpoints" else (beside,):
+        if place.is_file():
+            return read_config(place)
+    return None
+
+
+def _weights(folder: Path) -> list[Path]:
+    """``ae.pt`` of a folder, or of the folders of its trainers."""
+    own = folder / WEIGHTS
+    return [own] if own.is_file() else sorted(folder.glob(f"trainer_*/{WEIGHTS}"))
+
+
+def _file(path: Path) -> Path:
+    if not path.is_dir():
+        return path
+    found = _weights(path)
+    if len(found) > 1:
+        names = ", ".join(file.parent.name for file in found)
+        raise InputError(f"sae {str(path)!r} holds the SAEs {names}; pass the folder of one of them.")
+    if not found:
+        raise InputError(f"sae {str(path)!r} has no {WEIGHTS}; pass the folder of an SAE of dictionary_learning.")
+    return found[0]
+
+
+FORMAT = Format("dictionary-learning", f"a folder with {WEIGHTS} and {CONFIG}, or such a .pt file", recognizes, read)
