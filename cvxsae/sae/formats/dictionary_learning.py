@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from cvxsae.data import arguments
+from cvxsae.data import arguments, tensors
 from cvxsae.data.files import READERS, read_saved
 from cvxsae.errors import InputError
 from cvxsae.sae.architecture import ActivationFunction, Gated, JumpReLU, ReLU, TopK
@@ -72,6 +73,10 @@ class _Stored:
         """K."""
         return self.held["W_enc"].shape[1] if "W_enc" in self.held else self.held["encoder.weight"].shape[0]
 
+    def vector(self, name: str) -> np.ndarray:
+        """One of the arrays as a vector in float64."""
+        return tensors.vector(self.held[name], name).numpy()
+
     def k(self) -> int:
         """Active features, of the file and of the config, which must agree."""
         found = {
@@ -91,12 +96,12 @@ class _Stored:
                 f"sae {str(self.file)!r} is a BatchTopK SAE without a trained threshold, so that its codes depend on "
                 "the batch; train it past threshold_start_step."
             )
-        return JumpReLU(torch.full((self.width,), threshold, dtype=torch.float64).numpy())
+        return JumpReLU(np.full(self.width, threshold))
 
 
 def _gated(stored: _Stored) -> Gated:
-    held = stored.held
-    return Gated(b_gate=held["gate_bias"], r_mag=held["r_mag"], b_mag=held["mag_bias"])
+    vector = stored.vector
+    return Gated(b_gate=vector("gate_bias"), r_mag=vector("r_mag"), b_mag=vector("mag_bias"))
 
 
 CLASSES: Mapping[str, _Class] = {
@@ -106,7 +111,7 @@ CLASSES: Mapping[str, _Class] = {
         ("encoder.weight", "decoder.weight", "decoder_bias", "r_mag", "gate_bias", "mag_bias"), "decoder_bias", _gated
     ),
     "JumpReluAutoEncoder": _Class(
-        (*_ARRAYS, "threshold"), "b_dec", lambda stored: JumpReLU(stored.held["threshold"]), subtracts=False
+        (*_ARRAYS, "threshold"), "b_dec", lambda stored: JumpReLU(stored.vector("threshold")), subtracts=False
     ),
     "AutoEncoderTopK": _Class(
         (*_LINEAR, "b_dec"), "b_dec", lambda stored: TopK(stored.k()), optional=("k", "threshold")
