@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from cvxsae.data import arguments, tensors
+from cvxsae.errors import InputError
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -37,6 +38,14 @@ class ActivationFunction(ABC):
     def settings(self) -> dict[str, float | int | bool]:
         """Numbers that configs hold."""
         return {}
+
+    def require_width(self, n_atoms: int) -> None:
+        """Refuse arrays that are not one number an atom."""
+        for name, array in self.arrays().items():
+            if array.shape != (n_atoms,):
+                raise InputError(
+                    f"{name} has shape {array.shape} but there are {n_atoms} atoms; pass one number an atom."
+                )
 
     @property
     def is_trained_with_l1(self) -> bool:

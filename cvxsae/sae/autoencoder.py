@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,13 +14,11 @@ import torch
 from cvxsae.data import arguments
 from cvxsae.data.activations import Activations
 from cvxsae.data.arithmetic import computes
-from cvxsae.data.atomic import make_folder, write_atomically
-from cvxsae.data.files import write_arrays
 from cvxsae.errors import InputError
 from cvxsae.sae.architecture import ActivationFunction, ReLU
-from cvxsae.sae.config import CONFIG, LAYOUT, WEIGHTS
-from cvxsae.sae.formats import registry
-from cvxsae.sae.formats.stored import StoredAutoencoder, checked
+from cvxsae.sae.config import LAYOUT
+from cvxsae.sae.formats import registry, saelens
+from cvxsae.sae.formats.stored import StoredAutoencoder, checked, scale_of
 from cvxsae.sae.normalization import as_it_is
 from cvxsae.solvers.dictionary.result import DictionaryFit
 
@@ -109,6 +106,11 @@ class SparseAutoencoder:
     seconds: float = 0.0
     trainer: str = ""
     metadata: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        self.activation.require_width(self.n_atoms)
+        if self.normalization is not None:
+            self.normalization.require_dim(self.dim)
 
     @property
     def n_atoms(self) -> int:
@@ -233,22 +235,22 @@ class SparseAutoencoder:
         )
 
     @classmethod
-    def from_stored(cls, stored: StoredAutoencoder) -> SparseAutoencoder:
+    def from_stored(cls, stored: StoredAutoencoder, scale: float | None = None) -> SparseAutoencoder:
         """Check what a layout was read into, and fold a scale of the inputs into the weights and λ.
 
         Raises
         ------
         InputError
-            If an array is of the wrong shape or is not finite, or λ is no penalty.
+            If an array is of the wrong shape or is not finite, λ is no penalty, or the scale is not known.
         """
-        parts: dict[str, Any] = {**checked(stored)}
-        lam = None if stored.lam is None else arguments.penalty(stored.lam, "lam") / stored.input_scale
+        factor = scale_of(stored, scale)
+        parts: dict[str, Any] = {**checked(stored, factor)}
         return cls(
             **parts,
             subtract_bias=stored.subtract_bias,
             activation=stored.activation,
             normalization=stored.normalization,
-            lam=lam,
+            lam=None if stored.lam is None else arguments.penalty(stored.lam, "lam") / factor,
             lam_source=stored.lam_source,
             trainer=stored.source,
             metadata=dict(stored.metadata),
@@ -273,46 +275,43 @@ class SparseAutoencoder:
         )
 
     def save(self, folder: str | Path) -> Path:
-        """Write ``cfg.json`` and ``sae_weights.safetensors``, which SAELens and :meth:`load` read (float32).
+        """Write ``cfg.json`` and ``sae_weights.safetensors``, as SAELens does; :meth:`load` reads the same SAE from it.
+
+        Every array comes back as it was, to the last bit: they are float32 where that holds them all, else float64.
+        SAELens (6 and later) reads it too, and encodes the same, except for what it has no name for and so refuses
+        (``tanh-relu``, a layer norm with settings of its own), and that it leaves the whitening of data to its caller.
+        Records and time of training are not kept.
 
         Raises
         ------
         InputError
             If the folder cannot be made.
         """
-        folder = make_folder(folder, "folder")
-        weights = {name: np.ascontiguousarray(getattr(self, name), dtype=np.float32) for name in ARRAYS}
-        config = {
-            "architecture": "standard",
-            "d_in": self.dim,
-            "d_sae": self.n_atoms,
-            "dtype": "float32",
-            "device": "cpu",
-            "apply_b_dec_to_input": self.subtract_bias,
-            "normalize_activations": "none",
-            "reshape_activations": "none",
-            "metadata": {
-                **self.metadata,
-                "cvxsae_lam": self.lam,
-                "cvxsae_lam_source": self.lam_source,
-                "cvxsae_trainer": self.trainer,
-            },
-        }
-        write_arrays(folder / WEIGHTS, weights, "folder")
-        write_atomically(folder / CONFIG, json.dumps(config, indent=1))
-        return folder
+        return saelens.write(self, folder)
 
     @classmethod
-    def load(cls, path: str | Path, layout: str | None = None) -> SparseAutoencoder:
-        """Read a vanilla SAE from a folder in the layout of SAELens (``cfg.json``, ``sae_weights.safetensors``).
+    def load(cls, path: str | Path, layout: str | None = None, *, scale: float | None = None) -> SparseAutoencoder:
+        """Read an SAE as it lies on disk, in the layout of any of the libraries that the documentation lists.
+
+        What a file holds decides which layout it is, and is all understood or refused: nothing is assumed.
+
+        Parameters
+        ----------
+        path
+            A folder or a file.
+        layout
+            Which layout it is, where that cannot be told.
+        scale
+            What activations are multiplied by first, for files that say that they are but not by what (checkpoints of
+            SAELens with ``expected_average_only_in``: √d over the mean norm). It is folded into the weights and λ.
 
         Raises
         ------
         InputError
-            If a file is missing or is not what it should be, or if the SAE is not a plain ReLU one on the data as it
-            is (another architecture or activation function, activations that are normalized first), or may not be.
+            If a file is missing, is not what it should be, or holds what is not understood: an architecture, a
+            normalization, an activation function or an array without a name here.
         """
-        return cls.from_stored(registry.read(arguments.path(path, "path"), layout))
+        return cls.from_stored(registry.read(arguments.path(path, "path"), layout), scale)
 
     def __repr__(self) -> str:
         trained = f", λ {self.lam:.4g}" if self.lam is not None else ""

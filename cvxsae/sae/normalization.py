@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import torch
 
-from cvxsae.data import tensors
+from cvxsae.data import arguments, tensors
 from cvxsae.data.activations import Activations
 from cvxsae.errors import InputError
 
@@ -39,19 +39,31 @@ class Normalization(ABC):
         """The data the SAE's dictionary is about, (N, d), float64."""
         return Activations(self.forward(block)[0] for block in Activations(X).batches())
 
+    def require_dim(self, dim: int) -> None:
+        """Refuse an SAE of a dimension that it is not for; most are for every one."""
+        del dim
+
     @property
     def sentence(self) -> str:
         """What a report says about it."""
         return f"activations are normalized ({self.name}); values, gaps and bounds hold for the normalized data"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class LayerNorm(Normalization):
     """``(x − mean(x)) / (std(x) + eps)`` per datapoint; ``ddof`` 1 is torch's default, 0 the usual LayerNorm."""
 
     eps: float = 1e-5
     ddof: int = 1
     name: ClassVar[str] = "layer_norm"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "eps", arguments.nonnegative(self.eps, "eps"))
+        object.__setattr__(self, "ddof", arguments.count(self.ddof, "ddof", least=0, most=1))
+
+    def require_dim(self, dim: int) -> None:  # noqa: D102
+        if dim <= self.ddof:
+            raise InputError(f"the SAE has dimension {dim}, in which a layer norm leaves nothing; it cannot be read.")
 
     def forward(self, X: torch.Tensor) -> tuple[torch.Tensor, Undo]:  # noqa: D102
         mean = X.mean(dim=1, keepdim=True)
@@ -88,6 +100,10 @@ class Whitening(Normalization):
             if found.shape != (size, size):
                 raise InputError(f"{part} has shape {found.shape} but mean has {size} entries; it must be square.")
             object.__setattr__(self, part, found)
+
+    def require_dim(self, dim: int) -> None:  # noqa: D102
+        if len(self.mean) != dim:
+            raise InputError(f"mean has {len(self.mean)} entries but the SAE has dimension {dim}; both must be d.")
 
     def forward(self, X: torch.Tensor) -> tuple[torch.Tensor, Undo]:  # noqa: D102
         mean, matrix, inverse = (torch.tensor(part, dtype=X.dtype) for part in (self.mean, self.matrix, self.inverse))

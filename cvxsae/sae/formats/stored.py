@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from cvxsae.data import arguments, tensors
-from cvxsae.errors import InputError
+from cvxsae.errors import InputError, in_short
 from cvxsae.sae.architecture import ActivationFunction
 from cvxsae.sae.normalization import Normalization
 
@@ -37,7 +37,8 @@ class StoredAutoencoder:
         What is done to each datapoint first, if it differs between datapoints or mixes dimensions.
     input_scale
         What every datapoint is multiplied by first, the same for all, and the reconstruction divided by at the end.
-        It is folded into the weights, exactly in float64, and ``lam`` with it.
+        It is folded into the weights, exactly in float64, and ``lam`` with it. None where the file says that there is
+        one, but not which: then whoever loads it has to say.
     lam
         The penalty λ of (P) for data as the encoder sees them (after ``input_scale`` and ``normalization``); None if
         the file does not tell.
@@ -56,15 +57,15 @@ class StoredAutoencoder:
     b_dec: Any = None
     subtract_bias: bool = True
     normalization: Normalization | None = None
-    input_scale: float = 1.0
+    input_scale: float | None = 1.0
     lam: float | None = None
     lam_source: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict)
     source: str = ""
 
 
-def checked(stored: StoredAutoencoder) -> dict[str, np.ndarray]:
-    """``W_enc``, ``b_enc``, ``W_dec``, ``b_dec`` as new arrays, float32 or float64, with ``input_scale`` folded in.
+def checked(stored: StoredAutoencoder, scale: float) -> dict[str, np.ndarray]:
+    """``W_enc``, ``b_enc``, ``W_dec``, ``b_dec`` as new arrays, float32 or float64, with a scale of the data folded in.
 
     Raises
     ------
@@ -73,7 +74,6 @@ def checked(stored: StoredAutoencoder) -> dict[str, np.ndarray]:
     """
     decoder = tensors.matrix(stored.W_dec, "W_dec", rows="atom")
     K, d = decoder.shape
-    scale = arguments.positive(stored.input_scale, "input_scale")
     given = {
         "W_enc": (decoder.T if stored.W_enc is None else stored.W_enc, (d, K), scale),
         "b_enc": (torch.zeros(K) if stored.b_enc is None else stored.b_enc, (K,), 1.0),
@@ -93,6 +93,28 @@ def checked(stored: StoredAutoencoder) -> dict[str, np.ndarray]:
         tensor = tensor.to(device="cpu", dtype=kept, copy=True).contiguous()
         parts[name] = (tensor * factor if factor != 1 else tensor).numpy()
     return parts
+
+
+def scale_of(stored: StoredAutoencoder, scale: float | None) -> float:
+    """What the data are multiplied by first: as the file says, or, where it only says that they are, as asked for.
+
+    Raises
+    ------
+    InputError
+        If nobody says, or both do.
+    """
+    if stored.input_scale is None:
+        if scale is None:
+            raise InputError(
+                "scale is None but the SAE is for activations that are multiplied by a number (of mean norm √d, for "
+                "SAELens) which its file does not tell; pass scale, √d over the mean norm of its activations."
+            )
+        return arguments.positive(scale, "scale")
+    if scale is not None:
+        raise InputError(
+            f"scale is {in_short(scale)} but the file of the SAE leaves nothing to be scaled; leave it out."
+        )
+    return arguments.positive(stored.input_scale, "input_scale")
 
 
 @dataclass(frozen=True)
@@ -118,11 +140,14 @@ class Format:
     read: Callable[[Path], StoredAutoencoder]
 
 
-def require_sizes(path: Path, config: Mapping[str, Any], sizes: Mapping[str, int]) -> None:
-    """Refuse an SAE whose config gives other sizes, by the config's own names, than its arrays have."""
+def require_sizes(where: str, config: Mapping[str, Any], sizes: Mapping[str, int]) -> None:
+    """Refuse an SAE whose config gives other sizes, by the config's own names, than its arrays have.
+
+    ``where`` is what the message calls the SAE.
+    """
     for name, size in sizes.items():
         if config.get(name) not in (None, size):
-            raise InputError(f"sae {str(path)!r} has {name} = {config[name]!r} but its arrays say {size}.")
+            raise InputError(f"{where} has {name} = {config[name]!r} but its arrays say {size}.")
 
 
 def read_config(file: Path) -> dict[str, Any]:
