@@ -173,10 +173,12 @@ def test_files_of_other_libraries_are_told_what_they_hold(arrays, tmp_path):
     torch.save(weights, tmp_path / "ae.pt")
     with pytest.raises(InputError, match=r"ae.pt' is a file with the arrays encoder.weight, decoder.weight; pass"):
         SparseAutoencoder.load(tmp_path / "ae.pt")
-    with pytest.raises(InputError, match=r"has no cfg.json but ae.pt; pass a folder"):
+    (tmp_path / "weights.pt").write_text("nothing")
+    (tmp_path / "ae.pt").unlink()
+    with pytest.raises(InputError, match=r"has no cfg.json but weights.pt; pass a folder"):
         SparseAutoencoder.load(tmp_path)
     (tmp_path / "cfg.json").write_text("{}")
-    with pytest.raises(InputError, match=r"has no sae_weights.safetensors but ae.pt; pass a folder"):
+    with pytest.raises(InputError, match=r"has no sae_weights.safetensors but weights.pt; pass a folder"):
         SparseAutoencoder.load(tmp_path)
     (tmp_path / "notes.txt").write_text("nothing")
     with pytest.raises(InputError, match="is a file; pass a folder"):

@@ -140,14 +140,15 @@ class Format:
     read: Callable[[Path], StoredAutoencoder]
 
 
-def require_sizes(where: str, config: Mapping[str, Any], sizes: Mapping[str, int]) -> None:
+def require_sizes(where: str | Path, config: Mapping[str, Any], sizes: Mapping[str, int]) -> None:
     """Refuse an SAE whose config gives other sizes, by the config's own names, than its arrays have.
 
-    ``where`` is what the message calls the SAE.
+    ``where`` is its path, or what the message calls the SAE.
     """
+    whose = f"sae {str(where)!r}" if isinstance(where, Path) else where
     for name, size in sizes.items():
         if config.get(name) not in (None, size):
-            raise InputError(f"{where} has {name} = {config[name]!r} but its arrays say {size}.")
+            raise InputError(f"{whose} has {name} = {config[name]!r} but its arrays say {size}.")
 
 
 def read_config(file: Path) -> dict[str, Any]:
