@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from cvxsae.errors import InputError
 from cvxsae.sae.architecture import ActivationFunction, ReLU
 from cvxsae.sae.config import LAYOUT
 from cvxsae.sae.formats import registry, saelens
+from cvxsae.sae.formats.arrays import Asked, named
 from cvxsae.sae.formats.stored import StoredAutoencoder, checked, scale_of
 from cvxsae.sae.normalization import as_it_is
 from cvxsae.solvers.dictionary.result import DictionaryFit
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from cvxsae.data.activations import ActivationsLike
     from cvxsae.sae.normalization import Normalization, Undo
 
-ARRAYS = ("W_enc", "b_enc", "W_dec", "b_dec")
 _BLOCK_ENTRIES = 2**22
 """Most entries of a dense block of activations: 32 MB in float64."""
 
@@ -200,9 +200,19 @@ class SparseAutoencoder:
 
     @classmethod
     def from_arrays(
-        cls, arrays: Mapping[str, Any], *, lam: float | None = None, subtract_bias: bool = True
+        cls,
+        arrays: Mapping[str, Any],
+        *,
+        lam: float | None = None,
+        subtract_bias: bool | None = None,
+        layout: str | None = None,
+        activation: ActivationFunction | None = None,
     ) -> SparseAutoencoder:
-        """Wrap the four arrays of a trained SAE: ``W_enc (d, K)``, ``b_enc (K,)``, ``W_dec (K, d)``, ``b_dec (d,)``.
+        """Wrap the arrays of a trained SAE: ``W_enc (d, K)``, ``b_enc (K,)``, ``W_dec (K, d)``, ``b_dec (d,)``.
+
+        They may also have the names and shapes of other libraries (``encoder.weight (K, d)`` and so on), and be
+        transposed where shapes tell. With ``threshold``, ``k``, or ``b_gate``, ``r_mag`` and ``b_mag`` it is a
+        JumpReLU, TopK or gated SAE, without them a ReLU one.
 
         Parameters
         ----------
@@ -211,28 +221,23 @@ class SparseAutoencoder:
         lam
             The penalty λ of (P) it was trained with, if known: half of SAELens's ``l1_coefficient``.
         subtract_bias
-            Whether the encoder subtracts ``b_dec`` first.
+            Whether the encoder subtracts ``b_dec`` first; None if names tell, as those of ReLU SAEs do.
+        layout
+            ``"rows"`` if rows of the decoder are atoms, ``"columns"`` if its columns are, as in torch's linear layers;
+            None if names or shapes tell, as they do unless K = d.
+        activation
+            The activation function (:mod:`cvxsae.sae.architecture`); None if the arrays tell.
 
         Raises
         ------
         InputError
-            If an array is missing, is of the wrong shape or is not finite, or if there are others: with thresholds or
-            gates it is not a ReLU SAE.
+            If an array is missing, is of the wrong shape or is not finite, if there are others than these, or
+            something is neither told nor said.
         """
         if not isinstance(arrays, Mapping):
             raise InputError(f"the arrays of the SAE are a {type(arrays).__name__}; {LAYOUT}.")
-        if set(arrays) != set(ARRAYS):
-            raise InputError(
-                f"the arrays of the SAE are {', '.join(map(str, arrays))}; a ReLU SAE has exactly {', '.join(ARRAYS)}."
-            )
-        return cls.from_stored(
-            StoredAutoencoder(
-                **{str(name): array for name, array in arrays.items()},
-                activation=ReLU(),
-                lam=lam,
-                subtract_bias=arguments.flag(subtract_bias, "subtract_bias"),
-            )
-        )
+        stored = named(arrays, Asked(layout, activation, subtract_bias))
+        return cls.from_stored(replace(stored, lam=lam, source=""))
 
     @classmethod
     def from_stored(cls, stored: StoredAutoencoder, scale: float | None = None) -> SparseAutoencoder:

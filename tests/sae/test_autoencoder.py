@@ -57,7 +57,9 @@ def test_float16_and_tensors_will_do(arrays):
 
 def test_what_is_no_relu_sae_is_refused(arrays, rng, tmp_path):
     for change, sentence in (
-        ({"threshold": np.zeros(7)}, "exactly W_enc, b_enc, W_dec, b_dec"),
+        ({"thresholds": np.zeros(7)}, "exactly W_enc, b_enc, W_dec, b_dec"),
+        ({"threshold": np.zeros(7)}, "do not tell whether b_dec is subtracted"),
+        ({"threshold": np.zeros(7), "k": 3}, "do not tell its activation function"),
         ({"W_enc": rng.normal(size=(7, 4))}, r"W_enc has shape \(7, 4\)"),
         ({"b_enc": np.full(7, np.inf)}, "b_enc holds"),
         ({"W_dec": np.zeros(3)}, "W_dec has shape"),

@@ -5,10 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 from cvxsae.data import arguments
-from cvxsae.sae.formats import dictionary_learning, saelens, sparsify
+from cvxsae.sae.formats import arrays, dictionary_learning, gemma_scope, openai, saelens, sparsify
 from cvxsae.sae.formats.stored import Format, StoredAutoencoder
 
-FORMATS: tuple[Format, ...] = (saelens.FORMAT, dictionary_learning.FORMAT, sparsify.FORMAT)
+FORMATS: tuple[Format, ...] = (
+    saelens.FORMAT,
+    sparsify.FORMAT,
+    gemma_scope.FORMAT,
+    openai.FORMAT,
+    dictionary_learning.FORMAT,
+    arrays.FORMAT,
+    *arrays.BY_LAYOUT,
+)
 """In the order in which they are tried: the first that recognizes a path reads it."""
 
 
