@@ -17,7 +17,7 @@ from cvxsae.data.arithmetic import computes
 from cvxsae.errors import InputError
 from cvxsae.sae.architecture import ActivationFunction, ReLU
 from cvxsae.sae.config import LAYOUT
-from cvxsae.sae.formats import registry, saelens
+from cvxsae.sae.formats import objects, registry, saelens
 from cvxsae.sae.formats.arrays import Asked, named
 from cvxsae.sae.formats.stored import StoredAutoencoder, checked, scale_of
 from cvxsae.sae.normalization import as_it_is
@@ -260,6 +260,29 @@ class SparseAutoencoder:
             trainer=stored.source,
             metadata=dict(stored.metadata),
         )
+
+    @classmethod
+    def from_object(cls, value: Any, *, scale: float | None = None) -> SparseAutoencoder:
+        """Read an SAE in memory: of sae_lens, dictionary_learning, sparsify, or anything with encode, decode, W_dec.
+
+        What one of these libraries says of itself is read as from its files. Of others, the encoder is called with
+        random datapoints, and the SAE is accepted if it does what a known architecture does with its arrays.
+
+        Parameters
+        ----------
+        value
+            The SAE; it is not changed.
+        scale
+            As for :meth:`load`.
+
+        Raises
+        ------
+        InputError
+            If it is none, or does what is not understood.
+        """
+        if not objects.is_one(value):
+            raise InputError(f"value is a {type(value).__name__}; pass an object with encode, decode and W_dec.")
+        return cls.from_stored(objects.read(value), scale)
 
     @classmethod
     def from_fit(cls, fit: DictionaryFit) -> SparseAutoencoder:

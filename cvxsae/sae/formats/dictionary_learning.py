@@ -141,17 +141,28 @@ def recognizes(path: Path) -> bool:
 def read(path: Path) -> StoredAutoencoder:
     """Read a folder of one SAE, a folder with the folder of one trainer, or a ``.pt`` file."""
     file = _file(path)
-    config = _config(file) or {}
+    return interpret(file, read_saved(file, "sae"), _config(file) or {})
+
+
+def interpret(
+    file: Path, held: Mapping[str, Any], config: Mapping[str, Any], said: str | None = None
+) -> StoredAutoencoder:
+    """Make an SAE of a state_dict and its config; ``said`` is its class where it is in memory.
+
+    Raises
+    ------
+    InputError
+        If it is of no class that can be read, or what it holds does not fit its class.
+    """
     trainer = config.get("trainer", {})
     if not isinstance(trainer, Mapping):
         raise InputError(f"{CONFIG} of {str(file)!r} has the trainer {trainer!r}; it must be an object.")
-    held = read_saved(file, "sae")
     for name, value in held.items():
         if not isinstance(value, torch.Tensor):
             raise InputError(
                 f"sae {str(file)!r} holds {name}, a {type(value).__name__}; a state_dict has tensors only."
             )
-    name = _class(file, held, trainer)
+    name = _class(file, held, trainer if said is None else {"dict_class": said})
     known, stored = CLASSES[name], _Stored(file, held, trainer)
     if not known.fits(set(held)):
         raise InputError(
@@ -169,7 +180,7 @@ def read(path: Path) -> StoredAutoencoder:
         subtract_bias=known.subtracts,
         lam=lam,
         lam_source=source,
-        metadata={METADATA: config} if config else {},
+        metadata={METADATA: dict(config)} if config else {},
         source=f"dictionary_learning, {name}",
     )
 

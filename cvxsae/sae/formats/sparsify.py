@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +34,19 @@ def read(folder: Path) -> StoredAutoencoder:
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
             raise InputError(f"sae {str(folder)!r} has no {name}; pass the folder of a hookpoint of sparsify.")
-    config = read_config(folder / CONFIG)
+    return interpret(read_config(folder / CONFIG), read_arrays(folder / WEIGHTS, "sae"), folder)
+
+
+def interpret(config: dict[str, Any], held: Mapping[str, Any], folder: Path) -> StoredAutoencoder:
+    """Make an SAE of a config and its arrays; ``folder`` is what messages call it.
+
+    Raises
+    ------
+    InputError
+        If it is no TopK SAE.
+    """
     for objection in _objections(config):
         raise InputError(f"sae {str(folder)!r} {objection}.")
-    held = read_arrays(folder / WEIGHTS, "sae")
     if set(held) != set(_ARRAYS):
         raise InputError(
             f"the arrays in {str(folder)!r} are {', '.join(held)}; an SAE of sparsify has exactly {', '.join(_ARRAYS)}."
