@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -26,17 +27,26 @@ class DeadlineReached(Exception):  # noqa: N818
     """Time ran out before all datapoints were coded. It never leaves the search: the state before is gone on from."""
 
 
+PACES_KEPT = 4
+"""Codings whose quickest is the pace: one that was held up, by a kernel compiled or by other work, says little."""
+
+
 @dataclass
 class Pace:
-    """How long it took to code a datapoint, the last time some were coded; zero before."""
+    """How long it takes to code a datapoint, by the last few times some were coded."""
 
-    seconds: float = 0.0
+    kept: deque[float] = field(default_factory=lambda: deque(maxlen=PACES_KEPT))
+
+    @property
+    def seconds(self) -> float:
+        """Seconds a datapoint; zero until two codings have been timed."""
+        return min(self.kept) if len(self.kept) > 1 else 0.0
 
     def coded(self, problem: SparseCodes, run: Run, *, tol: float, warm: sp.csr_array | None) -> Codes:
         """Codes, and a note of the time they took."""
         begun = time.perf_counter()
         codes = encode_rows(problem, run, tol=tol, warm=warm)
-        self.seconds = (time.perf_counter() - begun) / problem.n_points
+        self.kept.append((time.perf_counter() - begun) / problem.n_points)
         return codes
 
 

@@ -212,3 +212,19 @@ def test_words_of_a_fit():
     assert fit.encoding.codes is fit.codes
     assert fit.gap == pytest.approx((fit.value - fit.lower_bound) / fit.value)
     assert not fit.objections
+
+
+def test_one_coding_that_was_held_up_does_not_end_a_search(monkeypatch):
+    """Kernels compiled for the first minibatch made it seem that nothing more could be coded in 76 seconds."""
+    clock = SlowClock(monkeypatch)
+    held_up = iter([1000.0])
+    encode_rows = evaluator.encode_rows  # type: ignore[attr-defined]
+
+    def held(problem, run, **options):
+        clock.now += next(held_up, -9.0)  # one second each, but the first
+        return encode_rows(problem, run, **options)
+
+    monkeypatch.setattr(evaluator, "encode_rows", held)
+    fit = learn_dictionary(planted(n=600), 4, LAM, bias=None, max_seconds=5000, epochs=3, stationarity=0.1)
+    assert fit.status is Status.STATIONARY
+    assert_sound(fit)
