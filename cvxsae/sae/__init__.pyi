@@ -16,6 +16,18 @@ from .architecture import (
 from .autoencoder import (
     TrainingRecord as TrainingRecord,
 )
+from .chosen_lambda import (
+    ChosenLambda as ChosenLambda,
+)
+from .chosen_lambda import (
+    lambda_matching_l0 as lambda_matching_l0,
+)
+from .estimates import (
+    Estimate as Estimate,
+)
+from .field_metrics import (
+    metrics as metrics,
+)
 from .formats.penalty import (
     Penalty as Penalty,
 )
@@ -24,6 +36,12 @@ from .formats.penalty import (
 )
 from .ledger import (
     LossLedger as LossLedger,
+)
+from .measured import (
+    KindMetrics as KindMetrics,
+)
+from .measured import (
+    Metrics as Metrics,
 )
 from .normalization import (
     LayerNorm as LayerNorm,

@@ -37,10 +37,10 @@ NOT_CALLED = {
     "wordllama_tokens": "takes nothing",
     **dict.fromkeys(
         (
-            "Candidate", "Certificate", "Codes", "Comparison", "ConeCondition", "Conditions", "CrossCheck",
-            "DictionaryFit", "FeatureStatistics", "Floor", "LossLedger", "OptimalityReport", "PairScan", "PolarBounds",
-            "Record", "ResidualStructure", "SecondOrder", "Solution", "Synthetic", "TrainingRecord", "Violation",
-            "WidthResult",
+            "Candidate", "Certificate", "ChosenLambda", "Codes", "Comparison", "ConeCondition", "Conditions",
+            "CrossCheck", "DictionaryFit", "Estimate", "FeatureStatistics", "Floor", "KindMetrics", "LossLedger",
+            "Metrics", "OptimalityReport", "PairScan", "PolarBounds", "Record", "ResidualStructure", "SecondOrder",
+            "Solution", "Synthetic", "TrainingRecord", "Violation", "WidthResult",
         ),
         "an answer: verbs make it",
     ),
@@ -136,6 +136,8 @@ def _top() -> list[Call]:
         _call(cvxsae.ScaleStudy, folder=folder() / "study", data={"x": X}, methods=("wide_limit",), lam=(0.25,)),
         _call(cvxsae.SparseAutoencoder.from_arrays, "SparseAutoencoder", arrays=_weights(), lam=0.25),
         _call(cvxsae.audit, X=X, sae=_autoencoder(), lam=0.25, stationarity=1e-2),
+        _call(sae.metrics, X=X, sae=_autoencoder(), lam=0.25, compat="saebench", tol=1e-4, confidence=0.9),
+        _call(sae.lambda_matching_l0, X=X, sae=_autoencoder(), rtol=0.5, max_points=8),
         _call(cvxsae.certify, answer=_solution().problem, candidate=_solution(), tol=1e-6),
         _call(cvxsae.check_optimality, **given, new_atoms=2, pairs=3),
         _call(cvxsae.code_path, X=X, dictionary=ATOMS, lams=2),

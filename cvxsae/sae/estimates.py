@@ -1,0 +1,115 @@
+"""Means and ratios of means over rows, with confidence intervals, from running moments: no row is kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from jaxtyping import Float64
+
+MEAN, RATIO, NONE = "t interval of a mean of rows", "delta method, a ratio of means of rows", "none"
+"""How intervals are made. The unit is the row: they hold where rows are independent draws."""
+
+EXACT_BINOMIAL = "Clopper–Pearson, of a share of rows"
+"""The same for how often a feature is active."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number over the rows given, and between what it is for the distribution they were drawn from.
+
+    Attributes
+    ----------
+    value
+        Of the rows given, exactly.
+    low, high
+        Ends of the confidence interval; NaN where there is none.
+    method
+        How the interval was made; ``"none"`` for statements about these rows alone.
+    """
+
+    value: float
+    low: float = float("nan")
+    high: float = float("nan")
+    method: str = NONE
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON, with None for what is not known."""
+        numbers = {"value": self.value, "low": self.low, "high": self.high}
+        return {name: float(n) if np.isfinite(n) else None for name, n in numbers.items()} | {"method": self.method}
+
+
+class Moments:
+    """Mean and scatter of several numbers of every row, added block by block without cancellation."""
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        self.names, self.n = names, 0
+        self.mean: Float64[np.ndarray, " m"] = np.zeros(len(names))
+        self.scatter: Float64[np.ndarray, "m m"] = np.zeros((len(names), len(names)))
+
+    def add(self, columns: dict[str, Float64[np.ndarray, " n"]]) -> None:
+        """Add the rows of a block."""
+        rows = np.stack([columns[name] for name in self.names], axis=1)
+        mean, n = rows.mean(axis=0), len(rows)
+        centered, apart = rows - mean, mean - self.mean
+        self.scatter += centered.T @ centered + np.outer(apart, apart) * (self.n * n / (self.n + n))
+        self.mean = self.mean + apart * (n / (self.n + n))
+        self.n += n
+
+    def average(self, name: str, confidence: float) -> Estimate:
+        """The mean of a number, with the interval of Student's t."""
+        return self.combination({name: 1.0}, confidence)
+
+    def combination(self, weights: dict[str, float], confidence: float) -> Estimate:
+        """The mean of a weighted sum of numbers, with the interval of Student's t."""
+        at = [self.names.index(name) for name in weights]
+        w = np.array(list(weights.values()))
+        scatter = float(w @ self.scatter[np.ix_(at, at)] @ w)
+        return self._around(float(w @ self.mean[at]), scatter, 1.0, confidence, MEAN)
+
+    def ratio(self, above: str, below: str, confidence: float, *, complement: bool = False) -> Estimate:
+        """The ratio of two means, or 1 minus it: to first order, the mean of (a − R b)/E[b]."""
+        a, b = self.names.index(above), self.names.index(below)
+        if self.mean[b] == 0:
+            return Estimate(float("nan"))
+        R, S = float(self.mean[a] / self.mean[b]), self.scatter
+        scatter = float(S[a, a] - 2 * R * S[a, b] + R**2 * S[b, b])
+        return self._around(1 - R if complement else R, scatter, abs(float(self.mean[b])), confidence, RATIO)
+
+    def _around(self, value: float, scatter: float, scale: float, confidence: float, method: str) -> Estimate:
+        from scipy.stats import t
+
+        if self.n < 2:
+            return Estimate(value)
+        error = float(np.sqrt(max(scatter, 0.0) / (self.n - 1) / self.n)) / scale
+        reach = float(t.ppf((1 + confidence) / 2, self.n - 1)) * error
+        return Estimate(value, value - reach, value + reach, method)
+
+
+class Means:
+    """Means over rows of arrays by name, block by block."""
+
+    def __init__(self) -> None:
+        self.n = 0
+        self.mean: dict[str, np.ndarray] = {}
+
+    def add(self, columns: Any) -> None:
+        """Add the rows of a block."""
+        n = len(next(iter(columns.values())))
+        for name, rows in columns.items():
+            before = self.mean.get(name, 0.0)
+            self.mean[name] = before + (rows.mean(axis=0) - before) * (n / (self.n + n))
+        self.n += n
+
+
+def shares(counts: Float64[np.ndarray, " K"], n: int, confidence: float) -> tuple[np.ndarray, np.ndarray]:
+    """Ends of the exact (Clopper–Pearson) intervals of probabilities, from how often something happened in n rows."""
+    from scipy.stats import beta
+
+    tail = (1 - confidence) / 2
+    low = np.where(counts > 0, beta.ppf(tail, np.maximum(counts, 1), n - counts + 1), 0.0)
+    high = np.where(counts < n, beta.ppf(1 - tail, counts + 1, np.maximum(n - counts, 1)), 1.0)
+    return low, high
