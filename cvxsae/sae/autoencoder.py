@@ -17,7 +17,8 @@ from cvxsae.data.arithmetic import computes
 from cvxsae.errors import InputError
 from cvxsae.sae.architecture import ActivationFunction, ReLU
 from cvxsae.sae.config import LAYOUT
-from cvxsae.sae.formats import objects, registry, saelens
+from cvxsae.sae.export import ENCODER, regressed
+from cvxsae.sae.formats import dictionary_learning, objects, registry, saelens
 from cvxsae.sae.formats.arrays import Asked, named
 from cvxsae.sae.formats.stored import StoredAutoencoder, checked, scale_of
 from cvxsae.sae.normalization import as_it_is
@@ -285,36 +286,79 @@ class SparseAutoencoder:
         return cls.from_stored(objects.read(value), scale)
 
     @classmethod
-    def from_fit(cls, fit: DictionaryFit) -> SparseAutoencoder:
-        """An SAE with a learned dictionary and bias as its decoder, and the encoder ``ReLU(D(x − b) − λ)``.
+    def from_fit(
+        cls,
+        fit: DictionaryFit,
+        encoder: str = "one-step",
+        *,
+        X: ActivationsLike | None = None,
+    ) -> SparseAutoencoder:
+        """An SAE with a learned dictionary and bias as its decoder, and an encoder that approximates its exact codes.
 
-        That encoder is exact where active atoms are orthogonal, and a start elsewhere: :func:`cvxsae.audit` says what
-        it loses against exact codes.
+        Parameters
+        ----------
+        fit
+            What :func:`~cvxsae.learn_dictionary` returned.
+        encoder
+            ``"one-step"``: ``ReLU(D(x − b) − λ)``, exact where active atoms are orthogonal and a start elsewhere.
+            ``"regressed"``: the ReLU layer that is regressed on exact codes (:func:`~cvxsae.sae.export.regressed`, a
+            convex problem). Its loss on the datapoints it was fitted on, the certified lower bound of all codes there,
+            and the amortization gap between them are kept in ``metadata["cvxsae_encoder"]``.
+        X
+            Other datapoints (N, d) to regress on, for example more; their exact codes are computed first. None: those
+            of the fit.
+
+        Returns
+        -------
+        SparseAutoencoder
+            :func:`cvxsae.audit` says what its encoder loses on any data.
+
+        Raises
+        ------
+        InputError
+            For arguments that cannot be used.
         """
         arguments.instance(fit, "fit", DictionaryFit, "what learn_dictionary returned")
-        return cls(
+        arguments.choice(encoder, "encoder", ("one-step", "regressed"))
+        if encoder == "one-step" and X is not None:
+            raise InputError("X is given but the encoder is 'one-step', which has no use for data; leave it out.")
+        one_step = cls(
             W_enc=np.ascontiguousarray(fit.dictionary.T),
             b_enc=np.full(fit.n_atoms, -fit.lam),
             W_dec=np.array(fit.dictionary),
             b_dec=np.array(fit.bias),
             lam=fit.lam,
+            lam_source="the λ that the dictionary was learned with",
             seconds=fit.seconds,
             trainer="cvxsae.learn_dictionary",
         )
+        if encoder == "one-step":
+            return one_step
+        found = regressed(fit, X)
+        return replace(one_step, W_enc=found.W_enc, b_enc=found.b_enc, metadata={ENCODER: found.facts})
 
-    def save(self, folder: str | Path) -> Path:
-        """Write ``cfg.json`` and ``sae_weights.safetensors``, as SAELens does; :meth:`load` reads the same SAE from it.
+    def save(self, folder: str | Path, format: str = "saelens") -> Path:  # noqa: A002
+        """Write it as a library does; :meth:`load` reads it again.
 
+        ``"saelens"``: ``cfg.json`` and ``sae_weights.safetensors``, from which :meth:`load` reads the same SAE.
         Every array comes back as it was, to the last bit: they are float32 where that holds them all, else float64.
         SAELens (6 and later) reads it too, and encodes the same, except for what it has no name for and so refuses
         (``tanh-relu``, a layer norm with settings of its own), and that it leaves the whitening of data to its caller.
+
+        ``"dictionary-learning"``: ``ae.pt`` and ``config.json``, with the class whose forward pass is that of this SAE.
+        Its codes for unit-norm atoms are the same to the precision of float32, in which that library works; what it has
+        no class for (``tanh-relu``, normalizations of datapoints) is refused.
+
         Records and time of training are not kept.
 
         Raises
         ------
         InputError
-            If the folder cannot be made.
+            If the folder cannot be made, or the library has no such SAE.
         """
+        arguments.choice(format, "format", ("saelens", "dictionary-learning"))
+        if format == "dictionary-learning":
+            return dictionary_learning.write(self, folder)
         return saelens.write(self, folder)
 
     @classmethod

@@ -6,26 +6,34 @@ with arrays of their own (JumpReLU, Matryoshka) have both the other way around.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from cvxsae.data import arguments, tensors
+from cvxsae.data.atomic import make_folder, write_atomically
 from cvxsae.data.files import READERS, read_saved
 from cvxsae.errors import InputError
 from cvxsae.sae.architecture import ActivationFunction, Gated, JumpReLU, ReLU, TopK
 from cvxsae.sae.formats.penalty import lambda_of_file
 from cvxsae.sae.formats.stored import Format, StoredAutoencoder, read_config, require_sizes
 
+if TYPE_CHECKING:
+    from cvxsae.sae.autoencoder import SparseAutoencoder
+
 WEIGHTS, CONFIG = "ae.pt", "config.json"
 
 METADATA = "dictionary_learning"
 """Where the whole config is kept among the metadata."""
+
+OWN = "cvxsae"
+"""What we keep in a config that we write."""
 
 _LINEAR = ("encoder.weight", "encoder.bias", "decoder.weight")
 _ARRAYS = ("W_enc", "b_enc", "W_dec", "b_dec")
@@ -172,7 +180,10 @@ def interpret(
     parts = _arrays(held)
     if parts["W_dec"].ndim == 2:
         require_sizes(file, trainer, {"dict_size": parts["W_dec"].shape[0], "activation_dim": parts["W_dec"].shape[1]})
-    lam, source = _lambda(config, trainer)
+    own = _own(config)
+    lam, source = (
+        (own["lam"], str(own["lam_source"])) if {"lam", "lam_source"} <= set(own) else _lambda(config, trainer)
+    )
     return StoredAutoencoder(
         **parts,
         b_dec=held[known.bias],
@@ -180,9 +191,22 @@ def interpret(
         subtract_bias=known.subtracts,
         lam=lam,
         lam_source=source,
-        metadata={METADATA: dict(config)} if config else {},
-        source=f"dictionary_learning, {name}",
+        metadata=_metadata(config),
+        source=str(own.get("trainer", "")) or f"dictionary_learning, {name}",
     )
+
+
+def _metadata(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config, under one name, and what was metadata of an SAE that we wrote."""
+    theirs = {name: value for name, value in config.items() if name != OWN}
+    own = _own(config).get("metadata")
+    return {**(own if isinstance(own, Mapping) else {}), **({METADATA: theirs} if theirs else {})}
+
+
+def _own(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What we kept in a config that we wrote; nothing in others."""
+    own = config.get(OWN)
+    return own if isinstance(own, Mapping) else {}
 
 
 def _arrays(held: Mapping[str, torch.Tensor]) -> dict[str, Any]:
@@ -253,6 +277,63 @@ def _file(path: Path) -> Path:
     if not found:
         raise InputError(f"sae {str(path)!r} has no {WEIGHTS}; pass the folder of an SAE of dictionary_learning.")
     return found[0]
+
+
+def write(sae: SparseAutoencoder, folder: str | Path) -> Path:
+    """Write an SAE as ``ae.pt`` and ``config.json``; :meth:`SparseAutoencoder.save` says what holds.
+
+    Raises
+    ------
+    InputError
+        If no class of the library encodes like it, or the folder cannot be made.
+    """
+    if sae.normalization is not None:
+        raise InputError(
+            f"the SAE normalizes datapoints ({sae.normalization.name}), for which dictionary_learning has no class; "
+            "use format='saelens'."
+        )
+    name, state = _state(sae)
+    folder = make_folder(folder, "folder")
+    tensors_held = {key: torch.from_numpy(np.ascontiguousarray(array, np.float32)) for key, array in state.items()}
+    metadata = {**sae.metadata}
+    held = metadata.pop(METADATA, {})
+    sizes = {"dict_class": name, "activation_dim": sae.dim, "dict_size": sae.n_atoms}
+    config = {
+        **held,
+        "trainer": {"layer": None, "lm_name": None, **held.get("trainer", {}), **sizes},
+        OWN: {"lam": sae.lam, "lam_source": sae.lam_source, "trainer": sae.trainer, "metadata": metadata},
+    }
+    if isinstance(sae.activation, TopK):
+        config["trainer"]["k"] = sae.activation.k
+        tensors_held |= {"k": torch.tensor(sae.activation.k, dtype=torch.int), "threshold": torch.tensor(-1.0)}
+    write_atomically(folder / WEIGHTS, lambda stream: torch.save(tensors_held, stream), "folder")
+    write_atomically(folder / CONFIG, json.dumps(config, indent=1), "folder")
+    return folder
+
+
+def _state(sae: SparseAutoencoder) -> tuple[str, dict[str, np.ndarray]]:
+    """The class whose forward pass is that of an SAE, and its arrays, float64."""
+    W, c, decoder, b = (part.astype(np.float64) for part in (sae.W_enc, sae.b_enc, sae.W_dec, sae.b_dec))
+    kind, norms = sae.activation, sae.atom_norms
+    if isinstance(kind, ReLU) or (isinstance(kind, TopK) and kind.by_norm):  # the library makes atoms unit-norm itself
+        W, c, decoder = W * norms, c * norms, sae.dictionary
+        decoder[norms == 0, 0] = 1.0  # atoms that never decode are never active now, and can be anything
+    after = c if sae.subtract_bias else c + b @ W  # where the class subtracts b_dec, as all do but two
+    linear = {"encoder.weight": W.T, "decoder.weight": decoder.T}
+    if isinstance(kind, Gated):
+        gates = {"gate_bias": kind.b_gate + after, "mag_bias": kind.b_mag + np.exp(kind.r_mag) * after}
+        return "GatedAutoEncoder", {**linear, "decoder_bias": b, "r_mag": kind.r_mag, **gates}
+    if isinstance(kind, JumpReLU):
+        before = c - b @ W if sae.subtract_bias else c
+        arrays = {"W_enc": W, "b_enc": before, "W_dec": decoder, "b_dec": b}
+        return "JumpReluAutoEncoder", {**arrays, "threshold": kind.threshold}
+    if isinstance(kind, TopK):
+        return "AutoEncoderTopK", {**linear, "encoder.bias": after, "b_dec": b}
+    if isinstance(kind, ReLU) and sae.subtract_bias:
+        return "AutoEncoder", {**linear, "encoder.bias": c, "bias": b}
+    if isinstance(kind, ReLU):
+        return "AutoEncoderNew", {**linear, "encoder.bias": c, "decoder.bias": b}
+    raise InputError(f"the SAE is {kind.name}, for which dictionary_learning has no class; use format='saelens'.")
 
 
 FORMAT = Format("dictionary-learning", f"a folder with {WEIGHTS} and {CONFIG}, or such a .pt file", recognizes, read)
