@@ -34,6 +34,12 @@ from .formats.penalty import (
 from .formats.penalty import (
     lambda_from as lambda_from,
 )
+from .frontier_curves import (
+    Frontier as Frontier,
+)
+from .frontier_curves import (
+    FrontierPoint as FrontierPoint,
+)
 from .ledger import (
     LossLedger as LossLedger,
 )
@@ -51,6 +57,9 @@ from .normalization import (
 )
 from .normalization import (
     Whitening as Whitening,
+)
+from .sparsity_frontier import (
+    frontier as frontier,
 )
 from .train import (
     train_sae as train_sae,

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 import cvxsae
-from cvxsae import data, diagnostics, floors, parallel, relaxations, sae, validation
+from cvxsae import data, diagnostics, floors, parallel, relaxations, sae, solvers, validation
 
 ROOMS = ("sae", "diagnostics", "validation", "relaxations", "floors", "results", "parallel", "data", "study", "solvers")
 
@@ -38,9 +38,10 @@ NOT_CALLED = {
     **dict.fromkeys(
         (
             "Candidate", "Certificate", "ChosenLambda", "Codes", "Comparison", "ConeCondition", "Conditions",
-            "CrossCheck", "DictionaryFit", "Estimate", "FeatureStatistics", "Floor", "KindMetrics", "LossLedger",
-            "Metrics", "OptimalityReport", "PairScan", "PolarBounds", "Record", "ResidualStructure", "SecondOrder",
-            "Solution", "Synthetic", "TrainingRecord", "Violation", "WidthResult",
+            "CrossCheck", "DictionaryFit", "Estimate", "FeatureStatistics", "Floor", "Frontier", "FrontierPoint",
+            "KSparseCodes", "KindMetrics", "LossLedger", "Metrics", "OptimalityReport", "PairScan", "PolarBounds",
+            "Record", "ResidualStructure", "SecondOrder", "Solution", "Synthetic", "TrainingRecord", "Violation",
+            "WidthResult",
         ),
         "an answer: verbs make it",
     ),
@@ -137,6 +138,8 @@ def _top() -> list[Call]:
         _call(cvxsae.SparseAutoencoder.from_arrays, "SparseAutoencoder", arrays=_weights(), lam=0.25),
         _call(cvxsae.audit, X=X, sae=_autoencoder(), lam=0.25, stationarity=1e-2),
         _call(sae.metrics, X=X, sae=_autoencoder(), lam=0.25, compat="saebench", tol=1e-4, confidence=0.9),
+        _call(sae.frontier, X=X, sae=_autoencoder(), lams=[0.5, 0.25], ks=[1], max_points=8, tol=1e-4),
+        _call(solvers.k_sparse_codes, X=X, dictionary=ATOMS, k=2, bias=np.array([0.5, 0.0, 0.25]), start=_codes()),
         _call(sae.lambda_matching_l0, X=X, sae=_autoencoder(), rtol=0.5, max_points=8),
         _call(cvxsae.certify, answer=_solution().problem, candidate=_solution(), tol=1e-6),
         _call(cvxsae.check_optimality, **given, new_atoms=2, pairs=3),

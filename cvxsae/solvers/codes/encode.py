@@ -196,7 +196,7 @@ def decided_activity(problem: SparseCodes, codes: sp.csr_array, run: Run) -> Act
     return found
 
 
-def warm_codes(warm_start: Any, problem: SparseCodes) -> sp.csr_array | None:
+def warm_codes(warm_start: Any, problem: SparseCodes, name: str = "warm_start") -> sp.csr_array | None:
     """Check codes to start from: :class:`Codes` or a sparse array (N, K)."""
     if warm_start is None:
         return None
@@ -204,15 +204,13 @@ def warm_codes(warm_start: Any, problem: SparseCodes) -> sp.csr_array | None:
     codes: Any = warm_start.codes if isinstance(warm_start, Codes) else warm_start
     sparse = bool(sp.issparse(codes))
     if not sparse:
-        raise InputError(
-            f"warm_start is a {type(codes).__name__}; pass Codes or a scipy sparse array of shape ({n}, {K})."
-        )
+        raise InputError(f"{name} is a {type(codes).__name__}; pass Codes or a scipy sparse array of shape ({n}, {K}).")
     if codes.shape != (n, K):
-        raise InputError(f"warm_start has shape {codes.shape}; there are {n} datapoints and {K} atoms.")
+        raise InputError(f"{name} has shape {codes.shape}; there are {n} datapoints and {K} atoms.")
     rows = sp.csr_array(codes)
     if not rows.has_canonical_format:
         rows = rows.copy()
         rows.sum_duplicates()
     if not np.isfinite(rows.data).all():
-        raise InputError("warm_start holds NaN or infinite codes; pass finite ones.")
+        raise InputError(f"{name} holds NaN or infinite codes; pass finite ones.")
     return rows

@@ -95,11 +95,7 @@ def _refit_block(
         held = np.arange(width) < sizes[some, None]
         at = np.where(held, codes.indptr[some, None] + np.arange(width), 0)
         members = atoms[codes.indices[at]] * held[:, :, None]
-        with torch_threads(1):
-            z, solved = _solve_together(members, x[some], codes.data[at] * held, held)
-        for row in np.flatnonzero(~solved):
-            own = held[row]
-            z[row, own] = nonnegative_least_squares(members[row, own], x[some[row]], codes.data[at[row, own]])
+        z = refit_members(members, x[some], codes.data[at] * held, held)
         residual = x[some] - np.einsum("nm,nmd->nd", z, members)
         gradient = np.einsum("nmd,nd->nm", members, residual)
         slack = np.where(held, np.maximum(gradient, np.where(z > 0, -gradient, 0.0)), 0.0).max(axis=1)
@@ -107,6 +103,21 @@ def _refit_block(
         stationarity[some] = np.divide(slack, scale, out=np.zeros(len(some)), where=scale > 0)
         refitted[at[held]] = z[held]
     return refitted, stationarity
+
+
+def refit_members(
+    members: Float64[np.ndarray, "n m d"],
+    x: Float64[np.ndarray, "n d"],
+    start: Float64[np.ndarray, "n m"],
+    held: Bool[np.ndarray, "n m"],
+) -> Float64[np.ndarray, "n m"]:
+    """Nonnegative least squares on the atoms that each datapoint holds; ``members`` are zero elsewhere."""
+    with torch_threads(1):
+        z, solved = _solve_together(members, x, start, held)
+    for row in np.flatnonzero(~solved):
+        own = held[row]
+        z[row, own] = nonnegative_least_squares(members[row, own], x[row], start[row, own])
+    return z
 
 
 def _solve_together(
