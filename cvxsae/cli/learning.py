@@ -13,7 +13,6 @@ from cvxsae.cli.options import (
     Answer,
     DataOptions,
     FreeBias,
-    Lam,
     OutFile,
     PenaltyOptions,
     Stationarity,
@@ -28,9 +27,11 @@ from cvxsae.cli.options import (
     save,
     write_figure,
 )
+from cvxsae.errors import InputError, in_short
 
 if TYPE_CHECKING:
     from cvxsae.data.activations import Activations
+    from cvxsae.sae.autoencoder import SparseAutoencoder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,21 +127,73 @@ def floor_command(
     return Answer("\n".join(text), {"lam": lam, "floors": rows}, EXIT_CERTIFIED, notes)
 
 
+@dataclass(frozen=True, kw_only=True)
+class StoredSAE:
+    """An SAE as it lies on disk."""
+
+    sae: Annotated[Path, typer.Option("--sae", help="Folder or file of an SAE, in the layout of any library.")]
+    layout: Annotated[str | None, typer.Option("--layout", help="Its layout, where that cannot be told.")] = None
+    sae_scale: Annotated[
+        float | None,
+        typer.Option("--sae-scale", help="What activations are multiplied by first, where the file does not say it."),
+    ] = None
+
+    def load(self) -> SparseAutoencoder:
+        """Read it."""
+        from cvxsae.sae.autoencoder import SparseAutoencoder
+
+        return SparseAutoencoder.load(self.sae, self.layout, scale=self.sae_scale)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditedParts:
+    """What an audit computes beside its ledger, and where it writes all of it."""
+
+    metrics: Annotated[bool, typer.Option("--metrics", help="The field's metrics too.")] = False
+    diagnostics: Annotated[bool, typer.Option("--diagnostics", help="Every condition of an optimum too.")] = False
+    report: Annotated[
+        Path | None,
+        typer.Option("--report", help="Write all of it to one .html page, and to a .json file beside it."),
+    ] = None
+
+
 def audit_command(
     data: DataOptions,
-    sae: Annotated[Path, typer.Option("--sae", help="Folder of an SAE in the layout of SAELens.")],
+    sae: StoredSAE,
     compute: TimedOptions,
-    lam: Lam = None,
+    parts: AuditedParts,
+    lam: Annotated[
+        str | None,
+        typer.Option("--lam", help="Penalty λ, or match-l0: where exact codes have the SAE's L0. [default: its own]"),
+    ] = None,
     bias: Annotated[str, typer.Option("--bias", help="free, none, or a file with the SAE's b_dec.")] = "free",
     stationarity: Stationarity = 1e-4,
 ) -> Answer:
     """Say where the loss of a trained SAE goes: encoder, dictionary, width, or nothing that anyone could gain."""
     from cvxsae.sae.audit import audit
 
+    penalty: Any = lam if lam is None or lam == "match-l0" else _number_or_match(lam)
+    if parts.report is not None:
+        from cvxsae.sae.report.page import require_report
+
+        require_report(parts.report, "--report")
+    model = sae.load()
     X, notes = data.load()
-    options = {"stationarity": stationarity, "seed": data.seed, **compute.keywords()}
-    ledger = audit(X, sae, lam=lam, bias=bias_of(bias, X), **options)
-    return Answer(str(ledger), {**ledger.to_dict(), "certificates": ledger.certificates()}, EXIT_CERTIFIED, notes)
+    options = {"stationarity": stationarity, "seed": data.seed, **asdict(parts), **compute.keywords()}
+    answer = audit(X, model, lam=penalty, bias=bias_of(bias, X), **options)
+    if parts.report is not None:
+        notes.append(f"report written to {parts.report} and {parts.report.with_suffix('.json')}")
+    return Answer(str(answer), answer.to_dict(), EXIT_CERTIFIED, notes)
+
+
+def _number_or_match(text: str) -> float:
+    from cvxsae.data import arguments
+
+    try:
+        number = float(text)
+    except ValueError:
+        raise InputError(f"--lam is {in_short(text)}; pass a number, or match-l0.") from None
+    return arguments.penalty(number, "--lam")
 
 
 @dataclass(frozen=True, kw_only=True)

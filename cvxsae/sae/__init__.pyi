@@ -1,3 +1,6 @@
+from .answer import (
+    Audit as Audit,
+)
 from .architecture import (
     Gated as Gated,
 )

@@ -1,189 +1,215 @@
-"""The audit of a trained sparse autoencoder: every level of its loss ledger, attained or certified (theory §7)."""
+"""The audit of a trained sparse autoencoder: where its loss goes, and what to change first (theory §7)."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Unpack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 
 import numpy as np
-import scipy.sparse as sp
 
 from cvxsae.data import arguments
 from cvxsae.data.activations import Activations
-from cvxsae.diagnostics.sums import exact_codes
-from cvxsae.errors import CertificateError, InputError
+from cvxsae.diagnostics.check import Conditions, check
+from cvxsae.errors import InputError
 from cvxsae.parallel.context import Compute, Run, Seeded, keywords
 from cvxsae.parallel.group import all_rows
-from cvxsae.relaxations.candidate import Candidate
-from cvxsae.relaxations.convex.fixed_atoms import SparseCodes
 from cvxsae.relaxations.convex.wide_limit import WideLimit
 from cvxsae.relaxations.joint.joint import JointProblem
-from cvxsae.relaxations.solution import GAP_SLACK
+from cvxsae.sae.account import STAGES, accounts, require_live
+from cvxsae.sae.answer import PARTS, Audit
+from cvxsae.sae.chosen_lambda import MATCH, ChosenLambda, choose_lambda
+from cvxsae.sae.field_metrics import Asked, metrics_of
 from cvxsae.sae.given import as_autoencoder
-from cvxsae.sae.ledger import LossLedger
-from cvxsae.solvers.codes.encode import decided_activity, relative_gap_asked
-from cvxsae.solvers.dictionary.learn import Settings, learn
-from cvxsae.solvers.dictionary.start import Given
+from cvxsae.sae.stages import Stages
+from cvxsae.solvers.codes.encode import relative_gap_asked
 from cvxsae.solvers.floors.search import WIDE_TOL, FloorSearch, find_floors, solved_wide_limit
-from cvxsae.validation.certify import certify
-from cvxsae.validation.claims import row_bounds, stationarity
 
 if TYPE_CHECKING:
     from cvxsae.data.activations import ActivationsLike
     from cvxsae.data.arguments import BiasLike
-    from cvxsae.relaxations.floors.floor import Floor
-    from cvxsae.relaxations.solution import Solution
+    from cvxsae.diagnostics.report import OptimalityReport
+    from cvxsae.sae.account import Accounts
     from cvxsae.sae.autoencoder import SparseAutoencoder
     from cvxsae.sae.given import SAELike
-    from cvxsae.solvers.codes.result import Codes
-    from cvxsae.solvers.dictionary.result import DictionaryFit
+    from cvxsae.sae.measured import Metrics
 
 _BIAS_TOLERANCE = 1e-5
 """How far, relative, a fixed bias may be from the SAE's ``b_dec``: files keep it in single precision."""
 
-_CODES_SHARE = 0.5
-"""Part of the time left that the exact codes may take; where they are not done, the encoder's own stand, and say so."""
-
 _FLOOR_SHARE = 0.5
-"""Part of the time left that the search for the floor may take; the search for a better dictionary has the rest."""
+"""Part of the ledger's time left that the search for the floor may take."""
+
+_LEDGER_SHARE = 0.5
+"""Part of the time that the ledger may take where other parts are asked for too; they share what is left evenly."""
+
+_DIAGNOSTIC_TOL = 1e-4
+"""What counts as zero in the verdicts of the diagnostics, in units of λ: the default of ``check_optimality``."""
+
+_METRICS = Asked(compat=None, loss=None, tol=1e-6, confidence=0.95)
+"""How the metrics are measured: the defaults of :func:`cvxsae.sae.metrics`."""
+
+_MATCH_SHARE = 0.2
+"""Part of the time that the search for λ may take."""
 
 
 class AuditOptions(Compute, Seeded, total=False):
-    """How :func:`audit` runs."""
+    """How :func:`audit` runs, and what it measures beside the ledger."""
+
+    metrics: bool
+    """Whether to compute the field's metrics, for the encoder's and for exact codes."""
+    diagnostics: bool
+    """Whether to measure every condition of optimality on the SAE's dictionary."""
+    report: str | Path | None
+    """File for one page with all of it (then all parts are computed), or None."""
 
 
-@keywords(AuditOptions)
+@keywords(AuditOptions, metrics=False, diagnostics=False, report=None)
 def audit(
     X: ActivationsLike,
     sae: SAELike,
     *,
-    lam: float | None = None,
+    lam: float | str | None = None,
     bias: BiasLike = "free",
     stationarity: float = 1e-4,
     **options: Unpack[AuditOptions],
-) -> LossLedger:
+) -> Audit:
     """Say where the loss of a trained SAE goes: encoder, dictionary, width, or nothing that anyone could gain (§7).
 
     Exact codes of its dictionary (:func:`~cvxsae.encode`); a search for a better dictionary that starts from its own
     (:func:`~cvxsae.learn_dictionary`); the floor for its width (:func:`~cvxsae.width_floor`) and for every width
     (:class:`~cvxsae.WideLimit`). All on the data given here, be it the training set or not: floors hold even for
-    dictionaries that were fitted to these very datapoints.
+    dictionaries that were fitted to these very datapoints, and nothing is said of others.
+
+    The ledger charges every SAE by (P), whatever it was trained for. Where that was no L1 penalty (TopK, JumpReLU) the
+    answer says so.
 
     Parameters
     ----------
     X
-        Datapoints (N, d): anything :class:`~cvxsae.data.Activations` accepts.
+        Datapoints (N, d): anything :class:`~cvxsae.data.Activations` accepts, as the model has them. Where the SAE
+        normalizes them, values and bounds are those of the normalized data, and the answer says so.
     sae
         A :class:`~cvxsae.SparseAutoencoder`; its arrays by name (``W_enc (d, K)``, ``b_enc (K,)``, ``W_dec (K, d)``,
-        ``b_dec (d,)``; atoms of any norm); or a folder in the layout of SAELens.
+        ``b_dec (d,)``; atoms of any norm); or what :meth:`SparseAutoencoder.load` reads.
     lam
-        Penalty λ of (P): for SAELens half its ``l1_coefficient``. Not needed where the SAE knows its own.
+        Penalty λ of (P): for SAELens half its ``l1_coefficient``. ``"match-l0"``: the λ at which exact codes of its
+        dictionary have as many active atoms per datapoint as the encoder's (:func:`~cvxsae.sae.lambda_matching_l0`).
+        None: the SAE's own, or else the matching one. The ledger says which, and where it came from.
     bias
         ``"free"``: D' may have a bias of its own, and the floors hold for every bias. None or an array: the bias is
         fixed, and must be the SAE's ``b_dec``; then the floors for this bias are higher.
     stationarity
         What the search for D' aims at (T3), and the relative duality gap of every datapoint's codes.
     options
-        ``device``, ``max_seconds`` (of the whole call: the floor has half of it, exact codes half of what is left, the
-        search for D' the rest; where codes are not done the encoder's stand, and ``codes_gap`` says so; then the
-        referee evaluates what was reached), ``progress`` and ``seed`` (of the search and the floor).
+        ``device``, ``progress``, ``seed`` (of the search and the floor), and what is computed beside the ledger:
+        ``metrics``, ``diagnostics``, ``report`` (needs the extra: ``pip install cvxsae[report]``).
+        ``max_seconds`` is the limit of the whole call: the ledger has half of it if more is asked for; of that the
+        floor has half, exact codes half of what is left, the search for D' the rest; where codes are not done the
+        encoder's stand, and ``codes_gap`` says so; then the referee evaluates what was reached. Parts that were not
+        begun in time are named in ``missing``.
 
     Returns
     -------
-    LossLedger
-        Lines that add up to the loss, none of them negative, with what certifies each.
+    Audit
+        A verdict in words, and the ledger: lines that add up to the loss, none of them negative, with what certifies
+        each. And the parts asked for.
 
     Raises
     ------
     InputError
-        For arguments that cannot be used, an unknown λ, or a fixed bias that is not the SAE's.
+        For arguments that cannot be used, a λ that is not to be had, a fixed bias that is not the SAE's, or a report
+        that could not be written: before anything is computed.
     CertificateError
         If a line is negative by more than rounding: then a floor, a code or this code is wrong.
     KeyboardInterrupt
         On Ctrl-C: a ledger with a line missing would not add up.
     """
     run = Run.start(options, AuditOptions)
+    report = options.get("report")
+    if report is not None:
+        from cvxsae.sae.report.page import require_report
+
+        report = require_report(report, "report")
     model = as_autoencoder(sae)
-    penalty = model.lam if lam is None else arguments.penalty(lam, "lam")
-    if penalty is None:
-        raise InputError("lam is None and the SAE does not know its own; pass lam (SAELens: half of l1_coefficient).")
-    data = all_rows(X)
-    shift = _fixed_bias(model, data, bias)
-    problem = JointProblem(data, model.n_atoms, penalty, bias="free" if shift is None else shift)
+    rows = all_rows(X)
+    shift = _fixed_bias(model, rows, bias)
     stationarity = relative_gap_asked(stationarity, "stationarity")
-    wide = solved_wide_limit(WideLimit(data, penalty, bias=problem.bias), WIDE_TOL, run)
-    (floor,) = find_floors([problem], FloorSearch.of(), run.inner(share=_FLOOR_SHARE), wide)
-    return account(model, floor, wide, stationarity, run)
+    asked = _parts(options)
+    require_live(model)
+    is_searched = _is_searched(model, lam)
+    with Stages(run, "audit", is_searched + 2 + len(STAGES) + len(asked) + (report is not None)) as stages:
+        data, behind = model.normalized(rows), replace(model, normalization=None)
+        searching = stages.begin("matching L0", share=_MATCH_SHARE) if is_searched else run.inner()
+        chosen = choose_lambda(model, rows, lam, searching)
+        ledger_run = run.inner(share=_LEDGER_SHARE if asked else 1.0)
+        stages.run = replace(ledger_run, progress=run.progress)
+        problem = JointProblem(data, model.n_atoms, _penalty(chosen), bias="free" if shift is None else shift)
+        found = _accounts(behind, problem, stationarity, stages)
+        ledger = replace(found.ledger, lam_source=_source(model, chosen), notes=_notes(model))
+        stages.run = run
+        parts: dict[str, Any] = {}
+        for place, part in enumerate(asked):
+            if run.is_late:
+                break
+            inner = stages.begin(part, share=1 / (len(asked) - place))
+            parts[part] = _MEASURES[part](_Measured(model, rows, found, chosen), inner)
+        answer = Audit(
+            ledger=ledger,
+            sae=model,
+            missing=tuple(part for part in asked if part not in parts),
+            accounts=found,
+            seconds=stages.seconds,
+            **parts,
+        )
+        if report is not None:
+            stages.begin("report")
+            answer.write_report(report)
+    return answer
 
 
-def account(model: SparseAutoencoder, floor: Floor, wide: Solution, tol: float, run: Run) -> LossLedger:
-    """:func:`audit` where the floors are known already: data, λ and bias are those of the floor's problem."""
-    joint = floor.problem
-    data, lam, fixed = joint.X, joint.lam, not joint.bias_is_free
-    atoms = model.dictionary
-    b = joint.fixed_bias().numpy() if fixed else model.b_dec.astype(np.float64)
-    live = model.atom_norms > 0
-    if not live.any():
-        raise InputError("W_dec has only rows of norm 0; there is no dictionary to audit.")
-    by_encoder = model.encode(data)
-    problem = SparseCodes(data, atoms[live], lam, bias=b)
-    codes = exact_codes(problem, by_encoder[:, live], tol, run.inner(share=_CODES_SHARE))
-    loss = problem.primal_value(_candidate(problem, by_encoder[:, live]))
-    exact = _candidate(problem, _better(codes, by_encoder[:, live], problem))
-    certificate = certify(problem, exact, tol=1.0)
-    start = atoms.copy()
-    if not live.all():
-        generator = np.random.default_rng(run.seed)
-        start[~live] = generator.standard_normal((int((~live).sum()), model.dim))
-    found, candidate, local, improved = problem, exact, certificate, False
-    if not run.is_late:
-        fit = _search(joint, (start, b), tol, run)
-        better = SparseCodes(data, fit.dictionary, lam, bias=fit.bias)
-        reached = _candidate(better, fit.codes)
-        proof = certify(better, reached, tol=1.0)
-        if improved := proof.value < certificate.value:
-            found, candidate, local = better, reached, proof
-    referee = certify(wide.problem, wide)
-    residuals, drift = stationarity(found, candidate)
-    pairs: list[tuple[SparseCodes, Any]] = [(problem, exact.codes), (found, candidate.codes)]
-    activity, local_activity = (decided_activity(*pair, run) for pair in pairs)
-    no_atom = int((~live).sum())
-    return LossLedger(
-        loss=loss,
-        exact=certificate.value,
-        local=local.value,
-        floor=max(floor.value, referee.lower_bound),
-        wide=referee.lower_bound,
-        codes_gap=certificate.gap,
-        local_codes_gap=local.gap,
-        stationarity=float(np.nanmax(residuals, initial=0)),
-        bias_residual=None if fixed else drift,
-        wide_gap=referee.gap,
-        floor_theorem=floor.theorem if floor.value > referee.lower_bound else "T9",
-        improved=improved,
-        bias="fixed" if fixed else "free",
-        n_points=len(data),
-        dim=model.dim,
-        n_atoms=model.n_atoms,
-        lam=lam,
-        lambda_max=referee.lambda_max,
-        l0=by_encoder.nnz / len(data),
-        exact_l0=activity.l0,
-        local_l0=local_activity.l0,
-        dead=_dead(by_encoder),
-        exact_dead=activity.dead + no_atom,
-        exact_l0_range=activity.l0_range,
-        local_l0_range=local_activity.l0_range,
-        exact_dead_range=(activity.dead_range[0] + no_atom, activity.dead_range[1] + no_atom),
-        dictionary=np.asarray(candidate.dictionary),
-        decoder_bias=np.asarray(candidate.bias),
-    )
+def _accounts(model: SparseAutoencoder, problem: JointProblem, tol: float, stages: Stages) -> Accounts:
+    """The ledger, with the floors under it."""
+    stages.begin("wide limit")
+    wide = solved_wide_limit(WideLimit(problem.X, problem.lam, bias=problem.bias), WIDE_TOL, stages.run)
+    (floor,) = find_floors([problem], FloorSearch.of(), stages.begin("width floor", share=_FLOOR_SHARE), wide)
+    return accounts(model, floor, wide, tol, stages)
 
 
-def _search(problem: JointProblem, start: tuple[np.ndarray, np.ndarray], tol: float, run: Run) -> DictionaryFit:
-    """A better dictionary than the start. An interrupt passes through."""
-    settings = Settings(tol, Given.of(start, problem))
-    return learn(problem, settings, replace(run.inner(), progress=run.progress))
+# --------------------------------------------------------------------------------------- what is asked
+
+
+def _parts(options: Mapping[str, Any]) -> tuple[str, ...]:
+    """The parts beside the ledger, in the order in which they are computed."""
+    everything = options.get("report") is not None
+    return tuple(part for part in PARTS if everything or options.get(part, False))
+
+
+def _is_searched(model: SparseAutoencoder, lam: Any) -> bool:
+    """Whether λ has to be searched for; refuses what is none."""
+    if isinstance(lam, str):
+        arguments.choice(lam, "lam", (MATCH,))
+        return True
+    if lam is not None:
+        arguments.penalty(lam, "lam")
+    return lam is None and model.lam is None
+
+
+def _penalty(chosen: ChosenLambda) -> float:
+    """λ, if there is one."""
+    if chosen.lam is None:
+        why = chosen.sentence.rpartition(". ")[2].removesuffix(".")
+        raise InputError(f"lam is not known ({why}); pass a number.")
+    return chosen.lam
+
+
+def _source(model: SparseAutoencoder, chosen: ChosenLambda) -> str:
+    """Where λ came from, in a few words."""
+    if chosen.source != MATCH:
+        return chosen.source if chosen.source == "given" else model.lam_source.rstrip(".") or "the SAE's own"
+    how = "where exact codes have the SAE's L0" if chosen.is_matched else "nearest to where exact codes have its L0"
+    return f"{how}: {chosen.l0:.4g} against {chosen.target:.4g} on {chosen.n_points:,} rows"
 
 
 def _fixed_bias(model: SparseAutoencoder, data: Activations, bias: BiasLike) -> np.ndarray | None:
@@ -201,22 +227,41 @@ def _fixed_bias(model: SparseAutoencoder, data: Activations, bias: BiasLike) -> 
     return fixed
 
 
-def _candidate(problem: SparseCodes, codes: sp.csr_array) -> Candidate:
-    return Candidate(bias=problem.fixed_bias().numpy(), dictionary=problem.atoms.numpy(), codes=codes)
+def _notes(model: SparseAutoencoder) -> tuple[str, ...]:
+    """What has to be said beside the numbers."""
+    notes = []
+    if not model.activation.is_trained_with_l1:
+        notes.append(
+            f"a {model.activation.name} SAE is trained for another objective than (P); the ledger charges its codes by "
+            "(P) at this lambda"
+        )
+    if model.normalization is not None:
+        notes.append(model.normalization.sentence)
+    return tuple(notes)
 
 
-def _better(codes: Codes, others: sp.csr_array, problem: SparseCodes) -> sp.csr_array:
-    """Exact codes, except where the encoder's own are better by a hair (exact means to a tolerance)."""
-    values, _ = row_bounds(problem, _candidate(problem, others))
-    worse = codes.values > values
-    if bool((values < codes.values * (1 - codes.gaps) - GAP_SLACK * values).any()):
-        row = int((values - codes.values * (1 - codes.gaps)).argmin())
-        raise CertificateError(f"the encoder's codes of datapoint {row} are below the lower bound of all codes.")
-    if not worse.any():
-        return codes.codes
-    parts: list[Any] = [sp.diags_array(mask.astype(np.float64)) for mask in (~worse, worse)]
-    return sp.csr_array(parts[0] @ codes.codes + parts[1] @ others)
+# --------------------------------------------------------------------------------------------- parts
 
 
-def _dead(codes: Any) -> int:
-    return int((np.asarray(codes.sum(axis=0)).ravel() == 0).sum())
+class _Measured(NamedTuple):
+    """What the parts are measured on: the SAE, the rows as they were given, the ledger's codes, and λ."""
+
+    model: SparseAutoencoder
+    rows: Activations
+    accounts: Accounts
+    lam: ChosenLambda
+
+
+def _metrics(on: _Measured, run: Run) -> Metrics:
+    """The field's metrics, for the SAE's codes, exact codes, and these refitted."""
+    return metrics_of(on.rows, on.model, on.lam, _METRICS, run)
+
+
+def _diagnostics(on: _Measured, run: Run) -> OptimalityReport:
+    """Every condition of optimality, on the SAE's dictionary (atoms of norm zero left out)."""
+    is_free = on.accounts.ledger.bias == "free"
+    return check(on.accounts.problem, on.accounts.exact, Conditions(), _DIAGNOSTIC_TOL, run, bias_is_free=is_free)
+
+
+_MEASURES: dict[str, Callable[[_Measured, Run], Any]] = {"metrics": _metrics, "diagnostics": _diagnostics}
+"""How each part is computed."""

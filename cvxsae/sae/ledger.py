@@ -78,6 +78,11 @@ class LossLedger:
         Features that no datapoint uses: by the encoder, at exact codes of D.
     exact_l0_range, local_l0_range, exact_dead_range
         Between what these are certain to be (:class:`~cvxsae.solvers.codes.activity.Activity`), whatever the tolerance.
+    lam_source
+        Where λ came from, in words; empty where that is not known.
+    notes
+        Sentences on what the numbers are about where that is not the plain case: another objective than (P), data that
+        are normalized first.
     dictionary, decoder_bias
         D' and b'; None in a ledger read from JSON.
     """
@@ -108,6 +113,8 @@ class LossLedger:
     exact_l0_range: tuple[float, float]
     local_l0_range: tuple[float, float]
     exact_dead_range: tuple[int, int]
+    lam_source: str = ""
+    notes: tuple[str, ...] = ()
     dictionary: Float64[np.ndarray, "K d"] | None = field(default=None, repr=False)
     decoder_bias: Float64[np.ndarray, " d"] | None = field(default=None, repr=False)
 
@@ -178,9 +185,10 @@ class LossLedger:
 
     def __str__(self) -> str:
         ratio = f" = {self.lam / self.lambda_max:.4g} lambda_max" if self.lambda_max > 0 else ""
+        source = f" ({self.lam_source})" if self.lam_source else ""
         lines = [
-            f"loss ledger: {self.dim} -> {self.n_atoms}, {self.n_points:,} datapoints, lambda {self.lam:.6g}{ratio}, "
-            f"{self.bias} bias",
+            f"loss ledger: {self.dim} -> {self.n_atoms}, {self.n_points:,} datapoints, "
+            f"lambda {self.lam:.6g}{source}{ratio}, {self.bias} bias",
             f"  {LEVELS['loss']:<22}{self.loss:>12.6f}          L0 {self.l0:.1f}, {self.dead} dead features",
         ]
         certificates = self.certificates()
@@ -191,7 +199,7 @@ class LossLedger:
             proof = certificates[name] + features.get(below, "")
             lines.append(f"    - {name.replace('_', ' '):<18}{getattr(self, name):>12.6f}  {share:>6.1%}")
             lines.append(f"  {LEVELS[below]:<22}{getattr(self, below):>12.6f}          {proof}")
-        return "\n".join(lines)
+        return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
 
 
 _COLORS = {

@@ -83,10 +83,32 @@ def test_audit_gives_what_the_api_gives(folder):
     result = run("audit", folder / "X.npy", "--sae", folder / "sae", "--json")
     assert result.exit_code == 0, result.output
     expected = audit(np.load(folder / "X.npy"), folder / "sae")
-    assert json.loads(result.stdout)["loss"] == pytest.approx(expected.loss, rel=1e-12)
+    report = json.loads(result.stdout)
+    assert report["ledger"]["loss"] == pytest.approx(expected.ledger.loss, rel=1e-12)
+    assert report["sentences"] == list(expected.sentences)
     text = run("audit", folder / "X.npy", "--sae", folder / "sae", "--lam", LAM, "--rows", 40).stdout
+    assert text.startswith("Change")
     assert "loss ledger" in text
     assert "40 rows drawn" in text
+    refused = run("audit", folder / "X.npy", "--sae", folder / "sae", "--lam", "match-l0", "--rows", 40)
+    assert refused.exit_code == 2  # four atoms are never as active at an optimum as they are by this encoder
+    assert refused.stderr.startswith("cvxsae: lam is not known (No λ matches the SAE's L0")
+
+
+@pytest.mark.slow
+def test_audit_writes_a_page_and_its_json(folder, tmp_path):
+    pytest.importorskip("jinja2", reason="reports need the extra cvxsae[report]")
+    pytest.importorskip("plotly", reason="reports need the extra cvxsae[report]")
+    page = tmp_path / "report.html"
+    options = ["--sae", folder / "sae", "--rows", 30, "--stationarity", 1e-2, "--report", page]
+    result = run("audit", folder / "X.npy", *options)
+    assert result.exit_code == 0, result.output
+    assert f"report written to {page}" in result.stdout
+    report = json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))
+    assert report["ledger"]["n_points"] == 30
+    assert report["sentences"][0] in result.stdout
+    assert "worst_features" in report["tables"]
+    assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
 
 
 @pytest.mark.slow
@@ -117,6 +139,10 @@ BAD: dict[str, tuple[list, str]] = {
     "width of nothing": (["floor", "X.npy", "--widths", "0", "--lam", 1], "--widths is 0"),
     "half a width": (["compare", "X.npy", "--widths", "2.5", "--lam", 1, "--folder", "out"], "--widths is 2.5"),
     "no sae": (["audit", "X.npy", "--sae", "nowhere", "--lam", 1], "does not exist"),
+    "penalty in words": (["audit", "X.npy", "--sae", "sae", "--lam", "much"], "--lam is 'much'"),
+    "no penalty at all": (["audit", "X.npy", "--sae", "sae", "--lam", 0], "--lam is 0"),
+    "report elsewhere": (["audit", "X.npy", "--sae", "sae", "--report", "no/report.html"], "--report"),
+    "report of another type": (["audit", "X.npy", "--sae", "sae", "--report", "r.pdf"], "type '.pdf'"),
     "another bias": (["audit", "X.npy", "--sae", "sae", "--bias", "none"], "b_dec"),
     "unknown trainer": (
         ["compare", "X.npy", "--widths", 2, "--lam", 1, "--trainer", "x", "--folder", "out"],

@@ -98,7 +98,7 @@ VERBS: dict[str, tuple[str, ...]] = {
     "learn": ("X.npy", "--n-atoms", "2", "--lam", "0.25", "--seed", "0", "--max-steps", "5", "--stationarity", "1e-2",
               "--out", "learned.npz"),
     "floor": ("X.npy", "--widths", "1,2", "--lam", "0.25", "--max-points", "12"),
-    "audit": ("X.npy", "--sae", "nothing", "--lam", "0.25"),
+    "audit": ("X.npy", "--sae", "nothing", "--lam", "0.25", "--report", "report.html"),
     "compare": ("X.npy", "--widths", "2", "--lam", "0.25", "--steps", "2", "--folder", "compared", "--stationarity",
                 "1e-2", "--max-seconds", "3"),
     "study run": ("grid.toml", "--folder", "again", "--n-jobs", "1", "--threads", "1"),

@@ -1,0 +1,98 @@
+"""What :func:`cvxsae.audit` returns: a verdict in words, the ledger, and the parts that were asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from cvxsae.sae.verdict import Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from cvxsae.diagnostics.report import OptimalityReport
+    from cvxsae.sae.account import Accounts
+    from cvxsae.sae.autoencoder import SparseAutoencoder
+    from cvxsae.sae.ledger import LossLedger
+    from cvxsae.sae.measured import Metrics
+
+PARTS = ("metrics", "diagnostics")
+"""What an audit can hold beside its ledger, in the order in which it is computed."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Audit:
+    """An audited SAE. Everything is about the rows given, and about normalized rows where the SAE normalizes.
+
+    Attributes
+    ----------
+    ledger
+        Where the loss goes, line by line.
+    sae
+        What was audited.
+    accounts
+        The codes behind the ledger.
+    metrics
+        The field's metrics for the encoder's codes, exact codes, and exact codes refitted; None if not there.
+    diagnostics
+        What any optimum must satisfy, measured on the SAE's dictionary with exact codes; None if not there. Its
+        features are those of :attr:`features`.
+    missing
+        Parts that were asked for and not begun before ``max_seconds`` had passed.
+    seconds
+        Wall-clock time of every stage, by name.
+    """
+
+    ledger: LossLedger
+    sae: SparseAutoencoder
+    accounts: Accounts = field(repr=False)
+    metrics: Metrics | None = field(default=None, repr=False)
+    diagnostics: OptimalityReport | None = field(default=None, repr=False)
+    missing: tuple[str, ...] = ()
+    seconds: Mapping[str, float] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def verdict(self) -> Verdict:
+        """What to change first, and what it would gain at least and at most."""
+        return Verdict.of(self.ledger)
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """The audit in words, the most important sentence first."""
+        late = ", ".join(self.missing)
+        return (
+            *self.verdict.sentences,
+            *((f"max_seconds passed before all was measured; missing: {late}.",) if late else ()),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON: what :meth:`write_report` puts into ``report.json`` and on its page."""
+        from cvxsae.sae.report.contents import contents
+
+        return contents(self)
+
+    def write_report(self, path: str | Path) -> Path:
+        """Write one page with everything in it, and the same as JSON beside it (``.json`` in place of the suffix).
+
+        The page needs no network and no other file. Needs the extra: ``pip install cvxsae[report]``.
+
+        Returns
+        -------
+        Path
+            The page.
+
+        Raises
+        ------
+        InputError
+            If it cannot be written, or a library is missing.
+        """
+        from cvxsae.sae.report.page import require_report, write_page
+
+        return write_page(self.to_dict(), require_report(path, "path"))
+
+    def __str__(self) -> str:
+        parts = [*self.sentences, str(self.ledger)]
+        parts += [str(part) for part in (self.metrics, self.diagnostics) if part is not None]
+        return "\n".join(parts)

@@ -1,0 +1,220 @@
+"""Tables of what the diagnostics found: worst features and datapoints, absorption, splits, antipodes, residuals."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cvxsae.sae.report.tables import Column, from_frame, table
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from jaxtyping import Int64
+
+    from cvxsae.diagnostics.report import OptimalityReport
+
+LAM = "λ"
+"""Unit of residuals."""
+
+
+def findings(report: OptimalityReport, features: Int64[np.ndarray, " K"], count: int) -> dict[str, Any]:
+    """The first ``count`` rows of every table; ``features`` are the SAE's indices of the report's."""
+    return {
+        "conditions": _conditions(report),
+        "worst_features": _worst_features(report, features, count),
+        "splits": _splits(report, features, count),
+        "absorbed": _pairs(
+            report.absorbed,
+            features,
+            count,
+            "Absorption",
+            "Ordered pairs: the other feature's direction is in this feature's datapoints, and the other is silent "
+            "there (T4). Without labels, resemblance looks the same: cosine and co-firing are there to judge.",
+            (
+                Column("score", "score"),
+                Column("cosine", "cosine"),
+                Column("cofiring", "co-firing", "share"),
+                Column("reverse_cofiring", "reverse co-firing", "share"),
+                Column("carried", "carried"),
+            ),
+        ),
+        "antipodes": _pairs(
+            report.antipodes,
+            features,
+            count,
+            "Dense antipodal pairs",
+            "Two features in opposite directions, both active on more than a tenth of the datapoints.",
+            (
+                Column("cosine", "cosine"),
+                Column("density", "density", "share"),
+                Column("other_density", "other density", "share"),
+                Column("cofiring", "co-firing", "share"),
+                Column("gain", "gain over one atom", unit="per datapoint"),
+            ),
+        ),
+        "duplicates": _pairs(
+            report.duplicates,
+            features,
+            count,
+            "Near duplicates",
+            "Pairs of atoms with a cosine of at least 0.99: exact ones could split (T8).",
+            (Column("cosine", "cosine"), Column("cofiring", "co-firing", "share")),
+        ),
+        "pairs": _pairs(
+            report.pairs,
+            features,
+            count,
+            "Where the co-firing identity fails most",
+            "At a stationary dictionary the cosine of two atoms is the expected one (T4).",
+            (
+                Column("cosine", "cosine"),
+                Column("expected", "expected"),
+                Column("deficit", "difference"),
+                Column("cofiring", "co-firing", "share"),
+            ),
+        ),
+        "longest_residuals": _longest(report, count),
+        "residuals": _residuals(report),
+    }
+
+
+def _conditions(report: OptimalityReport) -> dict[str, Any]:
+    rows = [
+        ["stationarity", report.stationarity, LAM, "largest distance of E[r] from λ times the atom (T3)"],
+        ["bias residual", report.bias_residual, LAM, "length of the mean residual (T3)"],
+        ["identity deficit", report.identity_deficit, "", "largest failure of cosine = expected co-firing (T4)"],
+        ["dual excess", report.dual_excess, "", "by how much the codes miss dual feasibility (T1)"],
+        [
+            "best new atom",
+            float(report.new_atom_gains[0]) if len(report.new_atom_gains) else 0.0,
+            "per datapoint",
+            "lowers the loss by this (T7)",
+        ],
+        ["tolerance", report.tol, LAM, "what counts as zero in these verdicts"],
+    ]
+    return {
+        **table(
+            "Conditions of an optimum",
+            "What every local optimum satisfies, measured on this dictionary with exact codes; zero at an optimum.",
+            (
+                Column("name", "condition", "text"),
+                Column("value", "value"),
+                Column("unit", "unit", "text"),
+                Column("meaning", "meaning", "text"),
+            ),
+            rows,
+        ),
+        "sentences": list(report.objections),
+    }
+
+
+def _worst_features(report: OptimalityReport, features: np.ndarray, count: int) -> dict[str, Any]:
+    frame = report.worst_features(count)
+    frame = frame.assign(at_least=frame["at_least"].clip(lower=0))
+    return from_frame(
+        "Worst features",
+        "Farthest from stationarity for certain: what it is at least, with 95 % confidence, if these rows are a sample "
+        "of others. Features that fire on fewer than ten datapoints come last.",
+        (
+            Column("feature", "feature", "count"),
+            Column("stationarity", "stationarity residual", unit=LAM),
+            Column("at_least", "at least", unit=LAM),
+            Column("standard_error", "standard error", unit=LAM),
+            Column("count", "evidence", "count", "datapoints"),
+            Column("density", "density", "share"),
+            Column("mean_activation", "mean activation"),
+            Column("split_score", "split score"),
+        ),
+        frame.set_axis(_renamed(frame.index, features), axis=0).rename_axis("feature"),
+    )
+
+
+def _renamed(indices: Any, features: np.ndarray) -> np.ndarray:
+    return features[np.asarray(indices, dtype=np.int64)]
+
+
+def _splits(report: OptimalityReport, features: np.ndarray, count: int) -> dict[str, Any]:
+    rows = []
+    for feature, score in report.predicted_splits(count)["split_score"].items():
+        if score > 0:
+            sides = [", ".join(map(str, side.tolist())) for side in report.split_tokens(int(str(feature)), _TOKENS)]
+            rows.append([int(features[int(str(feature))]), score, *sides])
+    return table(
+        "Features that would split first",
+        "By what splitting gains at second order (T8), with the rows that would go either way, strongest first.",
+        (
+            Column("feature", "feature", "count"),
+            Column("score", "split score"),
+            Column("ahead", "rows one way", "text"),
+            Column("back", "rows the other way", "text"),
+        ),
+        rows,
+    )
+
+
+_TOKENS = 5
+"""Rows on each side of a split that are named."""
+
+
+def _pairs(
+    frame: pd.DataFrame,
+    features: np.ndarray,
+    count: int,
+    title: str,
+    about: str,
+    columns: tuple[Column, ...],
+) -> dict[str, Any]:
+    first = frame.head(count).copy()
+    for name in ("feature", "other"):
+        first[name] = _renamed(first[name], features)
+    return from_frame(title, about, (*_PAIR, *columns), first)
+
+
+_PAIR = (Column("feature", "feature", "count"), Column("other", "other", "count"))
+
+
+def _longest(report: OptimalityReport, count: int) -> dict[str, Any]:
+    found = report.statistics
+    order = np.argsort(-found.residual_norms, kind="stable")[:count]
+    active = np.diff(found.codes.codes.indptr)[order]
+    squares = np.maximum(found.residual_norms[order] ** 2, np.finfo(np.float64).tiny)
+    return table(
+        "Worst datapoints",
+        f"The longest residuals at exact codes, the first {len(order)} of {len(found.residual_norms):,}; beyond 1 λ "
+        "more atoms would help (T7). Rows are counted from 0 among those given.",
+        (
+            Column("row", "row", "count"),
+            Column("residual", "residual", unit=LAM),
+            Column("active", "active atoms", "count"),
+            Column("shrinkage", "shrinkage in its square", "share"),
+        ),
+        zip(
+            order.tolist(),
+            (found.residual_norms[order] / found.lam).tolist(),
+            active.tolist(),
+            (found.shrinkage[order] / squares).tolist(),
+            strict=True,
+        ),
+    )
+
+
+def _residuals(report: OptimalityReport) -> dict[str, Any]:
+    held = report.residuals
+    rows = [
+        ["energy", held.energy, "mean squared length, in the units of the data squared"],
+        ["fraction unexplained", held.fraction_unexplained, "of the squared length of x − b"],
+        ["shrinkage share", held.shrinkage_share, "of the energy, explained by which atoms are active alone (T2)"],
+        ["shrinkage ratio", held.shrinkage_ratio, "E‖x̂‖² over E[x̂·(x − b)]: below one by shrinkage"],
+        ["linear in the data", held.vector_r2, "held-out R² of predicting the residual from the datapoint"],
+        ["its length, linear", held.norm_r2, "the same for its length"],
+        ["share above λ", held.share_above_lambda, "of the datapoints, that more atoms would help (T7)"],
+        ["longest", held.longest_ratio, "in units of λ; at most one iff no width could do better (T7)"],
+        ["effective rank", held.effective_rank, "of the second moment of the residuals"],
+    ]
+    return table(
+        "Residuals",
+        "What exact codes of the SAE's dictionary leave.",
+        (Column("name", "measure", "text"), Column("value", "value"), Column("meaning", "meaning", "text")),
+        rows,
+    )

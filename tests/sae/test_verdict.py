@@ -1,0 +1,64 @@
+"""What a ledger says in words: the parts in the right order, and no gain that the ledger does not prove."""
+
+from __future__ import annotations
+
+import pytest
+
+from cvxsae.sae import LossLedger
+from cvxsae.sae.verdict import WORTHWHILE, Verdict
+
+
+def ledger(loss, exact, local, floor, wide, **more):
+    """A ledger with these levels and nothing else of interest."""
+    plain = {
+        "codes_gap": 1e-3, "local_codes_gap": 0.0, "stationarity": 0.0, "bias_residual": None, "wide_gap": 0.0,
+        "floor_theorem": "T14", "improved": True, "bias": "fixed", "n_points": 10, "dim": 2, "n_atoms": 3, "lam": 0.1,
+        "lambda_max": 1.0, "l0": 1.0, "exact_l0": 1.0, "local_l0": 1.0, "dead": 0, "exact_dead": 0,
+        "exact_l0_range": (1.0, 1.0), "local_l0_range": (1.0, 1.0), "exact_dead_range": (0, 0),
+    }  # fmt: skip
+    return LossLedger(loss=loss, exact=exact, local=local, floor=floor, wide=wide, **{**plain, **more})
+
+
+@pytest.mark.parametrize(
+    ("levels", "first"),
+    [
+        ((1.0, 0.8, 0.7, 0.4, 0.3), "encoder"),
+        ((1.0, 0.95, 0.7, 0.4, 0.3), "dictionary"),
+        ((1.0, 0.999, 0.998, 0.4, 0.3), "width"),
+        ((1.0, 0.999, 0.998, 0.997, 0.996), "nothing"),
+        ((0.0, 0.0, 0.0, 0.0, 0.0), "nothing"),
+    ],
+)
+def test_what_gains_most_for_certain_comes_first(levels, first):
+    verdict = Verdict.of(ledger(*levels))
+    assert verdict.first == first
+    assert verdict.sentences[0].startswith(f"Change {'nothing' if first == 'nothing' else f'the {first} first'}")
+    assert len(verdict.sentences) == (1 if first == "nothing" else 3)
+    assert verdict.to_dict()["sentences"] == list(verdict.sentences)
+
+
+def test_gains_are_differences_of_levels_and_certain_on_the_right_side():
+    found = ledger(1.0, 0.8, 0.7, 0.4, 0.3, wide_gap=0.1)
+    verdict = Verdict.of(found)
+    assert verdict.encoder.least == pytest.approx(0.2)
+    assert verdict.encoder.most == pytest.approx(1 - 0.8 * (1 - 1e-3))  # exact codes are exact to a gap
+    assert verdict.dictionary.least == pytest.approx(0.1)
+    assert verdict.dictionary.most == pytest.approx(0.4)
+    assert verdict.width.least == pytest.approx(0.4 - 0.3 / 0.9)  # what is attained by an atom per datapoint
+    assert verdict.width.most == pytest.approx(0.4)
+    assert verdict.everything == pytest.approx(0.7)
+    assert "0.2 (20.0% of the loss)" in verdict.sentences[0]
+
+
+def test_a_gain_below_a_percent_is_nothing():
+    just = WORTHWHILE * 1.0001
+    assert Verdict.of(ledger(1.0, 1 - just, 1 - just, 1 - just, 1 - just)).first == "encoder"
+    less = WORTHWHILE * 0.9
+    assert Verdict.of(ledger(1.0, 1 - less, 1 - less, 1 - less, 1 - less)).first == "nothing"
+
+
+def test_a_ledger_with_a_source_and_notes_prints_them():
+    told = ledger(1.0, 0.8, 0.7, 0.4, 0.3, lam_source="as given", notes=("a note of its own",))
+    assert "lambda 0.1 (as given) = 0.1 lambda_max" in str(told)
+    assert str(told).endswith("note: a note of its own")
+    assert LossLedger.from_dict(told.to_dict()).notes == told.notes
