@@ -12,6 +12,7 @@ from .relaxations.solution import Solution as Solution
 from .relaxations.solution import Status as Status
 from .sae.audit import audit as audit
 from .sae.autoencoder import SparseAutoencoder as SparseAutoencoder
+from .sae.match import match as match
 from .sae.train import train_sae as train_sae
 from .solvers.codes.encode import encode as encode
 from .solvers.codes.paths import code_path as code_path

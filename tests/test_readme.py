@@ -51,6 +51,7 @@ def test_calls_of_the_readme_run(call):
     known |= {"X": X, "lam": lam, "W_dec": X[:5], "b_dec": X.mean(axis=0)}
     known["problem"] = cvxsae.LargeDictionary(X[:6], lam, 1.0) if "path" in call else cvxsae.WideLimit(X, lam)
     known["solution"] = cvxsae.solve(cvxsae.WideLimit(X, lam))
+    known["fit"] = (X[:4], X.mean(axis=0))
     known["sae"] = {"W_enc": X[:4].T, "b_enc": -np.ones(4), "W_dec": X[:4], "b_dec": X.mean(axis=0)}
     for text, small in SMALL.items():
         call = call.replace(text, small)

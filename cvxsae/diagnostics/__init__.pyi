@@ -1,6 +1,9 @@
 from .check import (
     Conditions as Conditions,
 )
+from .matching import (
+    Matching as Matching,
+)
 from .pairs import (
     PairScan as PairScan,
 )

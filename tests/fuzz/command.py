@@ -99,6 +99,8 @@ VERBS: dict[str, tuple[str, ...]] = {
               "--out", "learned.npz"),
     "floor": ("X.npy", "--widths", "1,2", "--lam", "0.25", "--max-points", "12"),
     "audit": ("X.npy", "--sae", "nothing", "--lam", "0.25", "--report", "report.html"),
+    "match": ("D.npy", "two.npz::b", "--data", "X.npy", "--lam", "0.25", "--points", "1", "--draws", "1", "--similar",
+              "0.7", "--folder", "matched"),
     "compare": ("X.npy", "--widths", "2", "--lam", "0.25", "--steps", "2", "--folder", "compared", "--stationarity",
                 "1e-2", "--max-seconds", "3"),
     "study run": ("grid.toml", "--folder", "again", "--n-jobs", "1", "--threads", "1"),

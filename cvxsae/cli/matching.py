@@ -1,0 +1,123 @@
+"""The verb about two dictionaries: what is in both, and whether they are the same optimum."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cvxsae.cli.options import (
+    EMBEDDED,
+    EXIT_CERTIFIED,
+    EXIT_NOT_CERTIFIED,
+    Answer,
+    DataOptions,
+    Lam,
+    TimedOptions,
+    command,
+)
+from cvxsae.errors import InputError
+
+if TYPE_CHECKING:
+    from cvxsae.data.activations import Activations
+
+_HELP = (
+    "A dictionary: a folder of an SAE, a file of arrays (dictionary and bias, or W_dec and b_dec, if it has these), or "
+    "FILE::KEY for one array, atoms as rows."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TwoDictionaries:
+    """Where the two lie."""
+
+    a: Annotated[str, typer.Argument(help=_HELP, metavar="A")]
+    b: Annotated[str, typer.Argument(help="Another.", metavar="B")]
+
+    def load(self) -> tuple[Any, Any]:
+        """Both, as :func:`cvxsae.match` takes them."""
+        return dictionary_of(self.a, "A"), dictionary_of(self.b, "B")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatchingData:
+    """Datapoints to compare values on, if any, and what is done to them first."""
+
+    data: Annotated[
+        str | None, typer.Option("--data", help=f"Datapoints to compare F on: a file, or one of {EMBEDDED}.")
+    ] = None
+    held_out: Annotated[
+        str | None, typer.Option("--held-out", help="File with datapoints that neither dictionary was fitted to.")
+    ] = None
+    rows: Annotated[int | None, typer.Option("--rows", help="Use this many rows of --data, drawn with --seed.")] = None
+    seed: Annotated[int, typer.Option("--seed", help="Seed of --rows, and of the random baselines.")] = 0
+    center: Annotated[bool, typer.Option("--center", help="Subtract the mean of --data first.")] = False
+    scale: Annotated[bool, typer.Option("--scale", help="Scale --data to unit mean-square norm first.")] = False
+
+    def load(self) -> tuple[Activations | None, str | None, list[str]]:
+        """The datapoints, the file of those held out, and sentences on what was done."""
+        if self.data is None:
+            for name, value in (("--rows", self.rows), ("--center", self.center), ("--scale", self.scale)):
+                if value:
+                    raise InputError(f"{name} is about --data, which is not given; pass it.")
+            return None, self.held_out, []
+        if self.held_out is not None and (self.center or self.scale):
+            raise InputError("--center and --scale do not change --held-out; center and scale both files beforehand.")
+        own = ("data", "rows", "seed", "center", "scale")
+        X, notes = DataOptions(**{name: getattr(self, name) for name in own}).load()
+        return X, self.held_out, notes
+
+
+def dictionary_of(text: str, name: str) -> Any:
+    """What a path of the command line holds: an SAE's folder as it is, arrays of a file as dictionary and bias."""
+    from cvxsae.data.files import read_array, read_arrays
+
+    if os.path.isdir(text):  # noqa: PTH112 (never raises)
+        return text
+    if Path(text).suffix not in (".npz", ".safetensors"):
+        return read_array(text, name)
+    held = read_arrays(text, name)
+    for atoms, bias in (("dictionary", "bias"), ("W_dec", "b_dec")):
+        if atoms in held:
+            return (held[atoms], held[bias]) if bias in held else held[atoms]
+    return read_array(text, name)
+
+
+def match_command(
+    dictionaries: TwoDictionaries,
+    data: MatchingData,
+    compute: TimedOptions,
+    lam: Lam = None,
+    similar: Annotated[float | None, typer.Option("--similar", help="Cosine of atoms that are alike.")] = None,
+    draws: Annotated[int | None, typer.Option("--draws", help="Random dictionaries drawn for the baselines.")] = None,
+    points: Annotated[
+        int | None, typer.Option("--points", help="Points between the two at which F is evaluated.")
+    ] = None,
+    folder: Annotated[
+        Path | None, typer.Option("--folder", help="Folder for A.csv and B.csv: what became of each feature.")
+    ] = None,
+) -> Answer:
+    """Match two dictionaries: what is shared, split, merged or new, and whether they are the same optimum."""
+    from cvxsae.data.atomic import make_folder, write_atomically
+    from cvxsae.sae.match import match
+
+    place = None if folder is None else make_folder(folder, "--folder")
+    X, held_out, notes = data.load()
+    chosen: dict[str, Any] = {"similar": similar, "points": points}
+    options = {name: value for name, value in chosen.items() if value is not None}
+    A, B = dictionaries.load()
+    found = match(A, B, X, lam, held_out=held_out, draws=draws, seed=data.seed, **options, **compute.keywords())
+    if place is not None:
+        for which in ("A", "B"):
+            write_atomically(place / f"{which}.csv", found.table(which).to_csv(), "--folder")
+        notes.append(f"tables written to {place}")
+    is_done = found.between is None or found.between.is_complete
+    return Answer(str(found), found.to_dict(), EXIT_CERTIFIED if is_done else EXIT_NOT_CERTIFIED, notes)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb of this file to the command."""
+    command(app, "match")(match_command)
