@@ -16,9 +16,6 @@ from .architecture import (
 from .architecture import (
     TopK as TopK,
 )
-from .autoencoder import (
-    TrainingRecord as TrainingRecord,
-)
 from .chosen_lambda import (
     ChosenLambda as ChosenLambda,
 )
@@ -60,6 +57,12 @@ from .normalization import (
 )
 from .normalization import (
     Whitening as Whitening,
+)
+from .record import (
+    TrainingRecord as TrainingRecord,
+)
+from .self_test import (
+    SelfTest as SelfTest,
 )
 from .sparsity_frontier import (
     frontier as frontier,

@@ -22,6 +22,7 @@ from cvxsae.sae.formats import dictionary_learning, objects, registry, saelens
 from cvxsae.sae.formats.arrays import Asked, named
 from cvxsae.sae.formats.stored import StoredAutoencoder, checked, scale_of
 from cvxsae.sae.normalization import as_it_is
+from cvxsae.sae.self_test import SelfTest, self_test
 from cvxsae.solvers.dictionary.result import DictionaryFit
 
 if TYPE_CHECKING:
@@ -29,34 +30,10 @@ if TYPE_CHECKING:
 
     from cvxsae.data.activations import ActivationsLike
     from cvxsae.sae.normalization import Normalization, Undo
+    from cvxsae.sae.record import TrainingRecord
 
 _BLOCK_ENTRIES = 2**22
 """Most entries of a dense block of activations: 32 MB in float64."""
-
-
-@dataclass(frozen=True)
-class TrainingRecord:
-    """The state of training after ``step`` steps.
-
-    Attributes
-    ----------
-    step
-        Optimizer steps done.
-    seconds
-        Wall-clock time so far.
-    loss
-        Mean of the training batches' losses since the last record, in units of (P), with the full λ.
-    l0
-        Mean active features per datapoint, over the same batches.
-    dead
-        Features that fired on none of them.
-    """
-
-    step: int
-    seconds: float
-    loss: float
-    l0: float
-    dead: int
 
 
 @computes
@@ -170,6 +147,25 @@ class SparseAutoencoder:
         """
         decoder, b = (torch.from_numpy(part.astype(np.float64)) for part in (self.W_dec, self.b_dec))
         return torch.cat([undo(codes @ decoder + b) for codes, undo in self._encoded(self._accepted(X))]).numpy()
+
+    def self_test(self, X: ActivationsLike) -> SelfTest:
+        """Try whether it reconstructs some of these datapoints, and if not, what is likely wrong.
+
+        It fails where the fraction of variance unexplained is above 1 (their mean is better), or no code or every code
+        is active. Then the usual causes are tried one by one and together: ``b_dec`` applied twice or not at all, a
+        transposed decoder where K = d, a missing scale, a missing normalization; that with the lowest FVU is named.
+
+        Parameters
+        ----------
+        X
+            Datapoints (N, d), as the model has them: at most 512 of them, evenly spaced, are tried.
+
+        Raises
+        ------
+        InputError
+            For data that cannot be used or of another dimension.
+        """
+        return self_test(self, self._accepted(X))
 
     def normalized(self, X: ActivationsLike) -> Activations:
         """The data that its dictionary is about, (N, d): ``X`` itself unless the SAE normalizes it first.

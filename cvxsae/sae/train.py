@@ -17,7 +17,8 @@ from cvxsae.parallel.context import Compute, Run, Seeded, keywords
 from cvxsae.parallel.group import all_rows
 from cvxsae.parallel.threads import threads_for_cost
 from cvxsae.relaxations.convex.wide_limit import WideLimit
-from cvxsae.sae.autoencoder import SparseAutoencoder, TrainingRecord
+from cvxsae.sae.autoencoder import SparseAutoencoder
+from cvxsae.sae.record import TrainingRecord
 from cvxsae.solvers.floors.search import solved_wide_limit
 
 if TYPE_CHECKING:

@@ -120,10 +120,10 @@ def _probed(value: Any, where: str) -> StoredAutoencoder:
         guess for guess in _guesses(value, decoder, where) if _agree(guess.codes(x, b_enc, b_dec, norms), codes, dtype)
     ]
     if not fitting or not _agree(codes @ decoder + b_dec, back, dtype):
-        what = "decode is not codes times W_dec plus b_dec" if fitting else "encode is that of no known architecture"
+        what = "decodes other than codes times W_dec plus b_dec" if fitting else "encodes as no known architecture does"
         raise InputError(
-            f"{where} has an {what}, on random datapoints; pass its arrays to SparseAutoencoder.from_arrays, with "
-            "activation and subtract_bias."
+            f"{where} {what}, on random datapoints; pass its arrays to SparseAutoencoder.from_arrays, with activation "
+            "and subtract_bias, if they say what it is."
         )
     if not bool((codes > 0).any()):
         raise InputError(f"{where} has no active code on random datapoints, which tells nothing of its encoder.")

@@ -1,0 +1,186 @@
+"""Files that sae-lens itself wrote, and SAEs that it has in memory, against its own forward pass."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from cvxsae import SparseAutoencoder
+from tests.sae.formats.cases import DTYPES, NORMALIZATIONS
+from tests.sae.formats.reference import SCALE, D, K, data, weights
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # of the library, and of what it imports
+    sae_lens = pytest.importorskip("sae_lens", reason="sae-lens is not installed (pip install cvxsae[saelens])")
+
+X = torch.from_numpy(data())
+SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
+    "standard": ("Standard", {}),
+    "standard, b_dec added only": ("Standard", {"apply_b_dec_to_input": False}),
+    "topk": ("TopK", {"k": 3}),
+    "topk, rescaled": ("TopK", {"k": 3, "rescale_acts_by_decoder_norm": True}),
+    "jumprelu": ("JumpReLU", {}),
+    "gated": ("Gated", {}),
+}
+TRAINED: dict[str, tuple[str, dict[str, Any]]] = {
+    "standard": ("StandardTraining", {"l1_coefficient": 3.0}),
+    "topk": ("TopKTraining", {"k": 3}),
+    "jumprelu": ("JumpReLUTraining", {}),
+    "gated": ("GatedTraining", {"l1_coefficient": 3.0}),
+    "batchtopk": ("BatchTopKTraining", {"k": 2.5}),
+    "batchtopk, not rescaled": ("BatchTopKTraining", {"k": 2.5, "rescale_acts_by_decoder_norm": False}),
+    "matryoshka_batchtopk": ("MatryoshkaBatchTopKTraining", {"k": 3, "matryoshka_widths": [4, K]}),
+}
+
+
+def made(kind: str, dtype: str, settings: dict[str, Any]) -> Any:
+    """An SAE of the library with the arrays of the tests."""
+    config = getattr(sae_lens, f"{kind}SAEConfig")(d_in=D, d_sae=K, dtype=dtype, **settings)
+    sae, a = getattr(sae_lens, f"{kind}SAE")(config), weights(DTYPES.get(dtype, torch.float64))
+    with torch.no_grad():
+        for name, part in [*sae.named_parameters(), *sae.named_buffers()]:
+            part.copy_(torch.tensor(a[name]))
+    return sae
+
+
+def scaler(normalize: str, folder: Path) -> Any:
+    """What the library's trainer does to data, written as its checkpoints have it."""
+    from sae_lens.training.activation_scaler import ActivationScaler, ActivationWhitening
+
+    found, a = ActivationScaler(), weights()
+    if normalize == "expected_average_only_in":
+        found.scaling_factor = SCALE
+    if normalize == "covariance_whitening":
+        found.whitening = ActivationWhitening(*(torch.tensor(a[n]) for n in ("mean", "matrix", "inverse_matrix")))
+    found.save(str(folder / "activation_scaler.json"))
+    return found
+
+
+def theirs(sae: Any, x: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Codes for unit-norm atoms, and reconstructions, by the library."""
+    with torch.no_grad():
+        codes = sae.encode(x)
+        back = sae.decode(codes)
+        if not getattr(sae.cfg, "rescale_acts_by_decoder_norm", False):
+            codes = codes * sae.W_dec.norm(dim=1)
+    return codes.double().numpy(), back.double().numpy()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("normalize", NORMALIZATIONS)
+@pytest.mark.parametrize("name", SETTINGS)
+def test_its_files_are_read_as_it_encodes(name: str, normalize: str, dtype: str, tmp_path: Path):
+    kind, settings = SETTINGS[name]
+    made(kind, dtype, {**settings, "normalize_activations": normalize}).save_model(tmp_path)
+    scale = scaler(normalize, tmp_path)
+    sae = SparseAutoencoder.load(tmp_path)
+    in_float64 = sae_lens.SAE.load_from_disk(tmp_path, dtype="float64")  # the same numbers, without rounding
+    codes, back = theirs(in_float64, scale(X))
+    units = SCALE if normalize == "expected_average_only_in" else 1.0  # ours are for the data as they are
+    np.testing.assert_allclose(units * sae.encode(X.numpy()).toarray(), codes, atol=1e-10)
+    np.testing.assert_allclose(sae.reconstruct(X.numpy()), scale.unscale(torch.tensor(back)).numpy(), atol=1e-10)
+    assert_within_precision(sae, sae_lens.SAE.load_from_disk(tmp_path), scale(X), codes)
+
+
+def assert_within_precision(sae: SparseAutoencoder, library: Any, x: torch.Tensor, ours: np.ndarray) -> None:
+    """In its own precision it says the same, but for codes within rounding of their threshold or rank."""
+    eps = torch.finfo(library.dtype).eps
+    codes, _ = theirs(library, x.to(library.dtype))
+    off = np.abs(codes - ours) > 20 * eps * np.abs(ours).max()
+    assert off.mean() <= (0 if eps < 1e-6 else 0.02), (off.mean(), sae)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", TRAINED)
+def test_what_its_training_classes_save_is_read_as_they_encode_after_training(name: str, dtype: str, tmp_path: Path):
+    kind, settings = TRAINED[name]
+    training = made(kind, dtype, settings)
+    training.save_model(tmp_path / "checkpoint")
+    checkpoint = SparseAutoencoder.load(tmp_path / "checkpoint")
+    made(kind, "float64", settings).save_inference_model(tmp_path / "exact")  # folds norms without rounding
+    inference = SparseAutoencoder.load(tmp_path / "exact")
+    codes, back = theirs(sae_lens.SAE.load_from_disk(tmp_path / "exact"), X)
+    np.testing.assert_allclose(inference.encode(X.numpy()).toarray(), codes, atol=1e-10)
+    np.testing.assert_allclose(inference.reconstruct(X.numpy()), back, atol=1e-10)
+    if dtype == "float32":  # a checkpoint is the same SAE, before the library folds norms into it
+        np.testing.assert_allclose(checkpoint.reconstruct(X.numpy()), back, atol=1e-4)
+    training.save_inference_model(tmp_path / "final")
+    SparseAutoencoder.load(tmp_path / "final")
+
+
+@pytest.mark.parametrize("name", [*SETTINGS, *TRAINED])
+def test_an_sae_in_memory_is_read_as_its_file_and_not_changed(name: str, tmp_path: Path):
+    kind, settings = {**TRAINED, **SETTINGS}[name]
+    live = made(kind, "float32", settings)
+    before = copy.deepcopy(live.state_dict())
+    live.save_model(tmp_path)
+    from_file, from_memory = SparseAutoencoder.load(tmp_path), SparseAutoencoder.from_object(live)
+    np.testing.assert_array_equal(from_memory.encode(X.numpy()).toarray(), from_file.encode(X.numpy()).toarray())
+    assert from_memory.trainer == from_file.trainer
+    for key, value in live.state_dict().items():
+        assert torch.equal(value, before[key])
+
+
+@pytest.mark.parametrize("normalize", ["none", "layer_norm", "constant_norm_rescale"])
+@pytest.mark.parametrize("name", SETTINGS)
+def test_what_we_save_encodes_the_same_there(name: str, normalize: str, tmp_path: Path):
+    kind, settings = SETTINGS[name]
+    made(kind, "float32", {**settings, "normalize_activations": normalize}).save_model(tmp_path / "theirs")
+    sae = SparseAutoencoder.load(tmp_path / "theirs")
+    back = sae_lens.SAE.load_from_disk(sae.save(tmp_path / "ours"))
+    assert back.cfg.architecture() == sae_lens.SAE.load_from_disk(tmp_path / "theirs").cfg.architecture()
+    codes, decoded = theirs(back, X.float())
+    np.testing.assert_allclose(codes, sae.encode(X.numpy()).toarray(), atol=1e-5)
+    np.testing.assert_allclose(decoded, sae.reconstruct(X.numpy()), atol=1e-5)
+
+
+def test_metadata_and_hook_z_survive_there(tmp_path: Path):
+    metadata = sae_lens.saes.sae.SAEMetadata(hook_name="blocks.0.attn.hook_z", custom={"a": [1]})
+    made("Standard", "float32", {"metadata": metadata, "reshape_activations": "hook_z"}).save_model(tmp_path / "theirs")
+    back = sae_lens.SAE.load_from_disk(SparseAutoencoder.load(tmp_path / "theirs").save(tmp_path / "ours"))
+    assert back.cfg.reshape_activations == "hook_z"
+    assert back.cfg.metadata.custom == {"a": [1]}
+    assert back.cfg.metadata.hook_name == "blocks.0.attn.hook_z"
+
+
+def test_what_it_has_no_name_for_it_refuses(tmp_path: Path):
+    from cvxsae.sae import LayerNorm, TanhReLU
+
+    a = weights()
+    arrays: dict[str, Any] = {name: a[name] for name in ("W_enc", "b_enc", "W_dec", "b_dec")}
+    for index, sae in enumerate(
+        (
+            SparseAutoencoder(**arrays, activation=TanhReLU()),
+            SparseAutoencoder(**arrays, normalization=LayerNorm(ddof=0)),
+        )
+    ):
+        with pytest.raises((KeyError, ValueError)):
+            sae_lens.SAE.load_from_disk(sae.save(tmp_path / str(index)))
+        assert np.array_equal(
+            SparseAutoencoder.load(tmp_path / str(index)).reconstruct(X.numpy()), sae.reconstruct(X.numpy())
+        )
+
+
+@pytest.mark.parametrize("kind", ["AbsTopK", "MatchingPursuit", "Temporal", "Transcoder", "JumpReLUSkipTranscoder"])
+def test_what_cannot_be_represented_is_refused_by_name(kind: str, tmp_path: Path):
+    from tests.helpers.sentences import rejects
+
+    more: dict[str, Any] = {"d_out": D, "apply_b_dec_to_input": False} if "Transcoder" in kind else {}
+    if kind == "Temporal":
+        more = {"n_heads": 1, "bottleneck_factor": 1, "kval_topk": 2}
+    name = kind if "Transcoder" in kind else f"{kind}SAE"
+    config = getattr(sae_lens, f"{name}Config")(d_in=D, d_sae=K, **more)
+    sae = getattr(sae_lens, name)(config)
+    sae.save_model(tmp_path)
+    with rejects("the SAE in .* cannot be read"):
+        SparseAutoencoder.load(tmp_path)
+    with rejects("the .* cannot be read"):
+        SparseAutoencoder.from_object(sae)
