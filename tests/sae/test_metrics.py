@@ -289,26 +289,30 @@ def test_dictionary_learning_says_the_same():
             codes = torch.from_numpy(Z)
             return codes @ torch.from_numpy(SAE.W_dec) + torch.from_numpy(SAE.b_dec), codes
 
-    theirs = evaluation.evaluate(Dictionary(), iter([torch.from_numpy(X)]))
+    numbers = evaluation.evaluate(Dictionary(), iter([torch.from_numpy(X)]))
     ours = metrics(X, SAE, compat="dictionary-learning")["encoder"].compat
-    for name, number in theirs.items():
+    for name, number in numbers.items():
         np.testing.assert_allclose(ours[name], number, rtol=1e-6, err_msg=name)
 
 
-def test_saelens_says_the_same():
-    evals = pytest.importorskip("sae_lens.evals", reason="compares with sae-lens")
+def theirs(module: Any, **more: Any) -> tuple[dict[str, float], dict[str, list[float]]]:
+    """What the evaluation of SAELens, or of SAEBench, says of the SAE's codes, in a language model that is none."""
     codes, data = torch.from_numpy(Z)[None], torch.from_numpy(X)[None]
-    sae = SimpleNamespace(
-        cfg=SimpleNamespace(metadata=SimpleNamespace(hook_name="hook", hook_head_index=None), d_sae=K),
-        device="cpu",
-        encode=lambda x: codes,
-        decode=lambda z: z @ torch.from_numpy(SAE.W_dec) + torch.from_numpy(SAE.b_dec),
-    )
-    theirs, per_feature = evals.get_sparsity_and_variance_metrics(
-        sae=sae,
+    metadata = SimpleNamespace(hook_name="hook", hook_head_index=None, hook_layer=0)
+    numbers: tuple[dict[str, float], dict[str, list[float]]] = module.get_sparsity_and_variance_metrics(
+        sae=SimpleNamespace(
+            cfg=SimpleNamespace(**vars(metadata), metadata=metadata, d_sae=K),
+            device="cpu",
+            encode=lambda x: codes,
+            decode=lambda z: z @ torch.from_numpy(SAE.W_dec) + torch.from_numpy(SAE.b_dec),
+        ),
         model=SimpleNamespace(run_with_cache=lambda *a, **k: (None, {"hook": data})),
-        activation_store=SimpleNamespace(get_batch_tokens=lambda n: torch.zeros((1, N), dtype=torch.long)),
-        activation_scaler=SimpleNamespace(scale=lambda x: x, unscale=lambda x: x),
+        activation_store=SimpleNamespace(
+            get_batch_tokens=lambda n=1: torch.zeros((1, N), dtype=torch.long),
+            apply_norm_scaling_factor=lambda x: x,
+            unscale=lambda x: x,
+            normalize_activations="none",
+        ),
         n_batches=1,
         compute_l2_norms=True,
         compute_sparsity_metrics=True,
@@ -316,29 +320,47 @@ def test_saelens_says_the_same():
         compute_featurewise_density_statistics=True,
         eval_batch_size_prompts=1,
         model_kwargs={},
+        **more,
     )
+    return numbers
+
+
+SHARED = ("mse", "cossim", "l2_ratio", "relative_reconstruction_bias", "l0", "l1")
+
+
+def test_saelens_says_the_same():
+    evals = pytest.importorskip("sae_lens.evals", reason="compares with sae-lens")
+    numbers, per_feature = theirs(evals, activation_scaler=SimpleNamespace(scale=lambda x: x, unscale=lambda x: x))
     found = metrics(X, SAE, compat="saelens-legacy")
     ours, right = found["encoder"].compat, found["encoder"]
-    np.testing.assert_allclose(ours["explained_variance"], theirs["explained_variance_legacy"], rtol=1e-6)
-    for name in ("mse", "cossim", "l2_ratio", "relative_reconstruction_bias", "l0", "l1"):
-        np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-6, err_msg=name)
-    np.testing.assert_allclose(right["explained_variance"], theirs["explained_variance"], rtol=1e-6)
-    np.testing.assert_allclose(right["mse"], theirs["mse"], rtol=1e-6)
+    np.testing.assert_allclose(ours["explained_variance"], numbers["explained_variance_legacy"], rtol=1e-6)
+    for name in SHARED:
+        np.testing.assert_allclose(ours[name], numbers[name], rtol=1e-6, err_msg=name)
+    np.testing.assert_allclose(right["explained_variance"], numbers["explained_variance"], rtol=1e-6)
+    np.testing.assert_allclose(right["mse"], numbers["mse"], rtol=1e-6)
     densities = found.features()["encoder: density"]
     np.testing.assert_allclose(densities, per_feature["feature_density"], rtol=1e-6)
 
 
+def test_saebench_says_the_same():
+    core = pytest.importorskip("sae_bench.evals.core.main", reason="compares with sae-bench")
+    numbers, _ = theirs(core, ignore_tokens=set())
+    ours = metrics(X, SAE, compat="saebench")["encoder"].compat
+    for name in (*SHARED, "explained_variance", "explained_variance_legacy"):
+        np.testing.assert_allclose(ours[name], numbers[name], rtol=1e-6, err_msg=name)
+
+
 def test_overcomplete_says_the_same():
-    theirs = pytest.importorskip("overcomplete.metrics", reason="compares with overcomplete")
+    library = pytest.importorskip("overcomplete.metrics", reason="compares with overcomplete")
     R, codes = torch.from_numpy(Z @ SAE.W_dec + SAE.b_dec), torch.from_numpy(Z)
     ours = metrics(X, SAE, compat="overcomplete")["encoder"].compat
     expected = {
-        "r2_score": theirs.r2_score(torch.from_numpy(X), R),
-        "avg_l2_loss": theirs.avg_l2_loss(torch.from_numpy(X), R),
-        "relative_avg_l2_loss": theirs.relative_avg_l2_loss(torch.from_numpy(X), R),
-        "l0": theirs.l0(codes),
-        "l0_eps": theirs.l0_eps(codes),
-        "dead_codes": theirs.dead_codes(codes).mean(),
+        "r2_score": library.r2_score(torch.from_numpy(X), R),
+        "avg_l2_loss": library.avg_l2_loss(torch.from_numpy(X), R),
+        "relative_avg_l2_loss": library.relative_avg_l2_loss(torch.from_numpy(X), R),
+        "l0": library.l0(codes),
+        "l0_eps": library.l0_eps(codes),
+        "dead_codes": library.dead_codes(codes).mean(),
     }
     for name, number in expected.items():
         np.testing.assert_allclose(ours[name], float(number), rtol=1e-6, err_msg=name)

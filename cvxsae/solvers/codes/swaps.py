@@ -170,9 +170,10 @@ def pursue(supports: Supports, atoms: Atoms, run: Run) -> Supports:
     rows = (supports.has_room & ~supports.closed).nonzero().ravel()
     while len(rows) and not run.is_late:
         some = supports.rows(rows)
-        correlations = some.residual(atoms) @ atoms.rows.T
-        taken = torch.where(some.held, some.index, atoms.n)
-        correlations = torch.nn.functional.pad(correlations, (0, 1)).scatter_(1, taken, -torch.inf)[:, :-1]
+        residual = some.residual(atoms)
+        correlations = residual @ atoms.rows.T
+        taken, places = some.held.nonzero(as_tuple=True)
+        correlations[taken, some.index[taken, places]] = -torch.inf
         most, best = correlations.max(dim=1)
         open_ = most > ROUNDING * torch.linalg.vector_norm(some.x, dim=1)
         place = some.held.to(torch.int8).argmin(dim=1, keepdim=True)
@@ -182,7 +183,7 @@ def pursue(supports: Supports, atoms: Atoms, run: Run) -> Supports:
             index=some.index.scatter(1, place, torch.where(adds, best[:, None], some.index.gather(1, place))),
             held=some.held.scatter(1, place, adds),
         ).refitted(atoms)
-        gained = some.errors(atoms) - grown.errors(atoms) > ROUNDING * some.scale
+        gained = residual.square().sum(dim=1) / 2 - grown.errors(atoms) > ROUNDING * some.scale
         grown = replace(grown, closed=~(open_ & gained), done=~(open_ & gained))
         worse = (~gained).nonzero().ravel()
         grown = grown.updated(worse, replace(some, closed=grown.closed, done=grown.done).rows(worse))
@@ -249,19 +250,20 @@ def pair_gains(some: Supports, atoms: Atoms) -> tuple[Float64[torch.Tensor, "n m
     They are where the Gram matrix of the support is far from singular.
     """
     members = atoms.rows[some.index] * some.held[:, :, None]
-    inverse, singular = gram_inverses(members, some.held)
-    products = torch.where(some.held[:, :, None], atoms.products(some.index), 0.0)
+    inverse, singular = gram_inverses(members, some.held)  # zero where no atom is held, and so are the rows of W
+    products = atoms.products(some.index)
     W = torch.bmm(inverse, products)
-    outside = 1 - (products * W).sum(dim=1, keepdim=True)
+    outside = 1 - products.mul_(W).sum(dim=1, keepdim=True)
     h = torch.where(some.held, inverse.diagonal(dim1=1, dim2=2), 1.0)[:, :, None]
     z = some.z[:, :, None]
-    correlations = (some.residual(atoms) @ atoms.rows.T)[:, None] + z / h * W
-    distance = outside + W.square() / h
-    gains = (correlations.square() / distance.clamp(min=IN_SPAN) - z.square() / h) / 2
+    distance = torch.square(W, out=products).div_(h).add_(outside)
+    correlations = W.mul_(z / h).add_((some.residual(atoms) @ atoms.rows.T)[:, None])
     left = some.z[:, None] - z / h * inverse  # codes of the others once an atom has left
-    turns = ((left < 0) & some.held[:, None] & ~torch.eye(left.shape[1], dtype=torch.bool, device=left.device)).any(
-        dim=2
-    )
-    possible = some.held[:, :, None] & ((correlations > 0) | turns[:, :, None]) & (distance > IN_SPAN)
-    taken = torch.zeros_like(possible[:, 0]).scatter_(1, torch.where(some.held, some.index, 0), some.held)
-    return torch.where(possible & ~taken[:, None], gains, -torch.inf), ~singular
+    others = some.held[:, None] & ~torch.eye(left.shape[1], dtype=torch.bool, device=left.device)
+    turns = ((left < 0) & others).any(dim=2)[:, :, None]
+    impossible = (distance <= IN_SPAN) | ((correlations <= 0) & ~turns) | ~some.held[:, :, None]
+    gains = correlations.square_().div_(distance.clamp_(min=IN_SPAN)).sub_(z.square() / h).div_(2)
+    gains.masked_fill_(impossible, -torch.inf)
+    rows, places = some.held.nonzero(as_tuple=True)
+    gains[rows, :, some.index[rows, places]] = -torch.inf  # atoms that are there already
+    return gains, ~singular
