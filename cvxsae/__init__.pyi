@@ -22,7 +22,7 @@ from .solvers.convex.large.path import large_path as large_path
 from .solvers.convex.solve import solve as solve
 from .solvers.dictionary.learn import grow as grow
 from .solvers.dictionary.learn import learn_dictionary as learn_dictionary
-from .solvers.dictionary.shrink import dictionary_path as dictionary_path
+from .solvers.dictionary.path import dictionary_path as dictionary_path
 from .solvers.dictionary.shrink import shrink as shrink
 from .solvers.floors.search import width_floor as width_floor
 from .study.compare import compare as compare

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -25,8 +24,8 @@ if TYPE_CHECKING:
     from cvxsae.data.activations import Activations
 
 _HELP = (
-    "A dictionary: a folder of an SAE, a file of arrays (dictionary and bias, or W_dec and b_dec, if it has these), or "
-    "FILE::KEY for one array, atoms as rows."
+    "A dictionary: a folder or file of an SAE, a file with dictionary and bias (or W_dec and b_dec), or one array with "
+    "atoms as rows: a .npy file, or FILE::KEY."
 )
 
 
@@ -72,18 +71,19 @@ class MatchingData:
 
 
 def dictionary_of(text: str, name: str) -> Any:
-    """What a path of the command line holds: an SAE's folder as it is, arrays of a file as dictionary and bias."""
+    """What a path of the command line holds: arrays of a file as dictionary and bias; where an SAE lies, the path."""
     from cvxsae.data.files import read_array, read_arrays
 
-    if os.path.isdir(text):  # noqa: PTH112 (never raises)
-        return text
-    if Path(text).suffix not in (".npz", ".safetensors"):
+    file, _, key = text.partition("::")
+    if key or Path(file).suffix == ".npy":
         return read_array(text, name)
+    if Path(file).suffix not in (".npz", ".safetensors"):
+        return text
     held = read_arrays(text, name)
-    for atoms, bias in (("dictionary", "bias"), ("W_dec", "b_dec")):
-        if atoms in held:
+    for atoms, bias, encoder in (("dictionary", "bias", ""), ("W_dec", "b_dec", "W_enc")):
+        if atoms in held and encoder not in held:
             return (held[atoms], held[bias]) if bias in held else held[atoms]
-    return read_array(text, name)
+    return read_array(text, name) if len(held) == 1 else text
 
 
 def match_command(

@@ -20,6 +20,7 @@ from cvxsae.errors import InputError, in_short
 from cvxsae.parallel.context import Compute, Run, Seeded, keywords
 from cvxsae.parallel.group import all_rows
 from cvxsae.sae.autoencoder import SparseAutoencoder
+from cvxsae.sae.formats.objects import is_one
 from cvxsae.sae.given import as_autoencoder
 from cvxsae.solvers.codes.encode import relative_gap_asked
 from cvxsae.solvers.dictionary.result import DictionaryFit
@@ -75,9 +76,9 @@ def match(
     ----------
     A, B
         Dictionaries: arrays (K, d) with atoms of any norm but zero, or pairs of such an array and a bias (d,); a
-        :class:`~cvxsae.SparseAutoencoder`, its arrays by name, or a folder that holds one; or what
-        :func:`~cvxsae.learn_dictionary` returned. Atoms of norm zero of an SAE are left out; the others keep their
-        indices. The numbers of atoms may differ.
+        :class:`~cvxsae.SparseAutoencoder`, one of another library, its arrays by name, or a path where one lies
+        (:meth:`~cvxsae.SparseAutoencoder.load`); or what :func:`~cvxsae.learn_dictionary` returned. Atoms of norm zero
+        of an SAE are left out; the others keep their indices. The numbers of atoms may differ.
     X
         Datapoints (N, d) on which to compare F, for instance those that both were fitted to. None: cosines only.
     lam
@@ -171,8 +172,8 @@ class _Given:
         """Whatever it is."""
         if isinstance(value, DictionaryFit):
             return cls(Placed(np.array(value.dictionary), np.array(value.bias)), np.arange(value.n_atoms), 0, value.lam)
-        if isinstance(value, SparseAutoencoder | Mapping | str | Path):
-            model = as_autoencoder(value)
+        if isinstance(value, SparseAutoencoder | Mapping | str | Path) or is_one(value):
+            model = as_autoencoder(value, "match")
             live = np.flatnonzero(model.atom_norms > 0)
             if not len(live):
                 raise InputError(f"{name} has only atoms of norm 0; pass a dictionary that has been trained.")

@@ -51,9 +51,9 @@ def main() -> int:
                 if not found.is_fine:
                     print(f"{found.store}, {found.fault}: {found.outcome}: {found.details}", file=sys.stderr)
     counts = collections.Counter((one.store, one.fault, one.outcome, one.is_fine) for one in judged)
-    print(f"{'store':<12}{'fault':<28}{'outcome':<36}{'count':>6}  verdict")
+    print(f"{'store':<17}{'fault':<28}{'outcome':<36}{'count':>6}  verdict")
     for (store, fault, outcome, is_fine), count in sorted(counts.items()):
-        print(f"{store:<12}{fault:<28}{outcome:<36}{count:>6}  {'fine' if is_fine else 'WRONG'}")
+        print(f"{store:<17}{fault:<28}{outcome:<36}{count:>6}  {'fine' if is_fine else 'WRONG'}")
     wrong = sum(not one.is_fine for one in judged)
     print(f"{len(judged)} trials (seed {asked.seed}): {len(judged) - wrong} fine, {wrong} wrong")
     return 1 if wrong or not judged else 0

@@ -10,7 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from cvxsae import LargeDictionary, ScaleStudy, Status, certify, compare, encode, large_path, learn_dictionary
+from cvxsae import (
+    LargeDictionary,
+    ScaleStudy,
+    Status,
+    certify,
+    compare,
+    dictionary_path,
+    encode,
+    large_path,
+    learn_dictionary,
+)
 from cvxsae.data.archive import RECORD, write_npz
 from cvxsae.data.atomic import write_atomically
 from cvxsae.data.synthetic import sparse_features
@@ -76,6 +86,19 @@ def _path(folder: Path) -> Numbers:
     }
 
 
+def _dictionaries(folder: Path) -> Numbers:
+    from cvxsae.solvers.dictionary import checkpoint
+
+    checkpoint.SECONDS = 0.0  # every step is kept
+    fits = dictionary_path(_points(60), 3, [0.4, 0.2], stationarity=1e-2, folder=folder)
+    assert not any(certify(fit).objections for fit in fits)
+    return {
+        "ended": fits[-1].status.name,
+        "value": [fit.value for fit in fits],
+        "dictionaries": [fit.dictionary for fit in fits],
+    }
+
+
 def _study(folder: Path) -> Numbers:
     study = ScaleStudy(
         folder=folder,
@@ -104,6 +127,7 @@ def _compare(folder: Path) -> Numbers:
 KINDS = (
     Kind("encode", _encode, "rows-*.npz", 10 * TOL),
     Kind("large_path", _path, "point-*.npz", 2e-2),
+    Kind("dictionary_path", _dictionaries, "*.npz", 1e-6),
     Kind("study", _study, "cells/*.npz", 1e-6),
     Kind("learn", _learn, "state*.npz", 1e-6, rewrites=True),
     Kind("compare", _compare, "study/cells/*.npz", 1e-6, trains=True),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from cvxsae.errors import InputError
 from cvxsae.parallel.context import Run
 from cvxsae.relaxations.candidate import Candidate
 from cvxsae.relaxations.joint.joint import JointProblem
+from cvxsae.relaxations.linalg import EPS
 from cvxsae.relaxations.problem import Problem
 from cvxsae.relaxations.solution import Solution, Status, relative_gap
 from cvxsae.solvers.codes.result import Codes
@@ -29,6 +31,9 @@ FINAL_TOL = 1e-9
 
 GLOBAL_TOL = 1e-9
 """A value this close to the lower bound, relative, is a global optimum."""
+
+ROUNDING = 4 * EPS
+"""How far the norm of an atom that was scaled to 1 may be from it."""
 
 SOLVER = "dictionary"
 """The algorithm's name."""
@@ -115,19 +120,37 @@ class DictionaryFit(Solution):
         missing = {"dictionary", "bias", "stationarity_target"} - set(held)
         if missing:
             raise InputError(f"path {str(path)!r} holds no {min(missing)}; pass a file that DictionaryFit.save wrote.")
-        atoms = tensors.unit_rows(held["dictionary"], "dictionary", problem.dim)[0].cpu()
+        run = Run(is_outermost=False, seed=int(held.get("seed", 0)))
+        target = float(held["stationarity_target"])
+        try:
+            return cls.judged(problem, held, run, status=Status.STATIONARY, target=target)
+        except ValueError as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"path {str(path)!r} does not fit the problem: {error}") from None
+
+    @classmethod
+    def judged(
+        cls, problem: JointProblem, held: Mapping[str, Any], run: Run, *, status: Status, target: float
+    ) -> DictionaryFit:
+        """A fit of these arrays: data are coded and every number is computed anew.
+
+        Codes among the arrays are where coding starts. The status is believed only as far as the numbers bear it out.
+        """
+        atoms, norms = tensors.unit_rows(held["dictionary"], "dictionary", problem.dim)
+        if bool(((norms - 1).abs() <= ROUNDING).all()):  # of norm 1 already: the same bit for bit
+            atoms = torch.tensor(np.asarray(held["dictionary"], np.float64))
         bias = Bias.fixed(held["bias"], problem.dim, "pass a file that DictionaryFit.save wrote")
         objections = problem.objections(Candidate(bias=held["bias"], dictionary=held["dictionary"]))
         if objections:
-            raise InputError(f"path {str(path)!r} does not fit the problem: {objections[0]}")
-        run = Run(is_outermost=False, seed=int(held.get("seed", 0)))
+            raise ValueError(objections[0])
         evaluator = Evaluator(problem, summarize(problem, run), run)
-        offset = bias.vector_or_zeros(problem.dim) - evaluator.summary.origin
+        offset = _offset(bias.vector_or_zeros(problem.dim), evaluator.summary.origin.cpu()).to(run.device)
+        atoms = atoms.to(run.device)
         warm = held.get("codes")
         is_fitting = isinstance(warm, sp.csr_array) and warm.shape == (problem.n_points, problem.n_atoms)
         encoding = evaluator.encode_all(atoms, offset, warm if is_fitting else None, FINAL_TOL)
-        target = float(held["stationarity_target"])
-        return judge_fit(evaluator, atoms, offset, encoding, Status.STATIONARY, target)
+        return judge_fit(evaluator, atoms, offset, encoding, status, target)
 
     def save(self, path: str | Path) -> Path:
         """Write dictionary, bias, codes and what was claimed of them to a ``.npz`` or ``.safetensors`` file."""
@@ -191,6 +214,15 @@ class DictionaryFit(Solution):
             f"{self.n_atoms} atoms, λ {self.lam:.4g}, value {self.value:.6g}, lower bound {self.lower_bound:.6g}, "
             f"stationarity {self.worst_stationarity:.1e}, L0 {self.encoding.l0:.1f}, {self.status.name.lower()}"
         )
+
+
+def _offset(bias: Float64[torch.Tensor, " d"], origin: Float64[torch.Tensor, " d"]) -> Float64[torch.Tensor, " d"]:
+    """What added to an origin gives a bias, bit for bit if there is such a number."""
+    offset = bias - origin
+    for end in (-torch.inf, torch.inf):
+        beside = torch.nextafter(offset, torch.full_like(offset, end))
+        offset = torch.where((origin + offset != bias) & (origin + beside == bias), beside, offset)
+    return offset
 
 
 def judge_fit(
