@@ -22,6 +22,7 @@ from cvxsae.sae.answer import PARTS, Audit
 from cvxsae.sae.chosen_lambda import MATCH, ChosenLambda, choose_lambda
 from cvxsae.sae.field_metrics import Asked, metrics_of
 from cvxsae.sae.given import as_autoencoder
+from cvxsae.sae.self_test import self_test
 from cvxsae.sae.stages import Stages
 from cvxsae.solvers.codes.encode import relative_gap_asked
 from cvxsae.solvers.floors.search import WIDE_TOL, FloorSearch, find_floors, solved_wide_limit
@@ -147,7 +148,7 @@ def audit(
         stages.run = replace(ledger_run, progress=run.progress)
         problem = JointProblem(data, model.n_atoms, _penalty(chosen), bias="free" if shift is None else shift)
         found = _accounts(behind, problem, stationarity, stages)
-        ledger = replace(found.ledger, lam_source=_source(model, chosen), notes=_notes(model))
+        ledger = replace(found.ledger, lam_source=_source(model, chosen), notes=_notes(model, rows))
         stages.run = run
         parts: dict[str, Any] = {}
         for place, part in enumerate(asked):
@@ -227,9 +228,10 @@ def _fixed_bias(model: SparseAutoencoder, data: Activations, bias: BiasLike) -> 
     return fixed
 
 
-def _notes(model: SparseAutoencoder) -> tuple[str, ...]:
-    """What has to be said beside the numbers."""
-    notes = []
+def _notes(model: SparseAutoencoder, rows: Activations) -> tuple[str, ...]:
+    """What has to be said beside the numbers, first of all whether the SAE fits these data at all."""
+    tried = self_test(model, rows)
+    notes = [] if tried.passed else [str(tried)]
     if not model.activation.is_trained_with_l1:
         notes.append(
             f"a {model.activation.name} SAE is trained for another objective than (P); the ledger charges its codes by "

@@ -8,9 +8,10 @@ from itertools import product
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from cvxsae.data.activations import Activations
-from cvxsae.sae.normalization import LayerNorm, TokenNorm
+from cvxsae.sae.normalization import LayerNorm, TokenNorm, as_it_is
 
 if TYPE_CHECKING:
     from cvxsae.data.activations import ActivationsLike
@@ -113,9 +114,12 @@ def self_test(sae: SparseAutoencoder, X: ActivationsLike) -> SelfTest:
 
 
 def _tried(sae: SparseAutoencoder, change: str, x: np.ndarray) -> Trial:
-    error = float(((x - sae.reconstruct(x)) ** 2).sum())
+    rows = torch.from_numpy(x)
+    seen, undo = (rows, as_it_is) if sae.normalization is None else sae.normalization.forward(rows)
+    codes = replace(sae, normalization=None).encode(seen.numpy(), unit_norm=False)
+    error = float(((x - undo(torch.from_numpy(codes @ sae.W_dec + sae.b_dec)).numpy()) ** 2).sum())
     variance = float(((x - x.mean(axis=0)) ** 2).sum())
-    return Trial(change, error / variance if variance > 0 else float("nan"), sae.encode(x).nnz / len(x), sae.n_atoms)
+    return Trial(change, error / variance if variance > 0 else float("nan"), codes.nnz / len(x), sae.n_atoms)
 
 
 def _changes(sae: SparseAutoencoder, x: np.ndarray, *, several: bool) -> Iterator[tuple[str, SparseAutoencoder]]:

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 
 from cvxsae import SparseAutoencoder
-from cvxsae.sae import LayerNorm
+from cvxsae.data.activations import Activations
+from cvxsae.sae import LayerNorm, TopK
+from cvxsae.sae.audit import _notes as notes_on
 from tests.helpers.sentences import rejects
 
 RNG = np.random.default_rng(0)
-D, N = 8, 2000
+D, N = 8, 600
 B = RNG.normal(size=D) * 2
 ATOMS = np.linalg.qr(RNG.normal(size=(D, D)))[0]
 
@@ -100,10 +102,11 @@ def test_a_missing_normalization_and_two_causes_at_once_are_named():
 
 
 def test_where_nothing_explains_it_none_is_named():
-    stranger = working(W_dec=5 * np.linalg.qr(RNG.normal(size=(D, D)))[0], b_dec=RNG.normal(size=D) * 9)
-    found = stranger.self_test(data())
+    other = np.linalg.qr(RNG.normal(size=(D, D)))[0]
+    wide: dict[str, Any] = {"W_enc": np.hstack([ATOMS.T, -ATOMS.T]), "W_dec": 5 * np.vstack([other, -other])}
+    found = working(**wide, b_enc=np.zeros(2 * D), b_dec=RNG.normal(size=D) * 9).self_test(data())
     assert found.cause is None
-    assert len(found.trials) > 20
+    assert len(found.trials) == 3 * 7 - 1
     assert "no usual cause" in str(found)
     dead = working(b_enc=np.full(D, -1e6)).self_test(data())
     assert (dead.passed, dead.cause, dead.as_it_is.l0) == (False, None, 0)
@@ -116,3 +119,11 @@ def test_single_datapoints_have_no_variance_and_only_their_codes_are_judged():
     assert not working(b_enc=np.full(D, -1e6)).self_test(X).passed
     with rejects(r"X has shape \(3, 5\)"):
         working().self_test(np.ones((3, 5)))
+
+
+def test_an_audit_notes_it_first():
+    X = Activations(data())
+    failed = notes_on(working(W_dec=ATOMS.T.copy(), activation=TopK(3)), X)
+    assert "the likely cause: the decoder is transposed" in failed[0]
+    assert "another objective" in failed[1]
+    assert notes_on(working(), X) == ()
