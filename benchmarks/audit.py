@@ -68,7 +68,7 @@ def main() -> None:
     audit(small, sae, stationarity=1e-2)  # compiles
     X, sae = case(asked.points, asked.dim, asked.atoms, asked.active, asked.lam)
     before, start = peak_gigabytes(), time.perf_counter()
-    parts = dict.fromkeys(("metrics", "diagnostics"), asked.parts)
+    parts = dict.fromkeys(("metrics", "frontier", "diagnostics"), asked.parts)
     found = audit(X, sae, max_seconds=asked.max_seconds, progress=True, report=asked.report, **parts)
     record = {
         "points": asked.points,

@@ -150,6 +150,10 @@ class AuditedParts:
     """What an audit computes beside its ledger, and where it writes all of it."""
 
     metrics: Annotated[bool, typer.Option("--metrics", help="The field's metrics too.")] = False
+    frontier: Annotated[
+        bool | None,
+        typer.Option("--frontier/--no-frontier", help="Error against L0 too. [default: for SAEs not trained with L1]"),
+    ] = None
     diagnostics: Annotated[bool, typer.Option("--diagnostics", help="Every condition of an optimum too.")] = False
     report: Annotated[
         Path | None,

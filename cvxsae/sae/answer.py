@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from cvxsae.sae.verdict import Verdict
+from cvxsae.sae.verdict import WORTHWHILE, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -15,10 +15,11 @@ if TYPE_CHECKING:
     from cvxsae.diagnostics.report import OptimalityReport
     from cvxsae.sae.account import Accounts
     from cvxsae.sae.autoencoder import SparseAutoencoder
+    from cvxsae.sae.frontier_curves import Frontier
     from cvxsae.sae.ledger import LossLedger
     from cvxsae.sae.measured import Metrics
 
-PARTS = ("metrics", "diagnostics")
+PARTS = ("metrics", "frontier", "diagnostics")
 """What an audit can hold beside its ledger, in the order in which it is computed."""
 
 
@@ -36,6 +37,9 @@ class Audit:
         The codes behind the ledger.
     metrics
         The field's metrics for the encoder's codes, exact codes, and exact codes refitted; None if not there.
+    frontier
+        Error against L0: the SAE as it is, its dictionary with exact and with k-sparse codes, and the dictionary found;
+        None if not there.
     diagnostics
         What any optimum must satisfy, measured on the SAE's dictionary with exact codes; None if not there. Its
         features are those of :attr:`features`.
@@ -49,6 +53,7 @@ class Audit:
     sae: SparseAutoencoder
     accounts: Accounts = field(repr=False)
     metrics: Metrics | None = field(default=None, repr=False)
+    frontier: Frontier | None = field(default=None, repr=False)
     diagnostics: OptimalityReport | None = field(default=None, repr=False)
     missing: tuple[str, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict, repr=False)
@@ -61,11 +66,26 @@ class Audit:
     @property
     def sentences(self) -> tuple[str, ...]:
         """The audit in words, the most important sentence first."""
-        late = ", ".join(self.missing)
-        return (
-            *self.verdict.sentences,
-            *((f"max_seconds passed before all was measured; missing: {late}.",) if late else ()),
+        said = list(self.verdict.sentences)
+        if not self.sae.activation.is_trained_with_l1:
+            said[0] = f"By the ledger, which charges its codes by (P): {said[0][0].lower()}{said[0][1:]}"
+            said[:0] = self._at_its_sparsity()
+        if self.missing:
+            said.append(f"max_seconds passed before all was measured; missing: {', '.join(self.missing)}.")
+        return tuple(said)
+
+    def _at_its_sparsity(self) -> list[str]:
+        """What the frontier says of the encoder of an SAE that was not trained for (P)."""
+        short = None if self.frontier is None else self.frontier.least_suboptimality
+        if self.frontier is None or short is None:
+            return []
+        found = (
+            f"codes of its own dictionary were found that have, with no more atoms on any row, {max(short, 0.0):.1%} "
+            f"less squared error ({self.frontier.n_points:,} rows)"
         )
+        if short >= WORTHWHILE:
+            return [f"Change the encoder first: {found}, and what it loses is at least that."]
+        return [f"Nothing is known to be wrong with the encoder: {found}, and no better ones."]
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON: what :meth:`write_report` puts into ``report.json`` and on its page."""
@@ -94,5 +114,5 @@ class Audit:
 
     def __str__(self) -> str:
         parts = [*self.sentences, str(self.ledger)]
-        parts += [str(part) for part in (self.metrics, self.diagnostics) if part is not None]
+        parts += [str(part) for part in (self.metrics, self.frontier, self.diagnostics) if part is not None]
         return "\n".join(parts)

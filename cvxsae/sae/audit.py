@@ -23,6 +23,7 @@ from cvxsae.sae.chosen_lambda import MATCH, ChosenLambda, choose_lambda
 from cvxsae.sae.field_metrics import Asked, metrics_of
 from cvxsae.sae.given import as_autoencoder
 from cvxsae.sae.self_test import self_test
+from cvxsae.sae.sparsity_frontier import frontier_around
 from cvxsae.sae.stages import Stages
 from cvxsae.solvers.codes.encode import relative_gap_asked
 from cvxsae.solvers.floors.search import WIDE_TOL, FloorSearch, find_floors, solved_wide_limit
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from cvxsae.diagnostics.report import OptimalityReport
     from cvxsae.sae.account import Accounts
     from cvxsae.sae.autoencoder import SparseAutoencoder
+    from cvxsae.sae.frontier_curves import Frontier
     from cvxsae.sae.given import SAELike
     from cvxsae.sae.measured import Metrics
 
@@ -60,13 +62,15 @@ class AuditOptions(Compute, Seeded, total=False):
 
     metrics: bool
     """Whether to compute the field's metrics, for the encoder's and for exact codes."""
+    frontier: bool | None
+    """Whether to draw error against L0; None: where the SAE was trained for another objective than (P)."""
     diagnostics: bool
     """Whether to measure every condition of optimality on the SAE's dictionary."""
     report: str | Path | None
     """File for one page with all of it (then all parts are computed), or None."""
 
 
-@keywords(AuditOptions, metrics=False, diagnostics=False, report=None)
+@keywords(AuditOptions, metrics=False, frontier=None, diagnostics=False, report=None)
 def audit(
     X: ActivationsLike,
     sae: SAELike,
@@ -84,7 +88,7 @@ def audit(
     dictionaries that were fitted to these very datapoints, and nothing is said of others.
 
     The ledger charges every SAE by (P), whatever it was trained for. Where that was no L1 penalty (TopK, JumpReLU) the
-    answer says so.
+    answer says so, and the frontier (error against the number of active atoms) stands beside it.
 
     Parameters
     ----------
@@ -105,7 +109,7 @@ def audit(
         What the search for D' aims at (T3), and the relative duality gap of every datapoint's codes.
     options
         ``device``, ``progress``, ``seed`` (of the search and the floor), and what is computed beside the ledger:
-        ``metrics``, ``diagnostics``, ``report`` (needs the extra: ``pip install cvxsae[report]``).
+        ``metrics``, ``frontier``, ``diagnostics``, ``report`` (needs the extra: ``pip install cvxsae[report]``).
         ``max_seconds`` is the limit of the whole call: the ledger has half of it if more is asked for; of that the
         floor has half, exact codes half of what is left, the search for D' the rest; where codes are not done the
         encoder's stand, and ``codes_gap`` says so; then the referee evaluates what was reached. Parts that were not
@@ -137,7 +141,7 @@ def audit(
     rows = all_rows(X)
     shift = _fixed_bias(model, rows, bias)
     stationarity = relative_gap_asked(stationarity, "stationarity")
-    asked = _parts(options)
+    asked = _parts(model, options)
     require_live(model)
     is_searched = _is_searched(model, lam)
     with Stages(run, "audit", is_searched + 2 + len(STAGES) + len(asked) + (report is not None)) as stages:
@@ -181,10 +185,13 @@ def _accounts(model: SparseAutoencoder, problem: JointProblem, tol: float, stage
 # --------------------------------------------------------------------------------------- what is asked
 
 
-def _parts(options: Mapping[str, Any]) -> tuple[str, ...]:
+def _parts(model: SparseAutoencoder, options: Mapping[str, Any]) -> tuple[str, ...]:
     """The parts beside the ledger, in the order in which they are computed."""
-    everything = options.get("report") is not None
-    return tuple(part for part in PARTS if everything or options.get(part, False))
+    everything, wanted = options.get("report") is not None, dict(options)
+    if wanted.get("frontier") is None:
+        wanted["frontier"] = not model.activation.is_trained_with_l1
+    arguments.flag(wanted["frontier"], "frontier")
+    return tuple(part for part in PARTS if everything or wanted.get(part, False))
 
 
 def _is_searched(model: SparseAutoencoder, lam: Any) -> bool:
@@ -235,7 +242,7 @@ def _notes(model: SparseAutoencoder, rows: Activations) -> tuple[str, ...]:
     if not model.activation.is_trained_with_l1:
         notes.append(
             f"a {model.activation.name} SAE is trained for another objective than (P); the ledger charges its codes by "
-            "(P) at this lambda"
+            "(P) at this lambda, and its frontier (FVU against L0) is what it is to be judged by"
         )
     if model.normalization is not None:
         notes.append(model.normalization.sentence)
@@ -259,11 +266,22 @@ def _metrics(on: _Measured, run: Run) -> Metrics:
     return metrics_of(on.rows, on.model, on.lam, _METRICS, run)
 
 
+def _frontier(on: _Measured, run: Run) -> Frontier:
+    """Error against L0, with the better dictionary that the ledger found, if it did."""
+    ledger = on.accounts.ledger
+    better = (ledger.dictionary, ledger.decoder_bias) if ledger.improved else False
+    return frontier_around(on.model, on.rows, on.lam, better, _METRICS.tol, run)
+
+
 def _diagnostics(on: _Measured, run: Run) -> OptimalityReport:
     """Every condition of optimality, on the SAE's dictionary (atoms of norm zero left out)."""
     is_free = on.accounts.ledger.bias == "free"
     return check(on.accounts.problem, on.accounts.exact, Conditions(), _DIAGNOSTIC_TOL, run, bias_is_free=is_free)
 
 
-_MEASURES: dict[str, Callable[[_Measured, Run], Any]] = {"metrics": _metrics, "diagnostics": _diagnostics}
+_MEASURES: dict[str, Callable[[_Measured, Run], Any]] = {
+    "metrics": _metrics,
+    "frontier": _frontier,
+    "diagnostics": _diagnostics,
+}
 """How each part is computed."""

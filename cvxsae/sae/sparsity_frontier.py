@@ -131,12 +131,16 @@ def frontier(
     most = len(data) if max_points is None else arguments.count(max_points, "max_points")
     drawing = _Drawing(model, sampled(data, most, run.seed), relative_gap_asked(tol), run)
     start = drawing.given(learned)
-    chosen, path = drawing.path(penalties)
-    drawing.encoder()
-    drawing.exact(path)
-    drawing.k_sparse(counts)
-    drawing.learned(start, chosen, path)
-    return drawing.finished(chosen)
+    chosen = choose_lambda(model, drawing.data, None, run.inner(share=LAMBDA_SHARE))
+    return drawing.drawn(chosen, penalties, counts, start)
+
+
+def frontier_around(
+    model: SparseAutoencoder, data: Activations, chosen: ChosenLambda, learned: Any, tol: float, run: Run
+) -> Frontier:
+    """:func:`frontier` around a λ that is known, for arguments that have been checked. An interrupt passes through."""
+    drawing = _Drawing(model, sampled(data, POINTS, run.seed), tol, run)
+    return drawing.drawn(chosen, None, None, drawing.given(learned))
 
 
 class _Drawing:
@@ -152,6 +156,21 @@ class _Drawing:
         self.points: list[FrontierPoint] = []
         self.notes: list[str] = []
 
+    def drawn(
+        self,
+        chosen: ChosenLambda,
+        lams: Sequence[float] | None,
+        ks: Sequence[int] | None,
+        start: Given | bool,
+    ) -> Frontier:
+        """All curves."""
+        path = self.path(chosen, lams)
+        self.encoder()
+        self.exact(path)
+        self.k_sparse(ks)
+        self.learned(start, chosen, path)
+        return self.finished(chosen)
+
     def given(self, learned: Any) -> Given | bool:
         """Check the dictionary to compare with."""
         if isinstance(learned, bool | np.bool_):
@@ -164,22 +183,21 @@ class _Drawing:
         vector = None if bias is None else Bias.fixed(bias, self.model.dim, remedy).vector
         return Given(rows, None if vector is None else vector.numpy())
 
-    def path(self, lams: Sequence[float] | None) -> tuple[ChosenLambda, list[float]]:
-        """λ of the SAE, and those to code at, largest first."""
-        chosen = choose_lambda(self.model, self.data, None, self.run.inner(share=LAMBDA_SHARE))
+    def path(self, chosen: ChosenLambda, lams: Sequence[float] | None) -> list[float]:
+        """The λ to code at, largest first."""
         if lams is not None:
-            return chosen, sorted(set(lams), reverse=True)
+            return sorted(set(lams), reverse=True)
         top = max(0.0, largest_correlation(self._problem(1.0)))
         if not top:
             self.notes.append("No atom has a positive correlation with any datapoint: exact codes are zero.")
-            return chosen, []
+            return []
         ends = (top * PATH_TOP, top * PATH_BOTTOM)
         if chosen.lam is not None and chosen.lam < top:
             ends = (min(chosen.lam * PATH_REACH, top * PATH_TOP), chosen.lam / PATH_REACH)
             upper = np.geomspace(max(ends[0], chosen.lam), chosen.lam, PATH_POINTS // 2 + 1)
             lower = np.geomspace(chosen.lam, ends[1], PATH_POINTS // 2 + 1)
-            return chosen, sorted({float(lam) for lam in (*upper, *lower[1:])}, reverse=True)
-        return chosen, [float(lam) for lam in np.geomspace(*ends, PATH_POINTS)]
+            return sorted({float(lam) for lam in (*upper, *lower[1:])}, reverse=True)
+        return [float(lam) for lam in np.geomspace(*ends, PATH_POINTS)]
 
     def encoder(self) -> None:
         """The SAE as it is."""

@@ -58,7 +58,7 @@ KINDS = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_loss_is_that_of_the_encoders_codes_whatever_the_encoder(rng, kind):
     X, sae = data(), autoencoder(rng, activation=KINDS[kind])
-    found = audit(X, sae, **QUICK)
+    found = audit(X, sae, frontier=False, **QUICK)
     atoms = sae.W_dec / np.linalg.norm(sae.W_dec, axis=1, keepdims=True)
     assert found.ledger.loss == pytest.approx(primal(X, sae.b_dec, atoms, by_hand(sae, X), LAM), rel=1e-10)
     assert found.ledger.l0 == pytest.approx((by_hand(sae, X) > 0).sum(axis=1).mean())
@@ -106,15 +106,32 @@ def test_lambda_and_where_it_came_from(rng):
 def test_parts_are_there_where_they_were_asked_for(rng):
     X, sae = data(), autoencoder(rng)
     plain = audit(X, sae, **QUICK)
-    assert (plain.metrics, plain.diagnostics, plain.missing) == (None, None, ())
-    full = audit(X, sae, metrics=True, diagnostics=True, **QUICK)
+    assert (plain.metrics, plain.frontier, plain.diagnostics, plain.missing) == (None, None, None, ())
+    full = audit(X, sae, metrics=True, frontier=True, diagnostics=True, **QUICK)
     assert full.metrics is not None
+    assert full.frontier is not None
+    assert {"encoder", "exact", "k-sparse", "learned"} <= {point.curve for point in full.frontier.points}
     assert full.diagnostics is not None
     assert full.diagnostics.value == pytest.approx(full.ledger.exact, rel=1e-2)
     report = json.loads(json.dumps(full.to_dict(), allow_nan=False))
-    assert {"metrics", "worst_features", "absorbed"} <= set(report["tables"])
-    assert not {"metrics", "worst_features"} & set(plain.to_dict()["tables"])
-    assert {"wide limit", "width floor", "exact codes", "a better dictionary", "metrics"} <= set(full.seconds)
+    assert {"metrics", "frontier", "worst_features", "absorbed"} <= set(report["tables"])
+    assert not {"metrics", "frontier", "worst_features"} & set(plain.to_dict()["tables"])
+    assert {"wide limit", "width floor", "exact codes", "a better dictionary", "metrics", "frontier"} <= set(
+        full.seconds
+    )
+
+
+@pytest.mark.slow
+def test_an_sae_of_another_objective_is_judged_by_its_frontier(rng):
+    found = audit(data(), autoencoder(rng, activation=TopK(2)), **QUICK)
+    assert found.frontier is not None
+    (encoder,) = found.frontier.curve("encoder")
+    best = next(point for point in found.frontier.curve("k-sparse") if point.k == 2)
+    short = 1 - best.value / encoder.value
+    assert short > 0.01
+    assert found.sentences[0].startswith("Change the encoder first: codes of its own dictionary were found")
+    assert f"{short:.1%} less squared error" in found.sentences[0]
+    assert found.sentences[1].startswith("By the ledger, which charges its codes by (P): change ")
 
 
 @pytest.mark.slow
@@ -143,6 +160,7 @@ def test_bad_input_is_refused_before_any_work(rng, monkeypatch):
 
     monkeypatch.setattr("cvxsae.sae.audit.solved_wide_limit", work)
     for options, sentence in (
+        ({"frontier": 3}, "frontier is 3"),
         ({"metrics": "yes"}, "metrics is 'yes'"),
         ({"report": "report.txt"}, "type '.txt'"),
         ({"lam": "all"}, "choose one of match-l0"),

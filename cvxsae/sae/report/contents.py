@@ -12,6 +12,7 @@ import numpy as np
 
 from cvxsae._version import __version__
 from cvxsae.data.storage import strict_json
+from cvxsae.sae.frontier_curves import MEANINGS
 from cvxsae.sae.ledger import GAPS, LEVELS
 from cvxsae.sae.report.findings import findings
 from cvxsae.sae.report.tables import Column, from_frame, table
@@ -29,6 +30,19 @@ LIBRARIES = ("numpy", "scipy", "torch", "numba", "pandas", "plotly", "jinja2")
 
 WORST = 20
 """Rows of the tables of what is worst."""
+
+FRONTIER = (
+    Column("curve", "curve", "text"),
+    Column("lam", "λ"),
+    Column("k", "k", "count", "at most"),
+    Column("l0", "L0", unit="active atoms per datapoint"),
+    Column("fvu", "FVU"),
+    Column("fvu_low", "FVU, low", unit="95 %"),
+    Column("fvu_high", "FVU, high", unit="95 %"),
+    Column("value", "value", unit="per datapoint"),
+    Column("gap", "relative gap of value"),
+)
+"""Columns of the frontier."""
 
 UNIT = "per datapoint"
 """Unit of every value of (P)."""
@@ -122,8 +136,8 @@ def _ledger_tables(ledger: LossLedger) -> dict[str, Any]:
                 Column("line", "line", "text"),
                 Column("amount", "amount", unit=UNIT),
                 Column("share", "share of the loss", "share"),
-                Column("meaning", "meaning", "text"),
-                Column("certificate", "certificate", "text"),
+                Column("meaning", "meaning", "sentence"),
+                Column("certificate", "certificate", "sentence"),
             ),
             lines,
         ),
@@ -163,24 +177,27 @@ def _share(amount: float, loss: float) -> float:
 def _parts(audit: Audit) -> dict[str, Any]:
     """The tables of the parts that are there."""
     found: dict[str, Any] = {}
-    for name, title, about in (
-        ("metrics", "Metrics of the field", "For the rows given; see the documentation for every definition."),
-    ):
-        part = getattr(audit, name)
-        if part is not None:
-            frame = part.table()
-            frame = frame.reset_index() if frame.index.name else frame
-            columns = [Column(str(one), str(one).replace("_", " "), _kind(frame[one])) for one in frame.columns]
-            found[name] = from_frame(title, about, columns, frame)
+    if audit.metrics is not None:
+        frame = audit.metrics.table().reset_index()
+        columns = [Column(str(one), str(one), _kind(str(one), frame[one])) for one in frame.columns]
+        about = f"Intervals: {audit.metrics.confidence:.0%}. {' '.join(audit.metrics.notes)}"
+        found["metrics"] = from_frame("Metrics of the field", about, columns, frame)
+    if audit.frontier is not None:
+        points, of = audit.frontier.n_points, audit.ledger.n_points
+        meanings = "; ".join(f"{name}: {meaning}" for name, meaning in MEANINGS.items())
+        about = f"On {points:,} of the {of:,} rows, each point attained. {meanings}. {' '.join(audit.frontier.notes)}"
+        found["frontier"] = from_frame("FVU against L0", about, FRONTIER, audit.frontier.table())
     found["worst_points"] = _worst_points(audit)
     if audit.diagnostics is not None:
         found |= findings(audit.diagnostics, np.flatnonzero(audit.accounts.live), WORST)
     return found
 
 
-def _kind(column: Any) -> Any:
+def _kind(name: str, column: Any) -> Any:
     from pandas.api import types
 
+    if name == "meaning":
+        return "sentence"
     if types.is_integer_dtype(column):
         return "count"
     return "number" if types.is_numeric_dtype(column) and not types.is_bool_dtype(column) else "text"

@@ -111,6 +111,7 @@ def _frontier(table: dict[str, Any]) -> dict[str, Any]:
         "yaxis": {
             "title": {"text": "FVU: fraction of variance unexplained"},
             "type": "log",
+            "dtick": "D2",
             "automargin": True,
             "gridcolor": "#dddddd",
         },

@@ -101,7 +101,7 @@ def _conditions(report: OptimalityReport) -> dict[str, Any]:
                 Column("name", "condition", "text"),
                 Column("value", "value"),
                 Column("unit", "unit", "text"),
-                Column("meaning", "meaning", "text"),
+                Column("meaning", "meaning", "sentence"),
             ),
             rows,
         ),
@@ -215,6 +215,6 @@ def _residuals(report: OptimalityReport) -> dict[str, Any]:
     return table(
         "Residuals",
         "What exact codes of the SAE's dictionary leave.",
-        (Column("name", "measure", "text"), Column("value", "value"), Column("meaning", "meaning", "text")),
+        (Column("name", "measure", "text"), Column("value", "value"), Column("meaning", "meaning", "sentence")),
         rows,
     )

@@ -10,8 +10,10 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-Kind = Literal["number", "count", "share", "text"]
-"""How a cell is shown: six digits, a whole number, a percentage, or as it is."""
+Kind = Literal["number", "count", "share", "text", "sentence"]
+"""How a cell is shown: six digits, a whole number, a percentage, or as it is, in a narrow column or in a wide one."""
+
+WORDS = ("text", "sentence")
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ def _cell(value: Any, kind: Kind) -> Any:
     from cvxsae.data.storage import strict_json
 
     number = strict_json(value)
-    if number is None or kind == "text":
+    if number is None or kind in WORDS:
         return None if number is None else str(number)
     return int(number) if kind == "count" and float(number).is_integer() else number
 
@@ -77,7 +79,7 @@ def shown(value: Any, kind: Kind = "number") -> str:
     """A cell as the page shows it."""
     if value is None:
         return NOTHING
-    if kind == "text" or isinstance(value, str | bool):
+    if kind in WORDS or isinstance(value, str | bool):
         return str(value)
     if kind == "share":
         return f"{value:.2%}"

@@ -36,4 +36,4 @@ def autoencoder(K=5, d=4) -> SparseAutoencoder:
 @functools.lru_cache(maxsize=1)
 def audited() -> Audit:
     """With every part; computed once a process."""
-    return audit(data(), autoencoder(), stationarity=1e-2, metrics=True, diagnostics=True)
+    return audit(data(), autoencoder(), stationarity=1e-2, metrics=True, frontier=True, diagnostics=True)
