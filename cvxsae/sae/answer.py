@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from cvxsae.sae.frontier_curves import Frontier
     from cvxsae.sae.ledger import LossLedger
     from cvxsae.sae.measured import Metrics
+    from cvxsae.sae.self_test import SelfTest
 
 PARTS = ("metrics", "frontier", "diagnostics")
 """What an audit can hold beside its ledger, in the order in which it is computed."""
@@ -33,6 +34,8 @@ class Audit:
         Where the loss goes, line by line.
     sae
         What was audited.
+    self_test
+        Whether it reconstructs these data at all, and if not, what is likely wrong.
     accounts
         The codes behind the ledger.
     metrics
@@ -51,6 +54,7 @@ class Audit:
 
     ledger: LossLedger
     sae: SparseAutoencoder
+    self_test: SelfTest
     accounts: Accounts = field(repr=False)
     metrics: Metrics | None = field(default=None, repr=False)
     frontier: Frontier | None = field(default=None, repr=False)
@@ -70,6 +74,9 @@ class Audit:
         if not self.sae.activation.is_trained_with_l1:
             said[0] = f"By the ledger, which charges its codes by (P): {said[0][0].lower()}{said[0][1:]}"
             said[:0] = self._at_its_sparsity()
+        if not self.self_test.passed:
+            test = str(self.self_test)
+            said.insert(0, f"{test[0].upper()}{test[1:]}{'' if test.endswith('?') else '.'}")
         if self.missing:
             said.append(f"max_seconds passed before all was measured; missing: {', '.join(self.missing)}.")
         return tuple(said)

@@ -22,7 +22,6 @@ from cvxsae.sae.answer import PARTS, Audit
 from cvxsae.sae.chosen_lambda import MATCH, ChosenLambda, choose_lambda
 from cvxsae.sae.field_metrics import Asked, metrics_of
 from cvxsae.sae.given import as_autoencoder
-from cvxsae.sae.self_test import self_test
 from cvxsae.sae.sparsity_frontier import frontier_around
 from cvxsae.sae.stages import Stages
 from cvxsae.solvers.codes.encode import relative_gap_asked
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
     from cvxsae.sae.frontier_curves import Frontier
     from cvxsae.sae.given import SAELike
     from cvxsae.sae.measured import Metrics
+    from cvxsae.sae.self_test import SelfTest
 
 _BIAS_TOLERANCE = 1e-5
 """How far, relative, a fixed bias may be from the SAE's ``b_dec``: files keep it in single precision."""
@@ -82,10 +82,11 @@ def audit(
 ) -> Audit:
     """Say where the loss of a trained SAE goes: encoder, dictionary, width, or nothing that anyone could gain (§7).
 
-    Exact codes of its dictionary (:func:`~cvxsae.encode`); a search for a better dictionary that starts from its own
-    (:func:`~cvxsae.learn_dictionary`); the floor for its width (:func:`~cvxsae.width_floor`) and for every width
-    (:class:`~cvxsae.WideLimit`). All on the data given here, be it the training set or not: floors hold even for
-    dictionaries that were fitted to these very datapoints, and nothing is said of others.
+    First whether it reconstructs these data at all (:meth:`SparseAutoencoder.self_test`), and if not, why. Then the
+    levels of its loss: exact codes of its dictionary (:func:`~cvxsae.encode`); a search for a better dictionary that
+    starts from its own (:func:`~cvxsae.learn_dictionary`); the floor for its width (:func:`~cvxsae.width_floor`) and
+    for every width (:class:`~cvxsae.WideLimit`). All on the data given here, be it the training set or not: floors
+    hold even for dictionaries that were fitted to these very datapoints, and nothing is said of others.
 
     The ledger charges every SAE by (P), whatever it was trained for. Where that was no L1 penalty (TopK, JumpReLU) the
     answer says so, and the frontier (error against the number of active atoms) stands beside it.
@@ -144,7 +145,9 @@ def audit(
     asked = _parts(model, options)
     require_live(model)
     is_searched = _is_searched(model, lam)
-    with Stages(run, "audit", is_searched + 2 + len(STAGES) + len(asked) + (report is not None)) as stages:
+    with Stages(run, "audit", is_searched + 3 + len(STAGES) + len(asked) + (report is not None)) as stages:
+        stages.begin("self-test")
+        tested = model.self_test(rows)
         data, behind = model.normalized(rows), replace(model, normalization=None)
         searching = stages.begin("matching L0", share=_MATCH_SHARE) if is_searched else run.inner()
         chosen = choose_lambda(model, rows, lam, searching)
@@ -152,7 +155,7 @@ def audit(
         stages.run = replace(ledger_run, progress=run.progress)
         problem = JointProblem(data, model.n_atoms, _penalty(chosen), bias="free" if shift is None else shift)
         found = _accounts(behind, problem, stationarity, stages)
-        ledger = replace(found.ledger, lam_source=_source(model, chosen), notes=_notes(model, rows))
+        ledger = replace(found.ledger, lam_source=_source(model, chosen), notes=_notes(model, tested))
         stages.run = run
         parts: dict[str, Any] = {}
         for place, part in enumerate(asked):
@@ -163,6 +166,7 @@ def audit(
         answer = Audit(
             ledger=ledger,
             sae=model,
+            self_test=tested,
             missing=tuple(part for part in asked if part not in parts),
             accounts=found,
             seconds=stages.seconds,
@@ -235,10 +239,9 @@ def _fixed_bias(model: SparseAutoencoder, data: Activations, bias: BiasLike) -> 
     return fixed
 
 
-def _notes(model: SparseAutoencoder, rows: Activations) -> tuple[str, ...]:
+def _notes(model: SparseAutoencoder, tested: SelfTest) -> tuple[str, ...]:
     """What has to be said beside the numbers, first of all whether the SAE fits these data at all."""
-    tried = self_test(model, rows)
-    notes = [] if tried.passed else [str(tried)]
+    notes = [] if tested.passed else [str(tested)]
     if not model.activation.is_trained_with_l1:
         notes.append(
             f"a {model.activation.name} SAE is trained for another objective than (P); the ledger charges its codes by "

@@ -121,9 +121,13 @@ def test_single_datapoints_have_no_variance_and_only_their_codes_are_judged():
         working().self_test(np.ones((3, 5)))
 
 
+def notes_of(sae, X):
+    return notes_on(sae, sae.self_test(X))
+
+
 def test_an_audit_notes_it_first():
     X = Activations(data())
-    failed = notes_on(working(W_dec=ATOMS.T.copy(), activation=TopK(3)), X)
+    failed = notes_of(working(W_dec=ATOMS.T.copy(), activation=TopK(3)), X)
     assert "the likely cause: the decoder is transposed" in failed[0]
     assert "another objective" in failed[1]
-    assert notes_on(working(), X) == ()
+    assert notes_of(working(), X) == ()

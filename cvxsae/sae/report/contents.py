@@ -61,6 +61,7 @@ def contents(audit: Audit) -> dict[str, Any]:
             "ledger": {**ledger.to_dict(), "certificates": ledger.certificates()},
             "lam": {"value": ledger.lam, "source": ledger.lam_source, "lambda_max": ledger.lambda_max, "ratio": ratio},
             "sae": _sae(audit),
+            "self_test": {"passed": audit.self_test.passed, "sentence": str(audit.self_test)},
             "missing": list(audit.missing),
             "tables": {**_ledger_tables(ledger), **_gains(audit), **_parts(audit), **_about(audit)},
         }
