@@ -34,6 +34,7 @@ import torch
 from jaxtyping import Bool, Float64, Int64
 
 from cvxsae.parallel.context import Run
+from cvxsae.parallel.threads import torch_threads
 from cvxsae.relaxations.convex.fixed_atoms import SparseCodes
 from cvxsae.relaxations.joint.active_gram import gram_inverses, similar_counts
 from cvxsae.relaxations.linalg import EPS
@@ -226,14 +227,15 @@ def _classify(
     surely.eliminate_zeros()
     entries = _stored(surely, possible)
     sizes = np.where(is_open, 0, np.diff(entries.indptr))
-    for some, width in similar_counts(sizes, BLOCK_ENTRIES // x.shape[1]):
-        held = np.arange(width) < sizes[some, None]
-        places = np.where(held, entries.indptr[some, None] + np.arange(width), 0)
-        members = torch.from_numpy(atoms[entries.indices[places]] * held[:, :, None])
-        inverse, _ = gram_inverses(members, torch.from_numpy(held))
-        aim, radius, value = (torch.from_numpy(a[some]) for a in (x - ball.center, ball.radius, ball.value))
-        proved = _surely_positive(members, inverse @ members, aim, radius, value).numpy() & held
-        entries.data[places[proved]] = ACTIVE
+    with torch_threads(1):  # matrices are small: threads would wait for each other
+        for some, width in similar_counts(sizes, BLOCK_ENTRIES // x.shape[1]):
+            held = np.arange(width) < sizes[some, None]
+            places = np.where(held, entries.indptr[some, None] + np.arange(width), 0)
+            members = torch.from_numpy(atoms[entries.indices[places]] * held[:, :, None])
+            inverse, _ = gram_inverses(members, torch.from_numpy(held))
+            aim, radius, value = (torch.from_numpy(a[some]) for a in (x - ball.center, ball.radius, ball.value))
+            proved = _surely_positive(members, inverse @ members, aim, radius, value).numpy() & held
+            entries.data[places[proved]] = ACTIVE
     return entries, is_open
 
 
