@@ -34,6 +34,9 @@ LAYOUTS = ("rows", "columns")
 
 _OF_ALL = ("W_enc", "W_dec", "b_dec")
 _GATES = ("b_gate", "r_mag", "b_mag")
+_CONFIGS = ("cfg.json", "config.json")
+"""Files that say what the arrays beside them are."""
+
 _SUFFIXES = (".npz", ".safetensors", ".pt")
 
 _ADDED_ONLY_LATER = ("decoder.bias", "decoder_linear.bias")
@@ -204,6 +207,12 @@ def read(path: Path, layout: str | None = None) -> StoredAutoencoder:
     InputError
         As :func:`named`.
     """
+    for name in _CONFIGS:
+        if (path.parent / name).is_file():
+            raise InputError(
+                f"sae {str(path)!r} has a {name} beside it, which may say what SAE it is; pass the folder, or its "
+                "arrays to SparseAutoencoder.from_arrays with activation and subtract_bias."
+            )
     held = read_saved(path, "sae") if path.suffix == ".pt" else read_arrays(path, "sae")
     return named(held, Asked(layout), f"the SAE in {str(path)!r}")
 

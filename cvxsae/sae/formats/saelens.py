@@ -56,18 +56,19 @@ _OWN = {"cvxsae_lam": None, "cvxsae_lam_source": "", "cvxsae_trainer": ""}
 
 
 def recognizes(path: Path) -> bool:
-    """Whether it has a file of weights by SAELens's name."""
-    return (path / WEIGHTS).is_file()
+    """Whether it has a file of weights by SAELens's name, or is one of a folder's two files."""
+    return (_folder(path) / WEIGHTS).is_file()
 
 
 def read(folder: Path) -> StoredAutoencoder:
-    """Read a folder of SAELens.
+    """Read a folder of SAELens, or that of one of its files.
 
     Raises
     ------
     InputError
         If a file is missing or says what is not understood.
     """
+    folder = _folder(folder)
     if not folder.is_dir():
         raise InputError(f"sae {str(folder)!r} {_instead_of_a_folder(folder)}; {LAYOUT}.")
     for name, others in ((CONFIG, ()), (WEIGHTS, (CONFIG,))):
@@ -76,6 +77,11 @@ def read(folder: Path) -> StoredAutoencoder:
             raise InputError(f"sae {str(folder)!r} has no {name} but {', '.join(found) or 'nothing'}; {LAYOUT}.")
     config = understood(read_config(folder / CONFIG), f"the SAE in {str(folder)!r}")
     return interpret(config, read_arrays(folder / WEIGHTS, "sae"), folder)
+
+
+def _folder(path: Path) -> Path:
+    """The folder whose weights or config this is: arrays alone do not say what SAE they are."""
+    return path.parent if path.name in (WEIGHTS, CONFIG) and path.is_file() else path
 
 
 def interpret(config: Config, arrays: Mapping[str, Any], folder: Path | None) -> StoredAutoencoder:

@@ -26,11 +26,17 @@ _DEFAULTS = {"k": 32, "expansion_factor": 32, "num_latents": 0, "activation": "t
 
 def recognizes(path: Path) -> bool:
     """Whether it has weights by sparsify's name."""
-    return (path / WEIGHTS).is_file()
+    return (_folder(path) / WEIGHTS).is_file()
+
+
+def _folder(path: Path) -> Path:
+    """The folder whose weights or config this is."""
+    return path.parent if path.name in (WEIGHTS, CONFIG) and path.is_file() else path
 
 
 def read(folder: Path) -> StoredAutoencoder:
-    """Read the folder of one hookpoint."""
+    """Read the folder of one hookpoint, or that of one of its files."""
+    folder = _folder(folder)
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
             raise InputError(f"sae {str(folder)!r} has no {name}; pass the folder of a hookpoint of sparsify.")

@@ -150,3 +150,15 @@ def test_layouts_can_be_named_and_scales_only_where_one_is_missing(tmp_path: Pat
         SparseAutoencoder.load(tmp_path / "params.npz", layout="pytorch")
     with rejects("scale is 2.0 but the file of the SAE leaves nothing to be scaled"):
         SparseAutoencoder.load(tmp_path / "params.npz", scale=2.0)
+
+
+def test_weights_are_never_read_without_the_config_beside_them(tmp_path: Path):
+    write_arrays(tmp_path / "sae_weights.safetensors", arrays())
+    assert_is(SparseAutoencoder.load(tmp_path / "sae_weights.safetensors", layout="arrays"), Spec("relu"))
+    (tmp_path / "cfg.json").write_text('{"architecture": "topk", "k": 3}')
+    for name in ("", "sae_weights.safetensors", "cfg.json"):
+        assert_is(SparseAutoencoder.load(tmp_path / name), Spec("topk"))
+    write_arrays(tmp_path / "renamed.safetensors", arrays())
+    for name in ("renamed.safetensors", "sae_weights.safetensors"):
+        with rejects("sae .* has a cfg.json beside it"):
+            SparseAutoencoder.load(tmp_path / name, layout="arrays")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import json
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import pytest
 import torch
 
 from cvxsae import SparseAutoencoder
-from tests.sae.formats.cases import DTYPES, NORMALIZATIONS
+from tests.sae.formats.cases import CASES, DTYPES, NORMALIZATIONS, Case
 from tests.sae.formats.reference import SCALE, D, K, data, weights
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -184,3 +186,61 @@ def test_what_cannot_be_represented_is_refused_by_name(kind: str, tmp_path: Path
         SparseAutoencoder.load(tmp_path)
     with rejects("the .* cannot be read"):
         SparseAutoencoder.from_object(sae)
+
+
+FLAT = [
+    case for case in CASES if case.layout == "SAELens 1 to 5" and case.spec.kind != "tanh-relu" and not case.spec.factor
+]
+
+
+@pytest.mark.parametrize("case", FLAT, ids=lambda case: case.name)
+def test_folders_of_old_versions_are_read_as_it_reads_them(case: Case, tmp_path: Path):
+    path = case.write(tmp_path, weights(torch.float32), torch.float32)
+    config = json.loads((path / "cfg.json").read_text())  # it needs a precision, which old files always have
+    (path / "cfg.json").write_text(json.dumps({**config, "dtype": "float32"}))
+    scale = SCALE if case.spec.normalize == "expected_average_only_in" else 1.0
+    codes, back = theirs(sae_lens.SAE.load_from_disk(path, dtype="float64"), scale * X)
+    sae = SparseAutoencoder.load(path)
+    np.testing.assert_allclose(scale * sae.encode(X.numpy()).toarray(), codes, atol=1e-10)
+    np.testing.assert_allclose(sae.reconstruct(X.numpy()), back / scale, atol=1e-10)
+
+
+@pytest.mark.parametrize("normalize", ["none", "expected_average_only_in", "covariance_whitening"])
+@pytest.mark.parametrize("name", TRAINED)
+def test_what_its_trainer_leaves_is_read_before_and_after_it_is_folded(name: str, normalize: str, tmp_path: Path):
+    from sae_lens.config import SAETrainerConfig
+    from sae_lens.training.sae_trainer import SAETrainer
+
+    kind, settings = TRAINED[name]
+    X = np.random.default_rng(0).normal(size=(512, D)) * 3 + 1
+    training = made(kind, "float32", {**settings, "normalize_activations": normalize})
+
+    def batches() -> Iterator[torch.Tensor]:
+        rng = np.random.default_rng(1)
+        while True:
+            yield torch.tensor(X[rng.integers(0, len(X), 64)], dtype=torch.float32)
+
+    config = SAETrainerConfig(
+        total_training_samples=64 * 6,
+        train_batch_size_samples=64,
+        n_checkpoints=1,
+        checkpoint_path=str(tmp_path),
+        save_final_checkpoint=True,
+        n_batches_for_norm_estimate=8,
+    )
+    trainer = SAETrainer(cfg=config, sae=training, data_provider=batches())
+    trained = trainer.fit()
+    trained.save_inference_model(tmp_path / "inference")
+    (final,) = tmp_path.glob("final_*")
+    (checkpoint,) = (path for path in tmp_path.glob("[0-9]*") if path.is_dir())
+    read = {path: SparseAutoencoder.load(path) for path in (tmp_path / "inference", final, checkpoint)}
+    back = theirs(sae_lens.SAE.load_from_disk(tmp_path / "inference", dtype="float64"), torch.from_numpy(X))[1]
+    np.testing.assert_allclose(read[tmp_path / "inference"].reconstruct(X), back, atol=1e-9)
+    np.testing.assert_allclose(np.median(np.abs(read[final].reconstruct(X) - back)), 0, atol=1e-4)
+    assert (read[final].normalization, read[tmp_path / "inference"].normalization) == (None, None)
+    assert (read[checkpoint].normalization is not None) == (normalize == "covariance_whitening")
+    if normalize == "expected_average_only_in":  # between the checkpoint and the end are a few small steps
+        norms = np.linalg.norm(read[checkpoint].W_enc) / np.linalg.norm(read[final].W_enc)
+        assert 0.9 < norms < 1.1
+    for sae in read.values():
+        assert (sae.lam is not None) <= ("l1_coefficient" in settings)
