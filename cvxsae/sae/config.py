@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cvxsae.errors import InputError
+from cvxsae.errors import InputError, in_short
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -120,7 +120,7 @@ class Config:
     by_norm: bool
     subtract_bias: bool
     normalize: str
-    settings: Mapping[str, Any]
+    settings: Any
     finetuned: bool
     sizes: Mapping[str, Any]
     metadata: dict[str, Any]
@@ -184,6 +184,10 @@ def _metadata(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _objections(config: Mapping[str, Any]) -> Iterator[str]:
     """Why it cannot be read, each the end of a sentence."""
+    for key in ("architecture", *ACTIVATIONS):
+        if not isinstance(config.get(key), str | None):
+            yield f"has the {key} {in_short(config[key])}, which is no name; correct {CONFIG}"
+            return
     name = config.get("architecture") or "standard"
     if name in _OTHERS:
         yield f"{_OTHERS[name]} ({name!r}); it cannot be read"

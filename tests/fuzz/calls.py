@@ -35,13 +35,14 @@ NOT_CALLED = {
     "digits": "takes nothing",
     "wordllama": "takes nothing",
     "wordllama_tokens": "takes nothing",
+    **dict.fromkeys(("ReLU", "TanhReLU", "TokenNorm"), "takes nothing"),
     **dict.fromkeys(
         (
-            "Candidate", "Certificate", "ChosenLambda", "Codes", "Comparison", "ConeCondition", "Conditions",
+            "Audit", "Candidate", "Certificate", "ChosenLambda", "Codes", "Comparison", "ConeCondition", "Conditions",
             "CrossCheck", "DictionaryFit", "Estimate", "FeatureStatistics", "Floor", "Frontier", "FrontierPoint",
-            "KSparseCodes", "KindMetrics", "LossLedger", "Metrics", "OptimalityReport", "PairScan", "PolarBounds",
-            "Record", "ResidualStructure", "SecondOrder", "Solution", "Synthetic", "TrainingRecord", "Violation",
-            "WidthResult",
+            "KSparseCodes", "KindMetrics", "LossLedger", "Metrics", "OptimalityReport", "PairScan", "Penalty",
+            "PolarBounds", "Record", "ResidualStructure", "SecondOrder", "SelfTest", "Solution", "Synthetic",
+            "TrainingRecord", "Violation", "WidthResult",
         ),
         "an answer: verbs make it",
     ),
@@ -164,7 +165,14 @@ def _top() -> list[Call]:
 
 def _rooms() -> list[Call]:
     residuals, statistics = X, _statistics()
+    ones = np.array([0.5, 0.25, 0.0, 1.0])
     return [
+        _call(sae.TopK, k=2, by_norm=True),
+        _call(sae.JumpReLU, threshold=ones),
+        _call(sae.Gated, b_gate=ones, r_mag=ones, b_mag=ones),
+        _call(sae.LayerNorm, eps=1e-5, ddof=1),
+        _call(sae.Whitening, mean=X[0], matrix=np.eye(3), inverse=np.eye(3)),
+        _call(sae.lambda_from, config={"l1_coefficient": 3.0}, library="saelens"),
         _call(validation.crosscheck, problem=_solution().problem),
         _call(diagnostics.absorption, statistics=statistics, count=3),
         _call(
@@ -226,8 +234,11 @@ def _methods() -> list[Call]:
         _call(transform.codes, "Affine.codes", codes=CODES),
         _call(transform.then, "Affine.then", after=transform),
         _call(_autoencoder().encode, "SparseAutoencoder.encode", X=X),
+        _call(_autoencoder().reconstruct, "SparseAutoencoder.reconstruct", X=X),
+        _call(_autoencoder().normalized, "SparseAutoencoder.normalized", X=X),
+        _call(_autoencoder().self_test, "SparseAutoencoder.self_test", X=X),
         _call(_autoencoder().save, "SparseAutoencoder.save", folder=folder() / "again"),
-        _call(cvxsae.SparseAutoencoder.load, "SparseAutoencoder.load", folder=folder() / "sae"),
+        _call(cvxsae.SparseAutoencoder.load, "SparseAutoencoder.load", path=folder() / "sae"),
         _call(cvxsae.SparseAutoencoder.from_fit, "SparseAutoencoder.from_fit", fit=fit),
         _call(solution.save, "Solution.save", path=folder() / "saved.npz"),
         _call(type(solution).load, "Solution.load", path=saved, problem=solution.problem),

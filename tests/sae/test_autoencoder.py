@@ -156,6 +156,45 @@ def test_harmless_variants_are_read_and_what_else_they_say_is_kept(arrays, rng, 
         assert "a sentence" in kept.values()
 
 
+STRANGE: tuple[Any, ...] = ([1], {"a": 1}, 2.5, -1, "?", True, False, None, [], {}, "", [["topk"]], 1e308, {"k": [1]})
+KEYS: tuple[str, ...] = (
+    "architecture",
+    "activation_fn",
+    "activation_fn_kwargs",
+    "k",
+    "rescale_acts_by_decoder_norm",
+    "d_in",
+    "d_out",
+)
+KEYS += ("apply_b_dec_to_input", "normalize_activations", "normalization_settings", "finetuning_scaling_factor")
+KEYS += (
+    "reshape_activations",
+    "hook_name_out",
+    "metadata",
+    "hook_point",
+    "sae_lens_version",
+    "dtype",
+    "l1_coefficient",
+)
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_configs_may_say_anything_and_are_read_or_refused(arrays, tmp_path, key):
+    folder = SparseAutoencoder.from_arrays(arrays).save(tmp_path / "sae")
+    config = json.loads((folder / "cfg.json").read_text())
+    for base in ({}, {"architecture": "topk", "k": 2}, {"normalize_activations": "cvxsae_layer_norm"}):
+        for value in STRANGE:
+            (folder / "cfg.json").write_text(json.dumps({**config, **base, key: value}))
+            try:
+                SparseAutoencoder.load(folder)
+            except InputError as error:
+                said = str(error)
+            else:
+                continue
+            with rejects("[a-z]"):
+                raise InputError(said)
+
+
 def test_codes_that_are_scaled_are_refused_unless_the_config_says_so(arrays, rng, tmp_path):
     sae, X = SparseAutoencoder.from_arrays(arrays), rng.normal(size=(5, 4))
     folder, factor = sae.save(tmp_path / "sae"), rng.uniform(0.5, 2, 7)

@@ -95,13 +95,14 @@ def named(arrays: Mapping[str, Any], asked: Asked, where: str = "the SAE") -> St
     parts = {part: array for part, (_, array) in found.items()}
     origin = {part: name for part, (name, _) in found.items()}
     encoder, decoder = _oriented(parts, origin, asked.layout)
-    activation = asked.activation or _activation(parts, origin, decoder.shape[0], where)
+    said = asked.activation
+    activation = _activation(parts, origin, decoder.shape[0], where) if said is None else _accepted(said, parts)
     return StoredAutoencoder(
         W_enc=encoder,
         b_enc=parts.get("b_enc"),
         W_dec=decoder,
         b_dec=parts["b_dec"],
-        activation=_checked_activation(activation, parts, asked),
+        activation=activation,
         subtract_bias=_subtracts(parts, origin, activation, asked.subtract_bias, where),
         source=f"plain arrays, {activation.name}",
     )
@@ -129,18 +130,17 @@ def _threshold(value: Any, width: int) -> Any:
     return (tensor.reshape(1).expand(width) if tensor.numel() == 1 else tensor).contiguous()
 
 
-def _checked_activation(activation: ActivationFunction, parts: Mapping[str, Any], asked: Asked) -> ActivationFunction:
-    """The activation function, unless arrays are there that the one that was passed has no use for."""
-    arguments.instance(activation, "activation", ActivationFunction, "one of cvxsae.sae, as TopK(k)")
-    if asked.activation is not None:
-        used = {"threshold", "k"} if isinstance(activation, JumpReLU | TopK) else set(activation.arrays())
-        left = [name for name in ("threshold", "k", *_GATES) if name in parts and name not in used]
-        if left:
-            raise InputError(
-                f"activation is {activation.name} but there is an array {left[0]}, which it has no use for; leave one "
-                "of them out."
-            )
-    return activation
+def _accepted(activation: Any, parts: Mapping[str, Any]) -> ActivationFunction:
+    """The activation function that was passed, unless arrays are there that it has no use for."""
+    found = arguments.instance(activation, "activation", ActivationFunction, "one of cvxsae.sae, as TopK(k)")
+    used = {"threshold", "k"} if isinstance(found, JumpReLU | TopK) else set(found.arrays())
+    left = [name for name in ("threshold", "k", *_GATES) if name in parts and name not in used]
+    if left:
+        raise InputError(
+            f"activation is {found.name} but there is an array {left[0]}, which it has no use for; leave one "
+            "of them out."
+        )
+    return found
 
 
 def _subtracts(

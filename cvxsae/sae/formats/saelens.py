@@ -165,7 +165,7 @@ def _normalization(config: Config, folder: Path | None, where: str) -> Normaliza
     if config.normalize == "layer_norm":
         return LayerNorm()
     if config.normalize == OWN_NORM:
-        if set(config.settings) != {"eps", "ddof"}:
+        if not isinstance(config.settings, Mapping) or set(config.settings) != {"eps", "ddof"}:
             raise InputError(f"{where} has normalization_settings {config.settings!r}; they must be eps and ddof.")
         return LayerNorm(**config.settings)
     if config.normalize == "constant_norm_rescale":
