@@ -62,6 +62,9 @@ SHARED, PRIVATE = 1e-3, 1e-5
 LEDGER_WIDTHS, LEDGER_TOKENS, LEDGER_STEPS, LEDGER_SECONDS = (32, 128), 3000, 800, 30.0
 """Widths of the SAEs that are taken apart, tokens they are trained on, steps of training, seconds of all."""
 
+LEDGER_STATIONARITY = 1e-4
+"""What the search for better dictionaries aims at; its time is up first."""
+
 WIDE_TOL, CODES_TOL, LEDGER_TOL, SHARING_TOL = 1e-9, 1e-6, 1e-3, 1e-4
 """Relative gaps asked of floors, of codes, of the codes in a ledger, and of large dictionaries."""
 
@@ -285,6 +288,7 @@ def _ledger(demo: Demo) -> tuple[dict[str, Any], Comparison]:
         LAM,
         bias=None,
         training=training,
+        stationarity=LEDGER_STATIONARITY,
         max_seconds=LEDGER_SECONDS,
         progress=demo.progress,
     )

@@ -172,15 +172,11 @@ def test_an_interrupt_returns_what_was_reached(method, name, kind):
 @claimed
 def test_memory_layout_does_not_matter(method, name, kind):
     plain, _ = written(name, kind)
-    strided, given = written(name, kind, lambda array: np.repeat(array, 2, axis=-1)[..., ::2])
-    fortran, _ = written(name, kind, np.asfortranarray)
+    strided, given = written(name, kind, lambda array: np.asfortranarray(np.repeat(array, 2, axis=0))[::2])
     assert not given[0].flags.c_contiguous
-    values = [
-        solve(problem, solver=method.name, tol=TOL, raise_on_failure=False).value
-        for problem in (plain, strided, fortran)
-    ]
-    assert values[1] == pytest.approx(values[0], rel=1e-6)  # sums in another order, then a search
-    assert values[2] == pytest.approx(values[0], rel=1e-6)
+    assert not given[0].flags.f_contiguous
+    first, second = (solve(p, solver=method.name, tol=TOL, raise_on_failure=False).value for p in (plain, strided))
+    assert second == pytest.approx(first, rel=1e-6)  # sums in another order, then a search
 
 
 # ------------------------------------------------------------------------------------ codes

@@ -156,7 +156,7 @@ def test_a_dictionary_of_two_processes_is_certified_for_all_rows(launch, name):
     off = np.linalg.norm(codes.T @ residuals / codes.sum(axis=0)[:, None] / LAM - dictionary, axis=1)
     drift = 0 if LEARNED.get(name, {}).get("bias", "free") is None else np.linalg.norm(residuals.mean(axis=0)) / LAM
     assert max(off.max(), drift) == pytest.approx(launch.same(f"{name}_worst_stationarity"), rel=1e-3)
-    assert max(off.max(), drift) <= 1e-4
+    assert max(off.max(), drift) <= 1e-3
     assert launch.said(f"{name}_status") == ["STATIONARY"] * 2
 
 

@@ -41,8 +41,8 @@ def data() -> tuple[np.ndarray, np.ndarray]:
     """Sparse combinations of planted atoms off the origin, an odd number of them, and the atoms."""
     rng = np.random.default_rng(7)
     atoms = rng.standard_normal((WIDTH, 8))
-    codes = rng.exponential(size=(1501, WIDTH)) * (rng.random((1501, WIDTH)) < 0.12)
-    return codes @ atoms + 0.03 * rng.standard_normal((1501, 8)) + 0.5, atoms
+    codes = rng.exponential(size=(1101, WIDTH)) * (rng.random((1101, WIDTH)) < 0.12)
+    return codes @ atoms + 0.03 * rng.standard_normal((1101, 8)) + 0.5, atoms
 
 
 def starts() -> np.ndarray:
@@ -79,7 +79,7 @@ def learn(name: str, X: Any, **more: Any) -> DictionaryFit:
     entries = sample.SAMPLE_ENTRIES
     try:
         sample.SAMPLE_ENTRIES = 8 * 300 if name == "sampled" else entries
-        return learn_dictionary(X, WIDTH, LAM, stationarity=1e-4, seed=3, **LEARNED[name], **more)
+        return learn_dictionary(X, WIDTH, LAM, stationarity=1e-3, seed=3, **LEARNED[name], **more)
     finally:
         sample.SAMPLE_ENTRIES = entries
 

@@ -26,7 +26,7 @@ print(certificate.is_certified, solution.info["passes"], peak() - before)
 
 @pytest.mark.slow
 def test_wide_limit_of_a_memory_map_stays_far_below_its_size(tmp_path):
-    rows, dim = 2**20, 192
+    rows, dim = 2**19, 192
     size = rows * dim * 4 / 2**20
     X = np.lib.format.open_memmap(tmp_path / "X.npy", "w+", np.float32, (rows, dim))
     X[:: rows // 64] = 1.0  # the rest of the file is a hole: no disk is used, but every page has to be read
