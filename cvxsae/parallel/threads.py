@@ -30,10 +30,21 @@ def threads_for(problem: Problem) -> Iterator[None]:
 def threads_for_cost(cost: float) -> Iterator[None]:
     """One thread if a step takes fewer than 5e7 multiplications, the process's own setting else; restored after.
 
-    On less, threads would spend their time waiting for each other.
+    On less, threads would spend their time waiting for each other. Besides, sums are then added up in one order, so a
+    small problem has the same answer bit for bit whatever ran before it in the process. Both need torch's own setting:
+    the MKL inside torch takes its threads from OpenMP only until someone first calls ``torch.set_num_threads`` (as
+    every coding on several threads does), and no library that limits threads sees it.
     """
-    with threadpool_limits(limits=1 if cost < WORTH_SHARING else None):
+    if cost >= WORTH_SHARING:
         yield
+        return
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # even where it is 1 by OpenMP: MKL may have more
+    try:
+        with threadpool_limits(limits=1):
+            yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager

@@ -1,12 +1,14 @@
 """The caller's number of torch threads is what it was after every call, however that ended."""
 
+import re
 from contextlib import suppress
 
 import numpy as np
 import pytest
 import torch
 
-from cvxsae.parallel.threads import torch_threads, worker_pool
+from cvxsae import LargeDictionary, solve
+from cvxsae.parallel.threads import threads_for_cost, torch_threads, worker_pool
 from cvxsae.solvers.codes import plan
 from cvxsae.solvers.codes.encode import encode
 from cvxsae.solvers.codes.rounds import solve_block
@@ -77,3 +79,46 @@ def test_what_has_not_begun_is_cancelled(threads):
         raise KeyboardInterrupt
     assert all(future.done() for future in futures)
     assert torch.get_num_threads() == threads
+
+
+def mkl_threads() -> list[str]:
+    """What the MKL inside torch would use; empty where there is none."""
+    return re.findall(r"mkl_get_max_threads\(\) : (\d+)", torch.__config__.parallel_info())
+
+
+def test_a_small_problem_has_one_thread_in_every_library(threads):
+    """Seen: limits on OpenMP do not reach MKL once torch.set_num_threads has been called, as the fixture does here."""
+    for before in (threads, 1):
+        torch.set_num_threads(before)
+        with threads_for_cost(1.0):
+            assert torch.get_num_threads() == 1
+            assert set(mkl_threads()) <= {"1"}
+            with threads_for_cost(1.0):
+                pass
+            assert set(mkl_threads()) <= {"1"}
+        assert torch.get_num_threads() == before
+        assert set(mkl_threads()) <= {str(before)}
+        with threads_for_cost(1e12):
+            assert torch.get_num_threads() == before
+    with suppress(ValueError), threads_for_cost(1.0):
+        raise ValueError
+    assert torch.get_num_threads() == 1
+
+
+@pytest.mark.slow
+def test_a_small_problem_has_one_answer_whatever_ran_before():
+    """Seen: lower bounds in three dimensions moved by 4e-7 after an encoding in the same process."""
+    X, before = np.random.default_rng(1).normal(size=(14, 3)), torch.get_num_threads()
+
+    def answer():
+        found = solve(LargeDictionary(X, 0.2, 1.0), raise_on_failure=False, tol=1e-3)
+        return found.value, found.lower_bound, np.asarray(found.codes).tobytes()
+
+    first = answer()
+    encode(*problem(), 0.2)
+    assert answer() == first
+    torch.set_num_threads(4)
+    try:
+        assert answer() == first
+    finally:
+        torch.set_num_threads(before)
