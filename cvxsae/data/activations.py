@@ -24,6 +24,7 @@ from jaxtyping import Float
 
 from cvxsae.data import files, tensors
 from cvxsae.data.arithmetic import computes
+from cvxsae.data.deadline import go_on
 from cvxsae.data.stored import StoredRows, mapping_under, stored_rows
 from cvxsae.errors import InputError
 
@@ -171,6 +172,7 @@ class Activations:
         step = rows or max(1, BATCH_BYTES // (width * self.shape[1]))
         seen = xxhash.xxh3_128()
         for start in range(0, len(self), step):
+            go_on()
             block = _block(self._held, slice(start, start + step))
             if self._checksum is not None:
                 _add(seen, block)

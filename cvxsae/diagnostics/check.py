@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 import numpy as np
 
 from cvxsae.data import arguments
+from cvxsae.data.deadline import OutOfTime, until
 from cvxsae.diagnostics import phenomena
 from cvxsae.diagnostics.pairs import evident_score, scan_pairs
 from cvxsae.diagnostics.report import OptimalityReport
 from cvxsae.diagnostics.second_order import LANCZOS_TOL, least_curvature
-from cvxsae.diagnostics.sums import CODE_TOL, FeatureStatistics, at_one_bias, measured
+from cvxsae.diagnostics.sums import CODE_TOL, FeatureStatistics, at_one_bias, measured, never_too_late
 from cvxsae.errors import InputError
 from cvxsae.parallel.context import Compute, Run, Seeded, keywords
 from cvxsae.relaxations.convex.wide_limit import WideLimit
 from cvxsae.relaxations.joint.cone import cone_condition
 from cvxsae.relaxations.joint.refinement import best_new_atoms, residual_starts, split_scores
 from cvxsae.solvers.dictionary.result import DictionaryFit
-from cvxsae.solvers.floors.search import solved_wide_limit
+from cvxsae.solvers.floors.search import WIDE_SHARE, solved_wide_limit
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,9 +29,10 @@ if TYPE_CHECKING:
 
     from cvxsae.data.activations import ActivationsLike
     from cvxsae.data.arguments import BiasLike
-    from cvxsae.diagnostics.second_order import SecondOrder
     from cvxsae.relaxations.convex.fixed_atoms import SparseCodes
     from cvxsae.relaxations.joint.cone import ConeCondition
+
+Measured = TypeVar("Measured")
 
 _SAME_ATOM = 0.999
 """New atoms with a larger cosine are one: climbs from different starts that end at the same maximum."""
@@ -140,7 +143,8 @@ def check_optimality(
     Raises
     ------
     InputError
-        For arguments that cannot be used.
+        For arguments that cannot be used, and a ``max_seconds`` that passed before the sums over all datapoints were
+        complete: nothing could be said then.
     KeyboardInterrupt
         On Ctrl-C: conditions mean nothing where codes are not exact.
     """
@@ -154,16 +158,21 @@ def check_optimality(
         problem = at_one_bias(X, fit.dictionary, fit.lam, fit.bias)
         if codes is None and problem.n_points == fit.codes.shape[0]:
             codes = fit.codes  # likely of the same data; not believed
-        return check(problem, codes, chosen, tol, run, bias_is_free=fit.problem.bias_is_free)
+        with never_too_late():
+            return check(problem, codes, chosen, tol, run, bias_is_free=fit.problem.bias_is_free)
     if lam is None:
         raise InputError("lam is None; pass the penalty λ of (P), unless dictionary is a fit that knows it.")
-    return check(at_one_bias(X, dictionary, lam, bias), codes, chosen, tol, run, bias_is_free=trained_bias)
+    problem = at_one_bias(X, dictionary, lam, bias)
+    with never_too_late():
+        return check(problem, codes, chosen, tol, run, bias_is_free=trained_bias)
 
 
 def check(
     problem: SparseCodes, codes: Any, chosen: Conditions, tol: float, run: Run, *, bias_is_free: bool
 ) -> OptimalityReport:
-    """:func:`check_optimality` for arguments that have been checked. An interrupt passes through."""
+    """:func:`check_optimality` for arguments that have been checked. An interrupt passes through, and OutOfTime."""
+    wide = WideLimit(problem.X, problem.lam, bias="free" if bias_is_free else problem.bias)
+    limit = solved_wide_limit(wide, _WIDE_TOL, run, share=WIDE_SHARE)
     found = measured(problem, codes, chosen.code_tol, run)
     scores = {
         "pairs": evident_score,
@@ -175,21 +184,30 @@ def check(
     unfinished = ["codes"] if run.is_late and not found.codes.done.all() else []
     unfinished += [] if scan.is_complete else ["pairs"]
 
-    def wanted(what: str, asked: bool) -> bool:
-        """Whether to measure something now; noted down if there is no time for it."""
-        if asked and run.is_late:
-            unfinished.append(what)
-        return asked and not run.is_late
+    def measured_in_time(what: str, asked: bool, measure: Callable[[], Measured]) -> Measured | None:
+        """What was asked for; None, and noted down, if there is no time for it."""
+        if not asked:
+            return None
+        try:
+            with until(run.last_moment):
+                if not run.is_late:
+                    return measure()
+        except OutOfTime:
+            pass
+        unfinished.append(what)
+        return None
 
-    splits = wanted("split scores", chosen.splits)
-    features, directions = _features(found, scan.deficits, splits=splits, seed=run.seed)
-    atoms, gains = _new_atoms(found, chosen.new_atoms if wanted("new atoms", chosen.new_atoms > 0) else 0, run.seed)
-    wide = WideLimit(problem.X, problem.lam, bias="free" if bias_is_free else problem.bias)
-    limit = solved_wide_limit(wide, _WIDE_TOL, run)
-    cone, error = _noiseless(found) if wanted("the cone condition", chosen.noiseless) else (None, float("nan"))
-    curved: SecondOrder | None = None
-    if wanted("the second-order test", chosen.second_order):
-        curved = least_curvature(problem, found.codes, LANCZOS_TOL, run.inner(), bias_is_free=bias_is_free)
+    splits = measured_in_time("split scores", chosen.splits, lambda: _split_scores(found, run.seed))
+    features, directions = _features(found, scan.deficits, splits)
+    new = measured_in_time("new atoms", chosen.new_atoms > 0, lambda: _new_atoms(found, chosen.new_atoms, run.seed))
+    atoms, gains = (np.zeros((0, len(found.bias))), np.zeros(0)) if new is None else new
+    noiseless = measured_in_time("the cone condition", chosen.noiseless, lambda: _noiseless(found))
+    cone, error = (None, float("nan")) if noiseless is None else noiseless
+    curved = measured_in_time(
+        "the second-order test",
+        chosen.second_order,
+        lambda: least_curvature(problem, found.codes, LANCZOS_TOL, run.inner(), bias_is_free=bias_is_free),
+    )
     return OptimalityReport(
         statistics=found,
         features=features,
@@ -216,7 +234,9 @@ def check(
 
 
 def _features(
-    found: FeatureStatistics, deficits: Float64[np.ndarray, " K"], *, splits: bool, seed: int
+    found: FeatureStatistics,
+    deficits: Float64[np.ndarray, " K"],
+    splits: tuple[Float64[np.ndarray, " K"], Float64[np.ndarray, "K d"]] | None,
 ) -> tuple[pd.DataFrame, Float64[np.ndarray, "K d"]]:
     frame = phenomena.feature_densities(found)
     distance = np.linalg.norm(found.mean_residual / found.lam - found.dictionary.numpy(), axis=1)
@@ -226,13 +246,14 @@ def _features(
     frame["gradient"] = found.lam * found.mass * distance
     frame["identity_deficit"] = deficits
     frame["largest_ratio"] = found.largest_ratio
-    directions = np.zeros(tuple(found.dictionary.shape))
-    frame["split_score"] = np.nan
-    if splits:
-        scores, along = split_scores(found.residuals, found.codes.codes, found.dictionary, seed=seed)
-        frame["split_score"] = np.where(found.live, scores.cpu().double().numpy(), np.nan)
-        directions = along.cpu().double().numpy()
-    return frame, directions
+    frame["split_score"] = np.nan if splits is None else splits[0]
+    return frame, np.zeros(tuple(found.dictionary.shape)) if splits is None else splits[1]
+
+
+def _split_scores(found: FeatureStatistics, seed: int) -> tuple[Float64[np.ndarray, " K"], Float64[np.ndarray, "K d"]]:
+    """How fast F falls when each feature splits, and along which direction; NaN for dead ones."""
+    scores, along = split_scores(found.residuals, found.codes.codes, found.dictionary, seed=seed)
+    return np.where(found.live, scores.cpu().double().numpy(), np.nan), along.cpu().double().numpy()
 
 
 def _likely_error(found: FeatureStatistics) -> Float64[np.ndarray, " K"]:

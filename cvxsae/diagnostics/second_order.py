@@ -12,6 +12,7 @@ from jaxtyping import Float64
 from cvxsae.data import arguments
 from cvxsae.data.activations import ActivationsLike
 from cvxsae.data.arguments import BiasLike
+from cvxsae.data.deadline import OutOfTime, until
 from cvxsae.diagnostics.sums import CODE_TOL, at_one_bias, exact_codes
 from cvxsae.errors import InputError
 from cvxsae.parallel.context import Compute, Run, Seeded, keywords
@@ -151,11 +152,15 @@ def second_order(
     if run.is_late and not exact.done.all():
         missing = int((~exact.done).sum())
         raise InputError(f"max_seconds passed before {missing} datapoints had exact codes (T5 needs them); raise it.")
-    return least_curvature(problem, exact, tol, run, bias_is_free=trained_bias)
+    try:
+        with until(run.last_moment):
+            return least_curvature(problem, exact, tol, run, bias_is_free=trained_bias)
+    except OutOfTime as late:
+        raise InputError("max_seconds passed before the curvature could be looked at even once; raise it.") from late
 
 
 def least_curvature(problem: SparseCodes, codes: Codes, tol: float, run: Run, *, bias_is_free: bool) -> SecondOrder:
-    """:func:`second_order` at exact codes."""
+    """:func:`second_order` at exact codes. A limit around it gives it up until the search for the least has begun."""
     curvature = Curvature(
         problem.X.to_tensor(device=run.device),
         problem.atoms,

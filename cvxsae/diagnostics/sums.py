@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Unpack
 
@@ -14,6 +17,7 @@ from tqdm import tqdm
 from cvxsae.data import arguments
 from cvxsae.data.activations import ActivationsLike
 from cvxsae.data.arguments import BiasLike
+from cvxsae.data.deadline import OutOfTime, until
 from cvxsae.errors import InputError
 from cvxsae.parallel.context import Compute, Run, keywords
 from cvxsae.parallel.group import all_rows
@@ -34,6 +38,9 @@ _ROWS = 4096
 
 _PRODUCT_ENTRIES = 2**23
 """Most entries of a block of products ``d_k·r_n``: 64 MB in float64."""
+
+_CODES_SHARE = 0.5
+"""Share of a time limit that codes may take: the sums need time too."""
 
 _MOMENTS = ("count", "x", "r", "e", "xx", "xr", "xe", "rr", "ee")
 """Fields of :class:`Moments`, in the order in which their sums are kept."""
@@ -199,8 +206,8 @@ def feature_statistics(
     code_tol
         Relative gap of every datapoint's codes.
     options
-        ``device``, ``max_seconds`` and ``progress``. Where time runs out, ``codes.done`` says which datapoints have no
-        exact codes.
+        ``device``, ``max_seconds`` (half of it for the codes) and ``progress``. Where time runs out, ``codes.done``
+        says which datapoints have no exact codes.
 
     Returns
     -------
@@ -210,12 +217,14 @@ def feature_statistics(
     Raises
     ------
     InputError
-        For arguments that cannot be used.
+        For arguments that cannot be used, and a ``max_seconds`` that passed before the sums were complete.
     KeyboardInterrupt
         On Ctrl-C: conditions mean nothing where codes are not exact.
     """
     run = Run.start(options, Compute)
-    return measured(at_one_bias(X, dictionary, lam, bias), codes, arguments.positive(code_tol, "code_tol"), run)
+    problem, tol = at_one_bias(X, dictionary, lam, bias), arguments.positive(code_tol, "code_tol")
+    with never_too_late():
+        return measured(problem, codes, tol, run)
 
 
 def at_one_bias(X: ActivationsLike, dictionary: Any, lam: float, bias: BiasLike) -> SparseCodes:
@@ -235,8 +244,28 @@ def exact_codes(problem: SparseCodes, start: Any, tol: float, run: Run) -> Codes
 
 
 def measured(problem: SparseCodes, start: Any, tol: float, run: Run) -> FeatureStatistics:
-    """:func:`feature_statistics` of a problem at a fixed bias, from codes that are not believed."""
-    return _Pass(problem, exact_codes(problem, start, tol, run), run).sums()
+    """:func:`feature_statistics` of a problem at a fixed bias, from codes that are not believed.
+
+    Raises
+    ------
+    OutOfTime
+        If time was over before the sums were complete.
+    """
+    codes = exact_codes(problem, start, tol, run.inner(share=_CODES_SHARE) if math.isfinite(run.deadline) else run)
+    with until(run.last_moment):
+        return _Pass(problem, codes, run).sums()
+
+
+@contextmanager
+def never_too_late() -> Iterator[None]:
+    """Say in one sentence that there was no time for the sums of :func:`measured`."""
+    try:
+        yield
+    except OutOfTime as late:
+        raise InputError(
+            "max_seconds passed before the sums over all datapoints were complete, and parts of them mean nothing; "
+            "raise it or pass fewer rows."
+        ) from late
 
 
 class _Pass:

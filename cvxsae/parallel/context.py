@@ -36,6 +36,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 SHORTEST = 1e-3
 """Seconds that a part of a call gets at the least: enough for a first evaluation, so that something can be returned."""
 
+GRACE = 0.5
+"""Seconds past its deadline in which what was begun may still end; what was there before is the answer otherwise."""
+
 
 class Compute(TypedDict, total=False):
     """Options of every verb that computes."""
@@ -141,6 +144,11 @@ class Run:
     def is_late(self) -> bool:
         """Whether the deadline has passed."""
         return self.left <= 0
+
+    @property
+    def last_moment(self) -> float:
+        """Until when work that begins now is worth waiting for: the deadline, or now if it has passed, and grace."""
+        return max(self.deadline, time.perf_counter()) + GRACE
 
     def inner(self, *, share: float = 1.0) -> Run:
         """For a call inside this one: same device, seed and deadline, silent, and interrupts pass through it.

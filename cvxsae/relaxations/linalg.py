@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
+from cvxsae.data.deadline import go_on
 from cvxsae.errors import Error
 
 EPS = float(np.finfo(np.float64).eps)
@@ -50,6 +51,7 @@ def failing_as(what: str, matrix: np.ndarray | torch.Tensor) -> Iterator[None]:
 
 def eigh(matrix: Array) -> tuple[Array, Array]:
     """Eigenvalues, rising, and eigenvectors of symmetric matrices (..., n, n): divide and conquer, else QR."""
+    go_on()
     try:
         values, vectors = torch.linalg.eigh(matrix) if isinstance(matrix, torch.Tensor) else np.linalg.eigh(matrix)
     except FAILURES:
@@ -64,6 +66,7 @@ def eigh(matrix: Array) -> tuple[Array, Array]:
 
 def eigvalsh(matrix: Array) -> Array:
     """Eigenvalues, rising, of symmetric matrices (..., n, n)."""
+    go_on()
     try:
         return torch.linalg.eigvalsh(matrix) if isinstance(matrix, torch.Tensor) else np.linalg.eigvalsh(matrix)
     except FAILURES:
@@ -92,6 +95,7 @@ def extreme_eigenvalues(matrix: Array) -> tuple[Array, Array]:
 
 def svd(matrix: Array) -> tuple[Array, Array, Array]:
     """The thin singular value decomposition ``U, s, Vᵀ`` of a matrix (m, n): divide and conquer, else QR."""
+    go_on()
     try:
         if isinstance(matrix, torch.Tensor):
             left, singular, right = torch.linalg.svd(matrix, full_matrices=False)
@@ -114,6 +118,7 @@ def singular_values(matrix: np.ndarray) -> np.ndarray:
 
 def cholesky(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Cholesky factors of matrices (..., n, n), and above zero where there is none: those are not to be used."""
+    go_on()
     try:
         factor, failed = torch.linalg.cholesky_ex(matrix)
         return factor, failed

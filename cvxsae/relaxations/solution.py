@@ -109,7 +109,8 @@ class Solution(Candidate):
         ``value`` is that of the dictionary and codes read off it, ``lower_bound`` holds for both. None elsewhere.
     solver_gap, relaxation_gap
         Relative distance from ``lower_bound`` up to ``relaxed_value``, which is the solver's to close, and from there
-        up to ``value``. None where there is no relaxation, or where the bound is above it (copositive proofs).
+        up to ``value``. None where there is no relaxation, where the bound is above it (copositive proofs), and of many
+        datapoints where time ran out.
     info
         What else the algorithm reports: iterations, passes over the data, atoms, device.
     """
@@ -233,12 +234,19 @@ GAP_SLACK = 1e-12
 """A relative gap below minus this is an error; above it, it is rounding of two float64 sums."""
 
 
+_QUICK_POINTS = 500
+"""Datapoints whose similarity matrix is factorized in a tenth of a second."""
+
+
 def judge(
     problem: Problem,
     candidate: Candidate,
     status: Status,
     *,
     tol: float,
+    value: float | None = None,
+    bound: float | None = None,
+    is_late: bool = False,
     history: tuple[Record, ...] = (),
     seconds: float = 0.0,
     solver: str = "",
@@ -246,13 +254,21 @@ def judge(
 ) -> Solution:
     """Turn a candidate into a solution: evaluate it in float64 and let the gap decide between certified and not.
 
+    ``value`` and ``bound`` are given where exactly this candidate was evaluated before. If it ``is_late``, the two
+    parts of a gap are left out where they would take long.
+
     Raises
     ------
     CertificateError
         If the lower bound is above the value by more than rounding.
     """
     finite = all(np.isfinite(a).all() for a in (candidate.bias, candidate.dual) if a is not None)
-    value, bound = problem.bounds(candidate) if finite else (float("nan"), float("nan"))
+    if not finite:
+        value = bound = float("nan")
+    elif value is None and bound is None:
+        value, bound = problem.bounds(candidate)
+    value = problem.primal_value(candidate) if value is None else value
+    bound = problem.lower_bound(candidate) if bound is None else bound
     gap = relative_gap(value, bound)
     if gap < -GAP_SLACK:
         raise CertificateError(
@@ -264,7 +280,8 @@ def judge(
         status = Status.STALLED
     if not np.isfinite(gap):
         status = Status.NONFINITE
-    gaps = gap_parts(problem, candidate, value, bound) if finite else {}
+    wants_parts = finite and not (is_late and problem.n_points > _QUICK_POINTS)
+    gaps = gap_parts(problem, candidate, value, bound) if wants_parts else {}
     parts = {name: gaps.pop(name, None) for name in GAP_PARTS}
     return Solution(
         **{f.name: getattr(candidate, f.name) for f in fields(Candidate)},

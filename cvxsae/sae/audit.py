@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
@@ -11,6 +12,7 @@ import numpy as np
 
 from cvxsae.data import arguments
 from cvxsae.data.activations import Activations
+from cvxsae.data.deadline import OutOfTime
 from cvxsae.diagnostics.check import Conditions, check
 from cvxsae.errors import InputError
 from cvxsae.parallel.context import Compute, Run, Seeded, keywords
@@ -25,7 +27,7 @@ from cvxsae.sae.given import as_autoencoder
 from cvxsae.sae.sparsity_frontier import frontier_around
 from cvxsae.sae.stages import Stages
 from cvxsae.solvers.codes.encode import relative_gap_asked
-from cvxsae.solvers.floors.search import WIDE_TOL, FloorSearch, find_floors, solved_wide_limit
+from cvxsae.solvers.floors.search import WIDE_SHARE, WIDE_TOL, FloorSearch, find_floors, solved_wide_limit
 
 if TYPE_CHECKING:
     from cvxsae.data.activations import ActivationsLike
@@ -162,7 +164,8 @@ def audit(
             if run.is_late:
                 break
             inner = stages.begin(part, share=1 / (len(asked) - place))
-            parts[part] = _MEASURES[part](_Measured(model, rows, found, chosen), inner)
+            with suppress(OutOfTime):
+                parts[part] = _MEASURES[part](_Measured(model, rows, found, chosen), inner)
         answer = Audit(
             ledger=ledger,
             sae=model,
@@ -181,7 +184,9 @@ def audit(
 def _accounts(model: SparseAutoencoder, problem: JointProblem, tol: float, stages: Stages) -> Accounts:
     """The ledger, with the floors under it."""
     stages.begin("wide limit")
-    wide = solved_wide_limit(WideLimit(problem.X, problem.lam, bias=problem.bias), WIDE_TOL, stages.run)
+    wide = solved_wide_limit(
+        WideLimit(problem.X, problem.lam, bias=problem.bias), WIDE_TOL, stages.run, share=WIDE_SHARE
+    )
     (floor,) = find_floors([problem], FloorSearch.of(), stages.begin("width floor", share=_FLOOR_SHARE), wide)
     return accounts(model, floor, wide, tol, stages)
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Unpack
@@ -86,10 +87,10 @@ def compare(
     callback
         Called with every :class:`~cvxsae.study.WidthResult` as soon as its width is done.
     options
-        ``device``; ``max_seconds`` (of the whole call: what is left is shared out over the searches that are left;
-        exact codes and final evaluations are always finished); ``progress``; ``seed`` (of training and searches); and
-        ``folder``, where ``compare.json`` and one ``dictionary_K.npz`` a width are written as they come: a comparison
-        that was interrupted goes on where it was.
+        ``device``; ``max_seconds`` (of the whole call: what is left is shared out over the searches that are left; once
+        it has passed, the first width is finished as quickly as can be, and the others are left out); ``progress``;
+        ``seed`` (of training and searches); and ``folder``, where ``compare.json`` and one ``dictionary_K.npz`` a width
+        are written as they come: a comparison that was interrupted goes on where it was.
 
     Returns
     -------
@@ -145,7 +146,7 @@ def compare(
     kept = None
     if how.folder is not None:
         kept = Folder(how.folder, "a comparison", {**settings, "data": fingerprint(data)})
-    return _compare(_Progress(settings, spec, shift, kept, callback), how)
+    return _compare(_Progress(settings, spec, shift, kept, callback, how.deadline), how)
 
 
 def _compare(progress: _Progress, how: Run) -> Comparison:
@@ -161,8 +162,13 @@ def _compare(progress: _Progress, how: Run) -> Comparison:
             deadline=how.deadline,
             ended=progress.ended,
         )
-        run(progress.spec, progress.store.folder, asked)
+        with suppress(_EnoughError):
+            run(progress.spec, progress.store.folder, asked)
     return progress.comparison()
+
+
+class _EnoughError(Exception):
+    """Time is over and some widths are done: the others are left out."""
 
 
 def _options(given: Mapping[str, Any] | None, name: str, allowed: tuple[str, ...]) -> dict[str, Any]:
@@ -183,6 +189,7 @@ class _Progress:
     shift: np.ndarray | None
     kept: Folder | None
     callback: Callable[[WidthResult], None] | None
+    deadline: float
     store: Store = field(init=False)
     records: dict[tuple[str, int | None], Record] = field(default_factory=dict)
     results: list[WidthResult] = field(default_factory=list)
@@ -200,8 +207,10 @@ class _Progress:
         for width in self.spec.n_atoms[len(self.results) :]:
             needed = [("wide_limit", None), *((name, width) for name in ("width_floor", "learned", "trained_sae"))]
             if not all(one in self.records for one in needed):
-                return
+                break
             self._finish(width)
+        if self.results and time.perf_counter() > self.deadline:
+            raise _EnoughError
 
     def _finish(self, width: int) -> None:
         result = self._result(width)

@@ -20,6 +20,7 @@ from jaxtyping import Float
 
 from cvxsae.data import arguments
 from cvxsae.data.arithmetic import computes
+from cvxsae.data.deadline import go_on
 from cvxsae.relaxations.convex import polar_search as sphere
 from cvxsae.relaxations.linalg import FactorizationError, eigh
 from cvxsae.relaxations.proofs import CopositivityProof, NonnegativeProof, pencil_bound
@@ -209,6 +210,7 @@ class AtomPenalty:
         U = U / torch.linalg.vector_norm(U, dim=0).clamp(min=torch.finfo(Y.dtype).tiny)
         best = self.polar(Y @ U)
         for _ in range(_ROOT_ITERATIONS):
+            go_on()
             step = Y.T @ self.polar_maximizer(Y @ U)
             length = torch.linalg.vector_norm(step, dim=0)
             U = torch.where(length > 0, step / length.clamp(min=torch.finfo(Y.dtype).tiny), U)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 
+from cvxsae.data.deadline import go_on
 from cvxsae.errors import InputError
 from cvxsae.relaxations.linalg import FAILURES
 
@@ -85,8 +86,11 @@ def _direction_values(
     polar: Callable[[torch.Tensor], torch.Tensor], Y: torch.Tensor, rows: Float[torch.Tensor, "c d"]
 ) -> Float[torch.Tensor, " c"]:
     """θ°(Yu) at every direction u, in blocks."""
-    step = max(1, _BATCH // len(Y))
-    return torch.cat([polar(Y @ rows[i : i + step].T) for i in range(0, len(rows), step)])
+    step, values = max(1, _BATCH // len(Y)), []
+    for first in range(0, len(rows), step):
+        go_on()
+        values.append(polar(Y @ rows[first : first + step].T))
+    return torch.cat(values)
 
 
 def _hull_distance(corners: Float[torch.Tensor, "c d d"]) -> Float[torch.Tensor, " c"]:

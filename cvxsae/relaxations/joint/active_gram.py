@@ -9,6 +9,7 @@ import scipy.sparse as sp
 import torch
 from jaxtyping import Float64, Int64
 
+from cvxsae.data.deadline import go_on
 from cvxsae.relaxations import linalg
 
 _BLOCK_ENTRIES = {"cpu": 2**21, "cuda": 2**27}
@@ -76,6 +77,7 @@ class ActiveSolver:
         self.batches: list[tuple[torch.Tensor, torch.Tensor]] = []
         columns = torch.cat([pattern.indices[1], pattern.indices.new_zeros(1)])
         for points, width in similar_counts(counts, _BLOCK_ENTRIES[device.type] // dictionary.shape[1]):
+            go_on()
             places = pattern.indptr[points][:, None] + np.arange(width)
             places[np.arange(width)[None, :] >= counts[points][:, None]] = self.size
             slots = torch.from_numpy(places).to(device)

@@ -12,6 +12,7 @@ import scipy.sparse as sp
 import torch
 from jaxtyping import Float64
 
+from cvxsae.data.deadline import go_on, whatever_the_time
 from cvxsae.relaxations import linalg
 from cvxsae.relaxations.joint.active_gram import ActiveSolver, CodePattern
 
@@ -185,7 +186,8 @@ class Curvature:
             none = torch.zeros_like(self.dictionary)
             return LeastCurvature(float("inf"), 0.0, float("inf"), none, None, converged=True)
         start = torch.randn(space.size, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-        eigenvalue, vector, residual = _lowest(space.apply, start.to(self.device), tol, products, deadline)
+        with whatever_the_time():  # it has a deadline of its own, at which it has something to return
+            eigenvalue, vector, residual = _lowest(space.apply, start.to(self.device), tol, products, deadline)
         direction, shift = space.unpack(vector)
         length = float(torch.sqrt(direction.square().sum() + (0 if shift is None else shift.square().sum())))
         return LeastCurvature(
@@ -217,6 +219,7 @@ class Curvature:
         step = max(1, _BLOCK_ENTRIES[self.device.type] // n_atoms)
         largest = -float("inf")
         for start in range(0, n, step):
+            go_on()
             products = self.residuals[start : start + step] @ self.dictionary.T
             first, last = (int(torch.searchsorted(rows, edge)) for edge in (start, start + step))
             products[rows[first:last] - start, columns[first:last]] = -float("inf")

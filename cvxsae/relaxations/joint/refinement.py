@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float, Int64
 
 from cvxsae.data import arguments
+from cvxsae.data.deadline import go_on
 from cvxsae.errors import InputError
 
 Residuals: TypeAlias = torch.Tensor | Callable[[], Iterable[torch.Tensor]]
@@ -152,6 +153,7 @@ def _excess(
     for block in residuals() if callable(residuals) else (residuals,):
         n_points += len(block)
         for rows in torch.split(block, max(1, _BLOCK_ENTRIES // max(1, len(atoms)))):
+            go_on()
             over = (rows @ atoms.T).sub_(lam).clamp_(min=0)
             gains += over.square().sum(dim=0) / 2
             steps.addmm_(over.T, rows)
@@ -208,10 +210,12 @@ class _Members:
 
     def blocks(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Residuals (a, m, d) and codes (a, m), in pieces along m."""
+        go_on()
         if self.kept is not None:
             yield self.kept, self.weights
             return
         for start in range(0, self.rows.shape[1], self.step):
+            go_on()
             part = slice(start, start + self.step)
             yield self.residuals[self.rows[:, part]], self.weights[:, part]
 

@@ -163,16 +163,24 @@ def certain_activity(problem: SparseCodes, codes: sp.csr_array, run: Run) -> Act
     step = max(1, BLOCK_ENTRIES // max(atoms.shape))
     blocks, is_open, start = [], np.ones(problem.n_points, np.bool_), 0
     for batch in problem.X.batches(rows=step):
+        if run.is_late:
+            blocks.append(_likely(codes[start:]))
+            break
         rows = slice(start, start + len(batch))
         start = rows.stop
         held = codes[rows]
         scaled = sp.csr_array((held.data / problem.lam, held.indices, held.indptr), shape=held.shape)
-        if run.is_late:
-            blocks.append(_stored(scaled, np.zeros(held.shape, np.bool_)))
-        else:
-            entries, is_open[rows] = _classify(centered(batch, problem).numpy() / problem.lam, scaled, atoms)
-            blocks.append(entries)
+        entries, is_open[rows] = _classify(centered(batch, problem).numpy() / problem.lam, scaled, atoms)
+        blocks.append(entries)
     return Activity(entries=sp.csr_array(sp.vstack(blocks, format="csr")), is_open=is_open)
+
+
+def _likely(codes: sp.csr_array) -> sp.csr_array:
+    """The codes that are positive, none of them certain."""
+    marks = np.where(codes.data > 0, LIKELY, 0).astype(np.int8)
+    found = sp.csr_array((marks, codes.indices, codes.indptr), shape=codes.shape)
+    found.eliminate_zeros()
+    return found
 
 
 def _stored(codes: sp.csr_array, possible: Bool[np.ndarray, "n K"]) -> sp.csr_array:

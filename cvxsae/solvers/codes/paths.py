@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Unpack
 
@@ -16,6 +17,7 @@ from cvxsae.data import arguments
 from cvxsae.data.activations import Activations, ActivationsLike
 from cvxsae.data.arguments import Bias
 from cvxsae.data.arithmetic import own_arithmetic
+from cvxsae.data.deadline import OutOfTime, until
 from cvxsae.errors import InputError
 from cvxsae.parallel.context import Compute, Run, Seeded, keywords
 from cvxsae.parallel.group import group_of
@@ -36,6 +38,9 @@ FIRST_RATIO = 0.3
 
 MOST_PENALTIES = 100_000
 """Penalties of a path that are chosen here: more than any path has, and few enough to list."""
+
+LATE = "max_seconds passed before the largest λ was known, from which the others follow; raise it."
+"""What is said where a pass over the data is more than there is time for."""
 
 MOST_STEPS = 60
 """Bisections at most: they end long before, by ``rtol`` or because L0 jumps over the target."""
@@ -87,8 +92,13 @@ def _problem(
     return SparseCodes(data, dictionary, 1.0, bias=Bias.fixed(bias, data.shape[1], FIXED_BIAS).vector)
 
 
-def _top(problem: SparseCodes) -> float:
-    return max(problem.group.gather(largest_correlation(problem)))
+def _top(problem: SparseCodes, run: Run | None = None) -> float:
+    """λ_max of all processes; of one, within the limits of a run."""
+    try:
+        with until(run.last_moment) if run is not None and problem.group.is_alone else nullcontext():
+            return max(problem.group.gather(largest_correlation(problem)))
+    except OutOfTime as late:
+        raise InputError(LATE) from late
 
 
 def _at(problem: SparseCodes, lam: float) -> SparseCodes:
@@ -135,7 +145,9 @@ def code_path(
     Raises
     ------
     InputError
-        For arguments that cannot be used.
+        For arguments that cannot be used, and a ``max_seconds`` that passed before the path could be chosen.
+    KeyboardInterrupt
+        On Ctrl-C before that.
     """
     data = Activations(X)
     group = group_of(data)
@@ -143,7 +155,7 @@ def code_path(
         run = Run.start(options, Compute, group=group)
         problem = _problem(data, dictionary, bias)
         tol = relative_gap_asked(tol)
-        penalties = _penalties(problem, lams, smallest_ratio)
+        penalties = _penalties(problem, lams, smallest_ratio, run)
         group.agree(call="code_path", dictionary=problem.atoms, bias=problem.bias, tol=tol, lams=penalties)
         path: list[Codes] = []
         for lam in tqdm(penalties, disable=not run.progress, desc="code path", unit="λ"):
@@ -154,7 +166,7 @@ def code_path(
     return tuple(path)
 
 
-def _penalties(problem: SparseCodes, lams: Any, smallest_ratio: float) -> list[float]:
+def _penalties(problem: SparseCodes, lams: Any, smallest_ratio: float, run: Run) -> list[float]:
     """From the largest to the smallest."""
     if not isinstance(lams, int | np.integer):
         return sorted(arguments.each(lams, "lams", arguments.penalty), reverse=True)
@@ -164,7 +176,7 @@ def _penalties(problem: SparseCodes, lams: Any, smallest_ratio: float) -> list[f
     )
     if ratio > 1:
         raise InputError(f"smallest_ratio is {ratio:g}; pass a number above 0 and at most 1.")
-    top = _top(problem)
+    top = _top(problem, run)
     if top <= 0:
         raise InputError("lams is a number of penalties but no atom has a positive correlation with X; pass them.")
     return [float(lam) for lam in top * np.geomspace(1.0, ratio, count)]
@@ -261,7 +273,7 @@ class LambdaSearch:
 
 def search_lambda(problem: SparseCodes, target: float, rtol: float, run: Run) -> LambdaSearch:
     """:func:`lambda_for_l0` for arguments that have been checked; where L0 jumps or time runs out, the nearest."""
-    top = _top(problem)
+    top = _top(problem, run)
     if top <= 0:
         raise InputError(
             "X has no positive correlation with any atom, so all codes are zero; check bias and dictionary."

@@ -176,7 +176,8 @@ class Job:
 
     def all_blocks(self) -> list[BlockCodes]:
         """Blocks of all rows in order, of zero codes where nothing is finished."""
-        zeros = {rows.start: BlockCodes.of_zeros(self.read(rows).numpy()) for rows in self.missing()}
+        with torch_threads(1):  # blocks are small: threads would spend their time, and that of a limit, waiting
+            zeros = {rows.start: BlockCodes.of_zeros(self.read(rows).numpy()) for rows in self.missing()}
         every = self.blocks | zeros
         return [every[start] for start in sorted(every)]
 

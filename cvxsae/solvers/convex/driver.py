@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic, Literal, Protocol, TypeVar, runtime_checkable
 
 import torch
 from tqdm.auto import tqdm
 
-from cvxsae.parallel.context import Run
+from cvxsae.data.deadline import OutOfTime, until
+from cvxsae.parallel.context import GRACE, Run
 from cvxsae.relaxations.candidate import Candidate
 from cvxsae.relaxations.linalg import FactorizationError
 from cvxsae.relaxations.problem import Problem
@@ -63,6 +65,21 @@ class Decides(Protocol[P, S_in]):
         """How the solve ended, or None if it goes on."""
 
 
+@runtime_checkable
+class BoundStands(Protocol):
+    """An algorithm whose lower bound is that of exactly the dual point that ``finish`` returns, in float64."""
+
+    bound_stands: Literal[True]
+
+
+@runtime_checkable
+class CutsShort(Protocol[P, S_in]):
+    """An algorithm whose :meth:`Algorithm.finish` can take long, and that has something quicker for the end of time."""
+
+    def cut_short(self, problem: P, state: S_in) -> tuple[Candidate, float, float] | None:
+        """The candidate, its value and its lower bound, evaluated at exactly that; None where ``finish`` is quick."""
+
+
 @dataclass(frozen=True)
 class Outcome(Generic[S]):
     """What the loop leaves behind.
@@ -71,6 +88,8 @@ class Outcome(Generic[S]):
     ----------
     primal, dual
         The states with the lowest value and the highest lower bound.
+    bound
+        That lower bound.
     status
         How it ended.
     history
@@ -83,6 +102,7 @@ class Outcome(Generic[S]):
 
     primal: S
     dual: S
+    bound: float
     status: Status
     history: tuple[Record, ...]
     iterations: int
@@ -94,18 +114,49 @@ def iterate(algorithm: Algorithm[P, S], problem: P, tol: float, run: Run) -> Sol
 
     The lowest value and the highest bound seen are kept, each with its point: any dual point certifies any primal one.
     """
+    is_mine = run.is_outermost and problem.group.is_alone
+
+    def nothing(status: Status) -> Solution:
+        """No codes, which are a point too; not even a bound is worth the time that is over."""
+        bound = None if status is Status.BREAKDOWN else 0.0
+        return judge(
+            problem, problem.zero_candidate(), status, tol=tol, bound=bound, is_late=True, solver=algorithm.name
+        )
+
     try:
         outcome = run_loop(algorithm, problem, tol, run)
+    except OutOfTime:  # before there was a point to return
+        return nothing(Status.TIME_LIMIT)
+    except FactorizationError:
+        return nothing(Status.BREAKDOWN)
+    except KeyboardInterrupt:
+        if not is_mine:
+            raise
+        return nothing(Status.INTERRUPTED)
+    if outcome.status is Status.INTERRUPTED and not outcome.history:  # in the first evaluation
+        return nothing(Status.INTERRUPTED)
+    try:
+        return _judged(algorithm, problem, outcome, tol, run)
+    except FactorizationError:
+        return nothing(Status.BREAKDOWN)
+    except KeyboardInterrupt:  # what was reached is there: a second one passes through
+        if not is_mine:
+            raise
+        return _judged(algorithm, problem, replace(outcome, status=Status.INTERRUPTED), tol, run)
+
+
+def _judged(algorithm: Algorithm[P, S], problem: P, outcome: Outcome[S], tol: float, run: Run) -> Solution:
+    """The solution at the best points of a loop; where that was cut short, what stands is not proved a second time."""
+    is_cut = outcome.status in (Status.TIME_LIMIT, Status.INTERRUPTED) and problem.group.is_alone
+    known = {"bound": outcome.bound} if is_cut and isinstance(algorithm, BoundStands) else {}
+    short = algorithm.cut_short(problem, outcome.primal) if is_cut and isinstance(algorithm, CutsShort) else None
+    if short is not None:
+        candidate, known["value"], known["bound"] = short
+    else:
         candidate = algorithm.finish(problem, outcome.primal)
         if outcome.dual is not outcome.primal and candidate.dual is not None:
             best = algorithm.finish(problem, outcome.dual)
             candidate = replace(candidate, dual=best.dual, proof=best.proof)
-    except FactorizationError:  # before there was a point to return, or on the way out: no codes are one too
-        return judge(problem, problem.zero_candidate(), Status.BREAKDOWN, tol=tol, solver=algorithm.name)
-    except KeyboardInterrupt:
-        if not (run.is_outermost and problem.group.is_alone):
-            raise
-        return judge(problem, problem.zero_candidate(), Status.INTERRUPTED, tol=tol, solver=algorithm.name)
     return judge(
         problem,
         candidate,
@@ -115,6 +166,8 @@ def iterate(algorithm: Algorithm[P, S], problem: P, tol: float, run: Run) -> Sol
         seconds=outcome.seconds,
         solver=algorithm.name,
         info={"iterations": outcome.iterations, "device": str(run.device), **algorithm.info(outcome.primal)},
+        is_late=is_cut,
+        **known,
     )
 
 
@@ -139,12 +192,22 @@ def run_loop(algorithm: Algorithm[P, S], problem: P, tol: float, run: Run, *, ev
     ``every_step`` where they cost nothing, always at the point that would be returned. ``patience`` evaluations in a
     row without a better gap mean STALLED. Processes of a group take each step together, so their clocks are asked
     together and an interrupt ends them all. An interrupt becomes a status in the outermost call only.
+
+    Of one process, a step that the deadline finds unfinished is given up, and so is an evaluation ``GRACE`` seconds
+    after it: the best points before are the answer. As long as the longest evaluation took is set aside for the end.
+
+    Raises
+    ------
+    OutOfTime
+        If the deadline passed, by as much, before anything was evaluated.
     """
     start, group = time.perf_counter(), problem.group
     most = algorithm.default_iterations if run.max_steps is None else run.max_steps
     history: list[Record] = []
     bar = tqdm(total=None, disable=not run.progress, desc=f"{problem.name} ({algorithm.name})", unit="it")
-    state = primal = dual = algorithm.init(problem, run.device)
+    limits = _Limits(run.deadline, is_firm=group.is_alone)
+    with limits.of_an_evaluation():
+        state = primal = dual = algorithm.init(problem, run.device)
     lowest, highest, best_gap = math.inf, -math.inf, math.inf
     idle, iteration, next_check = 0, 0, 0
     status = Status.MAX_ITER
@@ -152,9 +215,11 @@ def run_loop(algorithm: Algorithm[P, S], problem: P, tol: float, run: Run, *, ev
         while True:
             now = time.perf_counter()
             elapsed = now - start
-            late = math.isfinite(run.deadline) and group.any(now >= run.deadline)
+            late = math.isfinite(run.deadline) and group.any(now >= limits.last_step)
             if iteration >= next_check or late or iteration >= most:
-                record = Record(iteration, elapsed, *algorithm.bounds(problem, state))
+                with limits.of_an_evaluation():
+                    record = Record(iteration, elapsed, *algorithm.bounds(problem, state))
+                limits.took(time.perf_counter() - now)
                 history.append(record)
                 if math.isfinite(record.gap):
                     if record.value <= lowest:
@@ -186,9 +251,14 @@ def run_loop(algorithm: Algorithm[P, S], problem: P, tol: float, run: Run, *, ev
                 break
             if iteration >= most:
                 break
-            state = algorithm.step(problem, state)
+            with limits.of_a_step():
+                state = algorithm.step(problem, state)
             iteration += 1
             bar.update()
+    except OutOfTime:
+        if not history:
+            raise
+        status = Status.TIME_LIMIT
     except KeyboardInterrupt:
         if not (run.is_outermost and group.is_alone):
             raise
@@ -199,4 +269,28 @@ def run_loop(algorithm: Algorithm[P, S], problem: P, tol: float, run: Run, *, ev
         status = Status.BREAKDOWN
     finally:
         bar.close()
-    return Outcome(primal, dual, status, tuple(history), iteration, time.perf_counter() - start)
+    return Outcome(primal, dual, highest, status, tuple(history), iteration, time.perf_counter() - start)
+
+
+class _Limits:
+    """The moments at which parts of a loop are given up; never, if other processes would be left waiting."""
+
+    def __init__(self, deadline: float, *, is_firm: bool) -> None:
+        self.deadline, self.is_firm, self.longest = deadline, is_firm, 0.0
+
+    @property
+    def last_step(self) -> float:
+        """When steps end: before the deadline by the time of an evaluation, which what is returned may need again."""
+        return self.deadline - self.longest if self.is_firm else self.deadline
+
+    def took(self, seconds: float) -> None:
+        """Note how long an evaluation took."""
+        self.longest = max(self.longest, seconds)
+
+    def of_a_step(self) -> AbstractContextManager[None]:
+        """For the time of a step."""
+        return until(self.last_step) if self.is_firm else nullcontext()
+
+    def of_an_evaluation(self) -> AbstractContextManager[None]:
+        """For the time of an evaluation."""
+        return until(max(self.last_step, time.perf_counter()) + GRACE) if self.is_firm else nullcontext()

@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 from threadpoolctl import threadpool_limits
 
+from cvxsae.data.deadline import go_on
+
 _MEMORY = 12
 """Pairs of steps and gradient changes kept."""
 
@@ -50,6 +52,7 @@ def _descend(
     value, gradient = objective(x)
     pairs: list[tuple[torch.Tensor, torch.Tensor]] = []
     for _ in range(iterations):
+        go_on()
         free = (x > 0) | (gradient < 0)
         steepest = torch.where(free, gradient, 0)
         size = float(steepest.abs().sum())

@@ -89,7 +89,8 @@ def _shared_wide(problem: WideLimit, tol: float, run: Run) -> Solution:
 
 def _free_atoms(problem: LargeDictionary, tol: float, run: Run) -> Solution:
     """At τ = 0 atoms are free and the large dictionary is the wide limit, one atom a datapoint (T9)."""
-    solution = _wide(WideLimit(problem.X, problem.lam, bias=problem.bias), tol, run)
+    wide = WideLimit(problem.X, problem.lam, bias=problem.bias)
+    solution = iterate(WideLimitNewton(is_whole=True), wide, tol, run)
     if solution.dictionary is None:
         raise InputError(
             f"atom_cost is 0 and X has {problem.n_points:,} rows, so the dictionary would be as large as the data; "

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from cvxsae.data.deadline import is_over, whatever_the_time
 from cvxsae.relaxations import linalg
 from cvxsae.relaxations.candidate import Candidate
 from cvxsae.relaxations.convex.wide_limit import HuberPass, WideLimit
@@ -27,6 +28,9 @@ _SAMPLE_GRADIENT = 1e-6
 
 _LEAST_DAMPING = 1e-12
 """Damping that is always there, in units of the mean weight, so that a Hessian of rank below d can be solved."""
+
+_QUICK_ENTRIES = 2**22
+"""Entries of data for which dictionary, codes and dual point are written out in a tenth of a second."""
 
 _FLAT = 1e-14
 """Relative change of the value that is rounding: then the gradient decides."""
@@ -59,7 +63,17 @@ class WideLimitNewton:
     formed and every step is reweighted least squares.
 
     Processes that share the datapoints take every step together.
+
+    Parameters
+    ----------
+    is_whole
+        Whether dictionary, codes and dual point are wanted where time ran out too, not the bias alone.
+    is_bare
+        Whether of large data the bias alone is wanted.
     """
+
+    is_whole: bool = False
+    is_bare: bool = False
 
     name = "newton"
     default_iterations = 200
@@ -67,18 +81,28 @@ class WideLimitNewton:
     patience = 60
 
     def init(self, problem: WideLimit, device: torch.device) -> NewtonState:
-        """Solve for a sample of at most 4096 rows, then one pass over all."""
-        if not problem.bias_is_free:
-            return self._at(problem, problem.fixed_bias(), device, passes=0)
-        sample = problem.sample(_SAMPLE_POINTS)
-        if sample is not None:
-            state = self.init(sample, device)
-            for _ in range(_SAMPLE_STEPS):
-                if torch.linalg.vector_norm(state.scan.mean_psi) <= _SAMPLE_GRADIENT * problem.lam:
-                    break
+        """Solve for a sample of at most 4096 rows, then one pass over all: that is made whatever the time.
+
+        Nothing that is true of all rows costs less.
+        """
+        sample = problem.sample(_SAMPLE_POINTS) if problem.bias_is_free else None
+        if sample is None:
+            start, passes = problem.starting_bias(), int(problem.bias_is_free)
+        else:
+            start, passes = self._of_sample(sample, device), 0
+        hessian = not is_over()
+        with whatever_the_time():
+            return self._at(problem, start, device, passes=passes, hessian=hessian)
+
+    def _of_sample(self, sample: WideLimit, device: torch.device) -> torch.Tensor:
+        """The best bias for a sample, as far as there is time."""
+        state = self.init(sample, device)
+        for _ in range(_SAMPLE_STEPS):
+            if is_over() or torch.linalg.vector_norm(state.scan.mean_psi) <= _SAMPLE_GRADIENT * sample.lam:
+                break
+            with whatever_the_time():
                 state = self.step(sample, state)
-            return self._at(problem, state.bias, device, passes=0)
-        return self._at(problem, problem.starting_bias(), device, passes=1)
+        return state.bias
 
     def step(self, problem: WideLimit, state: NewtonState) -> NewtonState:
         """Try one bias; keep it if the value or, to rounding, the gradient goes down."""
@@ -110,14 +134,28 @@ class WideLimitNewton:
 
     def finish(self, problem: WideLimit, state: NewtonState) -> Candidate:
         """The bias, with the atom-per-datapoint dictionary, codes and dual point unless they are too large to hold."""
-        return problem.complete(np.ascontiguousarray(as_numpy(state.bias)))
+        bias = np.ascontiguousarray(as_numpy(state.bias))
+        return Candidate(bias=bias) if self.is_bare and not self._is_quick(problem) else problem.complete(bias)
+
+    def cut_short(self, problem: WideLimit, state: NewtonState) -> tuple[Candidate, float, float] | None:
+        """Of large data the bias alone, which determines the rest, with what its pass found."""
+        if self.is_whole or self._is_quick(problem):
+            return None
+        bias = np.ascontiguousarray(as_numpy(state.bias))
+        return Candidate(bias=bias), state.scan.value, state.scan.lower_bound
+
+    def _is_quick(self, problem: WideLimit) -> bool:
+        """Whether all arrays are written out in no time; the same in all processes."""
+        return problem.total_points * problem.dim <= _QUICK_ENTRIES
 
     def info(self, state: NewtonState) -> dict[str, Any]:
         """Passes over the data made by the algorithm."""
         return {"passes": state.passes}
 
-    def _at(self, problem: WideLimit, bias: torch.Tensor, device: torch.device, *, passes: int) -> NewtonState:
+    def _at(
+        self, problem: WideLimit, bias: torch.Tensor, device: torch.device, *, passes: int, hessian: bool = True
+    ) -> NewtonState:
         bias = problem.group.same(bias.cpu())
-        wants_hessian = problem.bias_is_free and problem.dim <= _LARGEST_HESSIAN
+        wants_hessian = hessian and problem.bias_is_free and problem.dim <= _LARGEST_HESSIAN
         scan = problem.scan(bias, hessian=wants_hessian, device=device)
         return NewtonState(bias, scan, 0.0, False, passes + 1, device)

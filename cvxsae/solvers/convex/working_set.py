@@ -7,7 +7,7 @@ from dataclasses import replace
 from cvxsae.parallel.context import Run
 from cvxsae.relaxations.convex.fixed_atoms import SparseCodes
 from cvxsae.relaxations.convex.wide_limit import RECOVERY_BYTES
-from cvxsae.relaxations.solution import Record, Solution, judge
+from cvxsae.relaxations.solution import Record, Solution, Status, judge
 from cvxsae.solvers.codes.encode import SMALLEST_TOL, encode_rows
 from cvxsae.solvers.convex.driver import announce
 
@@ -22,15 +22,16 @@ def solve_working_set(problem: SparseCodes, asked: float, run: Run) -> Solution:
     """Solve every datapoint to a relative gap of ``tol`` by working sets; the solution's codes are sparse.
 
     The gap of the whole is then at most that of its worst datapoint. The dual point is the residual, each row shrunk
-    into ``{y : D y ≤ λ}`` (T1); it is written out unless it would be larger than half a gigabyte. The bias must not
-    be free.
+    into ``{y : D y ≤ λ}`` (T1); it is written out unless it would be larger than half a gigabyte or time is over: then
+    value and bound are those that came with the codes. The bias must not be free.
     """
     tol = min(max(asked, SMALLEST_TOL), 1.0)
     bias = problem.fixed_bias()
     engine = "torch" if problem.evaluation_cost < _WORTH_COMPILING else "auto"
     codes = encode_rows(problem, replace(run, folder=None), tol=tol, engine=engine)
     candidate = problem.candidate(codes.codes, bias.numpy())
-    if problem.n_points * problem.dim * 8 <= RECOVERY_BYTES:
+    is_cut = codes.status in (Status.TIME_LIMIT, Status.INTERRUPTED)
+    if not is_cut and problem.n_points * problem.dim * 8 <= RECOVERY_BYTES:
         dual = problem.feasible_dual(problem.residual(candidate)).numpy()
         candidate = problem.candidate(codes.codes, bias.numpy(), dual)
     solution = judge(
@@ -38,6 +39,8 @@ def solve_working_set(problem: SparseCodes, asked: float, run: Run) -> Solution:
         candidate,
         codes.status,
         tol=asked,
+        value=codes.value if is_cut else None,
+        bound=codes.lower_bound if is_cut else None,
         history=(Record(codes.rounds, codes.seconds, codes.value, codes.lower_bound),),
         seconds=codes.seconds,
         solver=NAME,

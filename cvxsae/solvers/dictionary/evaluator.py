@@ -11,6 +11,7 @@ import scipy.sparse as sp
 import torch
 from jaxtyping import Float, Float32, Float64, Int64
 
+from cvxsae.data.deadline import OutOfTime
 from cvxsae.parallel.context import Run
 from cvxsae.parallel.group import ProcessGroup
 from cvxsae.relaxations.convex.fixed_atoms import SparseCodes
@@ -23,7 +24,7 @@ from cvxsae.solvers.dictionary.state import DataSummary, Evaluation
 from cvxsae.solvers.dictionary.sums import CodeSums
 
 
-class DeadlineReached(Exception):  # noqa: N818
+class DeadlineReached(OutOfTime):
     """Time ran out before all datapoints were coded. It never leaves the search: the state before is gone on from."""
 
 

@@ -304,6 +304,8 @@ def grow(
     ------
     InputError
         If the width is not larger, or another argument cannot be used.
+    KeyboardInterrupt
+        On Ctrl-C before there is a point of the new width.
     """
     width = width_of(fit, n_atoms)
     if width <= fit.n_atoms:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -26,11 +27,12 @@ import torch
 from jaxtyping import Float64
 from threadpoolctl import threadpool_limits
 
+from cvxsae.data.deadline import OutOfTime, until, whatever_the_time
 from cvxsae.relaxations.candidate import Candidate
 from cvxsae.relaxations.joint.joint import JointProblem
 from cvxsae.relaxations.solution import Status
 from cvxsae.solvers.dictionary.checkpoint import Checkpoint
-from cvxsae.solvers.dictionary.evaluator import DeadlineReached, Evaluator
+from cvxsae.solvers.dictionary.evaluator import Evaluator
 from cvxsae.solvers.dictionary.stages.exact import ExactPasses, in_order
 from cvxsae.solvers.dictionary.stages.polish import Polishing
 from cvxsae.solvers.dictionary.stages.stochastic import StochasticSteps
@@ -101,7 +103,7 @@ class Learner:
             return state
         try:
             return self._begin_round(state, 0, None)
-        except DeadlineReached:
+        except OutOfTime:
             return state
 
     def step(self, problem: JointProblem, state: State) -> State:
@@ -109,10 +111,11 @@ class Learner:
         try:
             with threadpool_limits(limits=1, user_api="blas"):
                 after = replace(self._step(state), step=state.step + 1)
-        except DeadlineReached:
+        except OutOfTime:
             return state
         if self.checkpoint is not None:
-            self.checkpoint.offer(after, self.evaluator)
+            with whatever_the_time():
+                self.checkpoint.offer(after, self.evaluator)
         return after
 
     def bounds(self, problem: JointProblem, state: State) -> tuple[float, float]:
@@ -202,7 +205,8 @@ class Learner:
         ends = ((state.dictionary, state.offset), began)
         evaluator = self.evaluator.until(grace(end))
         try:
-            now, then = (evaluator.evaluate(*end, codes, self.exact.code_tol) for end in ends)
-        except DeadlineReached:
+            with until(grace(end)) if self.evaluator.group.is_alone else nullcontext():
+                now, then = (evaluator.evaluate(*point, codes, self.exact.code_tol) for point in ends)
+        except OutOfTime:
             return state
         return state if now.value < then.value else replace(state, dictionary=then.dictionary, offset=then.offset)

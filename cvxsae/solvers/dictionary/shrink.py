@@ -56,6 +56,8 @@ def shrink(
     ------
     InputError
         If the width is not smaller, or another argument cannot be used.
+    KeyboardInterrupt
+        On Ctrl-C before there is a point of the new width.
     """
     width = width_of(fit, n_atoms)
     if width >= fit.n_atoms:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Unpack, overload
+from functools import partial
+from typing import Any, TypeVar, Unpack, overload
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from tqdm.auto import tqdm
 from cvxsae.data import arguments
 from cvxsae.data.activations import Activations, ActivationsLike
 from cvxsae.data.arguments import BiasLike
+from cvxsae.data.deadline import OutOfTime, until
 from cvxsae.data.storage import fingerprint
 from cvxsae.errors import InputError
 from cvxsae.parallel.context import Compute, Run, Seeded, keywords
@@ -33,6 +35,8 @@ from cvxsae.solvers.convex.driver import iterate
 from cvxsae.solvers.convex.wide_newton import WideLimitNewton
 from cvxsae.solvers.floors.ascent import FrankWolfe, LivePoints
 
+Found = TypeVar("Found")
+
 MAX_POINTS = 6000
 """Most datapoints (pairs, with a free bias) in one part: its kernel matrix takes 0.3 GB in float64."""
 
@@ -44,6 +48,10 @@ Without one, all of a part are: ten seconds for two thousand, and pairs that are
 
 WIDE_TOL = 1e-9
 """Relative gap of the wide limit that a floor is compared with: far below any difference that is reported."""
+
+
+WIDE_SHARE = 0.25
+"""Share of the time left that it may take."""
 
 
 class FloorOptions(Compute, Seeded, total=False):
@@ -183,6 +191,7 @@ def find_floors(
         search.require_parity()
     widths = tuple(sorted({one.n_atoms for one in problems}))
     groups = _groups(activations, shift is None, search.max_points, run.seed)
+    wide = _wide_value(problem, limit, run)
     parts: list[dict[int, FloorPart]] = []
     with tqdm(total=len(groups) * len(widths), disable=not run.progress, desc="width floor", unit="width") as bar:
         for index, (rows, partners) in enumerate(groups):
@@ -197,7 +206,6 @@ def find_floors(
                     found[width] = replace(best, rows=rows, partners=partners)
                     bar.update()
             parts.append(found)
-    wide = _wide_value(problem, limit, run)
     mark = fingerprint(activations)
     return tuple(_combine(one, [part[one.n_atoms] for part in parts], wide, mark) for one in problems)
 
@@ -261,31 +269,44 @@ class _Part:
         if self.run.is_late:
             yield from ((width, best) for width in reversed(self.widths))
             return
-        spectral = spectral_values(Activations(self.offsets), self.lam, self.widths, None)
+        spectral = self._or_none(lambda: spectral_values(Activations(self.offsets), self.lam, self.widths, None))
         start: dict[ZonalKernel, torch.Tensor] = {}
         for index in reversed(range(len(self.widths))):
             width = self.widths[index]
-            if spectral[index] > best.value:
+            if spectral is not None and spectral[index] > best.value:
                 best = FloorPart(none, None, spectral[index], "T10")
             if points is not None and width < len(points.live) and not self.run.is_late:
                 deadline = self.run.inner(share=1 / (index + 1)).deadline
                 frank_wolfe = FrankWolfe(tol=self.search.tol, deadline=deadline, seed=self.run.seed)
-                found = points.best(width, self.search.kernels, frank_wolfe, start, best.value)
+                searched = partial(points.best, width, self.search.kernels, frank_wolfe, start, best.value)
+                found = self._or_none(searched)
                 if found is not None and found.value > best.value:
                     best = found
             yield width, best
 
+    def _or_none(self, proved: Callable[[], Found | None]) -> Found | None:
+        """What is proved in time, else None."""
+        try:
+            with until(self.run.last_moment):
+                return proved()
+        except OutOfTime:
+            return None
 
-def solved_wide_limit(problem: WideLimit, tol: float, run: Run) -> Solution:
-    """The wide limit (T9) inside another call: interrupts pass through, and Newton is fast enough for any limit."""
+
+def solved_wide_limit(problem: WideLimit, tol: float, run: Run, *, share: float = 1.0) -> Solution:
+    """The wide limit (T9) inside another call, in a share of its time: interrupts pass through.
+
+    Where time is limited and the data are large, the solution is the bias alone, which determines the rest.
+    """
     with threads_for(problem):
-        return iterate(WideLimitNewton(), problem, tol, run.inner().without_limit())
+        newton = WideLimitNewton(is_bare=math.isfinite(run.deadline))
+        return iterate(newton, problem, tol, run.inner(share=share))
 
 
 def _wide_value(problem: JointProblem, limit: Solution | None, run: Run) -> float:
     """The wide limit's lower bound, which every floor reaches at least."""
     wide = WideLimit(problem.X, problem.lam, bias=problem.bias)
-    bound = (limit or solved_wide_limit(wide, WIDE_TOL, run)).lower_bound
+    bound = (limit or solved_wide_limit(wide, WIDE_TOL, run, share=WIDE_SHARE)).lower_bound
     return max(0.0, bound * (1 - 8 * (wide.n_points + wide.dim) * EPS))
 
 

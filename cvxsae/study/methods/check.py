@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cvxsae.diagnostics.check import Conditions
 from cvxsae.diagnostics.check import check as measure
-from cvxsae.diagnostics.sums import at_one_bias
+from cvxsae.diagnostics.sums import at_one_bias, never_too_late
 from cvxsae.errors import InputError
 from cvxsae.study.keys import POSITIVE, SEED, YES_OR_NO
 from cvxsae.study.method import CODES_TOL, CellInput, Method, Outcome, inexact
@@ -27,7 +27,8 @@ def check(
     dictionary, bias = cell.start
     chosen = Conditions(splits=splits, new_atoms=new_atoms, second_order=second_order, noiseless=noiseless)
     problem = at_one_bias(cell.X, dictionary, cell.lam, bias)
-    report = measure(problem, None, chosen, tol, cell.run, bias_is_free=cell.bias == "free")
+    with never_too_late():
+        report = measure(problem, None, chosen, tol, cell.run, bias_is_free=cell.bias == "free")
     found, second, gap = report.summary(), report.second_order, report.statistics.codes.gap
     numbers = {
         "value": report.value,

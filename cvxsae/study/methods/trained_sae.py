@@ -13,7 +13,7 @@ from cvxsae.relaxations.joint.joint import JointProblem
 from cvxsae.sae.account import account
 from cvxsae.sae.ledger import GAPS
 from cvxsae.sae.train import Recipe, plan_of, train
-from cvxsae.solvers.floors.search import WIDE_TOL, solved_wide_limit
+from cvxsae.solvers.floors.search import WIDE_SHARE, WIDE_TOL, solved_wide_limit
 from cvxsae.study.keys import COUNT, POSITIVE, YES_OR_NO, one_of
 from cvxsae.study.method import CellInput, Method, Outcome, inexact, unexplained
 
@@ -36,7 +36,7 @@ def trained_sae(
     bias = cell.bias_value
     recipe, run = Recipe(steps=steps, batch_size=batch_size, lr=lr, resample=resample), cell.run
     sae = train(plan_of(cell.X, cell.width, cell.lam, bias, None, recipe, trainer, run.inner(share=TRAINING_SHARE)))
-    wide = solved_wide_limit(WideLimit(cell.X, cell.lam, bias=bias), WIDE_TOL, cell.run)
+    wide = solved_wide_limit(WideLimit(cell.X, cell.lam, bias=bias), WIDE_TOL, cell.run, share=WIDE_SHARE)
     floor = Floor(JointProblem(cell.X, cell.width, cell.lam, bias=bias), wide.lower_bound, "T9")
     found = account(sae, floor, wide, stationarity, cell.within(search_seconds))
     numbers = {

@@ -12,12 +12,14 @@ import pytest
 import torch
 
 from cvxsae import CandidateDictionary, InputError, SparseCodes, Status, WideLimit, solve
+from cvxsae.data.deadline import go_on
 from cvxsae.errors import CertificateError, NotCertifiedError
 from cvxsae.parallel.context import Run, Steps
 from cvxsae.relaxations import Problem
 from cvxsae.relaxations.solution import Record, Solution, judge, relative_gap
 from cvxsae.solvers.convex.candidates.proximal_gradient import ProximalGradient
 from cvxsae.solvers.convex.driver import iterate
+from tests.helpers.interrupts import InterruptOnce
 
 CPU = torch.device("cpu")
 
@@ -100,13 +102,62 @@ def test_iteration_limit(problem):
     assert solution.info["iterations"] == Script.default_iterations
 
 
-def test_time_limit(problem, monkeypatch):
-    clock = iter(np.arange(0, 1000, 1.0))
+def ticking(monkeypatch, tick=0.1):
+    """A clock that every look at it moves on."""
+    clock = iter(np.arange(0, 10_000) * tick)
     monkeypatch.setattr("cvxsae.solvers.convex.driver.time.perf_counter", lambda: float(next(clock)))
-    _, solution = run(problem, [(3.0 - 0.01 * i, 1.0) for i in range(200)], max_seconds=5.5)
+
+
+def test_time_limit(problem, monkeypatch):
+    ticking(monkeypatch)
+    _, solution = run(problem, [(3.0 - 0.01 * i, 1.0) for i in range(200)], max_seconds=3.05)
     assert solution.status is Status.TIME_LIMIT
-    assert 3 <= solution.info["iterations"] <= 6
-    assert solution.history[-1].seconds >= 5.0  # the last point was evaluated; the clock ran before the loop too
+    assert 3 <= solution.info["iterations"] <= 10
+    assert solution.history[-1].seconds >= 2.0  # the last point was evaluated; the clock ran before the loop too
+
+
+def test_a_step_that_the_deadline_finds_unfinished_is_given_up(problem, monkeypatch):
+    class Slow(Script):
+        def step(self, problem, state):
+            for _ in range(state * 20):
+                go_on()
+            return super().step(problem, state)
+
+    ticking(monkeypatch)
+    script = Slow(problem, [(3.0, 1.0), (2.5, 1.2), (2.0, 1.0)])
+    solution = iterate(script, problem, 1e-6, Run.start({"max_seconds": 2.5}, Steps))
+    assert solution.status is Status.TIME_LIMIT
+    assert solution.info["iterations"] == 1  # the second step would take two seconds more
+    assert script.finished == [1]
+    unlimited = Slow(problem, script.lines)
+    assert iterate(unlimited, problem, 1e-6, Run()).status is Status.STALLED
+
+
+def test_without_time_for_one_evaluation_it_returns_zero_codes(problem, monkeypatch):
+    class Slow(Script):
+        def bounds(self, problem, state):
+            for _ in range(1000):
+                go_on()
+            return super().bounds(problem, state)
+
+    ticking(monkeypatch)
+    solution = iterate(Slow(problem, [(3.0, 1.0)]), problem, 1e-6, Run.start({"max_seconds": 1.0}, Steps))
+    assert solution.status is Status.TIME_LIMIT
+    assert solution.lower_bound == 0
+    assert solution.value == problem.primal_value(problem.zero_candidate())
+
+
+def test_a_bound_that_stands_is_not_proved_again(problem, monkeypatch):
+    class Standing(Script):
+        bound_stands = True
+
+    def stop(record):
+        raise KeyboardInterrupt
+
+    for kind, bound in ((Standing, 1e-3), (Script, problem.lower_bound(problem.zero_candidate()))):
+        solution = iterate(kind(problem, [(3.0, 1e-3)]), problem, 1e-6, Run(callback=stop))
+        assert solution.status is Status.INTERRUPTED
+        assert solution.lower_bound == bound
 
 
 @pytest.mark.parametrize("bad", [(math.nan, 1.0), (1.0, math.nan), (math.inf, 1.0), (2.0, -math.inf)])
@@ -128,18 +179,31 @@ def test_interrupted_by_the_keyboard(problem):
     assert solution.history[-1].iteration == 2
 
 
-@pytest.mark.parametrize("method", ["init", "finish"])
-def test_interrupted_before_there_is_a_point_or_while_it_is_read_it_returns_zero_codes(method, problem):
+def test_interrupted_before_there_is_a_point_it_returns_zero_codes(problem):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    script = Script(problem, [(3.0, 1.0)])
-    setattr(script, method, interrupt)
-    solution = iterate(script, problem, 1e-6, Run(max_steps=2))
+    for method in ("init", "bounds"):
+        script = Script(problem, [(3.0, 1.0)])
+        setattr(script, method, interrupt)
+        solution = iterate(script, problem, 1e-6, Run(max_steps=2))
+        assert solution.status is Status.INTERRUPTED
+        assert solution.lower_bound <= solution.value == problem.primal_value(problem.zero_candidate())
+        with pytest.raises(KeyboardInterrupt):
+            iterate(script, problem, 1e-6, Run(is_outermost=False))
+
+
+def test_interrupted_while_the_answer_is_read_it_is_read_again(problem):
+    script = Script(problem, [(3.0, 1.0), (2.0, 1.0)])
+    script.finish = interrupted = InterruptOnce(script.finish)  # type: ignore[method-assign]
+    solution = iterate(script, problem, 1e-6, Run(max_steps=1))
     assert solution.status is Status.INTERRUPTED
-    assert solution.lower_bound <= solution.value == problem.primal_value(problem.zero_candidate())
+    assert script.finished == [1]
+    assert interrupted.calls == 2
+    again = Script(problem, [(3.0, 1.0)])
+    again.finish = InterruptOnce(again.finish)  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
-        iterate(script, problem, 1e-6, Run(is_outermost=False))
+        iterate(again, problem, 1e-6, Run(max_steps=1, is_outermost=False))
 
 
 def test_other_errors_pass_through(problem):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -85,6 +85,7 @@ class BlockDescent:
     default_iterations = 500
     first_check = 1
     patience = 20
+    bound_stands: Literal[True] = True
 
     def init(self, problem: FixedAtoms, device: torch.device) -> BlockState:
         """Zero codes."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -96,6 +96,7 @@ class DualNewton:
     default_iterations = 24
     first_check = 1
     patience = 8
+    bound_stands: Literal[True] = True
 
     def __init__(self, start: Candidate) -> None:
         self.start = start

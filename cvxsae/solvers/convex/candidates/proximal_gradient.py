@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -44,6 +44,7 @@ class ProximalGradient:
     default_iterations = 50_000
     first_check = 10
     patience = 12
+    bound_stands: Literal[True] = True
 
     def init(self, problem: FixedAtoms, device: torch.device) -> ProximalState:
         """Zero codes."""

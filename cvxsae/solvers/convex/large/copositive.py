@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import torch
 
@@ -102,6 +102,7 @@ class Copositive:
     default_iterations = 5_000
     first_check = 1
     patience = 10**9
+    bound_stands: ClassVar[Literal[True]] = True
 
     @property
     def pair(self) -> DoublyNonnegative:

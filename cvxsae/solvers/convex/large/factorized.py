@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import torch
 
@@ -72,6 +72,7 @@ class Factorized:
     default_iterations = 100
     first_check = 1
     patience = 3
+    bound_stands: ClassVar[Literal[True]] = True
 
     def init(self, problem: LargeDictionary, device: torch.device) -> FactorState:
         """One column per datapoint (or per chosen datapoint): the optimum already for τ ≤ τ* (T12)."""

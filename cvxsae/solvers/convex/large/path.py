@@ -213,6 +213,8 @@ def large_path(
     ------
     InputError
         For a path that is not increasing and positive, or a folder that holds another path.
+    KeyboardInterrupt
+        On Ctrl-C before the first point.
     """
     arguments.instance(problem, "problem", LargeDictionary, "a LargeDictionary")
     if atom_costs is not None and lams is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import torch
 
@@ -177,6 +177,7 @@ class DoublyNonnegative:
     default_iterations = 2_000
     first_check = 1
     patience = 10**9
+    bound_stands: ClassVar[Literal[True]] = True
 
     def init(self, problem: LargeDictionary, device: torch.device) -> PairState:
         """The factorized solver's start, or the warm one."""
