@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import signal
+import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractContextManager
 
     from cvxsae.relaxations.problem import Problem
 
@@ -41,10 +45,47 @@ def threads_for_cost(cost: float) -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)  # even where it is 1 by OpenMP: MKL may have more
     try:
-        with threadpool_limits(limits=1):
+        with library_threads(1):
             yield
     finally:
         torch.set_num_threads(before)
+
+
+def library_threads(limit: int | None, *, user_api: str | None = None) -> AbstractContextManager[Any]:
+    """Limit the threads of the libraries of linear algebra (or of those of one API); None leaves them as they are."""
+    return nullcontext() if limit is None else _libraries().limit(limits=limit, user_api=user_api)
+
+
+_found: tuple[int, ThreadpoolController] | None = None
+
+
+def _libraries() -> ThreadpoolController:
+    """The libraries that are loaded, looked for again once a module has been imported.
+
+    The search takes milliseconds, and Python loses a Ctrl-C that comes in it: it runs through callbacks from C.
+    """
+    global _found
+    if _found is None or _found[0] != len(sys.modules):
+        with interrupts_later():
+            _found = (len(sys.modules), ThreadpoolController())
+    return _found[1]
+
+
+@contextmanager
+def interrupts_later() -> Iterator[None]:
+    """Let a Ctrl-C wait until the end of the block, where it would be lost in the middle."""
+    handler = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+        yield
+        return
+    came: list[Any] = []
+    signal.signal(signal.SIGINT, lambda *received: came.append(received))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    if came:
+        handler(*came[-1])
 
 
 @contextmanager

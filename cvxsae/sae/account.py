@@ -20,7 +20,7 @@ from cvxsae.solvers.codes.encode import decided_activity
 from cvxsae.solvers.dictionary.learn import Settings, learn
 from cvxsae.solvers.dictionary.start import Given
 from cvxsae.validation.certify import certify
-from cvxsae.validation.claims import row_bounds, stationarity
+from cvxsae.validation.claims import row_values, stationarity
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float64
@@ -86,7 +86,7 @@ def accounts(model: SparseAutoencoder, floor: Floor, wide: Solution, tol: float,
     best = exact_codes(problem, by_encoder, tol, stages.begin("exact codes", share=_CODES_SHARE))
     begun = time.perf_counter()
     own = _candidate(problem, by_encoder)
-    loss, (values, _) = problem.primal_value(own), row_bounds(problem, own)
+    loss, values = problem.primal_value(own), row_values(problem, own)
     chosen = _better(best, by_encoder, values)
     exact = _candidate(problem, chosen)
     certificate = certify(problem, exact, tol=1.0)

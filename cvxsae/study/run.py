@@ -15,14 +15,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from threadpoolctl import threadpool_limits
 
 from cvxsae.data import arguments
 from cvxsae.data.activations import Activations
 from cvxsae.data.storage import strict_json
 from cvxsae.errors import CertificateError, InputError, reason
 from cvxsae.parallel.context import Run
-from cvxsae.parallel.threads import torch_threads
+from cvxsae.parallel.threads import library_threads, torch_threads
 from cvxsae.study.method import CellInput, Outcome, Start
 from cvxsae.study.plan import SCHEMA, Cell, array_of, plan
 from cvxsae.study.registry import CALIBRATION, compute
@@ -268,7 +267,7 @@ def run_cell(task: Task) -> Record:
     violated: str | None = None
     if why is None:
         try:
-            with torch_threads(task.threads), threadpool_limits(task.threads):
+            with torch_threads(task.threads), library_threads(task.threads):
                 outcome = compute(_input(task))
         except CertificateError as error:
             why = violated = f"CertificateError: {error}"

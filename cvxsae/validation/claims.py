@@ -167,6 +167,13 @@ def row_bounds(
     return torch.cat(values).numpy() + problem.lam * mass, torch.cat(bounds).numpy()
 
 
+def row_values(problem: SparseCodes, candidate: Candidate) -> Float64[np.ndarray, " N"]:
+    """The value of every datapoint, for a fixed bias."""
+    mass = np.asarray(candidate.codes.sum(axis=1)).ravel()  # type: ignore[union-attr]
+    squares = [residual.square().sum(dim=1) / 2 for _, residual in problem.residual_batches(candidate)]
+    return torch.cat(squares).numpy() + problem.lam * mass
+
+
 def stationarity(problem: Problem, candidate: Candidate) -> tuple[Float64[np.ndarray, " K"], float]:
     """``‖E_k[r]/λ − d_k‖`` of every atom, NaN for dead ones, and ``‖mean_n r_n‖/λ``, from the arrays alone (T3)."""
     codes: Any = candidate.codes

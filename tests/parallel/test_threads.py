@@ -1,13 +1,16 @@
 """The caller's number of torch threads is what it was after every call, however that ended."""
 
 import re
+import signal
 from contextlib import suppress
 
 import numpy as np
 import pytest
 import torch
+from threadpoolctl import threadpool_info
 
 from cvxsae import LargeDictionary, solve
+from cvxsae.parallel import threads as threads_module
 from cvxsae.parallel.threads import threads_for_cost, torch_threads, worker_pool
 from cvxsae.solvers.codes import plan
 from cvxsae.solvers.codes.encode import encode
@@ -122,3 +125,47 @@ def test_a_small_problem_has_one_answer_whatever_ran_before():
         assert answer() == first
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.fixture
+def interruptible():
+    """A process in the background, or another test, may have another handler."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_an_interrupt_waits_for_the_end_of_the_block(interruptible):
+    reached = []
+    with pytest.raises(KeyboardInterrupt), threads_module.interrupts_later():
+        signal.raise_signal(signal.SIGINT)
+        reached.append(True)
+    assert reached
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_no_interrupt_is_lost_while_libraries_are_looked_for(interruptible, monkeypatch):
+    """Their search runs through callbacks from C, where Python swallows what is raised."""
+
+    class Search(threads_module.ThreadpoolController):
+        def __init__(self) -> None:
+            with suppress(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+            super().__init__()
+
+    monkeypatch.setattr(threads_module, "ThreadpoolController", Search)
+    monkeypatch.setattr(threads_module, "_found", None)
+    with pytest.raises(KeyboardInterrupt):
+        threads_module.library_threads(1)
+
+
+def test_libraries_are_limited_and_set_free_again():
+    def counts():
+        return [pool["num_threads"] for pool in threadpool_info()]
+
+    before = counts()
+    with threads_module.library_threads(1):
+        assert set(counts()) == {1}
+    with threads_module.library_threads(None):
+        assert counts() == before
+    assert counts() == before

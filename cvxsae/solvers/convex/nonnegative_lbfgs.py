@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from threadpoolctl import threadpool_limits
 
 from cvxsae.data.deadline import go_on
+from cvxsae.parallel.threads import library_threads
 
 _MEMORY = 12
 """Pairs of steps and gradient changes kept."""
@@ -42,7 +42,7 @@ def descend(
     local method: what it returns is worth what its value says.
     """
     # Many small vector operations: on a busy machine two threads take ten times as long as one.
-    with threadpool_limits(limits=1):
+    with library_threads(1):
         return _descend(objective, start.clamp(min=0), iterations)
 
 

@@ -29,7 +29,7 @@ _SAMPLE_GRADIENT = 1e-6
 _LEAST_DAMPING = 1e-12
 """Damping that is always there, in units of the mean weight, so that a Hessian of rank below d can be solved."""
 
-_QUICK_ENTRIES = 2**22
+_QUICK_ENTRIES = 2**19
 """Entries of data for which dictionary, codes and dual point are written out in a tenth of a second."""
 
 _FLAT = 1e-14

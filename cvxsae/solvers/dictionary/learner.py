@@ -25,9 +25,9 @@ from typing import Any
 import scipy.sparse as sp
 import torch
 from jaxtyping import Float64
-from threadpoolctl import threadpool_limits
 
 from cvxsae.data.deadline import OutOfTime, until, whatever_the_time
+from cvxsae.parallel.threads import library_threads
 from cvxsae.relaxations.candidate import Candidate
 from cvxsae.relaxations.joint.joint import JointProblem
 from cvxsae.relaxations.solution import Status
@@ -109,7 +109,7 @@ class Learner:
     def step(self, problem: JointProblem, state: State) -> State:
         """One minibatch, one descent step, or one round of moves; nothing where the deadline came before its end."""
         try:
-            with threadpool_limits(limits=1, user_api="blas"):
+            with library_threads(1, user_api="blas"):
                 after = replace(self._step(state), step=state.step + 1)
         except OutOfTime:
             return state

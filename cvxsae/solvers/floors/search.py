@@ -11,7 +11,6 @@ from typing import Any, TypeVar, Unpack, overload
 import numpy as np
 import torch
 from jaxtyping import Float
-from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
 
 from cvxsae.data import arguments
@@ -22,7 +21,7 @@ from cvxsae.data.storage import fingerprint
 from cvxsae.errors import InputError
 from cvxsae.parallel.context import Compute, Run, Seeded, keywords
 from cvxsae.parallel.group import all_rows
-from cvxsae.parallel.threads import threads_for
+from cvxsae.parallel.threads import library_threads, threads_for
 from cvxsae.relaxations.convex.wide_limit import WideLimit
 from cvxsae.relaxations.floors import kernels as bound
 from cvxsae.relaxations.floors.floor import Floor, FloorPart
@@ -201,7 +200,7 @@ def find_floors(
             part = _Part(offsets, problem.lam, widths, search, run.inner(share=1 / (len(groups) - index)))
             found: dict[int, FloorPart] = {}
             # Threads only wait for each other in small eigenvalue problems.
-            with threadpool_limits(limits=1 if len(rows) <= FrankWolfe.dense else None):
+            with library_threads(1 if len(rows) <= FrankWolfe.dense else None):
                 for width, best in part.floors():
                     found[width] = replace(best, rows=rows, partners=partners)
                     bar.update()
