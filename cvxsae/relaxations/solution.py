@@ -238,15 +238,29 @@ _QUICK_POINTS = 500
 """Datapoints whose similarity matrix is factorized in a tenth of a second."""
 
 
+@dataclass(frozen=True)
+class Evaluated:
+    """A candidate where time is over: what is known of exactly it is not computed again.
+
+    Attributes
+    ----------
+    candidate
+        The arrays.
+    value, bound
+        Its value and lower bound; None where they are not known.
+    """
+
+    candidate: Candidate
+    value: float | None = None
+    bound: float | None = None
+
+
 def judge(
     problem: Problem,
-    candidate: Candidate,
+    found: Candidate | Evaluated,
     status: Status,
     *,
     tol: float,
-    value: float | None = None,
-    bound: float | None = None,
-    is_late: bool = False,
     history: tuple[Record, ...] = (),
     seconds: float = 0.0,
     solver: str = "",
@@ -254,14 +268,15 @@ def judge(
 ) -> Solution:
     """Turn a candidate into a solution: evaluate it in float64 and let the gap decide between certified and not.
 
-    ``value`` and ``bound`` are given where exactly this candidate was evaluated before. If it ``is_late``, the two
-    parts of a gap are left out where they would take long.
+    Of what was ``Evaluated`` before, the two parts of a gap are left out where they would take long.
 
     Raises
     ------
     CertificateError
         If the lower bound is above the value by more than rounding.
     """
+    known = found if isinstance(found, Evaluated) else Evaluated(found)
+    candidate, value, bound = known.candidate, known.value, known.bound
     finite = all(np.isfinite(a).all() for a in (candidate.bias, candidate.dual) if a is not None)
     if not finite:
         value = bound = float("nan")
@@ -280,7 +295,7 @@ def judge(
         status = Status.STALLED
     if not np.isfinite(gap):
         status = Status.NONFINITE
-    wants_parts = finite and not (is_late and problem.n_points > _QUICK_POINTS)
+    wants_parts = finite and not (known is found and problem.n_points > _QUICK_POINTS)
     gaps = gap_parts(problem, candidate, value, bound) if wants_parts else {}
     parts = {name: gaps.pop(name, None) for name in GAP_PARTS}
     return Solution(

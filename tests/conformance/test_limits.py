@@ -112,7 +112,7 @@ def fit() -> Any:
 CALLS: dict[str, tuple[Callable[[], Callable[..., Any]], float]] = {
     "wide": (lambda: solving(WideLimit(rows(), 0.01)), 4),
     "codes": (lambda: solving(SparseCodes(rows(), atoms(), LAM)), 3),
-    "codes, free bias": (lambda: solving(SparseCodes(rows(), atoms(), LAM, bias="free")), 5),
+    "codes, free bias": (lambda: solving(SparseCodes(rows(), atoms(), LAM, bias="free")), 7),
     "candidates": (lambda: solving(CandidateDictionary(rows(), atoms(20), LAM, 0.5), solver="block-descent"), 5),
     "large": (lambda: solving(LargeDictionary(rows(24), 0.2, 0.5)), 5),
     "large, plane": (lambda: solving(LargeDictionary(rows(24, 2), 0.2, 0.5)), 5),

@@ -19,7 +19,7 @@ from cvxsae.parallel.context import GRACE, Run
 from cvxsae.relaxations.candidate import Candidate
 from cvxsae.relaxations.linalg import FactorizationError
 from cvxsae.relaxations.problem import Problem
-from cvxsae.relaxations.solution import Record, Solution, Status, judge, relative_gap
+from cvxsae.relaxations.solution import Evaluated, Record, Solution, Status, judge, relative_gap
 
 P = TypeVar("P", bound=Problem, contravariant=True)
 S = TypeVar("S")
@@ -76,8 +76,8 @@ class BoundStands(Protocol):
 class CutsShort(Protocol[P, S_in]):
     """An algorithm whose :meth:`Algorithm.finish` can take long, and that has something quicker for the end of time."""
 
-    def cut_short(self, problem: P, state: S_in) -> tuple[Candidate, float, float] | None:
-        """The candidate, its value and its lower bound, evaluated at exactly that; None where ``finish`` is quick."""
+    def cut_short(self, problem: P, state: S_in) -> Evaluated | None:
+        """The candidate with its value and its lower bound; None where ``finish`` is quick."""
 
 
 @dataclass(frozen=True)
@@ -119,9 +119,8 @@ def iterate(algorithm: Algorithm[P, S], problem: P, tol: float, run: Run) -> Sol
     def nothing(status: Status) -> Solution:
         """No codes, which are a point too; not even a bound is worth the time that is over."""
         bound = None if status is Status.BREAKDOWN else 0.0
-        return judge(
-            problem, problem.zero_candidate(), status, tol=tol, bound=bound, is_late=True, solver=algorithm.name
-        )
+        found = Evaluated(problem.zero_candidate(), bound=bound)
+        return judge(problem, found, status, tol=tol, solver=algorithm.name)
 
     try:
         outcome = run_loop(algorithm, problem, tol, run)
@@ -148,26 +147,26 @@ def iterate(algorithm: Algorithm[P, S], problem: P, tol: float, run: Run) -> Sol
 def _judged(algorithm: Algorithm[P, S], problem: P, outcome: Outcome[S], tol: float, run: Run) -> Solution:
     """The solution at the best points of a loop; where that was cut short, what stands is not proved a second time."""
     is_cut = outcome.status in (Status.TIME_LIMIT, Status.INTERRUPTED) and problem.group.is_alone
-    known = {"bound": outcome.bound} if is_cut and isinstance(algorithm, BoundStands) else {}
     short = algorithm.cut_short(problem, outcome.primal) if is_cut and isinstance(algorithm, CutsShort) else None
+    found: Candidate | Evaluated
     if short is not None:
-        candidate, known["value"], known["bound"] = short
+        found = short
     else:
         candidate = algorithm.finish(problem, outcome.primal)
         if outcome.dual is not outcome.primal and candidate.dual is not None:
             best = algorithm.finish(problem, outcome.dual)
             candidate = replace(candidate, dual=best.dual, proof=best.proof)
+        stands = is_cut and isinstance(algorithm, BoundStands)
+        found = Evaluated(candidate, bound=outcome.bound if stands else None) if is_cut else candidate
     return judge(
         problem,
-        candidate,
+        found,
         outcome.status,
         tol=tol,
         history=outcome.history,
         seconds=outcome.seconds,
         solver=algorithm.name,
         info={"iterations": outcome.iterations, "device": str(run.device), **algorithm.info(outcome.primal)},
-        is_late=is_cut,
-        **known,
     )
 
 

@@ -12,7 +12,7 @@ from cvxsae.data.deadline import is_over, whatever_the_time
 from cvxsae.relaxations import linalg
 from cvxsae.relaxations.candidate import Candidate
 from cvxsae.relaxations.convex.wide_limit import HuberPass, WideLimit
-from cvxsae.relaxations.solution import as_numpy
+from cvxsae.relaxations.solution import Evaluated, as_numpy
 
 _SAMPLE_POINTS = 4096
 """Rows of the sample from which the bias is started: enough for two digits of it."""
@@ -137,12 +137,12 @@ class WideLimitNewton:
         bias = np.ascontiguousarray(as_numpy(state.bias))
         return Candidate(bias=bias) if self.is_bare and not self._is_quick(problem) else problem.complete(bias)
 
-    def cut_short(self, problem: WideLimit, state: NewtonState) -> tuple[Candidate, float, float] | None:
+    def cut_short(self, problem: WideLimit, state: NewtonState) -> Evaluated | None:
         """Of large data the bias alone, which determines the rest, with what its pass found."""
         if self.is_whole or self._is_quick(problem):
             return None
         bias = np.ascontiguousarray(as_numpy(state.bias))
-        return Candidate(bias=bias), state.scan.value, state.scan.lower_bound
+        return Evaluated(Candidate(bias=bias), state.scan.value, state.scan.lower_bound)
 
     def _is_quick(self, problem: WideLimit) -> bool:
         """Whether all arrays are written out in no time; the same in all processes."""

@@ -7,7 +7,7 @@ from dataclasses import replace
 from cvxsae.parallel.context import Run
 from cvxsae.relaxations.convex.fixed_atoms import SparseCodes
 from cvxsae.relaxations.convex.wide_limit import RECOVERY_BYTES
-from cvxsae.relaxations.solution import Record, Solution, Status, judge
+from cvxsae.relaxations.solution import Evaluated, Record, Solution, Status, judge
 from cvxsae.solvers.codes.encode import SMALLEST_TOL, encode_rows
 from cvxsae.solvers.convex.driver import announce
 
@@ -36,11 +36,9 @@ def solve_working_set(problem: SparseCodes, asked: float, run: Run) -> Solution:
         candidate = problem.candidate(codes.codes, bias.numpy(), dual)
     solution = judge(
         problem,
-        candidate,
+        Evaluated(candidate, codes.value, codes.lower_bound) if is_cut else candidate,
         codes.status,
         tol=asked,
-        value=codes.value if is_cut else None,
-        bound=codes.lower_bound if is_cut else None,
         history=(Record(codes.rounds, codes.seconds, codes.value, codes.lower_bound),),
         seconds=codes.seconds,
         solver=NAME,
