@@ -20,7 +20,7 @@ from cvxsae.sae.config import LAYOUT
 from cvxsae.sae.export import ENCODER, regressed
 from cvxsae.sae.formats import dictionary_learning, objects, registry, saelens
 from cvxsae.sae.formats.arrays import Asked, named
-from cvxsae.sae.formats.stored import StoredAutoencoder, checked, scale_of
+from cvxsae.sae.formats.stored import StoredAutoencoder, checked, scale_of, scaled_by
 from cvxsae.sae.normalization import as_it_is
 from cvxsae.sae.self_test import SelfTest, self_test
 from cvxsae.solvers.dictionary.result import DictionaryFit
@@ -253,7 +253,7 @@ class SparseAutoencoder:
             activation=stored.activation,
             normalization=stored.normalization,
             lam=None if stored.lam is None else arguments.penalty(stored.lam, "lam") / factor,
-            lam_source=stored.lam_source,
+            lam_source=stored.lam_source if stored.lam is None else stored.lam_source + scaled_by(factor),
             trainer=stored.source,
             metadata=dict(stored.metadata),
         )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from cvxsae.data import arguments
+from cvxsae.data.atomic import shown
+from cvxsae.errors import InputError, reason
 from cvxsae.sae.formats import arrays, dictionary_learning, gemma_scope, openai, saelens, sparsify
 from cvxsae.sae.formats.stored import Format, StoredAutoencoder
 
@@ -26,8 +28,13 @@ def read(path: Path, layout: str | None = None) -> StoredAutoencoder:
     Raises
     ------
     InputError
-        If no layout fits.
+        If no layout fits, or nothing can be there.
     """
+    try:
+        path.exists()
+    except (OSError, ValueError) as error:  # too long, or with characters that no name can have
+        what = getattr(error, "strerror", None) or reason(error)
+        raise InputError(f"path {shown(path)} cannot be opened ({what}); pass the folder or file of an SAE.") from None
     names = [form.name for form in FORMATS]
     wanted = None if layout is None else arguments.choice(layout, "layout", names)
     for form in FORMATS:

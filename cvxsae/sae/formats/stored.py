@@ -117,6 +117,11 @@ def scale_of(stored: StoredAutoencoder, scale: float | None) -> float:
     return arguments.positive(stored.input_scale, "input_scale")
 
 
+def scaled_by(factor: float) -> str:
+    """What a sentence on λ adds where a scale of the data was folded."""
+    return "" if factor == 1 else f", over the scale {factor:.6g} of the data, which is folded into the weights"
+
+
 @dataclass(frozen=True)
 class Format:
     """A layout on disk.

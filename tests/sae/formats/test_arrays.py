@@ -162,3 +162,9 @@ def test_weights_are_never_read_without_the_config_beside_them(tmp_path: Path):
     for name in ("renamed.safetensors", "sae_weights.safetensors"):
         with rejects("sae .* has a cfg.json beside it"):
             SparseAutoencoder.load(tmp_path / name, layout="arrays")
+
+
+def test_paths_that_cannot_be_are_one_sentence():
+    for path in ("x" * 5000, "a\0b"):
+        with rejects("path .* cannot be opened|sae .* does not exist"):
+            SparseAutoencoder.load(path)

@@ -45,7 +45,7 @@ SPECS += [Spec("topk"), Spec("topk", by_norm=True), Spec("topk", subtract=False)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("spec", SPECS, ids=str)
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: f"{spec.kind}-{spec.subtract}-{spec.by_norm}")
 def test_an_unknown_class_is_read_by_what_its_encoder_does(spec: Spec, dtype: torch.dtype):
     live = Own(spec, dtype)
     before = {name: part.clone() for name, part in live.state_dict().items()}
