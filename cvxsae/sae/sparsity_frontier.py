@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from cvxsae.sae.autoencoder import SparseAutoencoder
     from cvxsae.sae.given import SAELike
 
-POINTS = 2048
+POINTS = 1024
 """Most datapoints that a frontier is drawn from, unless told otherwise: FVU is then known to a few percent."""
 
 PATH_REACH, PATH_POINTS = 4.0, 9

@@ -5,9 +5,9 @@ is attained, and proves that any worse codes of the same k are suboptimal by at 
 the best is bounded where the dictionary allows it (:class:`Coherence`), and otherwise not known.
 
 *Search.* Orthogonal matching pursuit with nonnegative least squares on the support after every atom, from nothing and
-from the codes given; then swaps of one active atom for another (:mod:`cvxsae.solvers.codes.swaps`) until none helps.
-The best end of a datapoint is kept, so it is never worse than plain nonnegative matching pursuit, nor than
-nonnegative least squares on the support given.
+from the codes given; then, from the better of the two for each datapoint, swaps of one active atom for another
+(:mod:`cvxsae.solvers.codes.swaps`) until none helps. So it is never worse than plain nonnegative matching pursuit, nor
+than nonnegative least squares on the support given.
 """
 
 from __future__ import annotations
@@ -203,14 +203,14 @@ def _block(
     x, k = x.to(run.device), k.to(run.device).clamp(max=atoms.n)
     starts = [] if start is None else [Supports.of_codes(x, k, start).refitted(atoms)]
     starts.append(Supports.empty(x, k))
-    ends = [swap(pursue(supports, atoms, run), atoms, run) for supports in starts]
-    best = ends[0] if len(ends) == 1 else ends[0].better(ends[1], atoms)
+    ends = [pursue(supports, atoms, run) for supports in starts]
+    best = swap(ends[0] if len(ends) == 1 else ends[0].better(ends[1], atoms), atoms, run)
     return {
         "codes": best.to_sparse(atoms),
         "values": best.errors(atoms).cpu().numpy(),
         "is_unconstrained": best.closed.cpu().numpy(),
-        "swap_optimal": (best.settled | best.closed).cpu().numpy(),
-        "done": torch.stack([end.done for end in ends]).all(dim=0).cpu().numpy(),
+        "swap_optimal": (best.settled | best.closed | (k == 0)).cpu().numpy(),
+        "done": (best.done | (k == 0)).cpu().numpy(),
     }
 
 

@@ -21,6 +21,7 @@ import torch
 from jaxtyping import Bool, Float64, Int64
 
 from cvxsae.parallel.context import Run
+from cvxsae.parallel.threads import torch_threads
 from cvxsae.relaxations.joint.active_gram import gram_inverses
 from cvxsae.solvers.codes.refit import ROUNDING, refit_members
 
@@ -250,7 +251,8 @@ def pair_gains(some: Supports, atoms: Atoms) -> tuple[Float64[torch.Tensor, "n m
     They are where the Gram matrix of the support is far from singular.
     """
     members = atoms.rows[some.index] * some.held[:, :, None]
-    inverse, singular = gram_inverses(members, some.held)  # zero where no atom is held, and so are the rows of W
+    with torch_threads(1):  # matrices are small: threads would wait for each other
+        inverse, singular = gram_inverses(members, some.held)  # zero where no atom is held, and so are rows of W
     products = atoms.products(some.index)
     W = torch.bmm(inverse, products)
     outside = 1 - products.mul_(W).sum(dim=1, keepdim=True)

@@ -116,6 +116,7 @@ def test_every_datapoint_may_have_its_own_k():
     each = np.arange(N) % 4
     found = k_sparse_codes(X, ATOMS, each)
     assert ((np.diff(found.codes.indptr)) <= each).all()
+    assert found.done.all() and found.swap_optimal[each == 0].all()
     for k in range(4):
         rows = each == k
         alone = k_sparse_codes(X[rows], ATOMS, k) if k else None
