@@ -139,6 +139,8 @@ class Method:
         From its numbers and K, the bound it proves for other rows; None for a method that proves none.
     attains
         Its numbers that are upper bounds of F*_K.
+    attained
+        Which of these the dictionary and bias that it keeps attain with exact codes; None if it keeps none.
     needs
         The method whose dictionary, of the same cell, this one cannot do without.
     planned
@@ -154,6 +156,7 @@ class Method:
     columns: Columns = field(default_factory=dict)
     floor_for: Callable[[Mapping[str, Any], int | None], Bound | None] | None = None
     attains: tuple[str, ...] = ()
+    attained: str | None = None
     needs: str | None = None
     planned: Mapping[str, tuple[Key, Any]] = field(default_factory=dict)
     runs_beside: bool = False

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +24,7 @@ from cvxsae.parallel.context import Run
 from cvxsae.parallel.threads import library_threads, torch_threads
 from cvxsae.study.method import CellInput, Outcome, Start
 from cvxsae.study.plan import SCHEMA, Cell, array_of, plan
+from cvxsae.study.proof import proven
 from cvxsae.study.registry import CALIBRATION, compute
 from cvxsae.study.sources import datapoints
 from cvxsae.study.spec import StudySpec
@@ -147,7 +148,7 @@ class _Driver:
     def run(self, bar: tqdm) -> None:
         """Level after level; what is there already counts as done."""
         for cell in self.cells:
-            known = self.store.record(cell.id)
+            known = self.store.record(cell.id, partial(proven, cell, self._run(), partial(self._data, cell)))
             if known is not None and not (self.how.retry_failed and known["status"] == "failed"):
                 self.records[cell.id] = known
                 if self.how.ended is not None:
@@ -157,6 +158,13 @@ class _Driver:
             waiting = [cell for cell in self.cells if cell.level == level and cell.id not in self.records]
             for record in self._computed(waiting):
                 self._keep(record, bar)
+
+    def _run(self) -> Run:
+        """How what is kept is coded again: whatever the time, as what was finished is not lost."""
+        return Run(device=arguments.compute_device(self.how.device), is_outermost=False)
+
+    def _data(self, cell: Cell) -> Activations:
+        return datapoints(dict(cell.source), cell.n_points, array_of(self.study, cell.source))[0]
 
     def _keep(self, record: Record, bar: tqdm) -> None:
 

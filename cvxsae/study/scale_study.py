@@ -117,6 +117,10 @@ class ScaleStudy(StudySpec):
     ) -> pd.DataFrame:
         """Compute the cells that are missing, write the table, and return it.
 
+        A cell computed earlier counts as there if its record is whole and of this very cell (data, method, options,
+        seed) and, where a method keeps its dictionary (``learned``, ``trained_sae``), if that attains what the record
+        says: data are coded anew. What else a record says is believed (:func:`cvxsae.study.proof.proven`).
+
         Parameters
         ----------
         n_jobs

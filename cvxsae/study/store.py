@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cvxsae.data.atomic import one_sentence, require_possible, shown
-from cvxsae.data.storage import Folder, json_text, strict_json, write_atomically
+from cvxsae.data.storage import Folder, Kept, json_text, strict_json, write_atomically
 from cvxsae.errors import InputError
 from cvxsae.study.plan import SCHEMA, Cell
 
@@ -84,10 +84,12 @@ class Store:
 
     # ------------------------------------------------------------------ cells
 
-    def record(self, cell: str) -> Record | None:
-        """What is kept of a cell; None if it has not ended, or what is there does not verify."""
-        kept = self.cells.read(cell)
-        return None if kept is None else kept.record
+    def record(self, cell: str, proven: Callable[[Kept], Record] | None = None) -> Record | None:
+        """What is kept of a cell; None if it has not ended, or what is there does not verify.
+
+        ``proven`` returns the record of what is kept, or raises where its arrays do not bear it out.
+        """
+        return self.cells.read_as(cell, (lambda kept: kept.record) if proven is None else proven)
 
     def write(self, record: Record, arrays: Mapping[str, Any]) -> None:
         """Keep a cell, its arrays with it."""

@@ -125,9 +125,8 @@ class Trials:
 
     def names(self) -> list[str]:
         """The names of all that can happen here."""
-        forgeries = [] if self.kind.name in ("study", "compare") else list(faults.FORGERIES)
         struck = [*faults.STRIKES, AT_RANDOM, "folder deleted at a write", "a quota", "jumping clocks", AT_ONCE]
-        return [*struck, *faults.DAMAGES, *forgeries]
+        return [*struck, *faults.DAMAGES, *faults.FORGERIES]
 
     def run(self, fault: str, rng: np.random.Generator) -> Judged:
         """Let it happen, go on, and judge."""

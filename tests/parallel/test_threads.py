@@ -118,7 +118,7 @@ def test_a_small_problem_has_one_answer_whatever_ran_before():
         return found.value, found.lower_bound, np.asarray(found.codes).tobytes()
 
     first = answer()
-    encode(*problem(), 0.2)
+    encode(problem()[0], problem()[1], 0.2)
     assert answer() == first
     torch.set_num_threads(4)
     try:

@@ -76,5 +76,6 @@ METHOD = Method(
     learned,
     axes=("n_atoms", "seed"),
     attains=("value",),
+    attained="value",
     planned={"warm": (one_of(("n_atoms", "lam", "none"), many=True), ("n_atoms", "lam"))},
 )

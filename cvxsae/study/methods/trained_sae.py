@@ -92,5 +92,6 @@ METHOD = Method(
         "train_seconds": ("Float64", "trained_sae: wall-clock time of training alone"),
     },
     attains=("value", "exact", "local"),
+    attained="local",
     runs_beside=True,
 )
