@@ -223,6 +223,7 @@ def test_what_its_trainer_leaves_is_read_before_and_after_it_is_folded(name: str
     config = SAETrainerConfig(
         total_training_samples=64 * 6,
         train_batch_size_samples=64,
+        lr_end=3e-5,
         n_checkpoints=1,
         checkpoint_path=str(tmp_path),
         save_final_checkpoint=True,
