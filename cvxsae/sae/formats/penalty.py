@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cvxsae.data import arguments
-from cvxsae.errors import InputError
+from cvxsae.errors import InputError, in_short
 
 OTHERWISE = "pass lam, or lam='match-l0'"
 """What to do where a config tells no λ."""
@@ -46,7 +46,7 @@ class _Asked:
         for name, value in self._held(names):
             if arguments.real(value, name) <= 0:
                 raise InputError(
-                    f"{name} is {value!r}: codes were not penalized, and no λ goes with that; {OTHERWISE}."
+                    f"{name} is {in_short(value)}: codes were not penalized, and no λ goes with that; {OTHERWISE}."
                 )
             return name, arguments.penalty(value, name)
         raise InputError(f"config has no {' or '.join(names)}; {OTHERWISE}.")
@@ -131,6 +131,9 @@ def trained_penalty(
     """
     arguments.instance(config, "config", Mapping, "the config as a dictionary")
     arguments.choice(library, "library", tuple(_RULES))
+    for name, value in (("batch", batch), ("dim", dim)):
+        if value is not None and name not in _SIZES.get(library, ()):
+            raise InputError(f"{name} is {in_short(value)} but λ of {library} does not depend on it; leave it out.")
     return _RULES[library](_Asked(config, library, batch, dim))
 
 
@@ -152,7 +155,12 @@ def lambda_of_file(config: Mapping[str, Any], library: str, *, is_scaled: bool =
 
 def is_scaled(config: Mapping[str, Any]) -> bool:
     """Whether the config says that data were multiplied by a number while the SAE was trained."""
-    return any(part.get("normalize_activations") == SCALED for part in _parts_of_saelens(config))
+    return any(_is_one_of(part.get("normalize_activations"), SCALED) for part in _parts_of_saelens(config))
+
+
+def _is_one_of(value: Any, *names: str) -> bool:
+    """Whether a setting, of whatever type, is one of these words."""
+    return isinstance(value, str) and value in names
 
 
 def _parts_of_saelens(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
@@ -169,18 +177,19 @@ def _parts_of_saelens(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 def _saelens(asked: _Asked) -> Penalty:
     parts = tuple(_parts_of_saelens(asked.config))
     merged = {name: value for part in reversed(parts) for name, value in part.items()}
-    kind = merged.get("training_architecture") or merged.get("architecture") or "standard"
-    if kind not in ("standard", "gated"):
+    named = (merged.get(key) for key in ("training_architecture", "architecture"))
+    kind = next((one for one in named if one is not None), "standard")
+    if not _is_one_of(kind, "standard", "gated"):
         raise InputError(
-            f"config has the architecture {kind!r}, which SAELens trains without an L1 penalty; {OTHERWISE}."
+            f"config has the architecture {in_short(kind)}, which SAELens trains without an L1 penalty; {OTHERWISE}."
         )
     name, coefficient = _Asked(merged, asked.library, None, None).number("l1_coefficient")
-    if merged.get("lp_norm", 1) != 1:
-        raise InputError(f"config has lp_norm {merged['lp_norm']!r}, which is no L1 penalty; {OTHERWISE}.")
+    if arguments.real(merged.get("lp_norm", 1), "lp_norm") != 1:
+        raise InputError(f"config has lp_norm {in_short(merged['lp_norm'])}, which is no L1 penalty; {OTHERWISE}.")
     if merged.get("mse_loss_normalization") is not None:
         raise InputError(f"config has mse_loss_normalization, so that errors are weighted by datapoint; {OTHERWISE}.")
     is_old = any(key in merged for key in _FLAT)
-    if is_old and not (merged.get("scale_sparsity_penalty_by_decoder_norm") or merged.get("normalize_sae_decoder")):
+    if is_old and not any(merged.get(key) is True for key in _UNIT):
         raise InputError(
             "config is of a version of SAELens that neither kept atoms at norm 1 nor penalized z‖d‖, or divided errors "
             f"by norms; {OTHERWISE}."
@@ -189,8 +198,19 @@ def _saelens(asked: _Asked) -> Penalty:
     return Penalty(coefficient / 2, f"half of SAELens's {name} {coefficient:g}{whose}")
 
 
+_SIZES = {
+    "1l-sparse-autoencoder": ("batch",),
+    "batchtopk": ("dim",),
+    "sparse-coding": ("dim",),
+    "overcomplete": ("batch", "dim"),
+}
+"""The sizes that λ is proportional to, by library."""
+
 _FLAT = ("hook_point", "activation_fn", "activation_fn_str", "mse_loss_normalization", "l1_warm_up_steps_fraction")
 """Keys that only flat configs of SAELens before version 6 have."""
+
+_UNIT = ("scale_sparsity_penalty_by_decoder_norm", "normalize_sae_decoder")
+"""Settings of theirs, one of which makes the penalty one of unit-norm atoms."""
 
 _SQUARED = ("StandardTrainer", "StandardTrainerAprilUpdate", "GatedSAETrainer")
 """Trainers of dictionary_learning whose loss is ``mean‖x − x̂‖²`` and an L1 penalty."""
@@ -199,10 +219,12 @@ _SQUARED = ("StandardTrainer", "StandardTrainerAprilUpdate", "GatedSAETrainer")
 def _dictionary_learning(asked: _Asked) -> Penalty:
     trainer = asked.config.get("trainer", asked.config)
     if not isinstance(trainer, Mapping):
-        raise InputError(f"config has the trainer {trainer!r}; pass the config.json of dictionary_learning.")
+        raise InputError(f"config has the trainer {in_short(trainer)}; pass the config.json of dictionary_learning.")
     kind = trainer.get("trainer_class")
-    if kind not in _SQUARED:
-        raise InputError(f"config has the trainer_class {kind!r}, no known trainer with an L1 penalty; {OTHERWISE}.")
+    if not _is_one_of(kind, *_SQUARED):
+        raise InputError(
+            f"config has the trainer_class {in_short(kind)}, no known trainer with an L1 penalty; {OTHERWISE}."
+        )
     if "sparsity_warmup_steps" not in trainer:
         raise InputError(
             "config is of a version of dictionary_learning whose loss has ‖x − x̂‖ without the square; "
@@ -233,10 +255,11 @@ def _mean_over_dimensions(*names: str) -> Callable[[_Asked], Penalty]:
 
 
 def _batchtopk(asked: _Asked) -> Penalty:
-    if asked.config.get("sae_type") not in (None, "vanilla"):
-        raise InputError(f"config has the sae_type {asked.config['sae_type']!r}, without an L1 penalty; {OTHERWISE}.")
+    kind = asked.config.get("sae_type")
+    if kind is not None and not _is_one_of(kind, "vanilla"):
+        raise InputError(f"config has the sae_type {in_short(kind)}, without an L1 penalty; {OTHERWISE}.")
     found = _mean_over_dimensions("l1_coeff")(asked)
-    if asked.config.get("input_unit_norm"):
+    if asked.config.get("input_unit_norm") is True:
         return Penalty(found.lam, f"{found.source}, for its data of mean 0 and variance 1 per datapoint")
     return found
 

@@ -220,6 +220,13 @@ def test_what_has_no_penalty_of_ours_is_refused(library, config, message):
         lambda_from(config, library)
 
 
+def test_sizes_that_change_nothing_are_refused():
+    with rejects("batch is 4 but λ of saelens does not depend on it; leave it out"):
+        lambda_from({"l1_coefficient": 1}, "saelens", batch=4)
+    with rejects("dim is 3 but λ of 1l-sparse-autoencoder does not depend on it"):
+        lambda_from({"l1_coeff": 1, "batch_size": 8}, "1l-sparse-autoencoder", dim=3)
+
+
 def test_a_file_s_reader_gets_the_penalty_or_the_reason():
     lam, why = lambda_of_file({"l1_coefficient": 5}, "saelens")
     assert lam == 2.5
