@@ -56,6 +56,8 @@ class Accounts:
         The encoder's codes and exact ones, for the atoms of ``problem``.
     encoder_values, exact_values
         Their values on every datapoint, (N,): ``loss`` and ``exact`` are the means.
+    missing
+        Stages that were not begun because time had run out.
     """
 
     ledger: LossLedger
@@ -65,6 +67,7 @@ class Accounts:
     exact: sp.csr_array
     encoder_values: Float64[np.ndarray, " N"]
     exact_values: Float64[np.ndarray, " N"]
+    missing: tuple[str, ...] = ()
 
 
 def account(model: SparseAutoencoder, floor: Floor, wide: Solution, tol: float, run: Run) -> LossLedger:
@@ -93,7 +96,8 @@ def accounts(model: SparseAutoencoder, floor: Floor, wide: Solution, tol: float,
     set_aside = time.perf_counter() - begun  # the referee takes as long again for what the search finds
     found, candidate, local, improved = problem, exact, certificate, False
     searching = stages.begin("a better dictionary")
-    if run.left > set_aside:
+    is_late = not run.left > set_aside
+    if not is_late:
         searching = replace(searching, deadline=searching.deadline - set_aside)
         fit = _search(joint, (_start(model, live, run.seed), b), tol, searching)
         better = SparseCodes(data, fit.dictionary, lam, bias=fit.bias)
@@ -145,6 +149,7 @@ def accounts(model: SparseAutoencoder, floor: Floor, wide: Solution, tol: float,
         exact=chosen,
         encoder_values=values,
         exact_values=np.minimum(values, best.values),
+        missing=("a better dictionary",) if is_late else (),
     )
 
 

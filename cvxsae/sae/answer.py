@@ -47,7 +47,8 @@ class Audit:
         What any optimum must satisfy, measured on the SAE's dictionary with exact codes; None if not there. Its
         features are those of :attr:`features`.
     missing
-        Parts that were asked for and not begun before ``max_seconds`` had passed.
+        What was not begun before ``max_seconds`` had passed: the search for a better dictionary, the floor of the
+        width, parts that were asked for.
     seconds
         Wall-clock time of every stage, by name.
     """

@@ -18,6 +18,7 @@ from cvxsae.errors import InputError
 from cvxsae.parallel.context import Compute, Run, Seeded, keywords
 from cvxsae.parallel.group import all_rows
 from cvxsae.relaxations.convex.wide_limit import WideLimit
+from cvxsae.relaxations.floors.floor import Floor
 from cvxsae.relaxations.joint.joint import JointProblem
 from cvxsae.sae.account import STAGES, accounts, require_live
 from cvxsae.sae.answer import PARTS, Audit
@@ -44,7 +45,7 @@ _BIAS_TOLERANCE = 1e-5
 """How far, relative, a fixed bias may be from the SAE's ``b_dec``: files keep it in single precision."""
 
 _FLOOR_SHARE = 0.5
-"""Part of the ledger's time left that the search for the floor may take."""
+"""Part of the ledger's time left that is kept for the floor of the width, which comes last."""
 
 _LEDGER_SHARE = 0.5
 """Part of the time that the ledger may take where other parts are asked for too; they share what is left evenly."""
@@ -113,10 +114,10 @@ def audit(
     options
         ``device``, ``progress``, ``seed`` (of the search and the floor), and what is computed beside the ledger:
         ``metrics``, ``frontier``, ``diagnostics``, ``report`` (needs the extra: ``pip install cvxsae[report]``).
-        ``max_seconds`` is the limit of the whole call: the ledger has half of it if more is asked for; of that the
-        floor has half, exact codes half of what is left, the search for D' the rest; where codes are not done the
-        encoder's stand, and ``codes_gap`` says so; then the referee evaluates what was reached. Parts that were not
-        begun in time are named in ``missing``.
+        ``max_seconds`` is the limit of the whole call: the ledger has half of it if more is asked for; of that half is
+        for exact codes and the search for D', the rest for the floor of the width. Where codes are not done the
+        encoder's stand, and ``codes_gap`` says so. What was not begun in time is named in ``missing``; without a floor
+        of the width that of any width is one.
 
     Returns
     -------
@@ -170,7 +171,7 @@ def audit(
             ledger=ledger,
             sae=model,
             self_test=tested,
-            missing=tuple(part for part in asked if part not in parts),
+            missing=(*found.missing, *(part for part in asked if part not in parts)),
             accounts=found,
             seconds=stages.seconds,
             **parts,
@@ -183,12 +184,20 @@ def audit(
 
 def _accounts(model: SparseAutoencoder, problem: JointProblem, tol: float, stages: Stages) -> Accounts:
     """The ledger, with the floors under it."""
+    run = stages.run
     stages.begin("wide limit")
-    wide = solved_wide_limit(
-        WideLimit(problem.X, problem.lam, bias=problem.bias), WIDE_TOL, stages.run, share=WIDE_SHARE
-    )
-    (floor,) = find_floors([problem], FloorSearch.of(), stages.begin("width floor", share=_FLOOR_SHARE), wide)
-    return accounts(model, floor, wide, tol, stages)
+    limit = WideLimit(problem.X, problem.lam, bias=problem.bias)
+    wide = solved_wide_limit(limit, WIDE_TOL, run, share=WIDE_SHARE)
+    stages.run = replace(run.inner(share=1 - _FLOOR_SHARE), progress=run.progress)
+    found = accounts(model, Floor(problem, wide.lower_bound, "T9"), wide, tol, stages)
+    stages.run = run
+    if run.is_late:  # the wide limit is a floor too; one of its own for this width takes a while to evaluate
+        return replace(found, missing=(*found.missing, "width floor"))
+    (floor,) = find_floors([problem], FloorSearch.of(), stages.begin("width floor"), wide)
+    ledger = found.ledger
+    if floor.value > ledger.floor:
+        ledger = replace(ledger, floor=floor.value, floor_theorem=floor.theorem)
+    return replace(found, ledger=ledger)
 
 
 # --------------------------------------------------------------------------------------- what is asked

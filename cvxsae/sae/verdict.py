@@ -89,7 +89,8 @@ class Verdict:
             gains |= {f"{part}_least": gain.least, f"{part}_most": gain.most}
         words = {name: self._amount(value) for name, value in gains.items()}
         others = [part for part in PARTS if part != self.first] if self.first != "nothing" else []
-        return (_HEADLINES[self.first].format(**words), *(_OTHERS[part].format(**words) for part in others))
+        said = {**_OTHERS, **({} if self.dictionary.least > 0 else {"dictionary": _NONE_FOUND})}
+        return (_HEADLINES[self.first].format(**words), *(said[part].format(**words) for part in others))
 
     def _amount(self, gain: float) -> str:
         share = gain / self.loss if self.loss > 0 else 0.0
@@ -119,3 +120,6 @@ _OTHERS = {
     "width": "After that, more atoms gain at least {width_least} and at most {width_most}.",
 }
 """What is said of the others, in their order."""
+
+_NONE_FOUND = "No better dictionary of the same width was found; one could gain at most {dictionary_most}."
+"""What is said of the dictionary where the search found none."""

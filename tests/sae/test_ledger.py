@@ -84,7 +84,8 @@ def test_lines_add_up_and_none_is_negative(seed, K, lam, free):
     rng = np.random.default_rng(seed)
     X, arrays = data(40, 4), autoencoder(rng, 4, K)
     arrays["W_dec"] *= rng.uniform(0.1, 3, (K, 1))
-    ledger = audit(X, arrays, lam=lam, bias="free" if free else arrays["b_dec"], max_seconds=0.2)
+    sae = SparseAutoencoder.from_arrays(arrays, layout="rows")  # K may be d
+    ledger = audit(X, sae, lam=lam, bias="free" if free else arrays["b_dec"], max_seconds=0.2)
     adds_up(ledger)
     other = unit(rng.normal(size=(K, 4)))
     shift = 0.3 * rng.normal(size=4) if free else arrays["b_dec"]
