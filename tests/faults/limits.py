@@ -13,16 +13,14 @@ from __future__ import annotations
 import argparse
 import collections
 import contextlib
-import faulthandler
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
+import traceback
 import warnings
 from pathlib import Path
 from typing import Any
@@ -38,23 +36,31 @@ PATIENCE = 60.0
 PREPARATION = 240.0
 """Seconds that data, fits and kernels may take."""
 
-FRAME = re.compile(r'File "[^"]*/cvxsae/([^"]*)", line (\d+) in (\S+)')
 MARK = "LIMITS "
-STACKS = "CVXSAE_LIMITS_STACKS"
-"""Names the file of the stacks to the process that makes the call: who hangs leaves it behind."""
 
 
-def _places(stacks: str, seconds: float) -> list[str]:
-    """Where the main thread was past ``seconds``: the two innermost functions of the package, most frequent first."""
-    counts: collections.Counter[str] = collections.Counter()
-    dumps = stacks.split("Timeout (")[1:]
-    for number, dump in enumerate(dumps, start=1):
-        if number * EVERY <= seconds:
-            continue
-        main = dump.split("Thread 0x")[-1]  # the main thread comes last
-        frames = [f"{file.rsplit('/', 1)[-1]}:{line} {name}" for file, line, name in FRAME.findall(main)]
-        counts[" < ".join(frames[:3])] += 1
-    return [f"{count * EVERY:.1f} s {place}" for place, count in counts.most_common(4)]
+class _Watch(threading.Thread):
+    """Looks where the main thread is, once a moment has passed: the two innermost functions of the package.
+
+    With the lock of the interpreter, unlike ``faulthandler``, which crashes at times where frames change meanwhile.
+    """
+
+    def __init__(self, moment: float) -> None:
+        super().__init__(daemon=True)
+        self.moment, self.counts, self.is_over = moment, collections.Counter[str](), threading.Event()
+
+    def run(self) -> None:
+        time.sleep(self.moment)
+        main = threading.main_thread().ident
+        while not self.is_over.wait(EVERY):
+            stack = traceback.extract_stack(sys._current_frames()[main or 0])
+            inside = [frame for frame in reversed(stack) if "/cvxsae/" in frame.filename]
+            self.counts[" < ".join(f"{Path(at.filename).name}:{at.lineno} {at.name}" for at in inside[:3])] += 1
+
+    def places(self) -> list[str]:
+        """Most frequent first."""
+        self.is_over.set()
+        return [f"{count * EVERY:.1f} s {place}" for place, count in self.counts.most_common(4)]
 
 
 def _described(answer: Any) -> str:
@@ -78,41 +84,43 @@ def _described(answer: Any) -> str:
     return " ".join(parts)
 
 
+def _give_up(watch: _Watch) -> None:
+    """End this process, and say where it was."""
+    print(MARK + json.dumps({"hung": watch.places()}), flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def _timed(call: Any, moment: float, *, interrupt: bool) -> dict[str, Any]:
     """One call that should end ``moment`` seconds from now, by its limit or by a signal."""
-    with Path(os.environ[STACKS]).open("w+") as file:
-        faulthandler.dump_traceback_later(EVERY, repeat=True, file=file)
-        hung = threading.Timer(moment + PATIENCE, os.kill, (os.getpid(), signal.SIGKILL))
-        signal_at = threading.Timer(moment, os.kill, (os.getpid(), signal.SIGINT))
-        at_moment: list[float] = []
-        looks = threading.Timer(moment, lambda: at_moment.append(time.process_time()))
-        hung.start()
-        looks.start()
-        started = time.perf_counter()
-        try:
-            if interrupt:
-                signal_at.start()
-                came = _described(call())
-            else:
-                came = _described(call(max_seconds=moment))
-        except KeyboardInterrupt:
-            came = "KeyboardInterrupt"
-        except Exception as error:
-            came = f"{type(error).__name__}: {error}"
-        seconds = time.perf_counter() - started
-        cpu = time.process_time() - at_moment[0] if at_moment else 0.0
-        for timer in (hung, signal_at, looks):
-            timer.cancel()
-        faulthandler.cancel_dump_traceback_later()
-        file.seek(0)
-        stacks = file.read()
+    watch = _Watch(moment)
+    hung = threading.Timer(moment + PATIENCE, _give_up, (watch,))
+    signal_at = threading.Timer(moment, os.kill, (os.getpid(), signal.SIGINT))
+    at_moment: list[float] = []
+    looks = threading.Timer(moment, lambda: at_moment.append(time.process_time()))
+    for thread in (watch, hung, looks):
+        thread.start()
+    started = time.perf_counter()
+    try:
+        if interrupt:
+            signal_at.start()
+            came = _described(call())
+        else:
+            came = _described(call(max_seconds=moment))
+    except KeyboardInterrupt:
+        came = "KeyboardInterrupt"
+    except Exception as error:
+        came = f"{type(error).__name__}: {error}"
+    seconds = time.perf_counter() - started
+    cpu = time.process_time() - at_moment[0] if at_moment else 0.0
+    for timer in (hung, signal_at, looks):
+        timer.cancel()
     return {
         "kind": "SIGINT" if interrupt else "limit",
         "seconds": moment,
         "over": seconds - moment,
         "cpu": cpu,
         "came": came,
-        "places": _places(stacks, moment),
+        "places": watch.places(),
     }
 
 
@@ -141,16 +149,11 @@ def _rows(call: LongCall, limits: list[float], interrupts: list[float]) -> list[
         command += ["--seconds", ",".join(str(m) for kind, m in todo if kind == "limit")]
         command += ["--interrupts", ",".join(str(m) for kind, m in todo if kind == "SIGINT")]
         most = PREPARATION + sum(moment + PATIENCE for _, moment in todo)
-        with tempfile.NamedTemporaryFile("r") as stacks:
-            environment = os.environ | {STACKS: stacks.name}
-            try:
-                ran = subprocess.run(
-                    command, capture_output=True, text=True, timeout=most, check=False, env=environment
-                )
-                out, err = ran.stdout, ran.stderr
-            except subprocess.TimeoutExpired as late:
-                out, err = (late.stdout or b"").decode(), "too long in preparation"
-            seen = stacks.read()
+        try:
+            ran = subprocess.run(command, capture_output=True, text=True, timeout=most, check=False)
+            out, err = ran.stdout, ran.stderr
+        except subprocess.TimeoutExpired as late:
+            out, err = (late.stdout or b"").decode(), "too long in preparation"
         said = [line[len(MARK) :] for line in out.splitlines() if line.startswith(MARK + "{")]
         found = [json.loads(line) for line in said]
         ended = [one for one in found if "over" in one]
@@ -158,10 +161,11 @@ def _rows(call: LongCall, limits: list[float], interrupts: list[float]) -> list[
         todo = todo[len(ended) :]
         if todo:
             kind, moment = todo.pop(0)
-            began = bool(found) and "begins" in found[-1]
-            came = f"HUNG beyond {PATIENCE:.0f} s" if began else f"FAILED {err.strip()[-300:]}"
-            rows.append({"kind": kind, "seconds": moment, "over": PATIENCE, "cpu": 0.0, "came": came})
-            rows[-1]["places"] = _places(seen, moment)
+            began, places = bool(found) and "begins" in found[-1], []
+            came = f"FAILED {err.strip()[-300:]}"
+            if found and "hung" in found[-1]:
+                came, places, began = f"HUNG beyond {PATIENCE:.0f} s", found[-1]["hung"], True
+            rows.append({"kind": kind, "seconds": moment, "over": PATIENCE, "cpu": 0.0, "came": came, "places": places})
             if not began:
                 break
     return rows
