@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import typer
 
+from cvxsae import SparseAutoencoder
 from tests.fuzz.attempts import Verdict
 from tests.fuzz.calls import ATOMS, X, folder
 
@@ -33,7 +34,7 @@ TEXTS = (
 FILES = (
     "X.npy", "D.npy", "two.npz", "two.npz::a", "two.npz::c", "vector.npy", "zero.npy", "empty.npy", "text.npy",
     "complex.npy", "nan.npy", "foreign.npy", "objects.npy", "cut.npy", "cut.npz", "not.npy", "not.safetensors",
-    "not.pt", "nothing.npy", "folder.npy", "grid.toml", "bad.toml", "solution.npz", "done", "X.npy/under",
+    "not.pt", "nothing.npy", "folder.npy", "grid.toml", "bad.toml", "solution.npz", "done", "sae", "X.npy/under",
     "X.npy/under.npz", "no/such.npz",
 )  # fmt: skip
 """Files of :func:`place`, and some that are not there."""
@@ -65,6 +66,9 @@ def place() -> Path:
     np.save(there / "nan.npy", np.where(X > 1, np.nan, X))
     np.save(there / "foreign.npy", X.astype(">f8"))
     np.save(there / "objects.npy", X.astype(object), allow_pickle=True)
+    SparseAutoencoder.from_arrays(
+        {"W_enc": ATOMS.T.copy(), "b_enc": np.zeros(len(ATOMS)), "W_dec": ATOMS, "b_dec": np.zeros(ATOMS.shape[1])}
+    ).save(there / "sae")
     (there / "cut.npy").write_bytes((there / "X.npy").read_bytes()[:100])
     (there / "cut.npz").write_bytes((there / "two.npz").read_bytes()[:100])
     (there / "not.npy").write_text("hello", encoding="utf-8")
@@ -98,7 +102,7 @@ VERBS: dict[str, tuple[str, ...]] = {
     "learn": ("X.npy", "--n-atoms", "2", "--lam", "0.25", "--seed", "0", "--max-steps", "5", "--stationarity", "1e-2",
               "--out", "learned.npz"),
     "floor": ("X.npy", "--widths", "1,2", "--lam", "0.25", "--max-points", "12"),
-    "audit": ("X.npy", "--sae", "nothing", "--lam", "0.25", "--report", "report.html"),
+    "audit": ("X.npy", "--sae", "sae", "--lam", "0.25", "--report", "report.html"),
     "match": ("D.npy", "two.npz::b", "--data", "X.npy", "--lam", "0.25", "--points", "1", "--draws", "1", "--similar",
               "0.7", "--folder", "matched"),
     "compare": ("X.npy", "--widths", "2", "--lam", "0.25", "--steps", "2", "--folder", "compared", "--stationarity",
