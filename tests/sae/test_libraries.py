@@ -180,23 +180,26 @@ def objective(X: np.ndarray, D: np.ndarray, b: np.ndarray, Z: np.ndarray, lam: f
 def exact_codes(X: np.ndarray, atoms: np.ndarray, b: np.ndarray, lam: float) -> np.ndarray:
     """Exact codes in numpy: supports by coordinate descent, numbers by linear algebra, proved by their dual points."""
     Z, r = np.zeros((len(X), len(atoms))), X - b
-    for _ in range(300):
-        for k, d in enumerate(atoms):
-            new = np.maximum(Z[:, k] + r @ d - lam, 0)
-            r = r - np.outer(new - Z[:, k], d)
-            Z[:, k] = new
-    for n, x in enumerate(X - b):
-        on = np.flatnonzero(Z[n] > 1e-9)
-        z = np.linalg.lstsq(atoms[on] @ atoms[on].T, atoms[on] @ x - lam, rcond=None)[0]
-        if (z >= 0).all():
-            Z[n] = 0
-            Z[n, on] = z
-    r = X - b - Z @ atoms
-    y = r * np.minimum(1, lam / np.maximum((r @ atoms.T).max(axis=1), 1e-300))[:, None]
-    dual = (y * (X - b)).sum(axis=1) - 0.5 * (y**2).sum(axis=1)
-    value = 0.5 * (r**2).sum(axis=1) + lam * Z.sum(axis=1)
-    assert (value - dual).mean() < 1e-11 * value.mean()
-    return Z
+    for _ in range(40):
+        for _ in range(300):
+            for k, d in enumerate(atoms):
+                new = np.maximum(Z[:, k] + r @ d - lam, 0)
+                r = r - np.outer(new - Z[:, k], d)
+                Z[:, k] = new
+        solved = Z.copy()
+        for n, x in enumerate(X - b):
+            on = np.flatnonzero(Z[n] > 1e-9)
+            z = np.linalg.lstsq(atoms[on] @ atoms[on].T, atoms[on] @ x - lam, rcond=None)[0]
+            if (z >= 0).all():
+                solved[n] = 0
+                solved[n, on] = z
+        left = X - b - solved @ atoms
+        y = left * np.minimum(1, lam / np.maximum((left @ atoms.T).max(axis=1), 1e-300))[:, None]
+        dual = (y * (X - b)).sum(axis=1) - 0.5 * (y**2).sum(axis=1)
+        value = 0.5 * (left**2).sum(axis=1) + lam * solved.sum(axis=1)
+        if (value - dual).mean() < 1e-11 * value.mean():
+            return solved
+    raise AssertionError("coordinate descent has not converged")
 
 
 def levels_agree(sae: SparseAutoencoder, X: np.ndarray, library_codes: np.ndarray) -> None:
