@@ -208,11 +208,11 @@ class _Drawing:
         """Exact codes of its dictionary along λ, and these refitted."""
         atoms, bias = self.decoder.atoms[self.live], self.decoder.bias
         live = Decoder(atoms, bias, self.decoder.norms[self.live], self.decoder.normalization)
-        self._along(path, live, (EXACT, REFITTED), self.run.inner(share=EXACT_SHARE))
+        self._along(path, live, (EXACT, REFITTED), self._part(EXACT_SHARE))
 
     def k_sparse(self, ks: Sequence[int] | None) -> None:
         """The best codes found of at most k atoms, and of as many as the encoder has."""
-        run = self.run.inner(share=K_SPARSE_SHARE)
+        run = self._part(K_SPARSE_SHARE)
         problem, own = self._problem(1.0), sp.csr_array(self.own[:, self.live])
         each = np.diff(own.indptr).astype(np.int64)
         l0, most = float(each.mean()), min(self.model.dim, int(self.live.sum()))
@@ -260,6 +260,10 @@ class _Drawing:
             n_atoms=self.model.n_atoms,
             notes=tuple(self.notes),
         )
+
+    def _part(self, share: float) -> Run:
+        """A part of the time left; none where there is none, though a part of a run is never shorter than a moment."""
+        return self.run.inner() if self.run.is_late else self.run.inner(share=share)
 
     def _all_atoms(self, codes: sp.csr_array) -> sp.csr_array:
         """Columns for the atoms of norm zero too, which are never used."""
