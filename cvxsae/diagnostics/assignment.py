@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from cvxsae.diagnostics.phenomena import DUPLICATE
+from cvxsae.parallel.threads import interruptible
 
 if TYPE_CHECKING:
     from jaxtyping import Float64, Int64
@@ -84,7 +86,7 @@ def assigned(A: Float64[np.ndarray, "A d"], B: Float64[np.ndarray, "B d"]) -> As
 
     The Hungarian method of :func:`scipy.optimize.linear_sum_assignment` on all cosines in float64: ``8 K_A K_B`` bytes.
     Its worst case is cubic; on one core it took 1 to 2 s at K = 4,096 and 13 to 45 s (and 2.1 GB) at 16,384, the more
-    the less the two have in common. It cannot be interrupted while it runs.
+    the less the two have in common. A limit on time does not act inside it.
     """
     if len(A) > len(B):  # the method copies a matrix that is taller than wide
         return assigned(B, A).swapped()
@@ -103,7 +105,7 @@ def assigned(A: Float64[np.ndarray, "A d"], B: Float64[np.ndarray, "B d"]) -> As
         nearer = largest > nearest_cosine_b
         nearest_b[nearer], nearest_cosine_b[nearer] = best[nearer] + start, largest[nearer]
         np.negative(cosines, out=distances[part])
-    rows, columns = linear_sum_assignment(distances)
+    rows, columns = interruptible(partial(linear_sum_assignment, distances))
     partner_b, cosine_b = np.full(len(B), NONE, np.int64), np.full(len(B), np.nan)
     partner_b[columns], cosine_b[columns] = rows, -distances[rows, columns]
     return Assignment(

@@ -5,10 +5,12 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, nullcontext
+from contextvars import copy_context
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from threadpoolctl import ThreadpoolController
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from cvxsae.relaxations.problem import Problem
+
+Result = TypeVar("Result")
 
 WORTH_SHARING = 5e7
 """Multiplications in a step from which threads gain more than their barriers cost; measured to a factor of two."""
@@ -54,6 +58,32 @@ def threads_for_cost(cost: float) -> Iterator[None]:
 def library_threads(limit: int | None, *, user_api: str | None = None) -> AbstractContextManager[Any]:
     """Limit the threads of the libraries of linear algebra (or of those of one API); None leaves them as they are."""
     return nullcontext() if limit is None else _libraries().limit(limits=limit, user_api=user_api)
+
+
+_LISTENING = 0.1
+"""Seconds between two looks whether a native call is done: an interrupt waits no longer."""
+
+
+def interruptible(call: Callable[[], Result]) -> Result:
+    """Return what a native call returns that hears nothing of Ctrl-C: it runs in a thread of its own.
+
+    After an interrupt that thread is left to itself, and what it returns is not wanted any more. Other threads than the
+    main one are never interrupted; there the call runs where it is.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return call()
+    outcome: Future[Result] = Future()
+
+    def run() -> None:
+        try:
+            outcome.set_result(call())
+        except BaseException as error:  # raised again where it is waited for
+            outcome.set_exception(error)
+
+    threading.Thread(target=copy_context().run, args=(run,), daemon=True).start()
+    while not outcome.done():
+        wait([outcome], timeout=_LISTENING)
+    return outcome.result()
 
 
 _found: tuple[int, ThreadpoolController] | None = None

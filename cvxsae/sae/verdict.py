@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 if TYPE_CHECKING:
     from cvxsae.sae.ledger import LossLedger
 
 WORTHWHILE = 0.01
 """A gain below this share of the loss is called nothing: seeds, batches and learning rates move an SAE by as much."""
+
+First: TypeAlias = Literal["encoder", "dictionary", "width", "nothing", "open"]
+"""What is to be changed first, if anything, and if that is known."""
 
 PARTS = ("encoder", "dictionary", "width")
 """What can be changed, in the order of the ledger."""
@@ -40,12 +43,13 @@ class Verdict:
     """What to change first.
 
     The encoder or the dictionary, whichever gains more for certain, if that is a percent of the loss; else the width,
-    if more atoms can gain as much; else nothing, since nobody could gain it.
+    if more atoms can gain as much; else nothing, since nobody could gain it. It is open where neither gains for certain
+    and exact codes, cut off by a limit on time, could gain a percent yet.
 
     Attributes
     ----------
     first
-        ``"encoder"``, ``"dictionary"``, ``"width"`` or ``"nothing"``.
+        ``"encoder"``, ``"dictionary"``, ``"width"``, ``"nothing"`` or ``"open"``.
     encoder
         Exact codes in place of the encoder's, with the SAE's own dictionary.
     dictionary
@@ -58,7 +62,7 @@ class Verdict:
         What the gains are gains from.
     """
 
-    first: Literal["encoder", "dictionary", "width", "nothing"]
+    first: First
     encoder: Gain
     dictionary: Gain
     width: Gain
@@ -69,13 +73,16 @@ class Verdict:
     def of(cls, ledger: LossLedger) -> Verdict:
         """The verdict on a ledger."""
         attained = ledger.wide / (1 - ledger.wide_gap) if ledger.wide_gap < 1 else ledger.local  # by an atom a point
-        encoder = Gain(ledger.amortization_gap, ledger.loss - ledger.exact * (1 - ledger.codes_gap))
+        lowest = max(ledger.exact * (1 - ledger.codes_gap), ledger.floor)
+        encoder = Gain(ledger.amortization_gap, ledger.loss - lowest)
         dictionary = Gain(ledger.dictionary_gap, ledger.exact - ledger.floor)
         width = Gain(max(0.0, ledger.floor - attained), ledger.local - ledger.wide)
         worth = WORTHWHILE * ledger.loss
-        first: Literal["encoder", "dictionary", "width", "nothing"] = "nothing"
+        first: First = "nothing"
         if max(encoder.least, dictionary.least) >= worth > 0:
             first = "encoder" if encoder.least >= dictionary.least else "dictionary"
+        elif encoder.most >= worth > 0:
+            first = "open"
         elif width.most >= worth > 0:
             first = "width"
         return cls(first, encoder, dictionary, width, ledger.loss - ledger.wide, ledger.loss)
@@ -88,7 +95,7 @@ class Verdict:
             gain: Gain = getattr(self, part)
             gains |= {f"{part}_least": gain.least, f"{part}_most": gain.most}
         words = {name: self._amount(value) for name, value in gains.items()}
-        others = [part for part in PARTS if part != self.first] if self.first != "nothing" else []
+        others = [part for part in PARTS if part != self.first] if self.first in PARTS else []
         said = {**_OTHERS, **({} if self.dictionary.least > 0 else {"dictionary": _NONE_FOUND})}
         return (_HEADLINES[self.first].format(**words), *(said[part].format(**words) for part in others))
 
@@ -110,11 +117,14 @@ _HEADLINES = {
     "width": "Change the width first, since encoder and dictionary leave little that is known to be gained: more "
     "atoms can lower the loss by at most {width_most}, of which at least {width_least} is out of reach at this width.",
     "nothing": "Change nothing: no encoder, no dictionary and no width can lower the loss by more than {everything}.",
+    "open": "What to change first is open: exact codes of its dictionary were not done in the time there was, and could "
+    "lower the loss by up to {encoder_most}; give it more time.",
 }
 """The first sentence, by what is to be changed first."""
 
 _OTHERS = {
-    "encoder": "The encoder loses {encoder_least} against exact codes of its own dictionary.",
+    "encoder": "The encoder loses at least {encoder_least} and at most {encoder_most} against exact codes of its own "
+    "dictionary.",
     "dictionary": "With exact codes, another dictionary of the same width gains {dictionary_least} for certain (one "
     "was found) and at most {dictionary_most}.",
     "width": "After that, more atoms gain at least {width_least} and at most {width_most}.",

@@ -1,7 +1,10 @@
 """The caller's number of torch threads is what it was after every call, however that ended."""
 
+import os
 import re
 import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import numpy as np
@@ -169,3 +172,38 @@ def test_libraries_are_limited_and_set_free_again():
     with threads_module.library_threads(None):
         assert counts() == before
     assert counts() == before
+
+
+# --------------------------------------------------------------------------------- native calls
+
+
+def test_a_native_call_is_left_to_itself_on_ctrl_c():
+    """A pairing of 30,000 datapoints held Ctrl-C up for a minute, Clarabel for as long as it ran."""
+    begun, may_end = threading.Event(), threading.Event()
+
+    def native():
+        begun.set()
+        may_end.wait()
+
+    def press():
+        begun.wait()
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=press, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        threads_module.interruptible(native)
+    assert begun.is_set()
+    may_end.set()
+
+
+def test_a_native_call_returns_raises_and_computes_as_it_would_here():
+    assert threads_module.interruptible(lambda: 3) == 3
+    with pytest.raises(ZeroDivisionError):
+        threads_module.interruptible(lambda: 1 // 0)
+    with np.errstate(divide="raise"), pytest.raises(FloatingPointError):
+        threads_module.interruptible(lambda: np.ones(1) / 0)
+    with ThreadPoolExecutor(1) as pool:
+        assert (
+            pool.submit(threads_module.interruptible, threading.get_ident).result()
+            == pool.submit(threading.get_ident).result()
+        )

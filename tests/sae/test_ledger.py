@@ -106,7 +106,7 @@ def test_absorption_is_a_dictionary_gap():
     lam, p = 0.1, 0.5  # C1 at 90°: the true dictionary costs more than {v1, (v1 + v2)/√2}
     X = np.repeat([[1.0, 0.0], [1.0, 1.0]], 10, axis=0)
     truth = {**orthonormal_arrays(np.eye(2)), "b_enc": np.full(2, -lam)}
-    ledger = audit(X, truth, lam=lam, bias=None)
+    ledger = audit(X, SparseAutoencoder.from_arrays(truth, layout="rows"), lam=lam, bias=None)
     expected = (1 - p) * (lam - lam**2 / 2) + p * (2 * lam - lam**2)
     assert ledger.exact == pytest.approx(expected)
     assert abs(ledger.amortization_gap) < 1e-7

@@ -57,6 +57,19 @@ def test_a_gain_below_a_percent_is_nothing():
     assert Verdict.of(ledger(1.0, 1 - less, 1 - less, 1 - less, 1 - less)).first == "nothing"
 
 
+def test_codes_that_were_cut_off_leave_it_open():
+    """The width was to be changed first although exact codes, cut off, might have gained half of the loss."""
+    cut_off = ledger(1.0, 1.0, 1.0, 0.4, 0.3, codes_gap=0.55)
+    verdict = Verdict.of(cut_off)
+    assert verdict.first == "open"
+    assert verdict.sentences == (
+        "What to change first is open: exact codes of its dictionary were not done in the time there was, and could "
+        "lower the loss by up to 0.55 (55.0% of the loss); give it more time.",
+    )
+    assert Verdict.of(ledger(1.0, 1.0, 1.0, 0.995, 0.994, codes_gap=0.55)).first == "nothing"  # the floor says so
+    assert Verdict.of(ledger(1.0, 1.0, 0.9, 0.4, 0.3, codes_gap=0.55)).first == "dictionary"
+
+
 def test_a_ledger_with_a_source_and_notes_prints_them():
     told = ledger(1.0, 0.8, 0.7, 0.4, 0.3, lam_source="as given", notes=("a note of its own",))
     assert "lambda 0.1 (as given) = 0.1 lambda_max" in str(told)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -18,6 +18,7 @@ from jaxtyping import Float
 
 from cvxsae.data import arguments
 from cvxsae.errors import InputError
+from cvxsae.parallel.threads import interruptible
 from cvxsae.relaxations import linalg
 from cvxsae.relaxations.linalg import EPS
 
@@ -257,7 +258,7 @@ def share_limit(
         return 0.0
     if n_atoms >= n:
         return mass * (1 + 4 * n * EPS)
-    eigenvalues = linalg.eigvalsh(kernel_matrix(directions, weights, chosen)).flip(0)
+    eigenvalues = interruptible(partial(linalg.eigvalsh, kernel_matrix(directions, weights, chosen))).flip(0)
     top = eigenvalues[:n_atoms].clamp(min=0)
     entry = EPS * (chosen.powers[-1] * (2 * d + 20) + 16)
     slack = math.sqrt(n_atoms) * entry * mass + n_atoms * 8 * n * EPS * float(top[0])

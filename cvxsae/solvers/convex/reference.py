@@ -7,10 +7,12 @@ import math
 import time
 import warnings
 from dataclasses import replace
+from functools import partial
 
 from tqdm.auto import tqdm
 
 from cvxsae.parallel.context import SHORTEST, Run
+from cvxsae.parallel.threads import interruptible
 from cvxsae.relaxations.convex.large_dictionary import LargeDictionary
 from cvxsae.relaxations.problem import Problem
 from cvxsae.relaxations.solution import Record, Solution, Status, judge
@@ -98,7 +100,7 @@ def solve_reference(problem: Problem, tol: float, run: Run) -> Solution:
         # An inaccurate answer is judged by its certificate, like any other.
         warnings.filterwarnings("ignore", message="Solution may be inaccurate")
         try:
-            form.problem.solve(solver=cp.CLARABEL, **options)
+            interruptible(partial(form.problem.solve, solver=cp.CLARABEL, **options))
         except KeyboardInterrupt:
             if not run.is_outermost:
                 raise

@@ -21,7 +21,7 @@ from cvxsae.data.storage import fingerprint
 from cvxsae.errors import InputError
 from cvxsae.parallel.context import Compute, Run, Seeded, keywords
 from cvxsae.parallel.group import all_rows
-from cvxsae.parallel.threads import library_threads, threads_for
+from cvxsae.parallel.threads import interruptible, library_threads, threads_for
 from cvxsae.relaxations.convex.wide_limit import WideLimit
 from cvxsae.relaxations.floors import kernels as bound
 from cvxsae.relaxations.floors.floor import Floor, FloorPart
@@ -233,7 +233,9 @@ def _far_apart(activations: Activations, first: np.ndarray, second: np.ndarray, 
             break
         part = slice(start, start + at_once)
         left, right = (activations[side[part]].to_tensor().cpu().to(torch.float64) for side in (first, second))
-        second[part] = second[part][linear_sum_assignment(torch.cdist(left, right).numpy(), maximize=True)[1]]
+        distances = torch.cdist(left, right).numpy()
+        matched = interruptible(partial(linear_sum_assignment, distances, maximize=True))
+        second[part] = second[part][matched[1]]
     return second
 
 
