@@ -117,8 +117,8 @@ _HEADLINES = {
     "width": "Change the width first, since encoder and dictionary leave little that is known to be gained: more "
     "atoms can lower the loss by at most {width_most}, of which at least {width_least} is out of reach at this width.",
     "nothing": "Change nothing: no encoder, no dictionary and no width can lower the loss by more than {everything}.",
-    "open": "What to change first is open: exact codes of its dictionary were not done in the time there was, and could "
-    "lower the loss by up to {encoder_most}; give it more time.",
+    "open": "What to change first is open: exact codes of its dictionary were not done in the time there was, and "
+    "could lower the loss by up to {encoder_most}; give it more time.",
 }
 """The first sentence, by what is to be changed first."""
 

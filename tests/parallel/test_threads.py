@@ -150,7 +150,7 @@ def test_an_interrupt_waits_for_the_end_of_the_block(interruptible):
 def test_no_interrupt_is_lost_while_libraries_are_looked_for(interruptible, monkeypatch):
     """Their search runs through callbacks from C, where Python swallows what is raised."""
 
-    class Search(threads_module.ThreadpoolController):
+    class Search(threads_module.ThreadpoolController):  # type: ignore[name-defined, misc]
         def __init__(self) -> None:
             with suppress(KeyboardInterrupt):
                 signal.raise_signal(signal.SIGINT)
