@@ -10,7 +10,7 @@ from .relaxations.convex.wide_limit import WideLimit as WideLimit
 from .relaxations.joint.joint import JointProblem as JointProblem
 from .relaxations.solution import Solution as Solution
 from .relaxations.solution import Status as Status
-from .sae.audit import audit as audit
+from .sae.audits.audit import audit as audit
 from .sae.autoencoder import SparseAutoencoder as SparseAutoencoder
 from .sae.match import match as match
 from .sae.train import train_sae as train_sae

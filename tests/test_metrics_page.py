@@ -14,7 +14,7 @@ from scipy import stats
 
 from cvxsae import SparseAutoencoder
 from cvxsae.sae import TopK, metrics
-from cvxsae.sae.measured import MEANINGS
+from cvxsae.sae.measures.result import MEANINGS
 
 PAGE = (Path(__file__).parents[1] / "docs" / "metrics.md").read_text(encoding="utf-8")
 RNG = np.random.default_rng(0)

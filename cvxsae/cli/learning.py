@@ -174,11 +174,11 @@ def audit_command(
     stationarity: Stationarity = 1e-4,
 ) -> Answer:
     """Say where the loss of a trained SAE goes: encoder, dictionary, width, or nothing that anyone could gain."""
-    from cvxsae.sae.audit import audit
+    from cvxsae.sae.audits.audit import audit
 
     penalty: Any = lam if lam is None or lam == "match-l0" else _number_or_match(lam)
     if parts.report is not None:
-        from cvxsae.sae.report.page import require_report
+        from cvxsae.sae.audits.report.page import require_report
 
         require_report(parts.report, "--report")
     model = sae.load()

@@ -1,7 +1,7 @@
 from .check import (
     Conditions as Conditions,
 )
-from .matching import (
+from .matching.result import (
     Matching as Matching,
 )
 from .pairs import (

@@ -1,6 +1,3 @@
-from .answer import (
-    Audit as Audit,
-)
 from .architecture import (
     Gated as Gated,
 )
@@ -16,17 +13,17 @@ from .architecture import (
 from .architecture import (
     TopK as TopK,
 )
+from .audits.answer import (
+    Audit as Audit,
+)
+from .audits.ledger import (
+    LossLedger as LossLedger,
+)
 from .chosen_lambda import (
     ChosenLambda as ChosenLambda,
 )
 from .chosen_lambda import (
     lambda_matching_l0 as lambda_matching_l0,
-)
-from .estimates import (
-    Estimate as Estimate,
-)
-from .field_metrics import (
-    metrics as metrics,
 )
 from .formats.penalty import (
     Penalty as Penalty,
@@ -34,19 +31,25 @@ from .formats.penalty import (
 from .formats.penalty import (
     lambda_from as lambda_from,
 )
-from .frontier_curves import (
+from .frontiers.curves import (
     Frontier as Frontier,
 )
-from .frontier_curves import (
+from .frontiers.curves import (
     FrontierPoint as FrontierPoint,
 )
-from .ledger import (
-    LossLedger as LossLedger,
+from .frontiers.frontier import (
+    frontier as frontier,
 )
-from .measured import (
+from .measures.estimates import (
+    Estimate as Estimate,
+)
+from .measures.metrics import (
+    metrics as metrics,
+)
+from .measures.result import (
     KindMetrics as KindMetrics,
 )
-from .measured import (
+from .measures.result import (
     Metrics as Metrics,
 )
 from .normalization import (
@@ -63,9 +66,6 @@ from .record import (
 )
 from .self_test import (
     SelfTest as SelfTest,
-)
-from .sparsity_frontier import (
-    frontier as frontier,
 )
 from .train import (
     train_sae as train_sae,

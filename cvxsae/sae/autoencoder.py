@@ -16,10 +16,10 @@ from cvxsae.data.activations import Activations
 from cvxsae.data.arithmetic import computes
 from cvxsae.errors import InputError
 from cvxsae.sae.architecture import ActivationFunction, ReLU
-from cvxsae.sae.config import LAYOUT
 from cvxsae.sae.export import ENCODER, regressed
 from cvxsae.sae.formats import dictionary_learning, objects, registry, saelens
 from cvxsae.sae.formats.arrays import Asked, named
+from cvxsae.sae.formats.config import LAYOUT
 from cvxsae.sae.formats.stored import StoredAutoencoder, checked, scale_of, scaled_by
 from cvxsae.sae.normalization import as_it_is
 from cvxsae.sae.self_test import SelfTest, self_test

@@ -8,7 +8,7 @@ from typing import Any
 
 from cvxsae.errors import InputError
 from cvxsae.sae.autoencoder import SparseAutoencoder
-from cvxsae.sae.config import LAYOUT
+from cvxsae.sae.formats.config import LAYOUT
 from cvxsae.sae.formats.objects import is_one
 
 SAELike = SparseAutoencoder | Mapping[str, Any] | str | Path | Any

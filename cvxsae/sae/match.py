@@ -12,10 +12,10 @@ import numpy as np
 from cvxsae.data import arguments, tensors
 from cvxsae.data.activations import Activations
 from cvxsae.data.arguments import Bias
-from cvxsae.diagnostics.assignment import SIMILAR, Assignment, assigned, baseline, kinds_of
-from cvxsae.diagnostics.between import between
-from cvxsae.diagnostics.matching import Matching, Side
-from cvxsae.diagnostics.way import Placed, Questions
+from cvxsae.diagnostics.matching.assignment import SIMILAR, Assignment, assigned, baseline, kinds_of
+from cvxsae.diagnostics.matching.between import between
+from cvxsae.diagnostics.matching.result import Matching, Side
+from cvxsae.diagnostics.matching.way import Placed, Questions
 from cvxsae.errors import InputError, in_short
 from cvxsae.parallel.context import Compute, Run, Seeded, keywords
 from cvxsae.parallel.group import all_rows
@@ -68,7 +68,7 @@ def match(
     """Match the atoms of two dictionaries, say what became of each, and whether they are the same optimum.
 
     Atoms are matched one to one so that the sum of cosines is largest (Hungarian method; exact), and every atom is
-    called shared, split, merged or new (:func:`~cvxsae.diagnostics.assignment.kinds_of`). Cosines are signed: codes are
+    called shared, split, merged or new (:func:`~.matching.assignment.kinds_of`). Cosines are signed: codes are
     nonnegative, so antipodal atoms are different features. With data and λ, F of both is compared on the same rows with
     exact codes, and followed on the way from one to the other (T5): does it stay level, fall, or rise in between?
 

@@ -24,7 +24,7 @@ from cvxsae.data.storage import Folder, fingerprint, json_text, write_atomically
 from cvxsae.errors import CertificateError, Error, InputError
 from cvxsae.parallel.context import Compute, Kept, Run, Seeded, keywords
 from cvxsae.parallel.group import all_rows
-from cvxsae.sae.ledger import LossLedger
+from cvxsae.sae.audits.ledger import LossLedger
 from cvxsae.solvers.codes.encode import relative_gap_asked
 from cvxsae.study.comparison import Comparison, WidthResult
 from cvxsae.study.plan import Cell

@@ -10,7 +10,7 @@ import numpy as np
 
 from cvxsae.errors import CertificateError
 from cvxsae.relaxations.solution import GAP_SLACK
-from cvxsae.sae.ledger import GAPS, LossLedger, stack_ledgers
+from cvxsae.sae.audits.ledger import GAPS, LossLedger, stack_ledgers
 
 if TYPE_CHECKING:
     import pandas as pd

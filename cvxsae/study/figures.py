@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from cvxsae.data.atomic import make_folder, write_atomically
-from cvxsae.sae.ledger import stack_ledgers
+from cvxsae.sae.audits.ledger import stack_ledgers
 from cvxsae.study.laws import by_width, ended_by_themselves, numbers, power_law, problems, resolved
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from cvxsae.relaxations.solution import relative_gap
-from cvxsae.sae.ledger import GAPS
+from cvxsae.sae.audits.ledger import GAPS
 from cvxsae.study.method import Bound
 from cvxsae.study.registry import CALIBRATION, EVERY_METHOD, METHODS
 

@@ -13,8 +13,8 @@ from scipy import stats
 
 from cvxsae import SparseAutoencoder, encode, learn_dictionary, match
 from cvxsae.data import sparse_features
-from cvxsae.diagnostics.between import _estimate
-from cvxsae.diagnostics.way import Aligned, GreatCircles
+from cvxsae.diagnostics.matching.between import _estimate
+from cvxsae.diagnostics.matching.way import Aligned, GreatCircles
 from cvxsae.sae.normalization import LayerNorm
 from tests.helpers.interrupts import interrupt_codes
 from tests.helpers.sentences import rejects

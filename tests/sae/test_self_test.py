@@ -11,7 +11,7 @@ import pytest
 from cvxsae import SparseAutoencoder
 from cvxsae.data.activations import Activations
 from cvxsae.sae import LayerNorm, TopK
-from cvxsae.sae.audit import _notes as notes_on
+from cvxsae.sae.audits.audit import _notes as notes_on
 from tests.helpers.sentences import rejects
 
 RNG = np.random.default_rng(0)

@@ -14,7 +14,7 @@ import pytest
 from cvxsae import InputError, compare, encode
 from cvxsae.data.synthetic import sparse_features
 from cvxsae.errors import CertificateError
-from cvxsae.sae.ledger import GAPS
+from cvxsae.sae.audits.ledger import GAPS
 from cvxsae.study.compare import WidthResult  # type: ignore[attr-defined]
 from tests.helpers.sentences import rejects
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cvxsae import ScaleStudy
-from cvxsae.sae.ledger import GAPS
+from cvxsae.sae.audits.ledger import GAPS
 from cvxsae.study import registry, sources, spec
 from cvxsae.study.methods import check
 from cvxsae.study.store import Store

@@ -15,8 +15,8 @@ import torch
 from cvxsae.data import tensors
 from cvxsae.errors import InputError, reason
 from cvxsae.sae.architecture import ActivationFunction, JumpReLU, ReLU, TanhReLU, TopK
-from cvxsae.sae.config import understood
 from cvxsae.sae.formats import dictionary_learning, openai, saelens, sparsify
+from cvxsae.sae.formats.config import understood
 from cvxsae.sae.formats.stored import StoredAutoencoder
 
 PROBES = 64

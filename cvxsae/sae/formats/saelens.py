@@ -15,7 +15,7 @@ from cvxsae.data.atomic import make_folder, write_atomically
 from cvxsae.data.files import READERS, read_arrays, write_arrays
 from cvxsae.errors import InputError
 from cvxsae.sae.architecture import ActivationFunction, Gated, JumpReLU, ReLU, TanhReLU, TopK
-from cvxsae.sae.config import CONFIG, LAYOUT, OWN_NORM, SCALED, WEIGHTS, Config, understood
+from cvxsae.sae.formats.config import CONFIG, LAYOUT, OWN_NORM, SCALED, WEIGHTS, Config, understood
 from cvxsae.sae.formats.penalty import is_scaled, lambda_of_file
 from cvxsae.sae.formats.stored import Format, StoredAutoencoder, read_config, require_sizes
 from cvxsae.sae.normalization import LayerNorm, Normalization, TokenNorm, Whitening

@@ -10,8 +10,8 @@ import torch
 from cvxsae.relaxations.convex.wide_limit import WideLimit
 from cvxsae.relaxations.floors.floor import Floor
 from cvxsae.relaxations.joint.joint import JointProblem
-from cvxsae.sae.account import account
-from cvxsae.sae.ledger import GAPS
+from cvxsae.sae.audits.account import account
+from cvxsae.sae.audits.ledger import GAPS
 from cvxsae.sae.train import Recipe, plan_of, train
 from cvxsae.solvers.floors.search import WIDE_SHARE, WIDE_TOL, solved_wide_limit
 from cvxsae.study.keys import COUNT, POSITIVE, YES_OR_NO, one_of

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cvxsae.sae.estimates import EXACT_BINOMIAL, Estimate, shares
+from cvxsae.sae.measures.estimates import EXACT_BINOMIAL, Estimate, shares
 
 if TYPE_CHECKING:
     import pandas as pd

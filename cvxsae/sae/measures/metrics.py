@@ -17,10 +17,10 @@ from cvxsae.relaxations.candidate import Candidate
 from cvxsae.relaxations.convex.fixed_atoms import SparseCodes
 from cvxsae.relaxations.solution import Status, relative_gap
 from cvxsae.sae.chosen_lambda import ChosenLambda, choose_lambda
-from cvxsae.sae.definitions import DEFINITIONS
 from cvxsae.sae.given import as_autoencoder
-from cvxsae.sae.measured import ENCODER, EXACT, REFITTED, Metrics
-from cvxsae.sae.measuring import Decoder, Measuring, mean_row
+from cvxsae.sae.measures.definitions import DEFINITIONS
+from cvxsae.sae.measures.measuring import Decoder, Measuring, mean_row
+from cvxsae.sae.measures.result import ENCODER, EXACT, REFITTED, Metrics
 from cvxsae.solvers.codes.activity import certain_activity
 from cvxsae.solvers.codes.encode import encode_rows, relative_gap_asked
 from cvxsae.solvers.codes.refit import refit_codes
@@ -82,7 +82,7 @@ def metrics(
         there are only the SAE's own codes.
     compat
         A library whose own numbers are given too, what is wrong with them included: ``"saelens-legacy"``,
-        ``"saebench"``, ``"dictionary-learning"`` or ``"overcomplete"`` (:mod:`cvxsae.sae.definitions`).
+        ``"saebench"``, ``"dictionary-learning"`` or ``"overcomplete"`` (:mod:`cvxsae.sae.measures.definitions`).
     loss
         Called with reconstructions of all rows, an array (N, d), and returns a number: what a language model loses
         when they take the place of its activations. Also called with X itself and with zeros, for the share recovered.

@@ -18,7 +18,7 @@ from cvxsae.data.synthetic import sparse_features
 from cvxsae.errors import CertificateError
 from cvxsae.results import Floor
 from cvxsae.sae import LossLedger
-from cvxsae.sae.ledger import GAPS
+from cvxsae.sae.audits.ledger import GAPS
 from cvxsae.solvers.codes.encode import encode_rows
 from tests.helpers.interrupts import interrupt_codes, interrupt_newton
 from tests.helpers.problems import primal, solve, unit
@@ -136,7 +136,7 @@ def test_a_search_that_finds_nothing_leaves_the_dictionary_as_it_is(rng, monkeyp
     good = audit(X, arrays, lam=LAM, bias=arrays["b_dec"])
     best = {**arrays, "W_dec": good.dictionary}
     poor = learn_dictionary(X, 6, LAM, bias=arrays["b_dec"], max_seconds=1e-3, moves=False, epochs=0, init=unit(X[:6]))
-    monkeypatch.setattr(sys.modules["cvxsae.sae.account"], "learn", lambda *_, **__: poor)
+    monkeypatch.setattr(sys.modules["cvxsae.sae.audits.account"], "learn", lambda *_, **__: poor)
     ledger = audit(X, best, lam=LAM, bias=arrays["b_dec"])
     assert not ledger.improved
     assert ledger.dictionary_gap == 0
@@ -149,7 +149,7 @@ def test_a_floor_that_is_too_high_is_an_error_and_so_is_a_lower_bound(rng, monke
     X, arrays = data(60), autoencoder(rng)
     right = audit(X, arrays, lam=LAM)
     broken = Floor(JointProblem(X, 6, LAM), right.local * 1.001, "T14")
-    monkeypatch.setattr(sys.modules["cvxsae.sae.audit"], "find_floors", lambda *_, **__: (broken,))
+    monkeypatch.setattr(sys.modules["cvxsae.sae.audits.audit"], "find_floors", lambda *_, **__: (broken,))
     with pytest.raises(CertificateError, match="local gap is negative"):
         audit(X, arrays, lam=LAM)
     for name, (above, below, _) in GAPS.items():

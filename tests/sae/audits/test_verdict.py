@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cvxsae.sae import LossLedger
-from cvxsae.sae.verdict import WORTHWHILE, Verdict
+from cvxsae.sae.audits.verdict import WORTHWHILE, Verdict
 
 
 def ledger(loss, exact, local, floor, wide, **more):

@@ -16,8 +16,8 @@ from cvxsae.data.atomic import one_sentence, write_atomically
 from cvxsae.data.atomic import shown as shown_path
 from cvxsae.data.storage import strict_json
 from cvxsae.errors import InputError
-from cvxsae.sae.report.figures import figures
-from cvxsae.sae.report.tables import shown
+from cvxsae.sae.audits.report.figures import figures
+from cvxsae.sae.audits.report.tables import shown
 
 TEMPLATE = "page.html.jinja"
 

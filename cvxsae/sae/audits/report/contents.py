@@ -12,15 +12,15 @@ import numpy as np
 
 from cvxsae._version import __version__
 from cvxsae.data.storage import strict_json
-from cvxsae.sae.frontier_curves import MEANINGS
-from cvxsae.sae.ledger import GAPS, LEVELS
-from cvxsae.sae.report.findings import findings
-from cvxsae.sae.report.tables import Column, from_frame, table
-from cvxsae.sae.verdict import PARTS
+from cvxsae.sae.audits.ledger import GAPS, LEVELS
+from cvxsae.sae.audits.report.findings import findings
+from cvxsae.sae.audits.report.tables import Column, from_frame, table
+from cvxsae.sae.audits.verdict import PARTS
+from cvxsae.sae.frontiers.curves import MEANINGS
 
 if TYPE_CHECKING:
-    from cvxsae.sae.answer import Audit
-    from cvxsae.sae.ledger import LossLedger
+    from cvxsae.sae.audits.answer import Audit
+    from cvxsae.sae.audits.ledger import LossLedger
 
 SCHEMA = 1
 """Version of the layout of ``report.json``."""

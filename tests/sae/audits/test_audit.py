@@ -170,7 +170,7 @@ def test_bad_input_is_refused_before_any_work(rng, monkeypatch):
     def work(*_, **__):
         raise AssertionError("something was computed")
 
-    monkeypatch.setattr("cvxsae.sae.audit.solved_wide_limit", work)
+    monkeypatch.setattr("cvxsae.sae.audits.audit.solved_wide_limit", work)
     for options, sentence in (
         ({"frontier": 3}, "frontier is 3"),
         ({"metrics": "yes"}, "metrics is 'yes'"),

@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from tests.sae.report.audited import audited
+from tests.sae.audits.report.audited import audited
 
 pytest.importorskip("jinja2", reason="reports need the extra cvxsae[report]")
 pytest.importorskip("plotly", reason="reports need the extra cvxsae[report]")

@@ -20,13 +20,13 @@ from cvxsae.parallel.group import all_rows
 from cvxsae.relaxations.convex.wide_limit import WideLimit
 from cvxsae.relaxations.floors.floor import Floor
 from cvxsae.relaxations.joint.joint import JointProblem
-from cvxsae.sae.account import STAGES, accounts, require_live
-from cvxsae.sae.answer import PARTS, Audit
+from cvxsae.sae.audits.account import STAGES, accounts, require_live
+from cvxsae.sae.audits.answer import PARTS, Audit
+from cvxsae.sae.audits.stages import Stages
 from cvxsae.sae.chosen_lambda import MATCH, ChosenLambda, choose_lambda
-from cvxsae.sae.field_metrics import Asked, metrics_of
+from cvxsae.sae.frontiers.frontier import frontier_around
 from cvxsae.sae.given import as_autoencoder
-from cvxsae.sae.sparsity_frontier import frontier_around
-from cvxsae.sae.stages import Stages
+from cvxsae.sae.measures.metrics import Asked, metrics_of
 from cvxsae.solvers.codes.encode import relative_gap_asked
 from cvxsae.solvers.floors.search import WIDE_SHARE, WIDE_TOL, FloorSearch, find_floors, solved_wide_limit
 
@@ -34,11 +34,11 @@ if TYPE_CHECKING:
     from cvxsae.data.activations import ActivationsLike
     from cvxsae.data.arguments import BiasLike
     from cvxsae.diagnostics.report import OptimalityReport
-    from cvxsae.sae.account import Accounts
+    from cvxsae.sae.audits.account import Accounts
     from cvxsae.sae.autoencoder import SparseAutoencoder
-    from cvxsae.sae.frontier_curves import Frontier
+    from cvxsae.sae.frontiers.curves import Frontier
     from cvxsae.sae.given import SAELike
-    from cvxsae.sae.measured import Metrics
+    from cvxsae.sae.measures.result import Metrics
     from cvxsae.sae.self_test import SelfTest
 
 _BIAS_TOLERANCE = 1e-5
@@ -138,7 +138,7 @@ def audit(
     run = Run.start(options, AuditOptions)
     report = options.get("report")
     if report is not None:
-        from cvxsae.sae.report.page import require_report
+        from cvxsae.sae.audits.report.page import require_report
 
         report = require_report(report, "report")
     model = as_autoencoder(sae)

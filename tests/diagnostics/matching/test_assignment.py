@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cvxsae.diagnostics import assignment
-from cvxsae.diagnostics.assignment import assigned, baseline, is_made_up, kinds_of
+from cvxsae.diagnostics.matching.assignment import assigned, baseline, is_made_up, kinds_of
 
 
 def unit(rows):

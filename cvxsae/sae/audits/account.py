@@ -14,8 +14,8 @@ from cvxsae.errors import CertificateError, InputError
 from cvxsae.relaxations.candidate import Candidate
 from cvxsae.relaxations.convex.fixed_atoms import SparseCodes
 from cvxsae.relaxations.solution import GAP_SLACK
-from cvxsae.sae.ledger import LossLedger
-from cvxsae.sae.stages import Stages
+from cvxsae.sae.audits.ledger import LossLedger
+from cvxsae.sae.audits.stages import Stages
 from cvxsae.solvers.codes.encode import decided_activity
 from cvxsae.solvers.dictionary.learn import Settings, learn
 from cvxsae.solvers.dictionary.start import Given

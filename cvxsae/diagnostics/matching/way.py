@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
-from cvxsae.diagnostics.assignment import NONE
+from cvxsae.diagnostics.matching.assignment import NONE
 from cvxsae.diagnostics.sums import CODE_TOL
 from cvxsae.relaxations.convex.fixed_atoms import SparseCodes
 from cvxsae.relaxations.joint.curvature import Curvature
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float64
 
     from cvxsae.data.activations import Activations
-    from cvxsae.diagnostics.assignment import Assignment
+    from cvxsae.diagnostics.matching.assignment import Assignment
     from cvxsae.parallel.context import Run
     from cvxsae.solvers.codes.result import Codes
 

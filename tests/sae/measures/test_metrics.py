@@ -15,8 +15,8 @@ import torch
 from cvxsae import SparseAutoencoder, encode
 from cvxsae.data import wordllama
 from cvxsae.sae import LayerNorm, TopK, metrics
-from cvxsae.sae.definitions import DEFINITIONS, Rows
-from cvxsae.sae.estimates import Means, Moments, shares
+from cvxsae.sae.measures.definitions import DEFINITIONS, Rows
+from cvxsae.sae.measures.estimates import Means, Moments, shares
 from tests.helpers.sentences import rejects
 
 RNG = np.random.default_rng(0)
@@ -212,8 +212,8 @@ def test_without_time_there_are_only_the_encoders_numbers():
 
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch):
     whole = metrics(X, SAE, compat="dictionary-learning", tol=1e-9)
-    monkeypatch.setattr("cvxsae.sae.field_metrics._CHUNK_ENTRIES", 7 * D)
-    monkeypatch.setattr("cvxsae.sae.measuring._BLOCK_ENTRIES", 3 * D)
+    monkeypatch.setattr("cvxsae.sae.measures.metrics._CHUNK_ENTRIES", 7 * D)
+    monkeypatch.setattr("cvxsae.sae.measures.measuring._BLOCK_ENTRIES", 3 * D)
     parts = metrics(X, SAE, compat="dictionary-learning", tol=1e-9)
     for kind in whole.kinds:
         for name, estimate in whole[kind].numbers.items():

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cvxsae.sae.report.tables import Column, from_frame, table
+from cvxsae.sae.audits.report.tables import Column, from_frame, table
 
 if TYPE_CHECKING:
     import pandas as pd

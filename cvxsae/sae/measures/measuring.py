@@ -9,9 +9,9 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
-from cvxsae.sae.definitions import Definition, Rows
-from cvxsae.sae.estimates import Estimate, Means, Moments
-from cvxsae.sae.measured import DENSE, KindMetrics
+from cvxsae.sae.measures.definitions import Definition, Rows
+from cvxsae.sae.measures.estimates import Estimate, Means, Moments
+from cvxsae.sae.measures.result import DENSE, KindMetrics
 from cvxsae.sae.normalization import as_it_is
 
 if TYPE_CHECKING:

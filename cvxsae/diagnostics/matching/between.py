@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cvxsae.diagnostics.way import Aligned, End, coded, verdict, way
+from cvxsae.diagnostics.matching.way import Aligned, End, coded, verdict, way
 from cvxsae.relaxations.candidate import Candidate
 from cvxsae.validation.claims import stationarity
 
 if TYPE_CHECKING:
     from cvxsae.data.activations import Activations
-    from cvxsae.diagnostics.assignment import Assignment
-    from cvxsae.diagnostics.way import Placed, Questions, Verdict, Way
+    from cvxsae.diagnostics.matching.assignment import Assignment
+    from cvxsae.diagnostics.matching.way import Placed, Questions, Verdict, Way
     from cvxsae.parallel.context import Run
     from cvxsae.solvers.codes.result import Codes
 
@@ -94,7 +94,7 @@ class Between:
     way
         F between them on ``rows``.
     verdict
-        One of :data:`~cvxsae.diagnostics.way.VERDICTS`, about ``rows`` and the way that was looked at.
+        One of :data:`~cvxsae.diagnostics.matching.way.VERDICTS`, about ``rows`` and the way that was looked at.
     is_complete
         Whether there was time for codes within their tolerance everywhere and for all of the way.
     """

@@ -6,18 +6,18 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from cvxsae.sae.verdict import WORTHWHILE, Verdict
+from cvxsae.sae.audits.verdict import WORTHWHILE, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
     from cvxsae.diagnostics.report import OptimalityReport
-    from cvxsae.sae.account import Accounts
+    from cvxsae.sae.audits.account import Accounts
+    from cvxsae.sae.audits.ledger import LossLedger
     from cvxsae.sae.autoencoder import SparseAutoencoder
-    from cvxsae.sae.frontier_curves import Frontier
-    from cvxsae.sae.ledger import LossLedger
-    from cvxsae.sae.measured import Metrics
+    from cvxsae.sae.frontiers.curves import Frontier
+    from cvxsae.sae.measures.result import Metrics
     from cvxsae.sae.self_test import SelfTest
 
 PARTS = ("metrics", "frontier", "diagnostics")
@@ -97,7 +97,7 @@ class Audit:
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON: what :meth:`write_report` puts into ``report.json`` and on its page."""
-        from cvxsae.sae.report.contents import contents
+        from cvxsae.sae.audits.report.contents import contents
 
         return contents(self)
 
@@ -116,7 +116,7 @@ class Audit:
         InputError
             If it cannot be written, or a library is missing.
         """
-        from cvxsae.sae.report.page import require_report, write_page
+        from cvxsae.sae.audits.report.page import require_report, write_page
 
         return write_page(self.to_dict(), require_report(path, "path"))
 

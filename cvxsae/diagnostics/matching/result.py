@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cvxsae.data import arguments
-from cvxsae.diagnostics.assignment import KINDS, NONE
-from cvxsae.diagnostics.between import CONFIDENCE
-from cvxsae.diagnostics.way import VERDICTS
+from cvxsae.diagnostics.matching.assignment import KINDS, NONE
+from cvxsae.diagnostics.matching.between import CONFIDENCE
+from cvxsae.diagnostics.matching.way import VERDICTS
 
 if TYPE_CHECKING:
     import pandas as pd
     from jaxtyping import Float64, Int64
 
-    from cvxsae.diagnostics.assignment import Baseline
-    from cvxsae.diagnostics.between import Between, Difference
+    from cvxsae.diagnostics.matching.assignment import Baseline
+    from cvxsae.diagnostics.matching.between import Between, Difference
 
 _BASELINES = {"isotropic": "random directions", "alike": "random, same covariance"}
 """What reports call a baseline."""
@@ -33,7 +33,7 @@ class Side:
     features
         Their indices in the dictionary as it was passed, (K,): all, but for atoms of norm zero.
     kinds
-        ``"shared"``, ``"split"``, ``"merged"`` or ``"new"``, (K,) (:func:`~cvxsae.diagnostics.assignment.kinds_of`).
+        ``"shared"``, ``"split"``, ``"merged"`` or ``"new"``, (K,) (:func:`~.assignment.kinds_of`).
     partner
         Feature of the other dictionary it is matched with, (K,); −1 for none.
     cosine
@@ -107,9 +107,9 @@ class Matching:
         Share of the matched pairs that are alike.
     baselines
         The same numbers of random dictionaries of the same K and d
-        (:class:`~cvxsae.diagnostics.assignment.Baseline`).
+        (:class:`~cvxsae.diagnostics.matching.assignment.Baseline`).
     between
-        Which is better on data, and what lies between them (:class:`~cvxsae.diagnostics.between.Between`); None
+        Which is better on data, and what lies between them (:class:`~.between.Between`); None
         without data.
     """
 

@@ -17,7 +17,7 @@ from cvxsae.relaxations.convex.fixed_atoms import SparseCodes
 from cvxsae.relaxations.joint.joint import JointProblem
 from cvxsae.relaxations.solution import Status, relative_gap
 from cvxsae.sae.chosen_lambda import ChosenLambda, choose_lambda, sampled
-from cvxsae.sae.frontier_curves import (
+from cvxsae.sae.frontiers.curves import (
     K_SPARSE,
     LEARNED,
     LEARNED_REFITTED,
@@ -26,8 +26,8 @@ from cvxsae.sae.frontier_curves import (
     FrontierPoint,
 )
 from cvxsae.sae.given import as_autoencoder
-from cvxsae.sae.measured import ENCODER, EXACT, REFITTED
-from cvxsae.sae.measuring import Decoder, Measuring, mean_row
+from cvxsae.sae.measures.measuring import Decoder, Measuring, mean_row
+from cvxsae.sae.measures.result import ENCODER, EXACT, REFITTED
 from cvxsae.solvers.codes.correlation import largest_correlation
 from cvxsae.solvers.codes.encode import encode_rows, relative_gap_asked
 from cvxsae.solvers.codes.k_sparse import search

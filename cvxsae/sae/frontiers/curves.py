@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cvxsae.sae.measured import ENCODER, EXACT, REFITTED
+from cvxsae.sae.measures.result import ENCODER, EXACT, REFITTED
 
 if TYPE_CHECKING:
     import pandas as pd

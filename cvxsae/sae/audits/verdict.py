@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 if TYPE_CHECKING:
-    from cvxsae.sae.ledger import LossLedger
+    from cvxsae.sae.audits.ledger import LossLedger
 
 WORTHWHILE = 0.01
 """A gain below this share of the loss is called nothing: seeds, batches and learning rates move an SAE by as much."""

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from cvxsae import audit
-from cvxsae.sae.report.figures import column, figures
-from cvxsae.sae.report.page import render, require_report
-from cvxsae.sae.report.tables import shown
+from cvxsae.sae.audits.report.figures import column, figures
+from cvxsae.sae.audits.report.page import render, require_report
+from cvxsae.sae.audits.report.tables import shown
 from tests.helpers.sentences import rejects
-from tests.sae.report.audited import HOSTILE, audited, data
+from tests.sae.audits.report.audited import HOSTILE, audited, data
 
 pytest.importorskip("jinja2", reason="reports need the extra cvxsae[report]")
 pytest.importorskip("plotly", reason="reports need the extra cvxsae[report]")
@@ -173,7 +173,7 @@ def test_the_verb_asks_for_libraries_first(tmp_path, monkeypatch):
         raise AssertionError("something was computed")
 
     monkeypatch.setitem(sys.modules, "jinja2", None)
-    monkeypatch.setattr("cvxsae.sae.audit.solved_wide_limit", work)
+    monkeypatch.setattr("cvxsae.sae.audits.audit.solved_wide_limit", work)
     with rejects("report needs jinja2"):
         audit(data(), {}, report=tmp_path / "report.html")
 
@@ -186,7 +186,7 @@ def test_a_page_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     def broken(*_, **__):
         raise RuntimeError("no page")
 
-    monkeypatch.setattr("cvxsae.sae.report.page.figures", broken)
+    monkeypatch.setattr("cvxsae.sae.audits.report.page.figures", broken)
     with pytest.raises(RuntimeError, match="no page"):
         audited().write_report(file)
     assert file.read_text() == "what was there"

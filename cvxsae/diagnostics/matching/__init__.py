@@ -1,0 +1,1 @@
+"""Two dictionaries: which atoms they share, and whether they are one optimum."""

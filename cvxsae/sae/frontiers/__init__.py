@@ -1,0 +1,1 @@
+"""FVU against L0: an SAE, its dictionary, and others of its width."""
