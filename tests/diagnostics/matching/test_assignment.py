@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from cvxsae.diagnostics import assignment
+from cvxsae.diagnostics.matching import assignment
 from cvxsae.diagnostics.matching.assignment import assigned, baseline, is_made_up, kinds_of
 
 
