@@ -41,7 +41,10 @@ def own_arithmetic() -> Iterator[None]:
 def computes(kind: Kind) -> Kind:
     """Give the public methods of a class :func:`own_arithmetic`; those that yield have that of whoever asks."""
     for name, member in list(vars(kind).items()):
+        of_class = isinstance(member, classmethod)
+        function = member.__func__ if of_class else member
         is_shown = name in _MADE_BY or not name.startswith("_")
-        if is_shown and inspect.isfunction(member) and not inspect.isgeneratorfunction(member):
-            setattr(kind, name, own_arithmetic()(member))
+        if is_shown and inspect.isfunction(function) and not inspect.isgeneratorfunction(function):
+            shielded = own_arithmetic()(function)
+            setattr(kind, name, classmethod(shielded) if of_class else shielded)
     return kind

@@ -33,6 +33,7 @@ from cvxsae import (
     lambda_for_l0,
     large_path,
     learn_dictionary,
+    match,
     shrink,
     solve,
     train_sae,
@@ -41,6 +42,7 @@ from cvxsae import (
 from cvxsae.data import activations, deadline
 from cvxsae.diagnostics import feature_statistics, second_order
 from cvxsae.relaxations.solution import Solution
+from cvxsae.sae import frontier, metrics
 from cvxsae.validation import crosscheck
 
 pytestmark = pytest.mark.slow
@@ -133,6 +135,9 @@ CALLS: dict[str, tuple[Callable[[], Callable[..., Any]], float]] = {
     "feature_statistics": (lambda: lambda **o: feature_statistics(rows(), atoms(), LAM, **o), 5),
     "second_order": (lambda: lambda **o: second_order(rows(), atoms(), LAM, tol=1e-14, **o), 4),
     "audit": (lambda: lambda **o: audit(rows(), sae(), **o), 26),
+    "match": (lambda: lambda **o: match(atoms(), atoms(5), rows(), LAM, tol=1e-12, **o), 5),
+    "metrics": (lambda: lambda **o: metrics(rows(), sae(), lam=LAM, **o), 8),
+    "frontier": (lambda: lambda **o: frontier(rows(), sae(), **o), 4),
     "train_sae": (lambda: lambda **o: train_sae(rows(), 4, LAM, steps=300, batch_size=8, **o), 5),
     "compare": (lambda: lambda **o: compare(rows(), [2, 3], LAM, training={"steps": 50}, **o), 80),
 }

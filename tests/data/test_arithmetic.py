@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import cvxsae
-from cvxsae.data.arithmetic import own_arithmetic
+from cvxsae.data.arithmetic import computes, own_arithmetic
 
 SETTINGS = {
     "autocast": lambda: torch.autocast("cpu", dtype=torch.bfloat16),
@@ -41,6 +41,19 @@ def test_methods_compute_by_themselves():
     with torch.autocast("cpu", dtype=torch.bfloat16), torch.device("meta"):
         assert transform.apply(X).to_numpy() == pytest.approx(2 * X)
         assert problem.lambda_max() == pytest.approx(1.1)
+
+
+def test_class_methods_compute_by_themselves_too():
+    """``SparseAutoencoder.from_fit`` ran under the caller's autocast."""
+
+    @computes
+    class Made:
+        @classmethod
+        def of(cls, value):
+            return cls, torch.is_autocast_enabled("cpu"), value
+
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert Made.of(3) == Made().of(3) == (Made, False, 3)
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
