@@ -49,7 +49,7 @@ def test_class_methods_compute_by_themselves_too():
     @computes
     class Made:
         @classmethod
-        def of(cls, value):
+        def of(cls, value: int) -> tuple[type, bool, int]:
             return cls, torch.is_autocast_enabled("cpu"), value
 
     with torch.autocast("cpu", dtype=torch.bfloat16):

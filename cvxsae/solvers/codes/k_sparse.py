@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 BLOCK_ENTRIES = 2**22
 """Entries of a block of correlations of datapoints with all atoms: 32 MB in float64."""
 
+SWAP_ENTRIES = 2**25
+"""Products of a block's active atoms with all atoms, of which swaps hold a few at a time: 256 MB in float64."""
+
 BOUND_ROUNDING = 1e-11
 """Rounding of a lower bound, relative to ½‖x − b‖²: thousands of machine epsilons, more than its sums can lose."""
 
@@ -180,7 +183,7 @@ def search(problem: SparseCodes, k: Int64[np.ndarray, " N"], start: sp.csr_array
     """:func:`k_sparse_codes` for arguments that have been checked; λ plays no part. An interrupt passes through."""
     atoms = Atoms.of(problem.atoms, run.device)
     floor = Coherence.of(problem.atoms, int(k.max()))
-    rows = max(1, BLOCK_ENTRIES // problem.n_atoms)
+    rows = max(1, min(BLOCK_ENTRIES, SWAP_ENTRIES // max(1, int(k.max()))) // problem.n_atoms)
     parts, begin = [], 0
     bar = tqdm(total=problem.n_points, disable=not run.progress, desc="k-sparse codes", unit="points")
     for block in problem.X.batches(rows=rows):
