@@ -20,10 +20,10 @@ from jaxtyping import Float
 
 from cvxsae.data import arguments
 from cvxsae.data.archive import RECORD, Array, StoredArray, flatten, rebuild, write_npz
-from cvxsae.data.atomic import write_atomically
+from cvxsae.data.atomic import shown, write_atomically
 from cvxsae.data.stored import StoredFile, StoredRows
 from cvxsae.data.tensors import float_tensor, share
-from cvxsae.errors import InputError, reason
+from cvxsae.errors import InputError, in_short, reason
 
 MEMORY_LIMIT = 2**30
 """Bytes that :func:`gather_batches` keeps in memory; what is longer goes to an unlinked temporary file."""
@@ -341,7 +341,8 @@ def _writer(file: Path, name: str) -> Callable[[IO[bytes], dict[str, Array]], No
         return write_npz
     if file.suffix == ".safetensors":
         return _write_safetensors
-    raise InputError(f"{name} {str(file)!r} has the file type {file.suffix or 'none'!r}; use .npz or .safetensors.")
+    kind = in_short(file.suffix or "none")
+    raise InputError(f"{name} {shown(file)} has the file type {kind}; use .npz or .safetensors.")
 
 
 def _write_safetensors(stream: IO[bytes], arrays: dict[str, Array]) -> None:

@@ -459,3 +459,8 @@ def test_what_torch_saved_is_read_whole(tmp_path):
     torch.save({"weight": torch.ones(2), "bomb": Bomb()}, path)
     with rejects("X '.*' cannot be read as .pt"):
         read_saved(path, "X")
+
+
+def test_a_long_name_without_a_suffix_is_shown_in_short():
+    with rejects(r"path 'x+\.\.\.x+' has the file type 'none'; use .npz or .safetensors"):
+        write_arrays("x" * 5000, {"a": np.ones(1)})

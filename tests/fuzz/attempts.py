@@ -23,7 +23,7 @@ from cvxsae.errors import InputError, NotCertifiedError
 from tests.fuzz.calls import Call, calls
 from tests.fuzz.values import NEVER, NUMERIC, SAME, WRONG, role_of, same_as
 
-_TIMES = re.compile(r"(.*_)?seconds|history|ended|created")
+_TIMES = re.compile(r"(.*_)?seconds|history|ended|created|stages")
 """What differs from one call to the next, whatever is passed."""
 
 
