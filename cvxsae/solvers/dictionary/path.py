@@ -88,7 +88,8 @@ def dictionary_path(
     stationarity
         Of the last fit; those on the way go to a hundredth at best.
     max_seconds
-        For the whole path, shared out evenly over what is left of it.
+        For the whole path, shared out evenly over what is left of it. Every fit's last coding of the data, which is
+        its certificate, is made whatever the time.
     folder
         Where finished fits are kept, and the state of the one at work: a call with the same arguments goes on from
         there. Dictionary and bias of a kept fit are read; its data are coded anew, and its value, certificates and
