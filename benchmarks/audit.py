@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import resource
 import time
@@ -53,6 +54,14 @@ def peak_gigabytes() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
+def processor() -> str:
+    """The name of the processor, as Linux tells it, else its kind."""
+    told = Path("/proc/cpuinfo")
+    lines = told.read_text().splitlines() if told.exists() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--points", type=int, default=50_000)
@@ -86,7 +95,8 @@ def main() -> None:
         "loss": found.ledger.loss,
         "codes_gap": found.ledger.codes_gap,
         "verdict": list(found.sentences),
-        "machine": platform.processor() or platform.machine(),
+        "machine": processor(),
+        "cores": os.cpu_count(),
         "version": cvxsae.__version__,
     }
     print(found)

@@ -186,16 +186,16 @@ def _arcs_prove(case: Case, Y: np.ndarray) -> bool:
 def _searched_excess(case: Case, Y: np.ndarray) -> float:
     """How far above λ the polar is, at the best direction found from many starts; nothing found proves nothing."""
     rng, best = np.random.default_rng(0), 0.0
-    starts = [*Y, *-Y, *rng.normal(size=(30, Y.shape[1]))]
-    for u in starts:
+    scaled = Y / max(np.abs(Y).max(), np.finfo(np.float64).tiny)  # the same directions, and no square overflows
+    for u in (*scaled, *-scaled, *rng.normal(size=(30, Y.shape[1]))):
         if not np.any(u):
             continue
         u = u / np.linalg.norm(u)
         for _ in range(60):
-            v = np.clip(Y @ u, 0, None)
+            v = np.clip(scaled @ u, 0, None)
             ordered = np.sort(v)[::-1]
             a = float((np.cumsum(ordered) / (case.tau + np.arange(1, len(v) + 1))).max())
-            step = Y.T @ np.clip(v - a, 0, None)
+            step = scaled.T @ np.clip(v - a, 0, None)
             if not np.any(step):
                 break
             u = step / np.linalg.norm(step)

@@ -79,7 +79,7 @@ class Audit:
             test = str(self.self_test)
             said.insert(0, f"{test[0].upper()}{test[1:]}{'' if test.endswith('?') else '.'}")
         if self.missing:
-            said.append(f"max_seconds passed before all was measured; missing: {', '.join(self.missing)}.")
+            said.append(f"max_seconds left no time for some of it; missing: {', '.join(self.missing)}.")
         return tuple(said)
 
     def _at_its_sparsity(self) -> list[str]:

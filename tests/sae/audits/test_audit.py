@@ -149,7 +149,7 @@ def test_what_time_did_not_reach_is_said_to_be_missing(rng):
     found = audit(data(), autoencoder(rng), metrics=True, diagnostics=True, max_seconds=1e-3)
     late = ["a better dictionary", "width floor", "metrics", "diagnostics"]
     assert list(found.missing) == found.to_dict()["missing"] == late
-    assert found.sentences[-1] == f"max_seconds passed before all was measured; missing: {', '.join(late)}."
+    assert found.sentences[-1] == f"max_seconds left no time for some of it; missing: {', '.join(late)}."
     starts = ("What to change first is open", "No better dictionary")  # by whether codes were done in time
     assert any(sentence.startswith(starts) for sentence in found.sentences)
     assert found.ledger.floor_theorem == "T9"
