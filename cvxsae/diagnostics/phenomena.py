@@ -201,7 +201,8 @@ def _predictability(halves: tuple[Moments, Moments]) -> tuple[float, float]:
         mean_x, mean_targets = fit.x / fit.count, np.append(fit.r, fit.e) / fit.count
         covariance = fit.xx / fit.count - np.outer(mean_x, mean_x)
         cross = np.column_stack([fit.xr, fit.xe]) / fit.count - np.outer(mean_x, mean_targets)
-        scale = max(float(np.trace(covariance)) / d, np.finfo(np.float64).tiny)
+        spread, rounding = float(np.trace(covariance)), np.finfo(np.float64).eps * float(np.trace(fit.xx)) / fit.count
+        scale = max(max(spread, rounding) / d, np.finfo(np.float64).tiny)
         eigenvalues, axes = linalg.eigh(covariance)
         turned = axes.T @ cross
         for place, ridge in enumerate(_RIDGES):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 from cvxsae.data import arguments
 from cvxsae.data.activations import Activations
 from cvxsae.data.arithmetic import computes
-from cvxsae.errors import InputError
+from cvxsae.errors import InputError, reason
 from cvxsae.sae.architecture import ActivationFunction, ReLU
 from cvxsae.sae.export import ENCODER, regressed
 from cvxsae.sae.formats import dictionary_learning, objects, registry, saelens
@@ -110,7 +111,9 @@ class SparseAutoencoder:
     @property
     def atom_norms(self) -> Float[np.ndarray, " K"]:
         """Norms of the rows of ``W_dec``, float64."""
-        return np.linalg.norm(self.W_dec.astype(np.float64), axis=1)
+        rows = self.W_dec.astype(np.float64)
+        powers = np.ldexp(1.0, np.frexp(np.abs(rows).max(axis=1, initial=0))[1] - 1)  # of two: nothing is rounded
+        return powers * np.linalg.norm(rows / powers[:, None], axis=1)  # squares could overflow or vanish otherwise
 
     def encode(self, X: ActivationsLike, *, unit_norm: bool = True) -> sp.csr_array:
         """Activations of every datapoint by the encoder, one pass over the data in float64.
@@ -350,9 +353,15 @@ class SparseAutoencoder:
         Raises
         ------
         InputError
-            If the folder cannot be made, or the library has no such SAE.
+            If the folder cannot be made, the library has no such SAE, or ``metadata`` cannot be written as JSON.
         """
         arguments.choice(format, "format", ("saelens", "dictionary-learning"))
+        try:
+            json.dumps(self.metadata)
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                f"metadata holds what JSON cannot ({reason(error)}); keep texts, numbers, lists and dicts in it."
+            ) from None
         if format == "dictionary-learning":
             return dictionary_learning.write(self, folder)
         return saelens.write(self, folder)
@@ -377,7 +386,8 @@ class SparseAutoencoder:
         ------
         InputError
             If a file is missing, is not what it should be, or holds what is not understood: an architecture, a
-            normalization, an activation function or an array without a name here.
+            normalization, an activation function or an array without a name here; or if a folder holds more than one
+            layout and ``layout`` does not say which.
         """
         return cls.from_stored(registry.read(arguments.path(path, "path"), layout), scale)
 

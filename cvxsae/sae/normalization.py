@@ -51,7 +51,10 @@ class Normalization(ABC):
 
 @dataclass(frozen=True)
 class LayerNorm(Normalization):
-    """``(x − mean(x)) / (std(x) + eps)`` per datapoint; ``ddof`` 1 is torch's default, 0 the usual LayerNorm."""
+    """``(x − mean(x)) / (std(x) + eps)`` per datapoint; ``ddof`` 1 is torch's default, 0 the usual LayerNorm.
+
+    A datapoint that does not vary becomes zero, whatever ``eps``.
+    """
 
     eps: float = 1e-5
     ddof: int = 1
@@ -68,7 +71,8 @@ class LayerNorm(Normalization):
     def forward(self, X: torch.Tensor) -> tuple[torch.Tensor, Undo]:  # noqa: D102
         mean = X.mean(dim=1, keepdim=True)
         std = (X - mean).std(dim=1, keepdim=True, correction=self.ddof)
-        return (X - mean) / (std + self.eps), lambda Y: Y * std + mean
+        size = std + self.eps
+        return (X - mean) / torch.where(size > 0, size, 1.0), lambda Y: Y * std + mean
 
 
 @dataclass(frozen=True, eq=False)

@@ -80,6 +80,8 @@ class SelfTest:
     def __str__(self) -> str:
         found = self.as_it_is
         numbers = f"FVU {found.fvu:.3g}, L0 {found.l0:.4g} of {found.n_atoms}, on {self.n_points} datapoints"
+        if self.passed and np.isnan(found.fvu):
+            return f"whether the SAE reconstructs these data cannot be told, since they do not vary ({numbers})"
         if self.passed:
             return f"the SAE reconstructs these data ({numbers})"
         if self.cause is None:

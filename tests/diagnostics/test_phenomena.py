@@ -200,3 +200,12 @@ def test_densities(rng):
     assert table["dead"].tolist() == [False, False, False, True]
     assert table["dense"].tolist() == [True, False, False, False]
     assert table.index.name == "feature"
+
+
+def test_data_that_do_not_vary_predict_nothing_and_overflow_nothing(rng):
+    """Their covariance is rounding, and regressions on it would multiply that by the largest numbers there are."""
+    D = rng.normal(size=(12, 8))
+    D /= np.linalg.norm(D, axis=1, keepdims=True)
+    with np.errstate(all="raise", under="ignore"):
+        found = residual_structure(feature_statistics(np.ones((60, 8)), D, 0.1))
+    assert not found.vector_r2 > 1e-6

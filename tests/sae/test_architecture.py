@@ -75,3 +75,9 @@ def test_a_normalization_is_applied_first_and_undone_last(name: str):
         "covariance_whitening": lambda Y: Y @ np.linalg.inv(MATRIX) + MEAN,
     }[name]
     np.testing.assert_allclose(sae.reconstruct(X), undo(plain.reconstruct(expected)), atol=1e-10)
+
+
+def test_a_layer_norm_without_eps_leaves_a_constant_datapoint_at_zero():
+    sae = SparseAutoencoder(**ARRAYS, normalization=LayerNorm(eps=0.0))
+    np.testing.assert_array_equal(sae.normalized(np.ones((2, D))).to_numpy(), 0)
+    np.testing.assert_array_equal(sae.reconstruct(np.ones((2, D))), 1)

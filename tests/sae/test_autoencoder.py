@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -228,3 +229,31 @@ def test_files_of_other_libraries_are_told_what_they_hold(arrays, tmp_path):
     for wrong, words in ((np.eye(3), "data come first"), ([1], "data come first"), ({"W_dec": [1]}, "exactly W_enc")):
         with pytest.raises(InputError, match=words):
             as_autoencoder(wrong)
+
+
+@pytest.mark.parametrize("power", [-1000, -520, 520, 1000])
+def test_norms_of_atoms_of_any_size_are_those_of_the_same_atoms_scaled(arrays, power):
+    """Their squares overflow or vanish; a power of two rounds nothing."""
+    sae = SparseAutoencoder.from_arrays(arrays)
+    scaled = replace(sae, W_dec=np.ldexp(arrays["W_dec"], power))
+    np.testing.assert_array_equal(scaled.atom_norms, np.ldexp(sae.atom_norms, power))
+    np.testing.assert_array_equal(scaled.dictionary, sae.dictionary)
+    np.testing.assert_array_equal(sae.atom_norms, np.linalg.norm(arrays["W_dec"], axis=1))
+
+
+def test_a_folder_with_two_layouts_is_not_guessed(arrays, tmp_path):
+    sae = SparseAutoencoder.from_arrays(arrays)
+    sae.save(tmp_path)
+    replace(sae, b_enc=sae.b_enc - 1).save(tmp_path, format="dictionary-learning")
+    with rejects(r"sae .* holds an SAE in more than one layout \(saelens, dictionary-learning\); pass layout="):
+        SparseAutoencoder.load(tmp_path)
+    np.testing.assert_array_equal(SparseAutoencoder.load(tmp_path, "saelens").b_enc, sae.b_enc)
+    assert SparseAutoencoder.load(tmp_path, "dictionary-learning").trainer != ""
+
+
+@pytest.mark.parametrize("layout", ["saelens", "dictionary-learning"])
+def test_metadata_that_json_cannot_hold_is_refused_before_anything_is_written(arrays, tmp_path, layout):
+    sae = replace(SparseAutoencoder.from_arrays(arrays), metadata={"array": np.zeros(3)})
+    with rejects("metadata holds what JSON cannot"):
+        sae.save(tmp_path / "sae", layout)
+    assert not (tmp_path / "sae").exists()

@@ -316,3 +316,10 @@ def test_what_is_refused(rng):
     fits = [learn_dictionary(X, 2, lam, max_steps=2) for lam in (0.1, 0.2)]
     with rejects("lam is None and A was made at 0.1, B at 0.2"):
         match(fits[0], fits[1], X)
+
+
+def test_where_no_atom_is_alive_others_are_not_called_the_same():
+    D = np.eye(4)
+    X = np.zeros((5, 4))
+    assert match(D[:2], D[2:], X, LAM).between.verdict == "flat"  # type: ignore[union-attr]
+    assert match(D[:2], D[1::-1], X, LAM).between.verdict == "same"  # type: ignore[union-attr]

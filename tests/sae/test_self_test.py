@@ -131,3 +131,10 @@ def test_an_audit_notes_it_first():
     assert "the likely cause: the decoder is transposed" in failed[0]
     assert "another objective" in failed[1]
     assert notes_of(working(), X) == ()
+
+
+def test_data_that_do_not_vary_tell_nothing():
+    found = working().self_test((B + ATOMS[0])[None])
+    assert found.passed
+    assert np.isnan(found.as_it_is.fvu)
+    assert "cannot be told, since they do not vary" in str(found)

@@ -112,7 +112,7 @@ class Way:
         ``½ (λ Σ_k m_k θ_k² + ‖Δb‖²)``, θ_k the angle an atom turns by and m_k its mean activation (over A's and B's):
         what the move costs where F curves as usual. Rises and changes are to be compared with it.
     largest_angle, bias_shift
-        Largest angle of an atom that is alive in A or in B, and ``‖Δb‖/λ``.
+        Largest angle of an atom that is alive in A or in B (of any, where none is alive), and ``‖Δb‖/λ``.
     curvature_a, curvature_b
         ``Δ·HΔ`` along the way, H the Hessian of F at A and at B, in the metric in which its natural size is 1; None
         where it does not exist: dependent active atoms (copies among them), codes at the edge, nothing that moves.
@@ -265,7 +265,7 @@ def way(start: End, end: End, asked: Questions, run: Run) -> Way:
         steps=tuple(sorted(steps, key=lambda step: step.share)),
         is_complete=len(steps) == asked.points + 2,
         move=(asked.lam * float(mass @ circles.angles**2) + float(shift @ shift)) / 2,
-        largest_angle=float(circles.angles[mass > 0].max(initial=0)),
+        largest_angle=float((circles.angles[mass > 0] if (mass > 0).any() else circles.angles).max(initial=0)),
         bias_shift=float(np.linalg.norm(shift)) / asked.lam,
         curvature_a=start.curvature(circles.velocity, shift, run),
         curvature_b=end.curvature(back.velocity, -shift, run),

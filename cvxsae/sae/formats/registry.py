@@ -37,6 +37,13 @@ def read(path: Path, layout: str | None = None) -> StoredAutoencoder:
         raise InputError(f"path {shown(path)} cannot be opened ({what}); pass the folder or file of an SAE.") from None
     names = [form.name for form in FORMATS]
     wanted = None if layout is None else arguments.choice(layout, "layout", names)
+    if wanted is None and path.is_dir():
+        found = [form.name for form in FORMATS if form.recognizes(path)]
+        if len(found) > 1:
+            raise InputError(
+                f"sae {shown(path)} holds an SAE in more than one layout ({', '.join(found)}); pass layout= to "
+                "SparseAutoencoder.load, or move one of them to a folder of its own."
+            )
     for form in FORMATS:
         if form.name == wanted or (wanted is None and form.recognizes(path)):
             return form.read(path)

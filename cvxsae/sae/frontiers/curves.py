@@ -102,7 +102,9 @@ class Frontier:
         there is by at least this, whatever it was trained for. None where no such codes were computed.
         """
         (encoder,) = self.curve(ENCODER)
-        same = [point for point in self.curve(K_SPARSE) if point.k is None or point.k == encoder.k]
+        found = self.curve(K_SPARSE)
+        same = [point for point in found if point.k is None]  # as many as the encoder, row by row; with a k, all alike
+        same = same or [point for point in found if point.k == encoder.l0]
         if not same or not encoder.value > 0:
             return None
         return 1 - min(point.value for point in same) / encoder.value

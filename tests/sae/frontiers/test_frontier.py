@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cvxsae import SparseAutoencoder, encode, lambda_for_l0
-from cvxsae.sae import LayerNorm, TopK, frontier, lambda_matching_l0
+from cvxsae.sae import LayerNorm, ReLU, TopK, frontier, lambda_matching_l0
 from cvxsae.solvers import k_sparse_codes
 from tests.helpers.problems import unit
 from tests.helpers.sentences import rejects
@@ -167,3 +167,23 @@ def test_where_no_lambda_has_the_l0_it_says_so():
 def test_bad_arguments_are_one_sentence(options: dict[str, Any], message: str):
     with rejects(message):
         frontier(X, SAE, **options)
+
+
+def test_codes_with_more_atoms_than_the_encoder_has_on_some_row_say_nothing_of_it():
+    """A TopK encoder may have fewer than k active atoms on a row: then codes of k atoms on every row are no match."""
+    few = replace(SAE, b_enc=np.full(K, -0.4), activation=TopK(4))
+    counts = np.diff(few.encode(X).indptr)
+    assert counts.min() < counts.max() <= 4
+    found = frontier(X, few, lams=[0.3], ks=[4])
+    each, four = (next(point for point in found.curve("k-sparse") if point.k == k) for k in (None, 4))
+    (encoder,) = found.curve("encoder")
+    assert four.value < each.value
+    assert found.least_suboptimality == pytest.approx(1 - each.value / encoder.value)
+
+
+def test_an_encoder_of_another_architecture_that_is_as_sparse_everywhere_is_compared_too():
+    one = frontier(X[:1], replace(SAE, activation=ReLU()), lams=[0.3], ks=[1])
+    (encoder,), sparse = one.curve("encoder"), one.curve("k-sparse")
+    (same,) = (point for point in sparse if point.k == encoder.l0)
+    assert encoder.k is None
+    assert one.least_suboptimality == pytest.approx(1 - same.value / encoder.value)

@@ -58,6 +58,7 @@ def json_beside(page: Path) -> Path:
 def write_page(contents: dict[str, Any], page: Path) -> Path:
     """Write the page of a report, and its JSON beside it."""
     text = json.dumps(strict_json(contents), indent=1, ensure_ascii=False, allow_nan=False)
+    text = text.encode(errors="replace").decode()  # JSON files can hold halves of characters, which UTF-8 cannot
     html = render(json.loads(text))
     write_atomically(json_beside(page), text)
     return write_atomically(page, html)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -191,3 +192,12 @@ def test_a_page_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
         audited().write_report(file)
     assert file.read_text() == "what was there"
     assert [one.name for one in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_half_a_character_in_a_file_does_not_keep_the_page_from_being_written(tmp_path):
+    """JSON can hold a lone surrogate, which UTF-8 cannot."""
+    found = audited()
+    found = replace(found, sae=replace(found.sae, metadata={"hook": "half \ud800 of one"}))
+    page = found.write_report(tmp_path / "report.html")
+    assert "half ? of one" in page.read_text(encoding="utf-8")
+    assert "half ? of one" in page.with_suffix(".json").read_text(encoding="utf-8")
