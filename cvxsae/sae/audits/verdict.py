@@ -96,7 +96,7 @@ class Verdict:
             gains |= {f"{part}_least": gain.least, f"{part}_most": gain.most}
         words = {name: self._amount(value) for name, value in gains.items()}
         others = [part for part in PARTS if part != self.first] if self.first in PARTS else []
-        said = {**_OTHERS, **({} if self.dictionary.least > 0 else {"dictionary": _NONE_FOUND})}
+        said = {**_OTHERS, **({} if self.dictionary.least > 0 else {"dictionary": _NONE_KNOWN})}
         return (_HEADLINES[self.first].format(**words), *(said[part].format(**words) for part in others))
 
     def _amount(self, gain: float) -> str:
@@ -131,5 +131,5 @@ _OTHERS = {
 }
 """What is said of the others, in their order."""
 
-_NONE_FOUND = "No better dictionary of the same width was found; one could gain at most {dictionary_most}."
-"""What is said of the dictionary where the search found none."""
+_NONE_KNOWN = "No better dictionary of the same width is known; one could gain at most {dictionary_most}."
+"""What is said of the dictionary where the search found none, or had no time to begin."""

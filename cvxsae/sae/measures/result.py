@@ -189,6 +189,22 @@ class Metrics:
             "notes": list(self.notes),
         }
 
+    def to_saebench(self, kind: str = ENCODER) -> dict[str, Any]:
+        """One kind of codes in the nesting of SAEBench's ``core`` results, ready for JSON.
+
+        Its categories hold SAEBench's own numbers by its own definitions (which metrics of ``compat="saebench"`` have),
+        for the rows given; ``eval_result_details`` has one entry a feature, by its index; a category of ours,
+        ``convex``, has our numbers with intervals, λ, and what is certified, under a ``schema_version``.
+
+        Raises
+        ------
+        InputError
+            If these metrics are not of ``compat="saebench"``, or have no codes of that kind.
+        """
+        from cvxsae.sae.measures.saebench import results
+
+        return results(self, kind)
+
     def __str__(self) -> str:
         width = max(len(label) for label in self.kinds) + 2
         lines = [f"{self.dim} -> {self.n_atoms}, {self.n_points:,} rows. {self.lam.sentence}"]

@@ -203,6 +203,30 @@ def test_tables_and_dictionaries_hold_the_numbers():
     assert "fvu" in str(found) and "FVU encoder" in repr(found)
 
 
+def test_results_have_the_nesting_of_saebench_and_its_numbers():
+    found = metrics(X, SAE, compat="saebench")
+    told = json.loads(json.dumps(found.to_saebench("exact")))
+    assert told["eval_type_id"] == "core"
+    parts, own = told["eval_result_metrics"], found["exact"].compat
+    given = {**parts["reconstruction_quality"], **parts["shrinkage"], **parts["sparsity"]}
+    assert given == {name: pytest.approx(number) for name, number in own.items()}
+    codes = encode(X, SAE.dictionary, LAM, bias=SAE.b_dec, tol=1e-6).codes.toarray()
+    density = (codes > 0).mean(axis=0)
+    assert [row["index"] for row in told["eval_result_details"]] == list(range(K))
+    assert [row["feature_density"] for row in told["eval_result_details"]] == pytest.approx(list(density))
+    misc = parts["misc_metrics"]
+    assert misc["freq_over_10_percent"] == pytest.approx(np.mean(density > 0.1))
+    assert misc["normalized_freq_over_10_percent"] == pytest.approx(density[density > 0.1].sum() / density.sum())
+    assert misc["frac_alive"] == pytest.approx(np.mean(density > 0))
+    assert parts["convex"]["gap"] == found["exact"].gap
+    assert parts["convex"]["fvu"]["value"] == found["exact"]["fvu"]
+    assert "gap" not in found.to_saebench()["eval_result_metrics"]["convex"]
+    with rejects("compat is None in these metrics; call metrics"):
+        metrics(X, SAE).to_saebench()
+    with rejects("kind is 'best'; choose one of encoder, exact, exact, refitted"):
+        found.to_saebench("best")
+
+
 def test_without_time_there_are_only_the_encoders_numbers():
     found = metrics(X, SAE, max_seconds=1e-9)
     assert list(found.kinds) == ["encoder"]
