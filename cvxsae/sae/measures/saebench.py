@@ -35,7 +35,7 @@ def results(metrics: Metrics, kind: str) -> dict[str, Any]:
     kind = arguments.choice(kind, "kind", tuple(metrics.kinds))
     if metrics.compat != SAEBench.name:
         raise InputError(
-            f"compat is {metrics.compat!r} in these metrics; call metrics(..., compat={SAEBench.name!r}) for its numbers."
+            f"compat is {metrics.compat!r} in these metrics; call metrics with compat={SAEBench.name!r} for its numbers."
         )
     found = metrics.kinds[kind]
     density = found.fires / metrics.n_points

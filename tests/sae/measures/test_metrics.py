@@ -221,7 +221,7 @@ def test_results_have_the_nesting_of_saebench_and_its_numbers():
     assert parts["convex"]["gap"] == found["exact"].gap
     assert parts["convex"]["fvu"]["value"] == found["exact"]["fvu"]
     assert "gap" not in found.to_saebench()["eval_result_metrics"]["convex"]
-    with rejects("compat is None in these metrics; call metrics"):
+    with rejects("compat is None in these metrics; call metrics with"):
         metrics(X, SAE).to_saebench()
     with rejects("kind is 'best'; choose one of encoder, exact, exact, refitted"):
         found.to_saebench("best")
