@@ -180,8 +180,9 @@ def _oriented(
     K, d = (tensors.float_tensor(bias, "b").numel() for bias in (biases[0], parts["b_dec"]))
     if d == K and encoder.shape == decoder.shape == (K, d):
         raise InputError(
-            f"W_dec has shape {(K, d)}, so that shapes do not tell atoms from dimensions; pass layout='rows' to "
-            "SparseAutoencoder.from_arrays or load if rows of W_dec are atoms, as in SAELens, else layout='columns'."
+            f"W_dec has shape {(K, d)}, so that shapes do not tell atoms from dimensions; pass "
+            "layout='rows' to SparseAutoencoder.from_arrays or load (--layout rows) if rows of W_dec are atoms, as in "
+            "SAELens, else 'columns'."
         )
     is_turned = decoder.shape == (d, K) and encoder.shape == (K, d) and not any(linear.values())
     return (encoder.T, decoder.T) if is_turned else (encoder, decoder)

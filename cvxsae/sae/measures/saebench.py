@@ -34,9 +34,7 @@ def results(metrics: Metrics, kind: str) -> dict[str, Any]:
     """:meth:`Metrics.to_saebench`."""
     kind = arguments.choice(kind, "kind", tuple(metrics.kinds))
     if metrics.compat != SAEBench.name:
-        raise InputError(
-            f"compat is {metrics.compat!r} in these metrics; call metrics with compat={SAEBench.name!r} for its numbers."
-        )
+        raise InputError(f"compat is {metrics.compat!r} in these metrics; call metrics with compat={SAEBench.name!r}.")
     found = metrics.kinds[kind]
     density = found.fires / metrics.n_points
     fired = max(1, int(found.fires.sum()))
