@@ -18,6 +18,7 @@ import scipy.sparse as sp
 import torch
 from jaxtyping import Float64
 
+from cvxsae.data.deadline import go_on
 from cvxsae.parallel.group import ProcessGroup
 from cvxsae.relaxations.joint.refinement import best_new_atoms, residual_starts, split_scores
 from cvxsae.solvers.dictionary.evaluator import Evaluator
@@ -139,6 +140,7 @@ class Moves:
         """Replace this atom by the best proposal if that lowers F; return the decrease."""
         cost = table.removal_cost(atom)
         while proposals:
+            go_on()
             stale, tie, proposal = heapq.heappop(proposals)
             if isinstance(proposal, Split) and (proposal.atom in table.changed or proposal.atom == atom):
                 continue

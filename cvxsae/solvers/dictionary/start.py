@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -13,6 +14,7 @@ from numpy.typing import ArrayLike
 
 from cvxsae.data import tensors
 from cvxsae.data.arguments import Bias
+from cvxsae.data.deadline import OutOfTime, until
 from cvxsae.errors import InputError
 from cvxsae.parallel.context import Run
 from cvxsae.parallel.group import ProcessGroup
@@ -147,15 +149,16 @@ def fill(
             residuals = ((points - coded.codes @ dictionary) / length).astype(np.float32)
             padded = np.concatenate([dictionary, random_directions(wanted, problem.dim, rng)])
             empty = sp.csr_array((len(points), wanted))
-            found = replace_atoms(
-                ResidualSample(residuals, None, length),
-                sp.csr_array(sp.hstack([coded.codes, empty], format="csr")),
-                padded,
-                problem.lam,
-                at_most=wanted,
-                seed=run.seed + len(dictionary),
-                device=run.device,
-            )
+            with suppress(OutOfTime), until(run.deadline):
+                found = replace_atoms(
+                    ResidualSample(residuals, None, length),
+                    sp.csr_array(sp.hstack([coded.codes, empty], format="csr")),
+                    padded,
+                    problem.lam,
+                    at_most=wanted,
+                    seed=run.seed + len(dictionary),
+                    device=run.device,
+                )
         if found is None:  # no residual is longer than λ: this dictionary is optimal at any width (T7); or it is late
             missing = problem.n_atoms - len(dictionary)
             return np.concatenate([dictionary, random_directions(missing, problem.dim, rng)])
