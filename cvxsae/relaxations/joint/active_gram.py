@@ -50,12 +50,10 @@ class CodePattern:
     ) -> Float64[torch.Tensor, " nnz"]:
         """``left_n · right_k`` for every active (n, k)."""
         step = max(1, _GATHER_ENTRIES[left.device.type] // left.shape[1])
-        parts = [
-            (left[rows] * right[columns]).sum(dim=1)
-            for rows, columns in zip(
-                torch.split(self.indices[0], step), torch.split(self.indices[1], step), strict=True
-            )
-        ]
+        parts = []
+        for rows, columns in zip(*(torch.split(index, step) for index in self.indices), strict=True):
+            go_on()
+            parts.append((left[rows] * right[columns]).sum(dim=1))
         return torch.cat(parts)
 
 
@@ -91,6 +89,7 @@ class ActiveSolver:
         padded = torch.cat([values, values.new_zeros(1)])
         answer = torch.empty_like(padded)
         for slots, inverse in self.batches:
+            go_on()
             answer[slots] = torch.bmm(inverse, padded[slots][:, :, None])[:, :, 0]
         return answer[:-1]
 
