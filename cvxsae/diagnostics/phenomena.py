@@ -46,6 +46,9 @@ _BISECTIONS = 100
 _SPECTRUM = 20
 """Entries of the spectrum that JSON keeps."""
 
+_CANCELED = 1e-12
+"""Variance relative to the mean square below which it is what rounding leaves of a difference of sums."""
+
 
 # ------------------------------------------------------------------------------------------ absorption
 
@@ -196,7 +199,7 @@ def _predictability(halves: tuple[Moments, Moments]) -> tuple[float, float]:
     d = len(halves[0].x)
     if min(half.count for half in halves) < 2 * (d + 1):
         return float("nan"), float("nan")
-    errors, totals = np.zeros((len(_RIDGES), 2)), np.zeros(2)
+    errors, totals, noise = np.zeros((len(_RIDGES), 2)), np.zeros(2), np.zeros(2)
     for fit, judge in (halves, halves[::-1]):
         mean_x, mean_targets = fit.x / fit.count, np.append(fit.r, fit.e) / fit.count
         covariance = fit.xx / fit.count - np.outer(mean_x, mean_x)
@@ -209,6 +212,8 @@ def _predictability(halves: tuple[Moments, Moments]) -> tuple[float, float]:
             weights = axes @ (turned / (np.clip(eigenvalues, 0, None) + ridge * scale)[:, None])
             errors[place] += _squared_errors(judge, weights, mean_targets - mean_x @ weights)
         totals += [judge.rr - float(judge.r @ judge.r) / judge.count, judge.ee - judge.e**2 / judge.count]
+        noise += [_CANCELED * judge.rr, _CANCELED * judge.ee]
+    totals = np.where(totals > noise, totals, 0.0)  # what varies by rounding alone does not vary
     vector, norm = (_ratio(total - error, total) for error, total in zip(errors.min(axis=0), totals, strict=True))
     return vector, norm
 
