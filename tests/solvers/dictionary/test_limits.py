@@ -8,12 +8,15 @@ import pytest
 
 from cvxsae import InputError, JointProblem, Status, certify, dictionary_path, grow, learn_dictionary, shrink
 from cvxsae.data import write_arrays
+from cvxsae.data.deadline import OutOfTime, go_on, until
 from cvxsae.parallel.context import Run
 from cvxsae.relaxations.joint.curvature import Curvature
 from cvxsae.results import DictionaryFit
 from cvxsae.solvers.dictionary import evaluator, start
 from cvxsae.solvers.dictionary.learn import Settings, learn
 from cvxsae.solvers.dictionary.learner import Learner
+from cvxsae.solvers.dictionary.move_table import MoveTable, NewAtom
+from cvxsae.solvers.dictionary.moves import DEFAULT_MOVES
 from cvxsae.solvers.dictionary.stages.quasi_newton import QuasiNewton
 from tests.solvers.dictionary.test_learn import planted
 from tests.solvers.dictionary.test_robustness import assert_sound
@@ -228,3 +231,29 @@ def test_one_coding_that_was_held_up_does_not_end_a_search(monkeypatch):
     fit = learn_dictionary(planted(n=600), 4, LAM, bias=None, max_seconds=5000, epochs=3, stationarity=0.1)
     assert fit.status is Status.STATIONARY
     assert_sound(fit)
+
+
+def test_growth_that_runs_out_of_time_is_filled_at_random(monkeypatch):
+    """Moves that fill up a grown dictionary went on for 24 s past a limit of 2 s: nothing told them of it."""
+    clock = SlowClock(monkeypatch)
+    asked = []
+
+    def out_of_time(*_, **__):
+        clock.now += 1000
+        asked.append(True)
+        go_on()
+        raise AssertionError("the deadline was not heard of")
+
+    fit = learn_dictionary(planted(n=400), 4, LAM, bias=None, max_seconds=500, stationarity=0.1)
+    monkeypatch.setattr(start, "replace_atoms", out_of_time)
+    wider = grow(fit, 9, max_seconds=500)
+    assert asked
+    assert wider.dictionary.shape == (9, fit.dictionary.shape[1])
+    assert_sound(wider)
+
+
+def test_moves_ask_for_the_time_before_each_proposal(monkeypatch):
+    monkeypatch.setattr(MoveTable, "removal_cost", lambda *_: 0.0)
+    proposals = [(0.0, 0, NewAtom(np.ones(2)))]
+    with until(time.perf_counter() - 1), pytest.raises(OutOfTime):
+        DEFAULT_MOVES.replace_atom(object.__new__(MoveTable), 0, proposals)  # type: ignore[arg-type]
