@@ -40,11 +40,11 @@ from .frontiers.curves import (
 from .frontiers.frontier import (
     frontier as frontier,
 )
-from .measures.estimates import (
-    Estimate as Estimate,
-)
 from .measures.metrics import (
     metrics as metrics,
+)
+from .measures.result import (
+    Estimate as Estimate,
 )
 from .measures.result import (
     KindMetrics as KindMetrics,

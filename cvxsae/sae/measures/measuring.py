@@ -10,9 +10,9 @@ import scipy.sparse as sp
 import torch
 
 from cvxsae.sae.measures.definitions import Definition, Rows
-from cvxsae.sae.measures.estimates import Estimate, Means, Moments
 from cvxsae.sae.measures.result import DENSE, KindMetrics
 from cvxsae.sae.normalization import as_it_is
+from cvxsae.statistics.estimates import Estimate, Means, Moments
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

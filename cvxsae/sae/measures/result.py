@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cvxsae.sae.measures.estimates import EXACT_BINOMIAL, Estimate, shares
+from cvxsae.statistics.estimates import EXACT_BINOMIAL, Estimate, shares
 
 if TYPE_CHECKING:
     import pandas as pd
     from jaxtyping import Float64, Int64
 
     from cvxsae.sae.chosen_lambda import ChosenLambda
+
+__all__ = ["DENSE", "Estimate", "KindMetrics", "Metrics"]
 
 ENCODER, EXACT, REFITTED = "encoder", "exact", "exact, refitted"
 """Kinds of codes: the SAE's own, exact ones of its dictionary at λ, and these refitted on their support."""

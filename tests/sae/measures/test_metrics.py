@@ -16,7 +16,7 @@ from cvxsae import SparseAutoencoder, encode
 from cvxsae.data import wordllama
 from cvxsae.sae import LayerNorm, TopK, metrics
 from cvxsae.sae.measures.definitions import DEFINITIONS, Rows
-from cvxsae.sae.measures.estimates import Means, Moments, shares
+from cvxsae.statistics.estimates import Means, Moments, shares
 from tests.helpers.sentences import rejects
 
 RNG = np.random.default_rng(0)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from jaxtyping import Float64
 
 MEAN, RATIO, NONE = "t interval of a mean of rows", "delta method, a ratio of means of rows", "none"
@@ -15,6 +17,10 @@ MEAN, RATIO, NONE = "t interval of a mean of rows", "delta method, a ratio of me
 
 EXACT_BINOMIAL = "Clopper–Pearson, of a share of rows"
 """The same for how often a feature is active."""
+
+
+UNITS = ("row", "document")
+"""What is drawn independently."""
 
 
 @dataclass(frozen=True)
@@ -26,20 +32,56 @@ class Estimate:
     value
         Of the rows given, exactly.
     low, high
-        Ends of the confidence interval; NaN where there is none.
+        Ends of the confidence interval; NaN where there is none, infinite on the open side of a limit.
     method
         How the interval was made; ``"none"`` for statements about these rows alone.
+    confidence
+        How often such intervals hold at least; NaN where there is none.
+    unit
+        What is drawn independently: ``"row"``, or ``"document"`` (theory.md T17 d).
+    n_units
+        How many of them.
     """
 
     value: float
     low: float = float("nan")
     high: float = float("nan")
     method: str = NONE
+    confidence: float = float("nan")
+    unit: str = "row"
+    n_units: int = 0
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether zero lies outside the interval; False where there is none."""
+        return self.low > 0 or self.high < 0
+
+    def at(self, value: float) -> Estimate:
+        """The same interval, around another number of these rows that it holds for."""
+        return replace(self, value=value)
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON, with None for what is not known."""
-        numbers = {"value": self.value, "low": self.low, "high": self.high}
-        return {name: float(n) if np.isfinite(n) else None for name, n in numbers.items()} | {"method": self.method}
+        numbers = {"value": self.value, "low": self.low, "high": self.high, "confidence": self.confidence}
+        known = {name: float(n) if np.isfinite(n) else None for name, n in numbers.items()}
+        return {**known, "method": self.method, "unit": self.unit, "n_units": self.n_units}
+
+    @classmethod
+    def from_dict(cls, known: Mapping[str, Any]) -> Estimate:
+        """The inverse of :meth:`to_dict`; an open side comes back as NaN."""
+        numbers = {
+            name: float("nan") if known.get(name) is None else float(known[name])
+            for name in ("value", "low", "high", "confidence")
+        }
+        return cls(
+            **numbers, method=known["method"], unit=known.get("unit", "row"), n_units=int(known.get("n_units", 0))
+        )
+
+    def __str__(self) -> str:
+        if np.isnan(self.low):
+            return f"{self.value:.6g}"
+        units = f"{self.n_units:,} {self.unit}s"
+        return f"{self.value:.6g} [{self.low:.6g}, {self.high:.6g}] at {self.confidence:.4g} ({self.method}; {units})"
 
 
 class Moments:
@@ -86,7 +128,7 @@ class Moments:
             return Estimate(value)
         error = float(np.sqrt(max(scatter, 0.0) / (self.n - 1) / self.n)) / scale
         reach = float(t.ppf((1 + confidence) / 2, self.n - 1)) * error
-        return Estimate(value, value - reach, value + reach, method)
+        return Estimate(value, value - reach, value + reach, method, confidence, "row", self.n)
 
 
 class Means:

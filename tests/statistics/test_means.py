@@ -1,0 +1,89 @@
+"""Intervals of means: against a peer, against their definitions, and by simulation where the truth is known."""
+
+import numpy as np
+import pytest
+from statsmodels.regression.linear_model import OLS
+
+from cvxsae.statistics.means import bounded_mean, certified_interval, mean_interval
+
+LEVEL = 0.95
+
+REPETITIONS = 300
+
+LEAST_COVERAGE = 0.93
+"""Of 300 intervals announced at 95 %: two standard errors below are 92.5 %."""
+
+
+def test_rows_are_those_of_statsmodels():
+    values = np.random.default_rng(0).exponential(size=57)
+    peer = OLS(values, np.ones(57)).fit()
+    found = mean_interval(values, LEVEL)
+    assert (found.low, found.high) == pytest.approx(tuple(peer.conf_int(1 - LEVEL)[0]), rel=1e-12)
+    assert (found.unit, found.n_units, found.confidence) == ("row", 57, LEVEL)
+
+
+def test_documents_are_those_of_statsmodels():
+    rng = np.random.default_rng(1)
+    groups = np.sort(rng.integers(0, 23, size=400))
+    values = rng.standard_normal(400) + rng.standard_normal(23)[groups]
+    peer = OLS(values, np.ones(400)).fit(cov_type="cluster", cov_kwds={"groups": groups}, use_t=True)
+    found = mean_interval(values, LEVEL, groups=groups)
+    small_sample = np.sqrt(399 / 400)  # theirs has (N − 1)/(N − K) beside G/(G − 1)
+    half = (found.high - found.low) / 2
+    assert half * small_sample == pytest.approx(np.diff(peer.conf_int(1 - LEVEL)[0])[0] / 2 * small_sample, rel=1e-12)
+    assert (found.unit, found.n_units) == ("document", 23)
+
+
+def test_a_limit_is_the_interval_of_twice_the_error():
+    values = np.random.default_rng(2).standard_normal(30)
+    two_sided, lower = mean_interval(values, 0.9), mean_interval(values, LEVEL, side="lower")
+    assert lower.low == pytest.approx(two_sided.low, rel=1e-12) and lower.high == np.inf
+
+
+def _draw(rng: np.random.Generator, n_documents: int = 40, size: int = 25, share: float = 0.3):
+    """Rows with mean 1 whose correlation within documents is ``share``."""
+    groups = np.repeat(np.arange(n_documents), size)
+    common, own = rng.standard_normal(n_documents)[groups], rng.standard_normal(len(groups))
+    return 1 + np.sqrt(share) * common + np.sqrt(1 - share) * own, groups
+
+
+def test_documents_cover_and_rows_do_not():
+    rng = np.random.default_rng(3)
+    hits = np.zeros(2)
+    for _ in range(REPETITIONS):
+        values, groups = _draw(rng)
+        for which, labels in enumerate((groups, None)):
+            found = mean_interval(values, LEVEL, groups=labels)
+            hits[which] += found.low <= 1 <= found.high
+    assert hits[0] / REPETITIONS >= LEAST_COVERAGE
+    assert hits[1] / REPETITIONS < 0.75  # the negative control: rows of one document are not independent
+
+
+@pytest.mark.parametrize("side", ["lower", "upper"])
+def test_bounded_limits_cover_at_small_counts(side):
+    rng = np.random.default_rng(4)
+    hits = 0
+    for _ in range(REPETITIONS):
+        found = bounded_mean(rng.random(8) ** 4, (0.0, 1.0), LEVEL, side=side)
+        hits += found.low <= 1 / 5 <= found.high
+    assert hits / REPETITIONS >= LEAST_COVERAGE
+
+
+def test_bounded_limit_is_the_formula():
+    values = np.array([0.1, 0.4, 0.2, 0.9])
+    log = np.log(2 / 0.05)
+    low = values.mean() - np.sqrt(2 * np.var(values, ddof=1) * log / 4) - 7 * log / (3 * 3)
+    assert bounded_mean(values, (-5.0, 1.0), LEVEL, side="lower").low == pytest.approx(max(-5.0, low - 5 * 7 * log / 9))
+
+
+def test_what_is_not_known_of_the_numbers_is_inside():
+    upper = np.random.default_rng(5).random(50)
+    lower = upper - 0.2
+    found = certified_interval(lower, upper, LEVEL)
+    assert found.value == upper.mean()
+    assert found.low == mean_interval(lower, LEVEL).low and found.high == mean_interval(upper, LEVEL).high
+
+
+def test_one_unit_has_no_interval():
+    found = mean_interval(np.ones(5), LEVEL, groups=np.zeros(5, dtype=int))
+    assert np.isnan(found.low) and found.n_units == 1 and not found.excludes_zero
