@@ -43,6 +43,24 @@ from .hierarchies import (
 from .hierarchies import (
     hierarchy as hierarchy,
 )
+from .outliers import (
+    Outliers as Outliers,
+)
+from .outliers import (
+    find_outliers as find_outliers,
+)
+from .outliers import (
+    outlier_note as outlier_note,
+)
+from .outliers import (
+    without_outliers as without_outliers,
+)
+from .sources import (
+    RowBatches as RowBatches,
+)
+from .sources import (
+    row_batches as row_batches,
+)
 from .synthetic import (
     Synthetic as Synthetic,
 )
