@@ -269,7 +269,12 @@ class Problem(ABC):
             rows = Y[start : start + len(batch)]
             start += len(batch)
             total += float(((batch.cpu() - reference) * rows).sum() - rows.square().sum() / 2)
-        return self.group.total(total) / self.total_points
+        return self.group.total(total - self.dual_charge(Y)) / self.total_points
+
+    def dual_charge(self, Y: Float[torch.Tensor, "N d"]) -> float:
+        """What the penalty's conjugate takes off the dual value, in sum units: nothing where the penalty is a gauge."""
+        del Y
+        return 0.0
 
     def feasible_dual(
         self, Y: Float[torch.Tensor, "N d"], proof: CopositivityProof | None = None

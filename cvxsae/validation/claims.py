@@ -73,6 +73,9 @@ class SolutionClaims(Claims):
             theirs, ours = attrgetter(attribute)(solution.problem), attrgetter(attribute)(problem)
             if theirs != ours:
                 said.append(f"The solution is for {symbol} = {theirs:g}, the problem has {symbol} = {ours:g}.")
+        for name in ("weights", "ridge"):
+            if not _same(getattr(solution.problem, name, None), getattr(problem, name, None)):
+                said.append(f"The solution's problem has other {name} than the problem.")
         if not abs(solution.value - value) <= CLAIM_TOLERANCE * max(abs(value), least):
             said.append(f"The solution claims the value {solution.value:.12g}; its arrays attain {value:.12g}.")
         if not solution.lower_bound <= lower_bound + self.slack * max(abs(value), least):
@@ -151,27 +154,30 @@ class FitClaims(SolutionClaims):
         return {"codes_gap": relative_gap(*codes.bounds(candidate)), "stationarity": worst}
 
 
+def _same(one: torch.Tensor | None, other: torch.Tensor | None) -> bool:
+    return one is other or (one is not None and other is not None and torch.equal(one, other))
+
+
 def row_bounds(
     problem: SparseCodes, candidate: Candidate
 ) -> tuple[Float64[np.ndarray, " N"], Float64[np.ndarray, " N"]]:
     """Value and certified lower bound of every datapoint (T1), for a fixed bias."""
     codes: Any = candidate.codes
-    mass = np.asarray(codes.sum(axis=1)).ravel()
     values, bounds = [], []
     atoms = np.asarray(candidate.dictionary, dtype=np.float64)
     for rows, residual in problem.residual_batches(candidate):
         offsets = residual + torch.from_numpy(np.ascontiguousarray(codes[rows] @ atoms))
-        Y = problem.feasible_dual(residual)
+        Y = problem.feasible_dual(residual, offsets=offsets)
         values.append(residual.square().sum(dim=1) / 2)
-        bounds.append((Y * offsets).sum(dim=1) - Y.square().sum(dim=1) / 2)
-    return torch.cat(values).numpy() + problem.lam * mass, torch.cat(bounds).numpy()
+        bounds.append((Y * offsets).sum(dim=1) - Y.square().sum(dim=1) / 2 - problem.conjugates(Y))
+    return torch.cat(values).numpy() + problem.lam * problem.row_penalties(codes), torch.cat(bounds).numpy()
 
 
 def row_values(problem: SparseCodes, candidate: Candidate) -> Float64[np.ndarray, " N"]:
     """The value of every datapoint, for a fixed bias."""
-    mass = np.asarray(candidate.codes.sum(axis=1)).ravel()  # type: ignore[union-attr]
+    assert candidate.codes is not None
     squares = [residual.square().sum(dim=1) / 2 for _, residual in problem.residual_batches(candidate)]
-    return torch.cat(squares).numpy() + problem.lam * mass
+    return torch.cat(squares).numpy() + problem.lam * problem.row_penalties(candidate.codes)
 
 
 def stationarity(problem: Problem, candidate: Candidate) -> tuple[Float64[np.ndarray, " K"], float]:

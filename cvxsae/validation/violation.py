@@ -7,7 +7,7 @@ import scipy.sparse
 import torch
 
 from cvxsae.relaxations.candidate import Candidate
-from cvxsae.relaxations.convex.fixed_atoms import FixedAtoms
+from cvxsae.relaxations.convex.fixed_atoms import FixedAtoms, SparseCodes
 from cvxsae.relaxations.joint.joint import JointProblem
 from cvxsae.relaxations.problem import Problem, float64_tensor
 from cvxsae.validation.certificate import Violation
@@ -32,10 +32,14 @@ def worst_violation(problem: Problem, candidate: Candidate) -> Violation | None:
 
 
 def _of_codes(problem: Problem, candidate: Candidate) -> list[Violation]:
-    """``d_k·r_n ≤ λ``, with equality where the code is positive; at τ > 0 it is not a condition for each code alone."""
+    """``d_k·r_n ≤ λ``, with equality where the code is positive; at τ > 0 it is not a condition for each code alone.
+
+    With weights and ridge ``d_k·r_n ≤ λ(w_k + ρ_k z_nk)``.
+    """
     if problem.penalty.atom_cost > 0 or candidate.codes is None or candidate.dictionary is None:
         return []
     atoms = float64_tensor(candidate.dictionary)
+    priced = problem.prices if isinstance(problem, SparseCodes) and problem.has_prices else None
     worst, where = 0.0, (0, 0)
     for rows, residual in problem.residual_batches(candidate):
         step = max(1, _BLOCK_ENTRIES // max(1, len(atoms)))
@@ -44,6 +48,8 @@ def _of_codes(problem: Problem, candidate: Candidate) -> list[Violation]:
             part = candidate.codes[first : min(first + step, rows.stop)]
             dense = part.toarray() if scipy.sparse.issparse(part) else np.asarray(part)
             off = (residual[start : start + step] @ atoms.T / problem.lam - 1).numpy()
+            if priced is not None:
+                off += 1 - priced.weights.numpy() - priced.ridge.numpy() * dense
             off = np.where(dense > 0, np.abs(off), off)
             if off.size and off.max() > worst:
                 row, column = np.unravel_index(int(off.argmax()), off.shape)
@@ -52,7 +58,8 @@ def _of_codes(problem: Problem, candidate: Candidate) -> list[Violation]:
         return []
     n, k = where
     active = np.asarray(candidate.codes[[n]][:, [k]].sum()) > 0
-    condition = "d_k·r_n = λ where z_nk > 0" if active else "d_k·r_n ≤ λ"
+    limit = "λ" if priced is None else "λ(w_k + ρ_k z_nk)"
+    condition = f"d_k·r_n = {limit} where z_nk > 0" if active else f"d_k·r_n ≤ {limit}"
     return [Violation(condition, worst, n, k, _unit(np.asarray(candidate.dictionary[k], dtype=np.float64)))]
 
 

@@ -13,7 +13,7 @@ import torch
 from cvxsae.errors import InputError
 from cvxsae.relaxations import linalg
 from cvxsae.relaxations.candidate import Candidate
-from cvxsae.relaxations.convex.fixed_atoms import FixedAtoms
+from cvxsae.relaxations.convex.fixed_atoms import FixedAtoms, SparseCodes
 from cvxsae.relaxations.convex.large_dictionary import LargeDictionary, nonnegative_factor
 from cvxsae.relaxations.convex.wide_limit import WideLimit
 from cvxsae.relaxations.problem import Problem
@@ -127,11 +127,16 @@ def _wide(problem: WideLimit) -> ConicForm:
 
 
 def _fixed_atoms(problem: FixedAtoms) -> ConicForm:
-    """A quadratic program at τ = 0; one second-order cone an atom otherwise."""
+    """A quadratic program at τ = 0, whatever weights and ridge; one second-order cone an atom otherwise."""
     data, shift = _Data.of(problem), _shift(problem, problem.dim)
     Z = cp.Variable((problem.n_points, problem.n_atoms), nonneg=True)
     R = cp.Variable((problem.n_points, problem.dim))
-    if problem.penalty.atom_cost == 0:
+    if isinstance(problem, SparseCodes) and problem.has_prices:
+        charge = cp.sum(Z @ problem.prices.weights.numpy())
+        if problem.ridge is not None:  # ρ is per unit of code, and codes are rescaled like the data
+            curvature = cp.multiply(np.sqrt(data.scale * problem.ridge.numpy())[None, :], Z)
+            charge += cp.sum_squares(curvature) / 2
+    elif problem.penalty.atom_cost == 0:
         charge = cp.sum(Z)
     else:
         root = math.sqrt(problem.penalty.atom_cost)

@@ -8,11 +8,13 @@ paying the surcharge τ for existing (theory.md §5). At τ = 0 they are the sam
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
+import scipy.sparse
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Float64
+from numpy.typing import ArrayLike
 
 from cvxsae.data import arguments, tensors
 from cvxsae.data.activations import Activations, ActivationsLike
@@ -21,7 +23,10 @@ from cvxsae.data.arithmetic import own_arithmetic
 from cvxsae.data.deadline import go_on
 from cvxsae.errors import InputError
 from cvxsae.relaxations.candidate import Candidate, Codes
+from cvxsae.relaxations.convex import code_penalty
+from cvxsae.relaxations.convex.code_penalty import CodePenalty
 from cvxsae.relaxations.convex.penalty import AtomPenalty
+from cvxsae.relaxations.exact_sums import sum_slack, without_sum
 from cvxsae.relaxations.linalg import EPS
 from cvxsae.relaxations.problem import Problem, made_together
 from cvxsae.relaxations.proofs import CopositivityProof
@@ -107,10 +112,13 @@ class FixedAtoms(Problem):
 class SparseCodes(FixedAtoms):
     """Codes for a fixed dictionary: the nonnegative lasso, one datapoint at a time unless the bias is free.
 
-    ``F(D, b) = min_{Z ≥ 0} (1/N) Σ_n [ ½‖x_n − b − z_n D‖² + λ Σ_k z_nk ]``          (P), (1), T1
+    ``F(D, b) = min_{Z ≥ 0} (1/N) Σ_n [ ½‖x_n − b − z_n D‖² + λ Σ_k z_k ]``          (P), (1), T1
 
     Dual: ``max (1/N) Σ_n [ y_n·(x_n − b) − ½‖y_n‖² ]`` with ``D y_n ≤ λ`` for every n, and ``Σ_n y_n = 0`` when b
     is free. A duality gap certifies the answer; the optimal residual is unique, the codes need not be.
+
+    With weights w and a ridge ρ the penalty of a datapoint is ``λ Σ_k (w_k z_k + ½ρ_k z_k²)``. In the dual an atom
+    without ridge has ``d_k·y_n ≤ λ w_k``, and one with a ridge takes ``(d_k·y_n − λ w_k)_+²/(2λρ_k)`` off the value.
 
     Parameters
     ----------
@@ -123,11 +131,17 @@ class SparseCodes(FixedAtoms):
         Penalty λ > 0.
     bias
         None (zero), an array (d,) (fixed, an SAE's ``b_dec``) or ``"free"`` (optimized with the codes).
+    weights
+        What each atom's code costs, (K,), from 1e-12 to 1e12; None for 1. A weight of 0 is refused: no multiple of a
+        residual then has to be feasible, so codes of a free atom could not be certified.
+    ridge
+        Ridge of each atom's code, (K,), zero or more; None for 0. Like the weights it is for atoms of norm 1, and it is
+        multiplied by λ.
 
     Raises
     ------
     InputError
-        For data, dictionary, λ or bias that cannot be used.
+        For data, dictionary, λ, bias, weights or ridge that cannot be used.
     """
 
     name: ClassVar[str] = "codes"
@@ -136,23 +150,166 @@ class SparseCodes(FixedAtoms):
     atoms: torch.Tensor = field(init=False, repr=False)
     dictionary: torch.Tensor = field(repr=False)
     row_norms: torch.Tensor = field(init=False, repr=False)
+    weights: torch.Tensor | None = field(repr=False)
+    ridge: torch.Tensor | None = field(repr=False)
 
     @made_together
-    def __init__(self, X: ActivationsLike, dictionary: object, lam: float, *, bias: BiasLike = None) -> None:
+    def __init__(
+        self,
+        X: ActivationsLike,
+        dictionary: object,
+        lam: float,
+        *,
+        bias: BiasLike = None,
+        weights: ArrayLike | torch.Tensor | None = None,
+        ridge: ArrayLike | torch.Tensor | None = None,
+    ) -> None:
         super().__init__(X, lam, bias)
         rows, norms = tensors.unit_rows(dictionary, "dictionary", self.dim)
         given = tensors.matrix(dictionary, "dictionary", rows="atom").clone()
-        self._set(dictionary=given, atoms=rows.cpu(), row_norms=norms.cpu())
+        price, curvature = code_penalty.prices(weights, ridge, len(rows))
+        self._set(dictionary=given, atoms=rows.cpu(), row_norms=norms.cpu(), weights=price, ridge=curvature)
 
     @classmethod
     def of_unit_rows(
-        cls, X: Activations, rows: Float[torch.Tensor, "K d"], lam: float, bias: torch.Tensor | None = None
+        cls,
+        X: Activations,
+        rows: Float[torch.Tensor, "K d"],
+        lam: float,
+        bias: torch.Tensor | None = None,
+        like: SparseCodes | None = None,
     ) -> SparseCodes:
-        """The problem of float64 rows that have norm 1 already: they are taken as they are, bit for bit."""
+        """The problem of float64 rows that have norm 1 already: they are taken as they are, bit for bit.
+
+        Weights and ridge are those of ``like``.
+        """
         problem = object.__new__(cls)
         ones = torch.ones(len(rows), dtype=torch.float64)
+        weights, ridge = (None, None) if like is None else (like.weights, like.ridge)
         problem._set(X=X, lam=lam, bias=bias, dictionary=rows, atoms=rows.cpu(), row_norms=ones, _whole=None)
+        problem._set(weights=weights, ridge=ridge)
         return problem
+
+    def _meet(self) -> None:
+        super()._meet()
+        self.group.agree(call=type(self).__name__, weights=self.weights, ridge=self.ridge)
+        if self.ridge is not None and self.bias_is_free:
+            raise InputError(
+                f"X is shared by {self.group.size} processes but bias is 'free' and there is a ridge, which no solver "
+                "here takes; pass all rows to each process, or a fixed bias."
+            )
+
+    # ------------------------------------------------------------------ weights and ridge
+
+    @property
+    def has_prices(self) -> bool:
+        """Whether there are weights or a ridge."""
+        return self.weights is not None or self.ridge is not None
+
+    @property
+    def prices(self) -> CodePenalty:
+        """Weights and ridge of every atom, ones and zeros where none were given."""
+        weights = torch.ones(self.n_atoms, dtype=torch.float64) if self.weights is None else self.weights
+        ridge = torch.zeros(self.n_atoms, dtype=torch.float64) if self.ridge is None else self.ridge
+        return CodePenalty(weights=weights, ridge=ridge)
+
+    @property
+    def penalty(self) -> AtomPenalty:
+        """The L1 norm, or with weights and ridge ``w_k Σ_n z_nk + ½ρ_k Σ_n z_nk²``."""
+        return self.prices if self.has_prices else super().penalty
+
+    def _code_penalties(self, codes: Codes) -> np.ndarray:
+        if not self.has_prices:
+            return super()._code_penalties(codes)
+        entries: Any = codes.astype(np.float64)
+        squares = entries.power(2) if scipy.sparse.issparse(codes) else np.square(entries)
+        mass, energy = (np.asarray(part.sum(axis=0)).ravel() for part in (entries, squares))
+        return self.prices.weights.numpy() * mass + self.prices.ridge.numpy() / 2 * energy
+
+    def row_penalties(self, codes: Codes) -> Float64[np.ndarray, " n"]:
+        """``Σ_k z_k``, or with weights and ridge ``Σ_k (w_k z_k + ½ρ_k z_k²)``, of every row of codes (n, K)."""
+        if not self.has_prices:
+            return np.asarray(codes.sum(axis=1)).ravel()
+        entries: Any = codes.astype(np.float64)
+        squares = entries.power(2) if scipy.sparse.issparse(codes) else np.square(entries)
+        return np.asarray(entries @ self.prices.weights.numpy() + squares @ (self.prices.ridge.numpy() / 2))
+
+    def row_polars(self, Y: Float[torch.Tensor, "n d"]) -> Float[torch.Tensor, " n"] | None:
+        """``max_k (d_k·y_n/w_k)_+`` over the atoms without ridge: those with one charge, they do not constrain."""
+        if not self.has_prices:
+            return super().row_polars(Y)
+        return self._ratios(Y, ~self.prices.is_charged(self.lam))
+
+    def _ratios(
+        self, Y: Float[torch.Tensor, "n d"], some: Bool[torch.Tensor, " K"], blur: float = 0.0
+    ) -> Float[torch.Tensor, " n"]:
+        """``max_k (d_k·y_n + blur ‖y_n‖)_+/w_k`` over some atoms, for every n."""
+        weights = self.prices.weights[some].to(Y)
+        atoms = self.atoms[some].to(Y)
+        most = torch.zeros(len(Y)).to(Y)
+        step = max(1, _BLOCK_ENTRIES // self.n_atoms)
+        for first in range(0, len(Y) if len(atoms) else 0, step):
+            go_on()
+            rows = Y[first : first + step]
+            reach = blur * torch.linalg.vector_norm(rows, dim=1)
+            most[first : first + step] = ((rows @ atoms.T + reach[:, None]) / weights).amax(dim=1)
+        return most.clamp_(min=0)
+
+    def feasible_dual(
+        self,
+        Y: Float[torch.Tensor, "N d"],
+        proof: CopositivityProof | None = None,
+        *,
+        offsets: Float[torch.Tensor, "N d"] | None = None,
+    ) -> Float[torch.Tensor, "N d"]:
+        """As for every problem; with a ridge scaled to where the dual value is largest, rounding included.
+
+        ``offsets`` are ``x_n − b`` of the rows of Y; None where Y has all rows.
+        """
+        if not self.has_prices:
+            return super().feasible_dual(Y, proof)
+        Y = self.centered(Y.to(torch.float64))
+        limit, blur = self.lam * (1 - 4 * self.dim * EPS), 2 * self.dim * EPS
+        moved = sum_slack(Y) if self.bias_is_free else 0.0
+        hard = ~self.prices.is_charged(self.lam)
+        weights = self.prices.weights
+        polars = self._ratios(Y, hard, blur) + moved / float(weights[hard].min() if bool(hard.any()) else 1.0)
+        most = torch.clamp(limit / polars.clamp(min=limit), max=1)
+        if self.bias_is_free:
+            scale = self._largest_scale(Y, float(most.min()), offsets)
+            return without_sum(Y * scale)
+        if not bool(hard.all()):
+            most = self.prices.scales(Y, self._offsets(Y, offsets), most, self.atoms, self.lam)
+        return Y * most[:, None]
+
+    def _largest_scale(self, Y: torch.Tensor, most: float, offsets: torch.Tensor | None) -> float:
+        """One scale for all rows of all processes."""
+        most = -self._largest(-most)
+        if not bool(self.prices.is_charged(self.lam).any()):
+            return most
+        return self.prices.common_scale(Y, self._offsets(Y, offsets), most, self.atoms, self.lam)
+
+    def _offsets(self, Y: torch.Tensor, offsets: torch.Tensor | None) -> torch.Tensor:
+        if offsets is not None:
+            return offsets.to(Y)
+        return self.X.to_tensor(device=Y.device) - self.starting_bias().to(Y)
+
+    def conjugates(self, Y: Float[torch.Tensor, "n d"]) -> Float[torch.Tensor, " n"]:
+        """What the ridge takes off the dual value of each row, rounding included; zeros without one."""
+        if self.ridge is None:
+            return torch.zeros(len(Y)).to(Y)
+        return self.prices.conjugates(Y, self.atoms, self.lam)
+
+    def dual_charge(self, Y: Float[torch.Tensor, "N d"]) -> float:
+        """The sum of :meth:`conjugates` over the rows."""
+        return 0.0 if self.ridge is None else float(self.conjugates(Y).sum())
+
+    def _lambda_max_here(self, bias: Float[torch.Tensor, " d"]) -> float:
+        """``max_nk d_k·(x_n − b)/w_k`` over all atoms: a ridge is nothing to a code of zero."""
+        if not self.has_prices:
+            return super()._lambda_max_here(bias)
+        everyone = torch.ones(self.n_atoms, dtype=torch.bool)
+        return max((float(self._ratios(batch.cpu() - bias, everyone).max()) for batch in self.X.batches()), default=0.0)
 
 
 @dataclass(frozen=True, init=False, eq=False)

@@ -211,6 +211,8 @@ def _of_codes(data: Activations, codes: Codes, lam: Any, asked: Asked, run: Run)
     problem = codes.problem
     if lam is not None:
         raise InputError(f"lam is {lam!r} but the codes were made at {problem.lam:g}; leave it out, or pass the SAE.")
+    if problem.has_prices:
+        raise InputError("codes have weights or a ridge, which no measure here takes; pass codes of the plain penalty.")
     if data.shape != problem.X.shape:
         raise InputError(f"X has shape {data.shape} but the codes are of {problem.X.shape}; pass the data they code.")
     at = SparseCodes.of_unit_rows(data, problem.atoms, problem.lam, problem.fixed_bias())

@@ -21,6 +21,9 @@ If w·(x − m) − ‖w‖ρ, which is at most the left side, exceeds the last 
 the row of the pseudo-inverse of P's atoms: w·d_k = 1 and w·d_j = 0, unless d_k is in the span of the others. Then,
 as for a duplicate, optima may differ and the code stays undecided. M = value/λ.
 
+With weights and ridge all this holds of the plain problem in more dimensions that they are equal to
+(:mod:`cvxsae.solvers.codes.engines.prices`): atoms of norm 1 there, ω_k in the place of λ, and M = value/min_{j∈P} ω_j.
+
 Rounding is added on the safe side everywhere. Units are those of the engines: the penalty is 1.
 """
 
@@ -39,12 +42,16 @@ from cvxsae.relaxations.convex.fixed_atoms import SparseCodes
 from cvxsae.relaxations.joint.active_gram import gram_inverses, similar_counts
 from cvxsae.relaxations.linalg import EPS
 from cvxsae.solvers.codes.correlation import centered
+from cvxsae.solvers.codes.engines.prices import PRICE_ROUNDINGS, Prices
 
 ACTIVE, LIKELY, UNLIKELY = 1, 2, 3
 """Positive in every optimum; undecided, positive in the codes at hand; undecided, zero in the codes at hand."""
 
 BLOCK_ENTRIES = 2**21
 """Entries of a block of correlations, or of copied atoms: 16 MB in float64."""
+
+RIDGE_SPARE = 2
+"""By how much this is more with a ridge, where an optimum may need more than d atoms."""
 
 SPARE = 32
 """A datapoint with more than d + this many atoms that may be active is left open: no optimum needs more than d."""
@@ -160,6 +167,7 @@ def certain_activity(problem: SparseCodes, codes: sp.csr_array, run: Run) -> Act
     Past the deadline of ``run``, the datapoints that are left stay open.
     """
     atoms = problem.atoms.numpy()
+    prices = Prices.of(problem, torch.device("cpu"))
     step = max(1, BLOCK_ENTRIES // max(atoms.shape))
     blocks, is_open, start = [], np.ones(problem.n_points, np.bool_), 0
     for batch in problem.X.batches(rows=step):
@@ -170,7 +178,11 @@ def certain_activity(problem: SparseCodes, codes: sp.csr_array, run: Run) -> Act
         start = rows.stop
         held = codes[rows]
         scaled = sp.csr_array((held.data / problem.lam, held.indices, held.indptr), shape=held.shape)
-        entries, is_open[rows] = _classify(centered(batch, problem).numpy() / problem.lam, scaled, atoms)
+        x = centered(batch, problem).numpy() / problem.lam
+        if prices is None:
+            entries, is_open[rows] = _classify(x, scaled, atoms)
+        else:
+            entries, is_open[rows] = _classify_priced(x, scaled, atoms, prices)
         blocks.append(entries)
     return Activity(entries=sp.csr_array(sp.vstack(blocks, format="csr")), is_open=is_open)
 
@@ -194,12 +206,13 @@ def _stored(codes: sp.csr_array, possible: Bool[np.ndarray, "n K"]) -> sp.csr_ar
 
 @dataclass(frozen=True)
 class Ball:
-    """Where the optimal residual of each datapoint of a block is, rounding included."""
+    """Where the optimal residual of each datapoint of a block is, rounding included; ``center`` is ``half`` · r."""
 
     center: Float64[np.ndarray, "n d"]
     radius: Float64[np.ndarray, " n"]
     correlations: Float64[np.ndarray, "n K"]
     value: Float64[np.ndarray, " n"]
+    half: Float64[np.ndarray, " n"]
 
 
 def residual_ball(x: Float64[np.ndarray, "n d"], codes: sp.csr_array, atoms: Float64[np.ndarray, "K d"]) -> Ball:
@@ -218,7 +231,7 @@ def residual_ball(x: Float64[np.ndarray, "n d"], codes: sp.csr_array, atoms: Flo
     squared = ((1 - s) * (length + off)) ** 2 / 4 + spread
     radius = np.sqrt(np.maximum(squared, 0.0)) * (1 + 8 * EPS) + blur
     half = (1 + s[:, None]) / 2
-    return Ball(half * r, radius, half * products, length**2 / 2 + mass)
+    return Ball(half * r, radius, half * products, length**2 / 2 + mass, half[:, 0])
 
 
 def _classify(
@@ -228,13 +241,7 @@ def _classify(
     with np.errstate(over="ignore", invalid="ignore"):  # where arithmetic overflows nothing is certain
         ball = residual_ball(x, codes, atoms)
         possible = ~(ball.correlations + ball.radius[:, None] < 1 - 8 * EPS)
-    counts = possible.sum(axis=1)
-    is_open = (counts > x.shape[1] + SPARE) | ~np.isfinite(ball.radius)
-    possible[is_open] = False
-    surely = sp.csr_array(codes.multiply(possible | is_open[:, None]))
-    surely.eliminate_zeros()
-    entries = _stored(surely, possible)
-    sizes = np.where(is_open, 0, np.diff(entries.indptr))
+    entries, is_open, sizes = _left(codes, possible, ball, x.shape[1] + SPARE)
     with torch_threads(1):  # matrices are small: threads would wait for each other
         for some, width in similar_counts(sizes, BLOCK_ENTRIES // x.shape[1]):
             held = np.arange(width) < sizes[some, None]
@@ -243,6 +250,76 @@ def _classify(
             inverse, _ = gram_inverses(members, torch.from_numpy(held))
             aim, radius, value = (torch.from_numpy(a[some]) for a in (x - ball.center, ball.radius, ball.value))
             proved = _surely_positive(members, inverse @ members, aim, radius, value).numpy() & held
+            entries.data[places[proved]] = ACTIVE
+    return entries, is_open
+
+
+def _left(
+    codes: sp.csr_array, possible: Bool[np.ndarray, "n K"], ball: Ball, most: int
+) -> tuple[sp.csr_array, Bool[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
+    """Entries of what may be active, which datapoints stay open, and how many atoms to look at in the others."""
+    is_open = (possible.sum(axis=1) > most) | ~np.isfinite(ball.radius)
+    possible[is_open] = False
+    surely = sp.csr_array(codes.multiply(possible | is_open[:, None]))
+    surely.eliminate_zeros()
+    entries = _stored(surely, possible)
+    return entries, is_open, np.where(is_open, 0, np.diff(entries.indptr))
+
+
+def priced_ball(
+    x: Float64[np.ndarray, "n d"], codes: sp.csr_array, atoms: Float64[np.ndarray, "K d"], prices: Prices
+) -> Ball:
+    """:func:`residual_ball` in the dimensions that the ridge adds, of which ``center`` leaves those out.
+
+    ``codes`` are those of the engines, and so are ``atoms``, the rows ν_k d_k.
+    """
+    d, owner = x.shape[1], np.repeat(np.arange(len(x)), np.diff(codes.indptr))
+    weights, shares = prices.weights.numpy(), prices.shares.numpy()
+    own_weights, own_shares = weights[codes.indices], shares[codes.indices]
+    mass = np.bincount(owner, codes.data, minlength=len(x))
+    paid = np.bincount(owner, codes.data * own_weights, minlength=len(x))
+    r = x - codes @ atoms
+    products = r @ atoms.T
+    products[owner, codes.indices] -= own_shares * codes.data
+    length = np.sqrt(np.square(r).sum(axis=1) + np.bincount(owner, own_shares * codes.data**2, minlength=len(x)))
+    off = (np.diff(codes.indptr) + 4 + PRICE_ROUNDINGS) * EPS * (np.linalg.norm(x, axis=1) + mass)
+    blur = off + (d + 4 + PRICE_ROUNDINGS) * EPS * length
+    ratio = ((products + blur[:, None]) / weights).max(axis=1) * (1 + PRICE_ROUNDINGS * EPS)
+    s = np.minimum(1.0, (1 - 4 * EPS) / np.maximum(ratio, EPS))
+    slack = codes.data * (own_weights - s[owner] * products[owner, codes.indices])
+    spread = np.bincount(owner, slack, minlength=len(x)) + mass * blur + PRICE_ROUNDINGS * EPS * (paid + length**2)
+    spread += (np.diff(codes.indptr) + 4) * EPS * np.bincount(owner, np.abs(slack), minlength=len(x))
+    squared = ((1 - s) * (length + off)) ** 2 / 4 + spread
+    radius = np.sqrt(np.maximum(squared, 0.0)) * (1 + 8 * EPS) + blur
+    half = (1 + s[:, None]) / 2
+    return Ball(half * r, radius, half * products, length**2 / 2 + paid, half[:, 0])
+
+
+def _classify_priced(
+    x: Float64[np.ndarray, "n d"], codes: sp.csr_array, atoms: Float64[np.ndarray, "K d"], prices: Prices
+) -> tuple[sp.csr_array, Bool[np.ndarray, " n"]]:
+    """:func:`_classify` with weights and ridge."""
+    inside = sp.csr_array((prices.inside(codes.data, codes.indices), codes.indices, codes.indptr), shape=codes.shape)
+    rows, dense = atoms * prices.lengths.numpy()[:, None], inside.toarray()
+    weights, roots = prices.weights.numpy(), np.sqrt(prices.shares.numpy())
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        ball = priced_ball(x, inside, rows, prices)
+        possible = ~(ball.correlations + ball.radius[:, None] < weights * (1 - 8 * EPS))
+    entries, is_open, sizes = _left(codes, possible, ball, RIDGE_SPARE * (x.shape[1] + SPARE))
+    with torch_threads(1):
+        for some, width in similar_counts(sizes, BLOCK_ENTRIES // x.shape[1]):
+            held = np.arange(width) < sizes[some, None]
+            places = np.where(held, entries.indptr[some, None] + np.arange(width), 0)
+            atom = entries.indices[places]
+            own = roots[atom] * held
+            extended = np.concatenate([rows[atom] * held[:, :, None], own[:, :, None] * np.eye(width)], axis=2)
+            members = torch.from_numpy(extended)
+            inverse, _ = gram_inverses(members, torch.from_numpy(held))
+            extra = ball.half[some, None] * own * dense[some[:, None], atom]  # minus the center in an atom's dimension
+            aim = torch.from_numpy(np.concatenate([x[some] - ball.center[some], extra], axis=1))
+            least = np.where(held, weights[atom], np.inf).min(axis=1)
+            radius, mass = torch.from_numpy(ball.radius[some]), torch.from_numpy(ball.value[some] / least)
+            proved = _surely_positive(members, inverse @ members, aim, radius, mass).numpy() & held
             entries.data[places[proved]] = ACTIVE
     return entries, is_open
 

@@ -18,12 +18,17 @@ CHUNK_BYTES = 64 * 2**20
 
 
 def largest_correlation(problem: SparseCodes) -> float:
-    """max_nk d_k·(x_n − b) over this process's rows; negative if no correlation is positive.
+    """max_nk d_k·(x_n − b)/w_k over this process's rows; negative if no correlation is positive.
 
     One float32 pass finds the atoms that can attain it, float64 settles which does. The bias must be fixed.
     """
-    prepared = PreparedDictionary(problem.atoms)
     best = -math.inf
+    if problem.weights is not None:
+        step, scaled = max(1, CHUNK_BYTES // (8 * problem.n_atoms)), problem.atoms / problem.weights[:, None]
+        for block in problem.X.batches(rows=step):
+            best = max(best, float((centered(block, problem) @ scaled.T).max()))
+        return best
+    prepared = PreparedDictionary(problem.atoms)
     step = max(1, CHUNK_BYTES // (4 * prepared.n_atoms))
     for block in problem.X.batches(rows=step):
         best = _larger(best, centered(block, problem), prepared)

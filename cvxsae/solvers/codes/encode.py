@@ -21,6 +21,7 @@ from cvxsae.relaxations.solution import Status
 from cvxsae.solvers.codes.activity import Activity, certain_activity
 from cvxsae.solvers.codes.correlation import FIXED_BIAS, centered
 from cvxsae.solvers.codes.engines import ENGINES, engine_name, make_engine
+from cvxsae.solvers.codes.engines.prices import Prices
 from cvxsae.solvers.codes.engines.screening import PreparedDictionary
 from cvxsae.solvers.codes.engines.state import Tuning
 from cvxsae.solvers.codes.kept import KeptBlocks
@@ -37,7 +38,12 @@ DECIDING_TOLS = (1e-9, 1e-12)
 
 
 class EncodeOptions(Compute, Kept, total=False):
-    """Options of :func:`encode` that it shares with other verbs."""
+    """Options of :func:`encode`: how it runs, and the prices of codes."""
+
+    weights: ArrayLike | torch.Tensor | None
+    """What each atom's code costs, in units of λ, (K,); None for 1."""
+    ridge: ArrayLike | torch.Tensor | None
+    """Ridge of each atom's code, in units of λ, (K,); None for 0."""
 
 
 @keywords(EncodeOptions)
@@ -56,7 +62,9 @@ def encode(
     """Compute the exact nonnegative sparse codes of every datapoint, certified (theory.md §1).
 
     Solves ``min_{z ≥ 0} ½‖x − b − Σ_k z_k d_k‖² + λ Σ_k z_k`` for every row x of X, to a relative duality gap of at
-    most ``tol`` for *every* datapoint. Values are in units of (P): with the ½, sums over features, means per datapoint.
+    most ``tol`` for *every* datapoint.
+    With ``weights`` w and ``ridge`` ρ the penalty is ``λ Σ_k (w_k z_k + ½ρ_k z_k²)``.
+    Values are in units of (P): with the ½, sums over features, means per datapoint.
 
     Parameters
     ----------
@@ -81,6 +89,11 @@ def encode(
         ``"auto"``, since it has yet to run on a GPU). All give codes that pass the same certificate.
     memory_limit
         Working memory in bytes, besides the data, three copies of the dictionary and the codes themselves.
+    weights
+        What each atom's code costs, in units of λ and for atoms of norm 1, (K,), from 1e-12 to 1e12; None for 1.
+    ridge
+        Ridge of each atom's code, in the same units, (K,), zero or more; None for 0. The engine ``"triton"`` takes
+        neither.
     device
         Where to compute; the CPU by default.
     max_seconds
@@ -88,8 +101,8 @@ def encode(
     progress
         Show a progress bar on stderr.
     folder
-        Where finished blocks are kept, each with a checksum. A later call with the same data, dictionary, λ, bias and
-        ``tol`` goes on from them, whatever its engine, threads or memory limit.
+        Where finished blocks are kept, each with a checksum. A later call with the same data, dictionary, λ, bias,
+        weights, ridge and ``tol`` goes on from them, whatever its engine, threads or memory limit.
 
     Returns
     -------
@@ -120,12 +133,20 @@ def encode(
     group = group_of(data)
     with group.guard():
         run = Run.start(options, EncodeOptions, group=group)
-        problem = SparseCodes(data, dictionary, lam, bias=Bias.fixed(bias, data.shape[1], FIXED_BIAS).vector)
+        problem = SparseCodes(
+            data,
+            dictionary,
+            lam,
+            bias=Bias.fixed(bias, data.shape[1], FIXED_BIAS).vector,
+            weights=options.get("weights"),
+            ridge=options.get("ridge"),
+        )
         tol = relative_gap_asked(tol)
         arguments.choice(engine, "engine", ENGINES)
         memory = arguments.count(memory_limit, "memory_limit", least=LEAST_MEMORY)
         warm = warm_codes(warm_start, problem)
         asked = {"dictionary": problem.atoms, "lam": problem.lam, "bias": problem.bias, "tol": tol}
+        asked |= {"weights": problem.weights, "ridge": problem.ridge}
         group.agree(call="encode", d=problem.dim, dtype=data.dtype, **asked)
         return encode_rows(problem, run, tol=tol, warm=warm, engine=engine, memory_limit=memory)
 
@@ -153,11 +174,12 @@ def encode_rows(
     inner call: it has no use for codes that are zero where none were computed.
     """
     problem.X.require_unchanged()  # blocks are read one by one, and no pass over all of them compares
-    name, started = engine_name(engine, run.device.type), time.perf_counter()
+    name, started = engine_name(engine, run.device.type, has_prices=problem.has_prices), time.perf_counter()
     kept = None if run.folder is None else KeptBlocks(run.folder, problem, tol)
     job: Job | None = None
     try:
-        prepared = PreparedDictionary(problem.atoms, run.device, uses=problem.n_points)
+        prices = Prices.of(problem, run.device)
+        prepared = PreparedDictionary(problem.atoms, run.device, uses=problem.n_points, prices=prices)
         plan = Plan.for_limit(problem.n_points, prepared, memory_limit, name)
         tuning = Tuning(tol, rows=plan.rows)
         job = Job(problem, prepared, plan, warm=warm, kept=kept)
@@ -190,7 +212,7 @@ def decided_activity(problem: SparseCodes, codes: sp.csr_array, run: Run) -> Act
         if not len(rows) or run.is_late:
             break
         bias = problem.bias if isinstance(problem.bias, torch.Tensor) else None
-        part = SparseCodes.of_unit_rows(problem.X[rows], problem.atoms, problem.lam, bias)
+        part = SparseCodes.of_unit_rows(problem.X[rows], problem.atoms, problem.lam, bias, problem)
         exact = encode_rows(part, run, tol=tol, warm=sp.csr_array(codes[rows]))
         found = found.replaced(rows, certain_activity(part, exact.codes, run))
     return found

@@ -44,6 +44,11 @@ class KeptBlocks:
                 "bias": fingerprint(problem.bias) if isinstance(problem.bias, torch.Tensor) else None,
                 "lam": problem.lam,
                 "tol": tol,
+                **{
+                    name: fingerprint(prices)
+                    for name in ("weights", "ridge")
+                    if (prices := getattr(problem, name)) is not None
+                },
             },
         )
 

@@ -60,11 +60,16 @@ class SearchOptions(Seeded, total=False):
 
 @own_arithmetic()
 def lambda_max(
-    X: ActivationsLike, dictionary: ArrayLike | torch.Tensor, *, bias: ArrayLike | torch.Tensor | None = None
+    X: ActivationsLike,
+    dictionary: ArrayLike | torch.Tensor,
+    *,
+    bias: ArrayLike | torch.Tensor | None = None,
+    weights: ArrayLike | torch.Tensor | None = None,
 ) -> float:
     """Return the smallest λ at which every code is zero, max_nk d_k·(x_n − b) over atoms scaled to norm 1.
 
-    Zero if no atom has a positive correlation with any datapoint: then codes are zero for every λ > 0.
+    With weights it is max_nk d_k·(x_n − b)/w_k; a ridge does not change it. Zero if no atom has a positive correlation
+    with any datapoint: then codes are zero for every λ > 0.
 
     Parameters
     ----------
@@ -75,6 +80,8 @@ def lambda_max(
         Atoms (K, d), rows of any non-zero norm.
     bias
         ``None`` (zero) or an array (d,).
+    weights
+        What each atom's code costs, in units of λ, (K,); None for 1.
 
     Examples
     --------
@@ -82,14 +89,19 @@ def lambda_max(
     >>> lambda_max([[3.0, 4.0], [-3.0, -4.0]], dictionary=[[1.0, 0.0], [0.0, 2.0]])
     4.0
     """
-    return max(0.0, _top(_problem(Activations(X), dictionary, bias)))
+    return max(0.0, _top(_problem(Activations(X), dictionary, bias, weights, None)))
 
 
 def _problem(
-    data: Activations, dictionary: ArrayLike | torch.Tensor, bias: ArrayLike | torch.Tensor | None
+    data: Activations,
+    dictionary: ArrayLike | torch.Tensor,
+    bias: ArrayLike | torch.Tensor | None,
+    weights: ArrayLike | torch.Tensor | None,
+    ridge: ArrayLike | torch.Tensor | None,
 ) -> SparseCodes:
     """At λ = 1, which stands for none yet."""
-    return SparseCodes(data, dictionary, 1.0, bias=Bias.fixed(bias, data.shape[1], FIXED_BIAS).vector)
+    vector = Bias.fixed(bias, data.shape[1], FIXED_BIAS).vector
+    return SparseCodes(data, dictionary, 1.0, bias=vector, weights=weights, ridge=ridge)
 
 
 def _top(problem: SparseCodes, run: Run | None = None) -> float:
@@ -114,6 +126,8 @@ def code_path(
     lams: Sequence[float] | int = 10,
     *,
     bias: ArrayLike | torch.Tensor | None = None,
+    weights: ArrayLike | torch.Tensor | None = None,
+    ridge: ArrayLike | torch.Tensor | None = None,
     tol: float = 1e-4,
     smallest_ratio: float = 0.05,
     **options: Unpack[Compute],
@@ -122,8 +136,8 @@ def code_path(
 
     Parameters
     ----------
-    X, dictionary, bias, tol
-        As in :func:`cvxsae.encode`.
+    X, dictionary, bias, weights, ridge, tol
+        As in :func:`cvxsae.encode`; weights and ridge are in units of λ, so what they charge falls along the path.
     lams
         Penalties, or how many to take, equally spaced in log λ from λ_max down to ``smallest_ratio`` · λ_max.
     smallest_ratio
@@ -153,7 +167,7 @@ def code_path(
     group = group_of(data)
     with group.guard():
         run = Run.start(options, Compute, group=group)
-        problem = _problem(data, dictionary, bias)
+        problem = _problem(data, dictionary, bias, weights, ridge)
         tol = relative_gap_asked(tol)
         penalties = _penalties(problem, lams, smallest_ratio, run)
         group.agree(call="code_path", dictionary=problem.atoms, bias=problem.bias, tol=tol, lams=penalties)
@@ -189,6 +203,8 @@ def lambda_for_l0(
     l0: float,
     *,
     bias: ArrayLike | torch.Tensor | None = None,
+    weights: ArrayLike | torch.Tensor | None = None,
+    ridge: ArrayLike | torch.Tensor | None = None,
     rtol: float = 0.02,
     max_points: int | None = 4096,
     **options: Unpack[SearchOptions],
@@ -201,7 +217,7 @@ def lambda_for_l0(
 
     Parameters
     ----------
-    X, dictionary, bias
+    X, dictionary, bias, weights, ridge
         As in :func:`cvxsae.encode`.
     l0
         Mean number of active atoms wanted.
@@ -232,7 +248,7 @@ def lambda_for_l0(
         if max_points is not None and len(data) > (most := arguments.count(max_points, "max_points")):
             chosen = np.random.default_rng(run.seed).choice(len(data), size=most, replace=False)
             data = Activations(data[np.sort(chosen)], group=data.group)
-        problem = _problem(data, dictionary, bias)
+        problem = _problem(data, dictionary, bias, weights, ridge)
         group.agree(call="lambda_for_l0", dictionary=problem.atoms, bias=problem.bias, l0=target, rtol=rtol)
         return search_lambda(problem, target, rtol, run.inner()).found(target)
 

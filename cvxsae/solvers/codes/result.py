@@ -90,12 +90,12 @@ class Codes(Solution):
     Attributes
     ----------
     problem
-        The :class:`SparseCodes` they answer: data, unit-norm atoms, λ and bias.
+        The :class:`SparseCodes` they answer: data, unit-norm atoms, λ, bias, weights and ridge.
     codes
         Sparse (N, K), float64, positive where stored, for atoms of norm 1. The certificates are for exactly these
         numbers. :meth:`for_own_rows` gives the codes for the dictionary as it was passed.
     values
-        ½‖x − b − zD‖² + λ Σ z of every datapoint, (N,).
+        ½‖x − b − zD‖² + λ Σ z of every datapoint, (N,); with weights and ridge + λ Σ_k (w_k z_k + ½ρ_k z_k²).
     gaps
         Certified relative duality gap of every datapoint, (value − lower bound)/value, (N,). It is a proof, rounding
         included: no codes of that datapoint have a value below ``values · (1 − gaps)`` (theory.md T1). Its dual point
@@ -275,7 +275,7 @@ class Codes(Solution):
 
     @cached_property
     def lambda_max(self) -> float:
-        """Smallest penalty at which all codes are zero, max_nk d_k·(x_n − b); one pass over the data, at first use.
+        """Smallest penalty at which all codes are zero, max_nk d_k·(x_n − b)/w_k; one pass over the data, at first use.
 
         Raises
         ------
@@ -310,7 +310,7 @@ class Codes(Solution):
         return tensor if device is None else tensor.to(device)
 
     def refit(self) -> Refit:
-        """Nonnegative least squares on each datapoint's support: the shrinkage that λ causes removed.
+        """Nonnegative least squares on each datapoint's support: the shrinkage that λ, weights and ridge cause removed.
 
         Returns
         -------

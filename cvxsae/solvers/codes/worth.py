@@ -6,10 +6,12 @@ from collections.abc import Iterator
 
 import numpy as np
 import scipy.sparse as sp
+import torch
 
 from cvxsae.relaxations.convex.fixed_atoms import SparseCodes
 from cvxsae.solvers.codes.correlation import centered
 from cvxsae.solvers.codes.engines.batched import BatchedEngine
+from cvxsae.solvers.codes.engines.prices import Prices
 from cvxsae.solvers.codes.engines.screening import PreparedDictionary
 from cvxsae.solvers.codes.engines.state import Engine, Tuning, Warm
 from cvxsae.solvers.codes.rounds import BlockCodes, certified
@@ -23,7 +25,8 @@ MOST_POINTS = 1024
 
 def worth_of(problem: SparseCodes, codes: sp.csr_array, tol: float) -> list[BlockCodes]:
     """Values and gaps of nonnegative codes (N, K) as they are, by the torch engine, for blocks of consecutive rows."""
-    engine = BatchedEngine(PreparedDictionary(problem.atoms), Tuning(tol))
+    prices = Prices.of(problem, torch.device("cpu"))
+    engine = BatchedEngine(PreparedDictionary(problem.atoms, prices=prices), Tuning(tol))
     return [block for _, block in worth_of_rows(engine, problem, sp.csr_array(codes / problem.lam), 0)]
 
 

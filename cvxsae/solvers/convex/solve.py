@@ -145,6 +145,11 @@ def _too_many_points(problem: LargeDictionary, device: torch.device) -> str | No
     return _too_few_dimensions(problem, device) or (many if problem.n_points > LARGEST_TRIPLES else None)
 
 
+def _no_interior_point(problem: FixedAtoms, device: torch.device) -> str | None:
+    priced = isinstance(problem, SparseCodes) and problem.has_prices
+    return "has no steps for weights and ridge" if priced else _no_reference(problem, device)
+
+
 def _no_reference(problem: Problem, device: torch.device) -> str | None:
     if device.type != "cpu":
         return f"computes on the CPU, and device is {str(device)!r}"
@@ -158,7 +163,7 @@ METHODS: tuple[Method, ...] = (
         interior_point.NAME,
         FixedAtoms,
         interior_point.solve_interior_point,
-        _no_reference,
+        _no_interior_point,
         is_worthwhile=interior_point.is_worthwhile,
         has_steps=False,
     ),

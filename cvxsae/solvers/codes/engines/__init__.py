@@ -14,8 +14,10 @@ ENGINES = ("auto", "fused", "torch", "triton")
 """Names that :func:`make_engine` knows."""
 
 
-def engine_name(name: str, device_type: str) -> str:
+def engine_name(name: str, device_type: str, *, has_prices: bool = False) -> str:
     """Resolve ``auto``: the fused kernels on a CPU where numba works, torch otherwise.
+
+    ``has_prices`` says whether the penalty has weights or a ridge.
 
     Triton is taken only by name: its kernels have run in Triton's interpreter, but on no GPU yet.
 
@@ -24,6 +26,10 @@ def engine_name(name: str, device_type: str) -> str:
     InputError
         If the engine cannot run on that device, or what it needs is not installed.
     """
+    if has_prices and name == "auto":
+        return "torch"
+    if has_prices and name == "triton":
+        raise InputError("engine is 'triton', which knows no weights and no ridge; use engine='auto'.")
     if name == "auto":
         return "fused" if device_type == "cpu" and why_not_compiled() is None else "torch"
     if name == "fused" and device_type != "cpu":

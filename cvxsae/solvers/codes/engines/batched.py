@@ -8,31 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int, Int64
 
 from cvxsae.parallel.threads import torch_threads
+from cvxsae.solvers.codes.engines.gaps import NONE, MemberPrices, best_gaps, rounding
 from cvxsae.solvers.codes.engines.pivoting import masked_factor, pivot
-from cvxsae.solvers.codes.engines.screening import (
-    SPARE_ROUNDINGS,
-    SUM_ROUNDING,
-    UNIT_ROUNDOFF,
-    PreparedDictionary,
-    fast_half_products,
-)
+from cvxsae.solvers.codes.engines.prices import PRICE_ROUNDING
+from cvxsae.solvers.codes.engines.screening import PreparedDictionary, fast_half_products
 from cvxsae.solvers.codes.engines.state import Outcome, Stoppable, Tuning, Warm
-
-if TYPE_CHECKING:
-    PerRow = Float[torch.Tensor, " b"]
 
 GATHER_BYTES = 256 * 2**20
 """Largest gathered copy of working-set atoms."""
-
-NONE = -1
-"""Marks an unused place in a working set."""
 
 CORRECTED = 0.05
 """Share of ``tol`` at which a gradient on the support is zero, and float64 corrections end."""
@@ -81,7 +71,7 @@ class BatchedEngine(Stoppable):
     def _fill(self, state: BatchedState, warm: Warm) -> None:
         n, capacity = state.codes.shape
         chosen, codes = np.full((n, capacity), NONE, np.int64), np.zeros((n, capacity))
-        warm.fill(chosen, codes, np.zeros(n, np.int32))
+        warm.inside(self.dictionary.prices).fill(chosen, codes, np.zeros(n, np.int32))
         state.chosen, state.codes = torch.from_numpy(chosen).to(self.device), torch.from_numpy(codes).to(self.device)
 
     def as_they_are(self, data: Float[torch.Tensor, "n d"], warm: Warm) -> BatchedState:
@@ -91,7 +81,8 @@ class BatchedEngine(Stoppable):
         self._fill(state, warm)
         held = state.chosen != NONE
         exact = self.dictionary.exact[state.chosen.clamp(min=0)] * held[:, :, None]
-        state.residual, state.correlations = _residual(state.data, exact, state.codes)
+        prices = MemberPrices.of(self.dictionary, state.chosen)
+        state.residual, state.correlations = _residual(state.data, exact, state.codes, prices)
         return state
 
     def advance(self, state: BatchedState, active: Int64[np.ndarray, " a"], *, first: bool, double: bool) -> Outcome:
@@ -104,8 +95,10 @@ class BatchedEngine(Stoppable):
 
     def export(self, state: BatchedState) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Counts, atom indices and codes."""
-        count = (state.chosen != NONE).sum(dim=1)
-        return count.cpu().numpy(), state.chosen.cpu().numpy(), state.codes.cpu().numpy()
+        count, chosen, codes = (state.chosen != NONE).sum(dim=1), state.chosen.cpu().numpy(), state.codes.cpu().numpy()
+        if self.dictionary.prices is not None:
+            codes = self.dictionary.prices.outside(codes, chosen.clip(min=0))
+        return count.cpu().numpy(), chosen, codes
 
     def _run(
         self, state: BatchedState, active: Int64[np.ndarray, " a"], *, first: bool, double: bool, improve: bool
@@ -142,12 +135,14 @@ class BatchedEngine(Stoppable):
         if self.half:
             short = single.to(torch.bfloat16)
             precision = self.dictionary.half_precision
-            margin, threshold = precision.margins(norm, torch.linalg.vector_norm(r - short.to(torch.float64), dim=1))
-            if float(margin.median()) < self.tuning.widest_margin:
+            rounded = torch.linalg.vector_norm(r - short.to(torch.float64), dim=1)
+            margin, threshold = precision.margins(norm, rounded, self.dictionary.reach)
+            if float(margin.median()) * self.dictionary.usual_reach < self.tuning.widest_margin:
                 with _full_accumulation():
                     return self.half_product(short), margin, threshold, precision.least_share
         precision = self.dictionary.single_precision
-        margin, threshold = precision.margins(norm, torch.linalg.vector_norm(r - single.to(torch.float64), dim=1))
+        rounded = torch.linalg.vector_norm(r - single.to(torch.float64), dim=1)
+        margin, threshold = precision.margins(norm, rounded, self.dictionary.reach)
         return single @ self.dictionary.single.T, margin, threshold, 1.0
 
     def half_product(self, short: Float[torch.Tensor, "b d"]) -> Float[torch.Tensor, "b K"]:
@@ -161,17 +156,37 @@ class BatchedEngine(Stoppable):
         place = torch.nonzero(chosen != NONE, as_tuple=True)
         computed[place[0], chosen[place]] = -torch.inf  # a padding index must never be written through
         square = (r * r).sum(dim=1)
-        largest = torch.where(codes > 0, correlations, 0.0).amax(dim=1).clamp(min=1.0)
-        certain = computed.amax(dim=1).to(torch.float64) * least_share - margin
-        primal, gap, mass, scale = best_gaps(square, codes, correlations, torch.maximum(largest, certain))
+        prices = MemberPrices.of(self.dictionary, chosen)
+        if prices is None:
+            largest = torch.where(codes > 0, correlations, 0.0).amax(dim=1).clamp(min=1.0)
+            certain = computed.amax(dim=1).to(torch.float64) * least_share - margin
+        else:
+            square = square + prices.energy(codes)
+            largest = prices.largest(codes, correlations, self.dot_error * square.sqrt())
+            certain = self.dictionary.priced.certain(computed, margin, least_share)
+        primal, gap, mass, scale = best_gaps(square, codes, correlations, torch.maximum(largest, certain), prices)
         hopeless = (certain > 1) & (gap > self.tuning.tol * primal) & (room > 0)
 
         pairs = torch.nonzero((computed > threshold[:, None]) & ~hopeless[:, None], as_tuple=True)
+        if prices is not None:
+            pairs = self.dictionary.priced.possible(pairs, computed[pairs], margin, least_share)
         exact = self._exact_products(r, *pairs)
+        if prices is not None:
+            exact = exact / self.dictionary.priced.weights[pairs[1]]
         outside = torch.full_like(largest, -torch.inf).scatter_reduce(0, pairs[0], exact, "amax")
-        largest = torch.maximum(largest, outside) + self.dot_error * square.sqrt()
-        _, gap, mass, scale = best_gaps(square, codes, correlations, largest)
-        gap = gap + rounding(square, mass, (codes > 0).sum(dim=1), scale, self.dot_error)
+        if prices is None:
+            largest = torch.maximum(largest, outside) + self.dot_error * square.sqrt()
+        else:
+            blur = (
+                (self.dot_error + PRICE_ROUNDING) * square.sqrt()[pairs[0]] / self.dictionary.priced.weights[pairs[1]]
+            )
+            outside = torch.full_like(largest, -torch.inf).scatter_reduce(0, pairs[0], exact + blur, "amax")
+            largest = torch.maximum(largest, outside) * (1 + PRICE_ROUNDING)
+        _, gap, mass, scale = best_gaps(square, codes, correlations, largest, prices)
+        if prices is None:
+            gap = gap + rounding(square, mass, (codes > 0).sum(dim=1), scale, self.dot_error)
+        else:
+            gap = gap + prices.rounding(square, codes, scale, self.dot_error)
         gap = torch.where(hopeless, torch.inf, gap)
         done = gap <= self.tuning.tol * primal
 
@@ -181,6 +196,8 @@ class BatchedEngine(Stoppable):
         values, selected = ranked.topk(most, dim=1)
         taken = (values > 1) & (torch.arange(most, device=self.device) < room[:, None]) & ~done[:, None]
         taken &= values > -torch.inf
+        if prices is not None:
+            values = values * self.dictionary.priced.weights[selected]
         return _Screened(
             values=primal, gaps=gap, done=done, rechecks=torch.bincount(pairs[0], minlength=len(rows)),
             selected=torch.where(taken, selected, NONE),
@@ -226,28 +243,6 @@ class _Screened:
         self.correlations: torch.Tensor = found["correlations"]
 
 
-def best_gaps(
-    square: Float[torch.Tensor, " b"], codes: Float[torch.Tensor, "b m"], correlations: Float[torch.Tensor, "b m"],
-    largest: Float[torch.Tensor, " b"],
-) -> tuple[PerRow, PerRow, PerRow, PerRow]:  # fmt: skip
-    """Primal value, smallest gap over feasible scales, Σz and the scale; derived in ``cpu_certificate.best_gap``."""
-    mass = codes.sum(dim=1)
-    wanted = torch.where(square > 0, 1 + (codes * correlations).sum(dim=1) / square, torch.inf)
-    scale = torch.minimum(1 / largest, wanted).clamp(min=0)
-    gap = 0.5 * (1 - scale) ** 2 * square + (codes * (1 - scale[:, None] * correlations).clamp(min=0)).sum(dim=1)
-    return 0.5 * square + mass, gap, mass, scale
-
-
-def rounding(
-    square: Float[torch.Tensor, " b"], mass: Float[torch.Tensor, " b"], count: Int[torch.Tensor, " b"],
-    scale: Float[torch.Tensor, " b"], dot_error: float,
-) -> Float[torch.Tensor, " b"]:  # fmt: skip
-    """What rounding in float64 can add to the gap, as in ``cpu_certificate.rounding``."""
-    norm = square.sqrt()
-    drift = (count + SPARE_ROUNDINGS) * UNIT_ROUNDOFF * (norm + 2 * mass)
-    return (1 + scale) * norm * drift + 0.5 * drift**2 + mass * (dot_error * norm + SUM_ROUNDING)
-
-
 def _solve_part(
     engine: BatchedEngine, state: BatchedState, rows: Int[torch.Tensor, " b"], selected: Int[torch.Tensor, "b p"],
     correlations: Float[torch.Tensor, "b p"], *, double: bool, restore: bool,
@@ -259,27 +254,33 @@ def _solve_part(
     order = order[:, : max(1, int((members != NONE).sum(dim=1).max()))]
     members, codes, known = members.gather(1, order), codes.gather(1, order), known.gather(1, order)
     valid = members != NONE
+    prices = MemberPrices.of(engine.dictionary, members)
+    limit = 1 if prices is None else prices.weights
     exact = engine.dictionary.exact[members.clamp(min=0)] * valid[:, :, None]  # a padded place is a zero row
     data, r = state.data[rows], state.residual[rows]
     if restore:
-        r, known = _residual(data, exact, codes)
+        r, known = _residual(data, exact, codes, prices)
     atoms = exact if double else exact.to(torch.float32)
-    known = torch.where(
+    known = torch.where(  # unknown are those of new atoms, whose codes are 0
         known.isnan(), torch.bmm(atoms, r.to(atoms.dtype)[:, :, None])[:, :, 0].to(torch.float64), known
     )
     gram = torch.bmm(atoms, atoms.transpose(1, 2))
-    codes, support = pivot(gram, (known - 1).to(gram.dtype), codes.to(gram.dtype), valid, engine.tuning.tol)
+    tol: float | torch.Tensor = engine.tuning.tol
+    if prices is not None:
+        torch.diagonal(gram, dim1=1, dim2=2).masked_fill_(valid, 1.0)
+        tol = (engine.tuning.tol * prices.weights.amin(dim=1, keepdim=True)).to(gram.dtype)
+    codes, support = pivot(gram, (known - limit).to(gram.dtype), codes.to(gram.dtype), valid, tol)
     codes = codes.to(torch.float64)
-    r, known = _residual(data, exact, codes)
+    r, known = _residual(data, exact, codes, prices)
     factor = masked_factor(gram, support)
     for _ in range(engine.tuning.refinements + 2 * engine.tuning.is_fine):
-        wrong = torch.where(support, known - 1, 0.0)
-        if float(wrong.abs().amax()) <= CORRECTED * engine.tuning.tol:
+        wrong = torch.where(support, known - limit, 0.0)
+        if float((wrong / limit).abs().amax()) <= CORRECTED * engine.tuning.tol:
             break
         step = torch.cholesky_solve(wrong.to(gram.dtype)[:, :, None], factor)[:, :, 0].to(torch.float64)
         trial = (codes + torch.where(support, step, 0.0)).clamp(min=0)
-        new_r, new_known = _residual(data, exact, trial)
-        better = _objective(new_r, trial) <= _objective(r, codes)
+        new_r, new_known = _residual(data, exact, trial, prices)
+        better = _objective(new_r, trial, prices) <= _objective(r, codes, prices)
         codes = torch.where(better[:, None], trial, codes)
         r, known = torch.where(better[:, None], new_r, r), torch.where(better[:, None], new_known, known)
         if not bool(better.any()):
@@ -300,14 +301,20 @@ def _solve_part(
 
 
 def _residual(
-    data: Float[torch.Tensor, "b d"], exact: Float[torch.Tensor, "b m d"], codes: Float[torch.Tensor, "b m"]
-) -> tuple[Float[torch.Tensor, "b d"], Float[torch.Tensor, "b m"]]:
+    data: Float[torch.Tensor, "b d"], exact: Float[torch.Tensor, "b m d"], codes: Float[torch.Tensor, "b m"],
+    prices: MemberPrices | None,
+) -> tuple[Float[torch.Tensor, "b d"], Float[torch.Tensor, "b m"]]:  # fmt: skip
     """Residual of the codes from scratch, and its float64 correlations with the working set."""
     r = data - torch.bmm(codes[:, None, :], exact)[:, 0]
-    return r, torch.bmm(exact, r[:, :, None])[:, :, 0]
+    known = torch.bmm(exact, r[:, :, None])[:, :, 0]
+    return r, known if prices is None else known - prices.shares * codes
 
 
-def _objective(r: Float[torch.Tensor, "b d"], codes: Float[torch.Tensor, "b m"]) -> Float[torch.Tensor, " b"]:
+def _objective(
+    r: Float[torch.Tensor, "b d"], codes: Float[torch.Tensor, "b m"], prices: MemberPrices | None
+) -> Float[torch.Tensor, " b"]:
+    if prices is not None:
+        return 0.5 * ((r * r).sum(dim=1) + prices.energy(codes)) + prices.mass(codes)
     return 0.5 * (r * r).sum(dim=1) + codes.sum(dim=1)
 
 

@@ -180,14 +180,14 @@ class FusedEngine(Stoppable):
         narrow_rows(active, state.residual, d, single, single.view(np.int32), half_bits, norms, errors)
         if self.half:
             precision = self.dictionary.half_precision
-            margin, threshold = precision.margins(*_tensors(norms, errors[:, 1]))
+            margin, threshold = precision.margins(*_tensors(norms, errors[:, 1]), self.dictionary.reach)
             if float(margin.median()) < self.tuning.widest_margin:
                 inputs = torch.from_numpy(half_bits).view(torch.bfloat16).view(n, d)
                 product = self._buffer(n, torch.bfloat16)
                 torch.mm(inputs, self.dictionary.half.T, out=product)
                 return self._products(product.view(torch.int16), threshold, margin, precision)
         precision = self.dictionary.single_precision
-        margin, threshold = precision.margins(*_tensors(norms, errors[:, 0]))
+        margin, threshold = precision.margins(*_tensors(norms, errors[:, 0]), self.dictionary.reach)
         product = self._buffer(n, torch.float32)
         torch.mm(torch.from_numpy(single).view(n, d), self.dictionary.single.T, out=product)
         return self._products(product.view(torch.int32), threshold, margin, precision)
@@ -231,5 +231,7 @@ class FusedEngine(Stoppable):
         return state.count, state.chosen, state.codes
 
 
-def _tensors(*arrays: Float[np.ndarray, ...]) -> tuple[Float[torch.Tensor, ...], ...]:
-    return tuple(torch.from_numpy(np.ascontiguousarray(array)) for array in arrays)
+def _tensors(
+    norms: Float[np.ndarray, " b"], errors: Float[np.ndarray, " b"]
+) -> tuple[Float[torch.Tensor, " b"], Float[torch.Tensor, " b"]]:
+    return torch.from_numpy(norms), torch.from_numpy(np.ascontiguousarray(errors))

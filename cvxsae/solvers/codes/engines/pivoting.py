@@ -54,7 +54,7 @@ def masked_factor(gram: Float[torch.Tensor, "b m m"], free: Bool[torch.Tensor, "
 
 def pivot(
     gram: Float[torch.Tensor, "b m m"], gradient: Float[torch.Tensor, "b m"], codes: Float[torch.Tensor, "b m"],
-    valid: Bool[torch.Tensor, "b m"], tol: float,
+    valid: Bool[torch.Tensor, "b m"], tol: float | Float[torch.Tensor, "b one"],
 ) -> tuple[Float[torch.Tensor, "b m"], Bool[torch.Tensor, "b m"]]:  # fmt: skip
     """Block principal pivoting on ``max gradient·δ − ½ δ G δ, codes + δ ≥ 0``; the new codes and their support.
 
@@ -64,7 +64,7 @@ def pivot(
     eps = torch.finfo(gram.dtype).eps
     linear = gradient + torch.bmm(gram, codes[:, :, None])[:, :, 0]
     scale = linear.abs().amax(dim=1, keepdim=True).clamp(min=1.0)
-    floor = torch.maximum(PIVOT_ROUNDING * eps * scale, torch.full_like(scale, PIVOT_SHARE * tol))
+    floor = torch.maximum(PIVOT_ROUNDING * eps * scale, torch.ones_like(scale) * (PIVOT_SHARE * tol))
     free = valid & ((codes > 0) | (gradient > 0))
     fewest = torch.full((len(codes),), codes.shape[1] + 1, device=codes.device)
     patience = torch.full_like(fewest, PIVOT_PATIENCE)

@@ -24,12 +24,16 @@ import torch
 from jaxtyping import Float
 
 from cvxsae.parallel.threads import WORTH_SHARING, torch_threads
+from cvxsae.solvers.codes.engines.prices import Prices
 
 HALF_ROUNDING = 2.0**-8
 """Unit roundoff of bfloat16 (eight significant bits, to nearest)."""
 
 FEWEST_PLACES, SPARE_PLACES = 128, 256
 """Places of a working set in few dimensions, and those for the atoms that enter at once (``Tuning.most``)."""
+
+RIDGE_PLACES = 1024
+"""Places of a working set in few dimensions with a ridge: what a row may use and still be solved in a second."""
 
 SHORTENED = 2.01
 """Roundings to bfloat16 in a product whose two inputs were shortened (2), and their product (0.01)."""
@@ -78,7 +82,7 @@ class Precision:
     output: float
 
     def margins(
-        self, norm: Float[torch.Tensor, " n"], rounding: Float[torch.Tensor, " n"]
+        self, norm: Float[torch.Tensor, " n"], rounding: Float[torch.Tensor, " n"], reach: float = 1.0
     ) -> tuple[Float[torch.Tensor, " n"], Float[torch.Tensor, " n"]]:
         """Bound on the error before storing, and the threshold below which an atom is provably inactive.
 
@@ -88,10 +92,12 @@ class Precision:
             ‖r‖ of each row, in units of λ.
         rounding
             ‖r − r̂‖ of each row.
+        reach
+            Largest norm of an atom. The margin is that of an atom of norm 1, and grows with the norm.
         """
         grown = 1.0 + self.atom_error
         margin = rounding * grown + norm * self.atom_error + self.accumulation * grown * (norm + rounding) + TINY
-        return margin, (1.0 - margin) / (1.0 + self.output)
+        return margin, (1.0 - margin * reach) / (1.0 + self.output)
 
     @property
     def least_share(self) -> float:
@@ -110,14 +116,31 @@ class PreparedDictionary:
         Where the large matrix products run.
     uses
         Number of datapoints that will be coded: with enough of them a table of all inner products is worth computing.
+    prices
+        Weights and ridge; None for the plain penalty. With them ``exact`` and ``working`` are the rows ν_k d_k, and
+        what screens, ``single`` and ``half``, the atoms d_k/w_k.
     """
 
-    def __init__(self, rows: Float[torch.Tensor, "K d"], device: torch.device | None = None, *, uses: int = 0) -> None:
+    def __init__(
+        self,
+        rows: Float[torch.Tensor, "K d"],
+        device: torch.device | None = None,
+        *,
+        uses: int = 0,
+        prices: Prices | None = None,
+    ) -> None:
         self.uses = uses
+        self.prices = prices
         self.device = torch.device("cpu") if device is None else device
         self.exact = rows.detach().to(device=self.device, dtype=torch.float64).contiguous()
         self.n_atoms, self.dim = self.exact.shape
-        self.single = self.exact.to(torch.float32)
+        self.screened, self.reach, self.usual_reach = self.exact, 1.0, 1.0
+        self.working = self.single = self.exact.to(torch.float32)
+        if prices is not None:
+            self.screened = self.exact * prices.reach[:, None]
+            self.exact = self.exact * prices.lengths[:, None]
+            self.working, self.single = self.exact.to(torch.float32), self.screened.to(torch.float32)
+            self.reach, self.usual_reach = float(prices.reach.max()), float(prices.reach.median())
 
     @cached_property
     def products(self) -> Float[torch.Tensor, "K K"] | None:
@@ -126,12 +149,26 @@ class PreparedDictionary:
             return None
         is_small = self.n_atoms**2 * self.dim < WORTH_SHARING
         with torch_threads(1 if is_small else torch.get_num_threads()):
-            return self.single @ self.single.T
+            products = self.working @ self.working.T
+        if self.prices is not None:
+            products.fill_diagonal_(1.0)
+        return products
+
+    @property
+    def priced(self) -> Prices:
+        """The prices, where there are some."""
+        assert self.prices is not None
+        return self.prices
 
     @property
     def capacity(self) -> int:
-        """Most atoms that a working set can hold: no optimal code needs more than d, the rest is room to search."""
-        return min(self.n_atoms, max(2 * self.dim, FEWEST_PLACES) + SPARE_PLACES)
+        """Most atoms that a working set can hold: no optimal code needs more than d, the rest is room to search.
+
+        With a ridge it may need more, as it pays to spread a code over atoms.
+        """
+        has_ridge = self.prices is not None and bool((self.prices.shares > 0).any())
+        fewest = RIDGE_PLACES if has_ridge else FEWEST_PLACES
+        return min(self.n_atoms, max(2 * self.dim, fewest) + SPARE_PLACES)
 
     @cached_property
     def half(self) -> Float[torch.Tensor, "K d"]:
@@ -153,8 +190,11 @@ class PreparedDictionary:
         worst = 0.0
         step = max(1, CACHED_ENTRIES // self.dim) if self.device.type == "cpu" else DEVICE_ROWS
         for start in range(0, self.n_atoms, step):
-            lost = self.exact[start : start + step] - copy[start : start + step].to(torch.float64)
-            worst = max(worst, float(torch.linalg.vector_norm(lost, dim=1).max()))
+            lost = self.screened[start : start + step] - copy[start : start + step].to(torch.float64)
+            lengths = torch.linalg.vector_norm(lost, dim=1)
+            if self.prices is not None:  # relative to the norm 1/w of the atom, which has one rounding itself
+                lengths = lengths / self.prices.reach[start : start + step] + 4 * UNIT_ROUNDOFF
+            worst = max(worst, float(lengths.max()))
         return worst * (1 + NORM_ROUNDING)
 
 

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float64, Int64
 
+from cvxsae.solvers.codes.engines.prices import Prices
+
 
 @dataclass(frozen=True)
 class Tuning:
@@ -89,6 +91,12 @@ class Warm:
     indptr: Int64[np.ndarray, " n_plus_1"]
     indices: Int64[np.ndarray, " nnz"]
     values: Float64[np.ndarray, " nnz"]
+
+    def inside(self, prices: Prices | None) -> Warm:
+        """The same in the codes that engines hold."""
+        if prices is None:
+            return self
+        return Warm(self.indptr, self.indices, prices.inside(self.values, self.indices))
 
     def fill(self, chosen: np.ndarray, codes: np.ndarray, count: np.ndarray) -> None:
         """Write each row's positive codes, the largest if they do not all fit, into padded arrays."""

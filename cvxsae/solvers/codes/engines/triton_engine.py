@@ -16,15 +16,8 @@ import torch
 from jaxtyping import Bool, Float, Int, Int64
 
 from cvxsae.solvers.codes.engines import triton_kernels
-from cvxsae.solvers.codes.engines.batched import (
-    GATHER_BYTES,
-    NONE,
-    BatchedEngine,
-    BatchedState,
-    _Screened,
-    best_gaps,
-    rounding,
-)
+from cvxsae.solvers.codes.engines.batched import GATHER_BYTES, BatchedEngine, BatchedState, _Screened
+from cvxsae.solvers.codes.engines.gaps import NONE, best_gaps, rounding
 from cvxsae.solvers.codes.engines.screening import PreparedDictionary
 from cvxsae.solvers.codes.engines.state import Tuning, Warm
 

@@ -73,7 +73,7 @@ class ProximalGradient:
         residual = _residual(problem, state.data, state.codes, state.atoms)
         value = float(residual.square().sum()) / 2 + problem.lam * float(problem.penalty.value(state.codes).sum())
         dual = problem.feasible_dual(residual)
-        bound = float((state.data * dual).sum() - dual.square().sum() / 2)
+        bound = float((state.data * dual).sum() - dual.square().sum() / 2) - problem.dual_charge(dual)
         return value / problem.n_points, bound / problem.n_points
 
     def finish(self, problem: FixedAtoms, state: ProximalState) -> Candidate:
