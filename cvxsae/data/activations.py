@@ -1,19 +1,22 @@
 """Activations in: one validated, read-only view of N datapoints, whatever they came as.
 
 Accepted: numpy arrays and memory maps (float16, float32, float64, integers), torch tensors (also
-bfloat16, on any device), paths to ``.npy``, ``.npz``, ``.safetensors`` and ``.pt`` files, and
-iterables of ``(n, d)`` batches. Nothing is copied that can be shared: floats of native byte order
-stay where they are, and what lies in a file is read block by block. What has to be converted (integers, foreign byte
-order, reversed rows) is converted block by block, in memory up to 1 GiB and beyond that in an unnamed temporary file,
-so that a file is never in memory whole. Files are never unpickled.
+bfloat16, on any device), paths to ``.npy``, ``.npz``, ``.safetensors``, ``.pt``, ``.arrow`` and ``.parquet`` files
+(``"file::name"`` names an array or column), lists of such paths, folders of such files or patterns that they match
+(shards, read as one matrix), folders that Hugging Face's ``datasets`` saved, iterables of ``(n, d)`` batches, and
+functions without arguments that return such an iterable whenever they are called. Nothing is copied that can be shared:
+floats of native byte order stay where they are, and what lies in files is read block by block; what a function gives is
+read again from the function, and never held. What has to be converted (integers, foreign byte order, reversed rows) is
+converted block by block, in memory up to 1 GiB and beyond that in an unnamed temporary file, so that a file is never in
+memory whole. Files are never unpickled.
 
 Data are what they were when they were accepted, or an error: every pass over all of them compares a checksum.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -25,7 +28,11 @@ from jaxtyping import Float
 from cvxsae.data import files, tensors
 from cvxsae.data.arithmetic import computes
 from cvxsae.data.deadline import go_on
+from cvxsae.data.origins import LazyRows
+from cvxsae.data.pieces import PiecedRows, without_rows
+from cvxsae.data.shards import are_paths, open_paths
 from cvxsae.data.stored import StoredRows, mapping_under, stored_rows
+from cvxsae.data.streams import RowStream, function_rows
 from cvxsae.errors import InputError
 
 if TYPE_CHECKING:
@@ -74,7 +81,7 @@ class Activations:
     """
 
     group: ProcessGroup | None
-    _held: torch.Tensor | StoredRows
+    _held: torch.Tensor | LazyRows
     _name: str
     _came_as_path: bool
     _changes: int
@@ -86,6 +93,7 @@ class Activations:
     """Whether their file can have changed since without showing it."""
 
     def __init__(self, X: ActivationsLike, *, name: str = "X", group: ProcessGroup | None = None) -> None:
+        stream: RowStream | None = None
         if isinstance(X, Activations):
             X.require_unchanged()
             self.__dict__.update(X.__dict__)
@@ -93,19 +101,22 @@ class Activations:
             if self._whole is None:
                 return
         else:
-            self.group, self._name, self._came_as_path = group, name, isinstance(X, str | os.PathLike)
-            self._held = _open(X, name)
+            self.group, self._name, self._came_as_path = group, name, are_paths(X)
+            held = _open(X, name)
+            stream = held if isinstance(held, RowStream) else None
+            self._held = held.rows() if isinstance(held, RowStream) else held  # none of a stream before it is accepted
             self._changes = _changes(self._held)
         self._whole = self._checksum = None
         seen, row = xxhash.xxh3_128(), 0
-        for batch in self.batches(dtype=None):
+        for batch in self.batches(dtype=None) if stream is None else stream.accept():
             tensors.require_finite(batch, name, first_row=row)
             _add(seen, batch)
             row += len(batch)
-        self._is_fresh = isinstance(self._held, StoredRows) and self._held.file.age() < FRESH_SECONDS
+        self._held = self._held if stream is None else stream.rows()
+        self._is_fresh = isinstance(self._held, LazyRows) and self._held.file.age() < FRESH_SECONDS
         self._checksum = seen.digest()
 
-    def _chosen(self, held: torch.Tensor | StoredRows, *, is_view: bool) -> Activations:
+    def _chosen(self, held: torch.Tensor | LazyRows, *, is_view: bool) -> Activations:
         """Wrap rows of these data, which have been checked."""
         rows = type(self).__new__(type(self))
         whole = self if self._whole is None else self._whole
@@ -133,12 +144,17 @@ class Activations:
         """Number of datapoints and their dimension, (N, d)."""
         return self._held.shape[0], self._held.shape[1]
 
+    @property
+    def is_forward_only(self) -> bool:
+        """Whether rows come in one order, so that rows chosen by number cost a pass for all that are asked together."""
+        return isinstance(self._held, LazyRows) and self._held.is_forward_only
+
     def __len__(self) -> int:
         return self._held.shape[0]
 
     def __getitem__(self, rows: slice | np.ndarray | torch.Tensor) -> Activations:
         self._require_file()
-        chosen = _some(self._held, torch.from_numpy(rows) if isinstance(rows, np.ndarray) else rows)
+        chosen = _some(self._held, torch.from_numpy(rows.copy()) if isinstance(rows, np.ndarray) else rows)
         if 0 in chosen.shape or len(chosen.shape) != 2:
             raise InputError(f"rows chosen from {self!r} give shape {tuple(chosen.shape)}; choose at least one row.")
         return self._chosen(chosen, is_view=isinstance(rows, slice))
@@ -149,8 +165,8 @@ class Activations:
 
     def __getstate__(self) -> dict[str, Any]:
         held = self._held
-        has_name = isinstance(held, StoredRows) and held.file.path is not None
-        if has_name and (self._came_as_path or held.nbytes > files.MEMORY_LIMIT):
+        has_name = isinstance(held, LazyRows) and held.file.has_name
+        if has_name and (self._came_as_path or self.is_forward_only or held.nbytes > files.MEMORY_LIMIT):
             return dict(self.__dict__)
         return {**self.__dict__, "_held": _some(held, slice(None), copied=True), "_whole": None, "_changes": 0}
 
@@ -190,7 +206,7 @@ class Activations:
         if checksum is None:
             return
         before = None
-        if isinstance(held, StoredRows):
+        if isinstance(held, LazyRows):
             before, now = held.file.state, held.file.state_now()
             if before == now and not whole._is_fresh:
                 return
@@ -201,17 +217,17 @@ class Activations:
                 _add(seen, _block(held, slice(start, start + step)))
             whole._compare(seen)
         except InputError:
-            if isinstance(held, StoredRows) and before is not None:
+            if isinstance(held, LazyRows) and before is not None:
                 held.file.state = before
             raise
-        if isinstance(held, StoredRows):
+        if isinstance(held, LazyRows):
             whole._is_fresh = held.file.age() < FRESH_SECONDS
 
     def _compare(self, seen: Any) -> None:
         held = self._held
         if seen.digest() == self._checksum and _changes(held) == self._changes:
             return
-        if isinstance(held, StoredRows) and held.file.path is not None:
+        if isinstance(held, LazyRows) and held.file.has_name:
             raise held.file.changed()
         raise InputError(
             f"{self._name} was changed in place since it was passed, so that nothing can be said of it any more; pass "
@@ -220,8 +236,22 @@ class Activations:
 
     def _require_file(self) -> None:
         """Look at the state of the file that the data are in, if they are in one."""
-        if isinstance(self._held, StoredRows) and self._held.file.state_now() != self._held.file.state:
+        if isinstance(self._held, LazyRows) and self._held.file.state_now() != self._held.file.state:
             self.require_unchanged()
+
+    def without(self, rows: np.ndarray) -> Activations:
+        """All rows but these (their numbers), in their order; of what is not in memory nothing is copied."""
+        is_kept = torch.ones(len(self), dtype=torch.bool)
+        is_kept[torch.from_numpy(rows)] = False
+        if not is_kept.any():
+            raise InputError(f"all {len(self)} rows of {self!r} are left out; keep at least one.")
+        if isinstance(self._held, StoredRows | PiecedRows):
+            held = without_rows(self._held, rows)
+            if held is not None:
+                return Activations(self._chosen(held, is_view=True))
+        if self.is_forward_only:
+            return Activations(partial(_kept, self, is_kept), name=self._name)
+        return Activations(self[is_kept.to(self.device)])
 
     def spread(self, count: int) -> Activations:
         """Return ``count`` evenly spaced rows as a copy; of a file only these are read."""
@@ -240,22 +270,33 @@ class Activations:
 
 
 ActivationsLike: TypeAlias = (
-    Activations | np.ndarray | torch.Tensor | str | Path | Sequence[Any] | Iterable[np.ndarray | torch.Tensor]
+    Activations
+    | np.ndarray
+    | torch.Tensor
+    | str
+    | Path
+    | Sequence[Any]
+    | Iterable[np.ndarray | torch.Tensor]
+    | Callable[[], Iterable[np.ndarray | torch.Tensor]]
 )
 """What :class:`Activations` accepts."""
 
 
-def _open(X: Any, name: str) -> torch.Tensor | StoredRows:
-    """Return the data: in memory, or as rows of a file."""
-    is_path = isinstance(X, str | os.PathLike)
+def _open(X: Any, name: str) -> torch.Tensor | LazyRows | RowStream:
+    """Return the data: in memory, as rows of files, or as rows that come in one order."""
+    is_path = are_paths(X)
     if is_path:
-        X = files.read_array(X, name)
+        X = open_paths(X, name)
+    if isinstance(X, LazyRows | RowStream):
+        return X
     if isinstance(X, torch.Tensor | np.ndarray):
         return _in_place(X, name, is_path=is_path)
     if hasattr(X, "__array__") or hasattr(X, "toarray") or (isinstance(X, Sequence) and not _is_batch(X)):
         return tensors.matrix(X, name)
     if isinstance(X, Iterable):
         return files.gather(X, name)
+    if callable(X):
+        return function_rows(X, name)
     raise InputError(f"{name} is a {type(X).__name__}; pass an array, a tensor, a path or an iterable of batches.")
 
 
@@ -284,7 +325,7 @@ def _are_same(X: np.ndarray | torch.Tensor, stored: StoredRows) -> bool:
     return np.array_equal(X, stored.read())
 
 
-def _some(held: torch.Tensor | StoredRows, rows: slice | torch.Tensor, *, copied: bool = False) -> Any:
+def _some(held: torch.Tensor | LazyRows, rows: slice | torch.Tensor, *, copied: bool = False) -> Any:
     """Chosen rows of the data, where they are if they can be."""
     if isinstance(held, torch.Tensor):
         return held[rows].clone(memory_format=torch.contiguous_format) if copied else held[rows]
@@ -293,7 +334,15 @@ def _some(held: torch.Tensor | StoredRows, rows: slice | torch.Tensor, *, copied
     return held[rows].tensor() if copied else held[rows]
 
 
-def _block(held: torch.Tensor | StoredRows, rows: slice) -> torch.Tensor:
+def _kept(data: Activations, is_kept: torch.Tensor) -> Iterator[torch.Tensor]:
+    """The blocks of some data without some of their rows."""
+    start = 0
+    for block in data.batches(dtype=None):
+        yield block[is_kept[start : start + len(block)]]
+        start += len(block)
+
+
+def _block(held: torch.Tensor | LazyRows, rows: slice) -> torch.Tensor:
     return held[rows] if isinstance(held, torch.Tensor) else held[rows].tensor()
 
 
@@ -308,7 +357,7 @@ def _add(seen: Any, block: torch.Tensor) -> None:
         seen.update(np.ascontiguousarray(entries.numpy()))
 
 
-def _changes(held: torch.Tensor | StoredRows) -> int:
+def _changes(held: torch.Tensor | LazyRows) -> int:
     """How often torch has changed a tensor on a GPU in place, as far as it counts."""
     on_gpu = isinstance(held, torch.Tensor) and held.device.type != "cpu" and not held.is_inference()
     return held._version if on_gpu and isinstance(held, torch.Tensor) else 0

@@ -21,7 +21,8 @@ from jaxtyping import Float
 from cvxsae.data import arguments
 from cvxsae.data.archive import RECORD, Array, StoredArray, flatten, rebuild, write_npz
 from cvxsae.data.atomic import shown, write_atomically
-from cvxsae.data.stored import StoredFile, StoredRows
+from cvxsae.data.origins import StoredFile
+from cvxsae.data.stored import StoredRows
 from cvxsae.data.tensors import float_tensor, share
 from cvxsae.errors import InputError, in_short, reason
 
@@ -171,7 +172,7 @@ def gather(batches: Iterable[Array], name: str, *, memory_limit: int | None = No
     first: torch.Tensor | None = None
     try:
         for index, value in enumerate(batches):
-            batch = _batch(value, f"{name} (batch {index})", first)
+            batch = checked_batch(value, f"{name} (batch {index})", first)
             if first is None:
                 first = batch[:0].clone()
             block = batch.to(device="cpu", dtype=first.dtype).reshape(-1).view(torch.uint8).numpy()
@@ -201,7 +202,7 @@ def gather(batches: Iterable[Array], name: str, *, memory_limit: int | None = No
             file.close()
 
 
-def _batch(value: Any, name: str, first: torch.Tensor | None) -> torch.Tensor:
+def checked_batch(value: Any, name: str, first: torch.Tensor | None) -> torch.Tensor:
     """Return one batch as a tensor that fits the first."""
     if not isinstance(value, np.ndarray | torch.Tensor):
         raise InputError(f"{name} is a {type(value).__name__}; yield (n, d) arrays or tensors.")

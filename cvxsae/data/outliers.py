@@ -7,7 +7,6 @@ for; never silently.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -118,8 +117,8 @@ def without_outliers(X: ActivationsLike, ratio: float = OUTLIER_RATIO) -> tuple[
     Returns
     -------
     Activations
-        The other rows in their order, in the precision they have: the data themselves if there are no outliers, else a
-        copy, in memory up to 1 GiB and beyond that in an unnamed temporary file. Row n of it is row
+        The other rows in their order, in the precision they have: a copy of data in memory, a view of what is not (of
+        files the rows between the outliers; of a function what it gives, filtered). Row n of it is row
         ``numpy.delete(numpy.arange(N), outliers.rows)[n]`` of X.
     Outliers
         Which rows went, and how far out they are.
@@ -135,9 +134,7 @@ def without_outliers(X: ActivationsLike, ratio: float = OUTLIER_RATIO) -> tuple[
     found = find_outliers(data, ratio)
     if not len(found.rows):
         return data, found
-    is_kept = np.ones(len(data), np.bool_)
-    is_kept[found.rows] = False
-    return Activations(_kept(data, torch.from_numpy(is_kept))), found
+    return data.without(found.rows), found
 
 
 def outlier_note(X: ActivationsLike, ratio: float = OUTLIER_RATIO) -> str | None:
@@ -146,21 +143,6 @@ def outlier_note(X: ActivationsLike, ratio: float = OUTLIER_RATIO) -> str | None
     if not len(found.rows):
         return None
     return f"{str(found).removesuffix('.')}; they were kept, and without_outliers or --drop-outliers leaves them out."
-
-
-def _kept(data: Activations, is_kept: torch.Tensor) -> torch.Tensor | Iterator[torch.Tensor]:
-    """The rows that stay, as batches; of a GPU all together."""
-    parts = is_kept.to(data.device)
-    if data.device.type != "cpu":
-        return data.tensor[parts]
-    return _batches(data, is_kept)
-
-
-def _batches(data: Activations, is_kept: torch.Tensor) -> Iterator[torch.Tensor]:
-    start = 0
-    for block in data.batches(dtype=None):
-        yield block[is_kept[start : start + len(block)]]
-        start += len(block)
 
 
 def _ratio(value: float) -> float:

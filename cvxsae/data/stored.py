@@ -1,17 +1,12 @@
 """Rows that lie in a file: read by the system into memory of our own, and only while the file is what it was.
 
 Touching a memory map whose file has become shorter kills the process (SIGBUS), and of a file that was written again it
-gives other data. So maps are never touched: what lies under them is read with ``pread``, which can fail in a sentence,
-and the state of the file (identity, size, time of change) is compared at every read.
+gives other data. So maps are never touched: what lies under them is read with ``pread``, which can fail in a sentence.
 """
 
 from __future__ import annotations
 
 import itertools
-import mmap
-import os
-import time
-import weakref
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,9 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from cvxsae.data.atomic import shown
+from cvxsae.data.origins import LazyRows, StoredFile
 from cvxsae.data.tensors import share
-from cvxsae.errors import InputError
 
 MAPS = Path("/proc/self/maps")
 """Where Linux says which file lies under an address."""
@@ -29,102 +23,9 @@ MAPS = Path("/proc/self/maps")
 WIDE = 4
 """How many times the bytes wanted a single read may span; beyond, each row or column is read by itself."""
 
-State = tuple[int, ...]
-"""What changes when a file is written again: device, inode, size, time of change in nanoseconds."""
-
-
-class StoredFile:
-    """A file that was opened once and must be the same at every later read.
-
-    Attributes
-    ----------
-    path
-        None for a temporary file that has no name.
-    state
-        As it was accepted.
-    """
-
-    def __init__(self, name: str, path: Path | None = None, handle: int | None = None) -> None:
-        self.name, self.path, self._handle = name, path, handle
-        if handle is not None:
-            weakref.finalize(self, os.close, handle)
-        self.state = self.state_now()
-
-    def state_now(self) -> State:
-        """As it is now."""
-        if self._handle is not None:
-            return _state(os.fstat(self._handle))
-        try:
-            return _state(self._named().stat())
-        except OSError as error:
-            raise self.gone(error) from None
-
-    def _named(self) -> Path:
-        assert self.path is not None
-        return self.path
-
-    def age(self) -> float:
-        """Seconds since it was last changed, as this machine's clock has it."""
-        return time.time() - self.state[3] / 1e9
-
-    def read_into(self, buffer: memoryview, offset: int) -> None:
-        """Fill a buffer from a place in the file.
-
-        Raises
-        ------
-        InputError
-            If the file is gone, or not what it was.
-        """
-        try:
-            handle = os.open(self._named(), os.O_RDONLY) if self._handle is None else self._handle
-            try:
-                is_complete = _fill(handle, buffer, offset)
-                state = _state(os.fstat(handle))
-            finally:
-                if self._handle is None:
-                    os.close(handle)
-        except OSError as error:
-            raise self.gone(error) from None
-        if state != self.state or not is_complete:
-            raise self.changed()
-
-    def mapped(self) -> mmap.mmap:
-        """A map of a temporary file."""
-        assert self._handle is not None
-        return mmap.mmap(self._handle, 0)
-
-    def changed(self) -> InputError:
-        """What to say of a file that holds something else."""
-        return InputError(
-            f"{self.name} was read from {shown(self._named())}, which has changed since; compute again, and leave "
-            "the file alone while results of it are in use."
-        )
-
-    def gone(self, error: OSError) -> InputError:
-        """What to say of a file that cannot be read."""
-        return InputError(
-            f"{self.name} was read from {shown(self._named())}, which cannot be read now ({error.strerror}); put the "
-            "file back, or compute again."
-        )
-
-
-def _state(found: os.stat_result) -> State:
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
-
-
-def _fill(handle: int, buffer: memoryview, offset: int) -> bool:
-    """Whether the file had that many bytes."""
-    done = 0
-    while done < len(buffer):
-        count = os.preadv(handle, [buffer[done:]], offset + done)  # at most 2 GiB a call
-        if count == 0:
-            return False
-        done += count
-    return True
-
 
 @dataclass(frozen=True)
-class StoredRows:
+class StoredRows(LazyRows):
     """A matrix in a file, by where its entries are.
 
     Attributes
@@ -153,9 +54,6 @@ class StoredRows:
         """Rows of the width and precision of ``like`` that fill a file from its start."""
         size, width = like.element_size(), like.shape[1]
         return cls(file, 0, (nbytes // (size * width), width), (size * width, size), *_kind(like.dtype))
-
-    def __len__(self) -> int:
-        return self.shape[0]
 
     def mapped(self) -> torch.Tensor:
         """All rows as a tensor that is read as it is used, of a temporary file that nobody else can change."""
@@ -202,7 +100,7 @@ class StoredRows:
     @property
     def torch_dtype(self) -> torch.dtype:
         """The precision of the entries as torch has it."""
-        return torch.bfloat16 if self.is_bfloat16 else torch.from_numpy(np.empty(0, self.dtype)).dtype
+        return torch.bfloat16 if self.is_bfloat16 else torch.from_numpy(np.empty(0, self.dtype.newbyteorder("="))).dtype
 
     def tensor(self) -> torch.Tensor:
         """All entries as a tensor, in memory of its own."""
@@ -210,12 +108,16 @@ class StoredRows:
 
     def take(self, rows: torch.Tensor) -> torch.Tensor:
         """Chosen rows (indices or a mask), in the order asked for, in memory of their own."""
+        return share(self.taken(rows)).view(self.torch_dtype)
+
+    def taken(self, rows: torch.Tensor) -> np.ndarray:
+        """The same as numpy reads them."""
         chosen = torch.arange(len(self))[rows].numpy()
         found = np.empty((len(chosen), self.shape[1]), self.dtype)
         ends = [0, *(np.flatnonzero(np.diff(chosen) != 1) + 1), len(chosen)]
         for start, stop in itertools.pairwise(ends if len(chosen) else []):  # neighbors are read together
             found[start:stop] = self[int(chosen[start]) : int(chosen[stop - 1]) + 1].read()
-        return share(found).view(self.torch_dtype)
+        return found
 
 
 class Mapping(NamedTuple):

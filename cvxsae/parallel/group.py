@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
-from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
 
@@ -24,7 +23,8 @@ import torch
 
 from cvxsae.data import arguments, tensors
 from cvxsae.data.activations import Activations, ActivationsLike
-from cvxsae.data.files import read_array
+from cvxsae.data.origins import LazyRows
+from cvxsae.data.shards import opened_rows
 from cvxsae.errors import GroupError, InputError, reason
 
 T = TypeVar("T")
@@ -72,24 +72,24 @@ class ProcessGroup:
     def shard(self, X: ActivationsLike) -> Activations:
         """Rows of the whole data (N, d) that are this process's: contiguous, near-equal, in the order of the processes.
 
-        Of a memory map or a file that can be mapped, only those rows are read.
+        Of a memory map, a file that can be mapped or several of them, only those rows are read.
 
         Raises
         ------
         InputError
             For data that cannot be used, or fewer rows than processes.
         """
-        if isinstance(X, str | os.PathLike):
-            X = read_array(Path(X), "X")
-        if isinstance(X, torch.Tensor):
-            tensors.require_plain(X, "X")
-        if not (isinstance(X, Activations) or (isinstance(X, np.ndarray | torch.Tensor) and X.ndim == 2)):
-            X = Activations(X)
-        n_points = len(X)
+        rows: Any = opened_rows(X, "X")
+        if isinstance(rows, torch.Tensor):
+            tensors.require_plain(rows, "X")
+        is_open = isinstance(rows, Activations | LazyRows)
+        if not (is_open or (isinstance(rows, np.ndarray | torch.Tensor) and rows.ndim == 2)):
+            rows = Activations(rows)
+        n_points = len(rows)
         if n_points < self.size:
             raise InputError(f"X has {n_points} row(s) for {self.size} processes; start at most as many as rows.")
         first, last = (n_points * number // self.size for number in (self.rank, self.rank + 1))
-        return Activations(X[first:last], group=None if self.is_alone else self)
+        return Activations(rows[first:last], group=None if self.is_alone else self)
 
     def places(self, count: int) -> tuple[int, int]:
         """Where this process's things begin, if all are numbered by rank, and how many there are in all."""

@@ -235,7 +235,7 @@ def test_truncated_files(tmp_path, rng, suffix, kept):
 def test_missing_and_unknown(tmp_path):
     with rejects("X '.*none.npy' does not exist; pass the path of a file"):
         Activations(tmp_path / "none.npy")
-    with rejects("X '.*' is a directory"):
+    with rejects("X '.*' holds no .npy"):
         Activations(tmp_path)
     with rejects("X '.*' cannot be opened"):
         Activations("x" * 5000 + ".npy")
