@@ -30,6 +30,8 @@ from cvxsae.cli.options import (
 from cvxsae.errors import InputError, in_short
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from cvxsae.data.activations import Activations
     from cvxsae.sae.autoencoder import SparseAutoencoder
 
@@ -44,13 +46,17 @@ class TermsOptions:
 
     def load(self) -> tuple[Activations, float, Any, list[str]]:
         """Datapoints, penalty and bias, and sentences on what was done to the data."""
+        return self.prepare()[:4]
+
+    def prepare(self) -> tuple[Activations, float, Any, list[str], Callable[[Activations], Activations]]:
+        """The same, and what does to other rows what was done to these."""
         from cvxsae.relaxations.convex.wide_limit import WideLimit
 
         self.penalty.check()
-        X, notes = self.data.load()
+        X, notes, prepared = self.data.prepare()
         bias = bias_of(self.bias, X)
         lam = self.penalty.penalty(lambda: WideLimit(X, 1.0, bias=bias).lambda_max())
-        return X, lam, bias, notes
+        return X, lam, bias, notes, prepared
 
 
 def _whole_widths(text: str) -> list[int]:
@@ -59,27 +65,73 @@ def _whole_widths(text: str) -> list[int]:
     return [arguments.count(number, "--widths") for number in numbers(text, "--widths")]
 
 
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions:
+    """Where a search starts, the rows it is watched on, and what is looked at where it ends."""
+
+    init: Annotated[str | None, typer.Option("--init", help="File with atoms to start from, as rows.")] = None
+    validation: Annotated[
+        str | None,
+        typer.Option(
+            "--validation",
+            help="File with rows that nothing is learned from, or the share of DATA to set aside; the search ends when "
+            "F on them stops falling.",
+        ),
+    ] = None
+    patience: Annotated[
+        int | None,
+        typer.Option("--patience", help="Evaluations in a row without a shown decrease that end it. [default: 5]"),
+    ] = None
+    second_order: Annotated[
+        bool, typer.Option("--second-order", help="Compute the least curvature at the end, and leave saddles (T5).")
+    ] = False
+
+    def keywords(self, prepared: Callable[[Activations], Activations]) -> dict[str, Any]:
+        """The same for the functions of the API; rows of a file are treated as the data were."""
+        from cvxsae.data.files import read_array
+
+        return {
+            "init": None if self.init is None else read_array(self.init, "--init"),
+            "validation": rows_or_share(self.validation, "--validation", prepared),
+            "patience": self.patience,
+            "second_order": self.second_order,
+        }
+
+
+def rows_or_share(text: str | None, name: str, prepared: Callable[[Activations], Activations]) -> Any:
+    """The share of the rows that a text is, or the rows in the file that it names, treated as the data were."""
+    from cvxsae.data import arguments
+    from cvxsae.data.activations import Activations
+
+    if text is None:
+        return None
+    try:
+        share = float(text)
+    except ValueError:
+        return prepared(Activations(text, name=name))
+    share = arguments.positive(share, name)
+    if not share < 1:
+        raise InputError(f"{name} is {share:g}; pass a share of the rows between 0 and 1, or a file with rows.")
+    return share
+
+
 def learn_command(
     terms: TermsOptions,
     n_atoms: Annotated[int, typer.Option("--n-atoms", help="Width K.")],
     compute: SteppedOptions,
+    search: SearchOptions,
     stationarity: Stationarity = 1e-4,
-    init: Annotated[str | None, typer.Option("--init", help="File with atoms to start from, as rows.")] = None,
     folder: Annotated[
         Path | None, typer.Option("--folder", help="Folder to keep the state in and resume from.")
     ] = None,
-    second_order: Annotated[
-        bool, typer.Option("--second-order", help="Compute the least curvature at the end, and leave saddles (T5).")
-    ] = False,
     out: OutFile = None,
 ) -> Answer:
     """Learn a dictionary with exact codes: how low it gets, how stationary it is, and the floor under it."""
-    from cvxsae.data.files import read_array
     from cvxsae.solvers.dictionary.learn import learn_dictionary
 
     check_out(out)
-    X, lam, bias, notes = terms.load()
-    start = None if init is None else read_array(init, "--init")
+    X, lam, bias, notes, prepared = terms.prepare()
+    asked = search.keywords(prepared)
     fit = learn_dictionary(
         X,
         n_atoms,
@@ -87,11 +139,12 @@ def learn_command(
         bias=bias,
         seed=terms.data.seed,
         stationarity=stationarity,
-        init=start,
         folder=folder,
-        second_order=second_order,
+        **asked,
         **compute.keywords(),
     )
+    if fit.held_out is not None:
+        notes.append(fit.held_out.announced)
     report = {**fit.to_dict(), **fit.encoding.activity.to_dict()}
     text = [
         f"dictionary of {fit.n_atoms} atoms: {fit.message}",
@@ -104,7 +157,9 @@ def learn_command(
     ]
     if fit.remedy:
         text.append(f"  status        {fit.status.name}: {fit.remedy}")
-    code = exit_code(fit.status.name in ("STATIONARY", "CERTIFIED"), fit.status)
+    if fit.validation is not None:
+        text.insert(1, f"  held-out F    {fit.validation.mean}")
+    code = exit_code(fit.status.name in ("STATIONARY", "CERTIFIED", "EARLY_STOPPED"), fit.status)
     notes += save(out, fit.arrays(), lam=lam, value=fit.value, lower_bound=fit.lower_bound)
     return Answer("\n".join(text), report, code, notes)
 

@@ -65,6 +65,11 @@ class DataOptions:
 
     def load(self) -> tuple[Activations, list[str]]:
         """The datapoints, and sentences on what was done to them."""
+        X, notes, _ = self.prepare()
+        return X, notes
+
+    def prepare(self) -> tuple[Activations, list[str], Callable[[Activations], Activations]]:
+        """The same, and what does to other rows what was done to these."""
         import numpy as np
 
         from cvxsae.data import arguments, transforms
@@ -89,11 +94,10 @@ class DataOptions:
             (False, True): transforms.scale_to_unit_mean_square,
             (True, True): transforms.center_and_scale,
         }
-        if (self.center, self.scale) in makers:
-            transform = makers[self.center, self.scale](X)
-            X = transform.apply(X)
-            notes.append(transform.describe())
-        return X, notes
+        if (self.center, self.scale) not in makers:
+            return X, notes, lambda rows: rows
+        transform = makers[self.center, self.scale](X)
+        return transform.apply(X), [*notes, transform.describe()], transform.apply
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,6 +27,12 @@ class Status(Enum):
         "every stationarity residual is within tol: a first-order point, below which descent cannot go",
         "compare with the floor, try other seeds, or ask for the curvature (second_order=True)",
     )
+    EARLY_STOPPED = (
+        "the value on the rows set aside stopped falling: the dictionary with the lowest one is returned, and nothing "
+        "is claimed of the optimum",
+        "for an unbiased number evaluate it on rows that have neither taught nor chosen it "
+        "(cvxsae.population.evaluate); more rows, fewer atoms or a larger λ let it fall further",
+    )
     RELAXED = (
         "the solver's gap closed to tol: value and bound enclose what the relaxation leaves open",
         "accept it (the solution says how much of the gap is the solver's and how much the relaxation's)",
@@ -64,12 +70,16 @@ class Status(Enum):
 
 @dataclass(frozen=True)
 class Record:
-    """One line of a solve's history; values per datapoint."""
+    """One line of a solve's history; values per datapoint.
+
+    ``held_out`` is the value on rows set aside, where it was evaluated at this very point; None elsewhere.
+    """
 
     iteration: int
     seconds: float
     value: float
     lower_bound: float
+    held_out: float | None = None
 
     @property
     def gap(self) -> float:

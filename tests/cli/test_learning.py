@@ -163,3 +163,20 @@ def test_bad_input_is_one_sentence_exit_code_2_and_nothing_written(folder, monke
     assert result.stdout == ""
     assert len(result.stderr.strip().splitlines()) == 1
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+@pytest.mark.slow
+def test_learn_holds_out_a_share_or_a_file(folder):
+    np.save(folder / "other.npy", np.load(folder / "X.npy")[::2] + 0.1)
+    common = ("learn", folder / "X.npy", "--n-atoms", 4, "--lam", LAM, "--max-steps", 4, "--scale")
+    share = run(*common, "--validation", 0.25, "--seed", 3)
+    assert "held-out F" in share.stdout and "20 of 80 rows are held out, by row" in share.stdout
+    given = json.loads(run(*common, "--validation", folder / "other.npy", "--patience", 2, "--json").stdout)
+    assert given["validation"]["n_units"] == 40 and any("held out" in note for note in given["notes"])
+    X = np.load(folder / "X.npy")
+    scale = 1 / np.sqrt(np.square(X).sum(axis=1).mean())
+    fit = learn_dictionary(X * scale, 4, LAM, max_steps=4, validation=np.load(folder / "other.npy") * scale)
+    assert fit.validation is not None and given["validation"]["value"] == pytest.approx(fit.validation.value, rel=1e-6)
+    for wrong, said in (("1.5", "--validation is 1.5"), ("-1", "--validation is -1"), ("no.npy", "--validation")):
+        refused = run(*common, f"--validation={wrong}")
+        assert refused.exit_code == 2 and said in refused.stderr and "Traceback" not in refused.stderr

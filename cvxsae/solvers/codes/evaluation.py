@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from cvxsae.parallel.context import Run
     from cvxsae.relaxations.convex.fixed_atoms import SparseCodes
     from cvxsae.relaxations.solution import Status
+    from cvxsae.solvers.codes.result import Codes
     from cvxsae.statistics.estimates import Estimate
     from cvxsae.statistics.means import Side
 
@@ -113,7 +114,13 @@ def evaluation_of(
     warm: Any = None,
 ) -> Evaluation:
     """Evaluate the atoms of a problem at its fixed bias. Past the deadline, what is coded is returned."""
-    codes = encode_rows(problem, run, tol=tol, warm=warm)
+    return evaluation_from(encode_rows(problem, run, tol=tol, warm=warm), groups, confidence)
+
+
+def evaluation_from(
+    codes: Codes, groups: Int64[np.ndarray, " N"] | None = None, confidence: float = CONFIDENCE
+) -> Evaluation:
+    """What codes that are at hand say of their dictionary."""
     return Evaluation(
         values=codes.values,
         lower=codes.values * (1 - codes.gaps),

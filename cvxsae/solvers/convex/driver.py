@@ -80,6 +80,14 @@ class CutsShort(Protocol[P, S_in]):
         """The candidate with its value and its lower bound; None where ``finish`` is quick."""
 
 
+@runtime_checkable
+class HoldsOut(Protocol[S_in]):
+    """An algorithm that evaluates some of its points on rows set aside."""
+
+    def held_out(self, state: S_in) -> float | None:
+        """The value there, if it was evaluated at this very state."""
+
+
 @dataclass(frozen=True)
 class Outcome(Generic[S]):
     """What the loop leaves behind.
@@ -218,6 +226,8 @@ def run_loop(algorithm: Algorithm[P, S], problem: P, tol: float, run: Run, *, ev
             if iteration >= next_check or late or iteration >= most:
                 with limits.of_an_evaluation():
                     record = Record(iteration, elapsed, *algorithm.bounds(problem, state))
+                if isinstance(algorithm, HoldsOut):
+                    record = replace(record, held_out=algorithm.held_out(state))
                 limits.took(time.perf_counter() - now)
                 history.append(record)
                 if math.isfinite(record.gap):

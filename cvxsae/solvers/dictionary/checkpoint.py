@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -22,7 +22,11 @@ from cvxsae.errors import InputError, reason
 from cvxsae.parallel.group import ProcessGroup
 from cvxsae.relaxations.joint.joint import JointProblem
 from cvxsae.solvers.dictionary.evaluator import Evaluator
+from cvxsae.solvers.dictionary.held_out import Watched
 from cvxsae.solvers.dictionary.state import CurvaturePair, Exact, Moments, Polish, RoundStart, State, Stochastic
+
+if TYPE_CHECKING:
+    from cvxsae.solvers.dictionary.watching import Watch
 
 SECONDS = 10.0
 """Least time between two states that are kept."""
@@ -73,7 +77,7 @@ class Checkpoint:
         self.before, self.turn = 0.0, 0
         self.started = self.written = time.perf_counter()
 
-    def resume(self, evaluator: Evaluator, target: float) -> State | None:
+    def resume(self, evaluator: Evaluator, target: float, watch: Watch | None = None) -> State | None:
         """The last state that all processes have, None if there is none; ``target`` is the stationarity asked for.
 
         Raises
@@ -95,6 +99,8 @@ class Checkpoint:
         self.before = float(kept.record["seconds"])
         try:
             state = _unpack(kept.record, kept.arrays, evaluator)
+            if watch is not None:
+                state = replace(state, watched=_unpack_watched(kept.record, kept.arrays, evaluator, watch))
         except (KeyError, ValueError, TypeError, RuntimeError, IndexError) as error:
             raise InputError(
                 f"folder {str(self.folder.path)!r} holds a state that cannot be gone on from "
@@ -113,6 +119,7 @@ class Checkpoint:
     def write(self, state: State, evaluator: Evaluator) -> None:
         """Keep a state now, in place of the one before the last."""
         record, arrays = _pack(state)
+        _pack_watched(state, record, arrays, evaluator)
         arrays["bias"] = evaluator.bias(state.offset)
         self.folder.write(SLOTS[self.turn], {**record, "seconds": self.seconds}, arrays)
         self.turn = 1 - self.turn
@@ -205,6 +212,49 @@ def _unpack(record: dict[str, Any], arrays: dict[str, Any], evaluator: Evaluator
         if len(rows):
             sums.add(part_codes, evaluator.measured(problem.X[rows].to_tensor()))
     return Exact(**at_hand, round=number, part=int(record["part"]), minibatches=minibatches, codes=held, sums=sums)
+
+
+def _pack_watched(state: State, record: dict[str, Any], arrays: dict[str, Any], evaluator: Evaluator) -> None:
+    """What rows set aside have said; their values are computed again from these codes."""
+    seen = state.watched
+    if seen is None:
+        return
+    record["watched"] = {"step": seen.step, "last": seen.last, "value": seen.value, "idle": seen.idle}
+    arrays["watched_dictionary"], arrays["watched_offset"] = seen.dictionary, seen.offset
+    arrays["watched_bias"] = evaluator.bias(seen.offset)
+    arrays["watched_codes"], arrays["watched_warm"] = seen.codes, seen.warm
+    arrays["watched_reference"] = seen.reference
+
+
+def _unpack_watched(
+    record: dict[str, Any], arrays: dict[str, Any], evaluator: Evaluator, watch: Watch
+) -> Watched | None:
+    """The best point on rows set aside, evaluated again; believed is only what decides when the search ends."""
+    if "watched" not in record:
+        return None
+    problem, rows = evaluator.problem, len(watch.rows.X)
+    _check_atoms(arrays["watched_dictionary"], (problem.n_atoms, problem.dim))
+    if any(arrays[f"watched_{name}"].shape != (rows, problem.n_atoms) for name in ("codes", "warm")):
+        raise ValueError("its codes of the rows set aside have another shape")
+    if arrays["watched_reference"].shape != (2, rows):
+        raise ValueError("its values of the rows set aside have another shape")
+    dictionary, offset = (tensor_of(arrays[f"watched_{name}"], evaluator) for name in ("dictionary", "offset"))
+    shift = torch.from_numpy(arrays["watched_bias"]) - evaluator.bias(offset)
+    if bool(shift.any()):
+        offset = offset + shift.to(offset.device)
+    codes = watch.codes(evaluator.until(np.inf), dictionary, offset, arrays["watched_codes"])
+    return Watched(
+        dictionary=dictionary,
+        offset=offset,
+        found=watch.evaluation(codes),
+        codes=codes.codes,
+        warm=arrays["watched_warm"],
+        reference=arrays["watched_reference"],
+        step=int(record["watched"]["step"]),
+        last=int(record["watched"]["last"]),
+        value=float(record["watched"]["value"]),
+        idle=int(record["watched"]["idle"]),
+    )
 
 
 def _unpack_polish(

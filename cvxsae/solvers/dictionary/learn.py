@@ -17,6 +17,7 @@ from cvxsae.relaxations.solution import Status
 from cvxsae.solvers.convex.driver import Outcome, run_loop
 from cvxsae.solvers.dictionary.checkpoint import Checkpoint, digest_of
 from cvxsae.solvers.dictionary.evaluator import Evaluator
+from cvxsae.solvers.dictionary.held_out import HeldOut, HeldOutOptions, going_on, set_aside
 from cvxsae.solvers.dictionary.learner import Learner, grace
 from cvxsae.solvers.dictionary.moves import Moves
 from cvxsae.solvers.dictionary.result import FINAL_TOL, GLOBAL_TOL, DictionaryFit, judge_fit
@@ -25,6 +26,7 @@ from cvxsae.solvers.dictionary.stages.stochastic import StochasticSteps
 from cvxsae.solvers.dictionary.start import Given, Init, starting_point
 from cvxsae.solvers.dictionary.state import Polish, State
 from cvxsae.solvers.dictionary.summary import summarize
+from cvxsae.solvers.dictionary.watching import Watch
 
 EPOCHS = 17
 """Passes over the data before the full-batch stage: 2, 4 and 8 stochastic ones, each time followed by an exact one."""
@@ -36,7 +38,7 @@ SEARCH_SHARE = 0.9
 """Share of the time that the search may take; the rest is for coding the data exactly at its end."""
 
 
-class LearnOptions(Steps, Seeded, Kept, total=False):
+class LearnOptions(Steps, Seeded, Kept, HeldOutOptions, total=False):
     """Options of :func:`learn_dictionary`, :func:`grow` and :func:`shrink` that they share with other verbs."""
 
 
@@ -59,6 +61,8 @@ class Settings:
         Dictionary and bias to start from, or None.
     second_order, moves, epochs
         As in :func:`learn_dictionary`.
+    held_out
+        Rows set aside, on which the search is watched, or None.
     """
 
     stationarity: float = 1e-4
@@ -66,6 +70,7 @@ class Settings:
     second_order: bool = False
     moves: bool = True
     epochs: int | None = None
+    held_out: HeldOut | None = None
 
     def rounds(self, stochastic: StochasticSteps, n_atoms: int) -> tuple[int, ...]:
         """Stochastic passes before each exact one."""
@@ -122,6 +127,19 @@ def learn_dictionary(
         Passes over the data before full-batch descent, in minibatches: 2 stochastic ones and an exact one, 4 and one, 8
         and one, and so on, as many as asked for. By default 17; two exact ones from an ``init`` with some atoms
         missing, none from a complete one, which passes asked for may leave. None if all datapoints fit one minibatch.
+    validation
+        Rows (M, d) that nothing is learned from, or a share of X (0.2: a fifth of its rows) that is set aside by
+        ``seed``; the problem of the fit is then of the other rows. F on these rows is evaluated on the way with exact
+        codes (:mod:`~cvxsae.solvers.dictionary.watching`); once it has stopped falling, the search ends as
+        ``EARLY_STOPPED``. However it ends, the dictionary seen that is lowest on them is returned, with its evaluation
+        as ``validation``. Having chosen it, they flatter it: for an unbiased number evaluate it on a third set of rows
+        (:func:`cvxsae.population.evaluate`). Not for data that several processes share.
+    validation_groups
+        Which document each row is of, integers or strings, (M,), or (N,) where a share is set aside, which then
+        consists of whole documents; intervals are over documents (T17 d). None if rows are independent.
+    patience
+        Evaluations in a row whose paired 95 % interval shows no decrease, after which the search ends; None for 5. They
+        come at the end of every stochastic round and exact pass, and every five steps of descent.
     max_seconds
         Wall-clock limit of the whole call. The point reached is coded exactly and returned; for that, time is set aside
         as far as it can be known. What is not coded a second after the limit has zero codes: ``encoding.done`` says
@@ -164,6 +182,7 @@ def learn_dictionary(
     >>> round(fit.value, 8)
     0.11571068
     """
+    X, held_out = set_aside(X, options)
     problem = JointProblem(X, n_atoms, lam, bias=bias)
     with problem.group.guard():
         run, epochs = Run.start(options, SearchOptions, group=problem.group), options.get("epochs")
@@ -173,6 +192,7 @@ def learn_dictionary(
             second_order,
             moves,
             None if epochs is None else arguments.count(epochs, "epochs", least=0),
+            held_out,
         )
         if second_order and not problem.group.is_alone:
             raise InputError(
@@ -205,6 +225,7 @@ def learn(problem: JointProblem, settings: Settings, run: Run) -> DictionaryFit:
         stochastic = StochasticSteps()
         rounds = settings.rounds(stochastic, problem.n_atoms)
         kept = None if run.folder is None else _checkpoint(problem, settings, rounds, run)
+        watch = None if settings.held_out is None else Watch(settings.held_out)
         evaluator = Evaluator(problem, summarize(problem, inner), inner)
         learner = Learner(
             evaluator=evaluator,
@@ -213,7 +234,8 @@ def learn(problem: JointProblem, settings: Settings, run: Run) -> DictionaryFit:
             stochastic=stochastic,
             polishing=Polishing(settings.stationarity, settings.second_order, Moves(only_dead=not settings.moves)),
             checkpoint=kept,
-            resumed=None if kept is None else kept.resume(evaluator, settings.stationarity),
+            resumed=None if kept is None else kept.resume(evaluator, settings.stationarity, watch),
+            watch=watch,
             end=run.deadline,
         )
         search = replace(run, deadline=inner.deadline)
@@ -236,6 +258,8 @@ def _checkpoint(problem: JointProblem, settings: Settings, rounds: tuple[int, ..
         "rounds": list(rounds),
         "init": None if given is None else digest_of(given.dictionary, given.bias),
     }
+    if settings.held_out is not None:  # folders of searches without it stay what they were
+        options["validation"] = settings.held_out.digest
     assert run.folder is not None
     return Checkpoint(run.folder, problem, options)
 
@@ -244,11 +268,15 @@ def _fit(learner: Learner, outcome: Outcome[State], run: Run) -> DictionaryFit:
     """Code the data once more, exactly, and say what that point is worth."""
     # Who presses Ctrl-C does not wait for all datapoints to be coded.
     end = time.perf_counter() if outcome.status is Status.INTERRUPTED else run.deadline
-    state = learner.better_end(outcome.primal, end)
+    state, ended = outcome.primal, outcome.status
+    if learner.watch is None:
+        state = learner.better_end(state, end)
+    else:
+        state, ended = learner.watch.chosen(learner.evaluator.until(end), state, ended)
     known = state.evaluation.codes if isinstance(state, Polish) and state.evaluation is not None else None
     evaluator = learner.evaluator.until(grace(end) if known is None else end)
     tol, warm = (FINAL_TOL, None) if known is None else (min(FINAL_TOL, known.tol), known.codes)
-    status, codes = outcome.status, known
+    status, codes = ended, known
     try:
         exact = evaluator.encode_what_can_be(state.dictionary, state.offset, warm, tol)
         if known is None or not known.value < exact.value:  # these were better already, by rounding or for lack of time
@@ -262,6 +290,9 @@ def _fit(learner: Learner, outcome: Outcome[State], run: Run) -> DictionaryFit:
     fit = judge_fit(evaluator, state.dictionary, state.offset, codes, status, target)
     if status is Status.STATIONARY and fit.status is not status and known is not None:
         fit = judge_fit(evaluator, state.dictionary, state.offset, known, status, target)
+    if learner.watch is not None:
+        validation = learner.watch.final(evaluator, state)
+        fit = replace(fit, validation=validation, held_out=learner.watch.rows)
     return replace(
         fit,
         history=outcome.history,
@@ -287,7 +318,8 @@ def grow(
 ) -> DictionaryFit:
     """Continue a fit at a larger width: atoms are added where they lower F most (T7, T8), then all are learned.
 
-    The value never rises on the way, so a path of widths is one warm-started run.
+    The value never rises on the way, so a path of widths is one warm-started run. Where rows are set aside, what is
+    returned is lowest on them, and its value on those learned from is not what the search ended at.
 
     Parameters
     ----------
@@ -297,6 +329,9 @@ def grow(
         The new width, larger than ``fit.n_atoms``.
     stationarity, seed
         Those of the fit, unless given.
+    validation, validation_groups, patience
+        As in :func:`learn_dictionary`, but for a share, as the fit has seen all of its rows. The rows that were set
+        aside for the fit stay so, unless others, or None, are given.
     second_order, max_seconds, max_steps, device, progress, callback, folder
         As in :func:`learn_dictionary`.
 
@@ -311,6 +346,7 @@ def grow(
     if width <= fit.n_atoms:
         raise InputError(f"n_atoms is {width} but the fit has {fit.n_atoms} atoms; pass a larger width.")
     options.setdefault("seed", fit.seed)
+    options["validation"] = going_on(fit.held_out, options)
     return learn_dictionary(
         fit.problem.X,
         width,

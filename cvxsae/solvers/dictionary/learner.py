@@ -37,6 +37,7 @@ from cvxsae.solvers.dictionary.stages.exact import ExactPasses, in_order
 from cvxsae.solvers.dictionary.stages.polish import Polishing
 from cvxsae.solvers.dictionary.stages.stochastic import StochasticSteps
 from cvxsae.solvers.dictionary.state import Exact, Polish, SearchState, State, Stochastic
+from cvxsae.solvers.dictionary.watching import Watch
 
 EXACT_CODING = 2
 """Codings of the search that the exact one of the returned point may take (measured: 1.6 times as long)."""
@@ -71,6 +72,8 @@ class Learner:
         Where to keep the state, or None.
     resumed
         A state to go on from.
+    watch
+        Rows set aside on which the search is watched, or None.
     end
         When the whole call must end, its last coding included.
     """
@@ -83,6 +86,7 @@ class Learner:
     exact: ExactPasses = field(default_factory=ExactPasses)
     checkpoint: Checkpoint | None = None
     resumed: State | None = None
+    watch: Watch | None = None
     end: float = math.inf
 
     name = "dictionary"
@@ -96,6 +100,11 @@ class Learner:
         """Zero codes at the start, or the state that was kept."""
         if self.resumed is not None:
             return self.resumed
+        start = self._first(problem)
+        return start if self.watch is None else self.watch.follow(self.evaluator, None, start)
+
+    def _first(self, problem: JointProblem) -> State:
+        """Zero codes, and the first round if there is one."""
         dictionary, offset = self.start
         value = self.evaluator.no_sums(len(dictionary)).value(dictionary, offset, problem.lam)
         state = Polish(dictionary=dictionary, offset=offset, value=self.evaluator.group.same_number(value))
@@ -113,6 +122,8 @@ class Learner:
                 after = replace(self._step(state), step=state.step + 1)
         except OutOfTime:
             return state
+        if self.watch is not None:
+            after = self.watch.follow(self.evaluator, state, after)
         if self.checkpoint is not None:
             with whatever_the_time():
                 self.checkpoint.offer(after, self.evaluator)
@@ -127,6 +138,12 @@ class Learner:
 
         Where no exact codes of all datapoints are at hand, they have to be made in the time that is left.
         """
+        if (
+            self.watch is not None
+            and self.watch.is_over(state)
+            and not (isinstance(state, Polish) and state.is_settled)
+        ):
+            return Status.EARLY_STOPPED
         if not isinstance(state, Polish):
             codings = EXACT_CODING + (COMPARISON if isinstance(state, Stochastic) else 0)
             return Status.TIME_LIMIT if self._is_late(codings, self.end) else None
@@ -141,6 +158,11 @@ class Learner:
     def info(self, state: State) -> dict[str, Any]:
         """Counters."""
         return dict(state.counts)
+
+    def held_out(self, state: State) -> float | None:
+        """F on the rows set aside, where it was evaluated at this very state."""
+        seen = state.watched
+        return seen.value if seen is not None and seen.last == state.step else None
 
     # ------------------------------------------------------------------ stages
 

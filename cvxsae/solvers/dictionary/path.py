@@ -20,12 +20,14 @@ from cvxsae.parallel.context import Compute, Kept, Run, Seeded, keywords
 from cvxsae.relaxations.joint.joint import JointProblem
 from cvxsae.relaxations.solution import Status
 from cvxsae.solvers.dictionary.checkpoint import digest_of
+from cvxsae.solvers.dictionary.held_out import HeldOut, HeldOutOptions, set_aside
 from cvxsae.solvers.dictionary.learn import Settings, learn
 from cvxsae.solvers.dictionary.reseed import reseeded
 from cvxsae.solvers.dictionary.result import DictionaryFit
 from cvxsae.solvers.dictionary.sample import sample_rows
 from cvxsae.solvers.dictionary.shrink import REMOVAL_SHARE, without_cheapest
 from cvxsae.solvers.dictionary.start import Given
+from cvxsae.solvers.dictionary.watching import evaluate_fit
 
 SURPLUS = 1.2
 """Atoms that :func:`dictionary_path` learns with, over those it is asked for."""
@@ -46,7 +48,7 @@ NAME_CHARACTERS = 16
 """Of a start's digest in the name of the folder of a search: no two starts of a path agree in so many."""
 
 
-class PathOptions(Compute, Seeded, Kept, total=False):
+class PathOptions(Compute, Seeded, Kept, HeldOutOptions, total=False):
     """Options of :func:`dictionary_path` that it shares with other verbs."""
 
 
@@ -87,6 +89,10 @@ def dictionary_path(
         The round with the lowest value is gone on from.
     stationarity
         Of the last fit; those on the way go to a hundredth at best.
+    validation, validation_groups, patience
+        As in :func:`cvxsae.learn_dictionary`, for every fit: each is the dictionary seen on its way that is lowest on
+        the rows set aside, and has its evaluation there (``fit.validation``). Of rounds of reseeding the one that is
+        lowest there is gone on from.
     max_seconds
         For the whole path, shared out evenly over what is left of it. Every fit's last coding of the data, which is
         its certificate, is made whatever the time.
@@ -113,6 +119,7 @@ def dictionary_path(
     penalties = arguments.each(lams, "lams", arguments.penalty)
     if any(low >= high for high, low in pairwise(penalties)):
         raise InputError(f"lams are {penalties[:4]}; pass penalties, each smaller than the one before.")
+    X, held_out = set_aside(X, options)
     problem = JointProblem(X, n_atoms, penalties[-1], bias=bias)
     if not problem.group.is_alone:
         raise InputError("X is shared by several processes; dictionary_path takes data of one process.")
@@ -122,13 +129,15 @@ def dictionary_path(
     run, target = Run.start(options, PathOptions), arguments.positive(stationarity, "stationarity")
     wide = JointProblem(problem.X, math.ceil(surplus * problem.n_atoms), penalties[0], bias=bias)
     asked = {"lams": list(penalties), "surplus": surplus, "reseeds": reseeds, "stationarity": target}
+    if held_out is not None:
+        asked["validation"] = held_out.digest
     stages = _Stages(run, len(penalties) + (wide.n_atoms > problem.n_atoms) + reseeds, _folder(problem, asked, run))
-    on_the_way = Settings(max(target, ON_THE_WAY))
+    on_the_way = Settings(max(target, ON_THE_WAY), held_out=held_out)
     fits: list[DictionaryFit] = []
     start = None
     if reseeds:
         first = wide if len(penalties) > 1 else problem
-        start = _reseed(first, reseeds, stages)
+        start = _reseed(first, reseeds, replace(on_the_way, stationarity=ON_THE_WAY), stages)
     for number, lam in enumerate(penalties[:-1]):
         here = JointProblem(wide.X, wide.n_atoms, lam, bias=bias)
         settings = replace(on_the_way, start=Given.of(fits[-1] if fits else start, here))
@@ -136,18 +145,18 @@ def dictionary_path(
     if fits and wide.n_atoms > problem.n_atoms:
         narrow = JointProblem(wide.X, problem.n_atoms, fits[-1].lam, bias=bias)
         fits.append(stages.shrunk(fits[-1], narrow, on_the_way))
-    last = Settings(target, Given.of(fits[-1] if fits else start, problem))
+    last = replace(on_the_way, stationarity=target, start=Given.of(fits[-1] if fits else start, problem))
     fits.append(stages.fit("last", problem, last, is_last=True))
     return tuple(fits)
 
 
-def _reseed(problem: JointProblem, rounds: int, stages: _Stages) -> DictionaryFit:
+def _reseed(problem: JointProblem, rounds: int, settings: Settings, stages: _Stages) -> DictionaryFit:
     """Learn for a while and replace the atoms that memorize, so many times: the best of the rounds."""
     best: DictionaryFit | None = None
-    settings = Settings(ON_THE_WAY, moves=False, epochs=0)
+    settings = replace(settings, moves=False, epochs=0)
     for turn in range(rounds):
         fit = stages.fit(f"round-{turn:03d}", problem, settings, max_steps=RESEED_STEPS)
-        if best is None or fit.value < best.value:
+        if best is None or _level(fit) < _level(best):
             best = fit
         rows = sample_rows(problem.n_points, problem.dim)
         points = problem.X[rows].to_numpy() - fit.bias
@@ -155,6 +164,11 @@ def _reseed(problem: JointProblem, rounds: int, stages: _Stages) -> DictionaryFi
         settings = replace(settings, start=Given.of((atoms, fit.bias), problem))
     assert best is not None
     return best
+
+
+def _level(fit: DictionaryFit) -> float:
+    """What tells which of two fits is better: F on rows set aside, if there are any."""
+    return fit.value if fit.validation is None else fit.validation.value
 
 
 def _folder(problem: JointProblem, asked: dict[str, object], run: Run) -> Folder | None:
@@ -181,11 +195,13 @@ class _Stages:
         is_last: bool = False,
     ) -> DictionaryFit:
         """A fit that is kept, or is learned now and kept."""
-        return self._kept(key, problem) or self._learned(key, problem, settings, self._next(max_steps, is_last))
+        return self._kept(key, problem, settings.held_out) or self._learned(
+            key, problem, settings, self._next(max_steps, is_last)
+        )
 
     def shrunk(self, fit: DictionaryFit, problem: JointProblem, settings: Settings) -> DictionaryFit:
         """The fit at a smaller width, as :func:`cvxsae.shrink` has it."""
-        known = self._kept("shrunk", problem)
+        known = self._kept("shrunk", problem, settings.held_out)
         if known is not None:
             return known
         run = self._next()
@@ -206,8 +222,8 @@ class _Stages:
         inner, shows = self.run.inner(share=share), self.run.progress and max_steps is None
         return replace(inner, progress=shows, max_steps=max_steps, is_outermost=is_last)
 
-    def _kept(self, key: str, problem: JointProblem) -> DictionaryFit | None:
-        again: Callable[[KeptRecord], DictionaryFit] = partial(_again, problem, self.run)
+    def _kept(self, key: str, problem: JointProblem, held_out: HeldOut | None) -> DictionaryFit | None:
+        again: Callable[[KeptRecord], DictionaryFit] = partial(_again, problem, held_out, self.run)
         found = None if self.kept is None else self.kept.read_as(key, again)
         if found is not None:
             self.count -= 1
@@ -229,7 +245,7 @@ class _Stages:
         return fit
 
 
-def _again(problem: JointProblem, run: Run, kept: KeptRecord) -> DictionaryFit:
+def _again(problem: JointProblem, held_out: HeldOut | None, run: Run, kept: KeptRecord) -> DictionaryFit:
     """A fit as its arrays have it: its numbers are computed again, never read."""
     claimed, status = kept.record, Status[kept.record["status"]]
     fit = DictionaryFit.judged(
@@ -237,4 +253,7 @@ def _again(problem: JointProblem, run: Run, kept: KeptRecord) -> DictionaryFit:
     )
     if not math.isclose(fit.value, float(claimed["value"]), rel_tol=SAME):
         raise ValueError("its arrays do not bear out what it says")
+    if held_out is not None:
+        found = evaluate_fit(held_out, fit, run.inner().without_limit())
+        fit = replace(fit, validation=found, held_out=held_out)
     return replace(fit, seconds=float(claimed["seconds"]))

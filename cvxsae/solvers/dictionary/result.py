@@ -22,8 +22,10 @@ from cvxsae.relaxations.joint.joint import JointProblem
 from cvxsae.relaxations.linalg import EPS
 from cvxsae.relaxations.problem import Problem
 from cvxsae.relaxations.solution import Solution, Status, relative_gap
+from cvxsae.solvers.codes.evaluation import Evaluation
 from cvxsae.solvers.codes.result import Codes
 from cvxsae.solvers.dictionary.evaluator import Evaluator
+from cvxsae.solvers.dictionary.held_out import HeldOut
 from cvxsae.solvers.dictionary.summary import summarize
 
 FINAL_TOL = 1e-9
@@ -83,13 +85,21 @@ class DictionaryFit(Solution):
         :class:`~cvxsae.relaxations.joint.curvature.LeastCurvature`; None otherwise.
     status
         ``STATIONARY`` if every stationarity residual is within ``stationarity_target``; ``CERTIFIED`` if the value
-        reached the lower bound, a global optimum of every width; otherwise why the search ended.
+        reached the lower bound, a global optimum of every width; otherwise why the search ended. ``EARLY_STOPPED``:
+        where F was lowest on the rows set aside, which says nothing of the optimum of the rows learned from.
     stationarity_target
         The stationarity that was asked for.
     seed
         Of the start and of every choice made on the way.
+    validation
+        Of the rows set aside, if there were any: what the dictionary is worth on each of them, certified. They have
+        chosen among the dictionaries on the way (``held_out`` in ``history``), so for the distribution its ``mean`` is
+        biased downwards: a third set of rows has no such bias (:func:`cvxsae.population.evaluate`).
+    held_out
+        These rows, their documents, and which rows of the data given they were; None without any.
     history
-        Value and lower bound over time. Values are those of the codes at hand; they never rise.
+        Value and lower bound over time. Values are those of the codes at hand; they never rise. ``held_out`` is F on
+        the rows set aside, where it was evaluated.
     seconds
         Wall-clock time, earlier runs of a resumed fit included.
     info
@@ -105,6 +115,8 @@ class DictionaryFit(Solution):
     least_curvature: float | None = None
     stationarity_target: float
     seed: int
+    validation: Evaluation | None = None
+    held_out: HeldOut | None = None
 
     @classmethod
     def load(cls, path: str | Path, problem: Problem) -> DictionaryFit:
@@ -207,13 +219,14 @@ class DictionaryFit(Solution):
             "bias_residual": self.bias_residual,
             "least_curvature": self.least_curvature,
             "seed": self.seed,
+            **({} if self.validation is None else {"validation": self.validation.mean.to_dict()}),
         }
 
     def _line(self) -> str:
-        return (
-            f"{self.n_atoms} atoms, λ {self.lam:.4g}, value {self.value:.6g}, lower bound {self.lower_bound:.6g}, "
-            f"stationarity {self.worst_stationarity:.1e}, L0 {self.encoding.l0:.1f}, {self.status.name.lower()}"
-        )
+        seen = "" if self.validation is None else f"held-out F {self.validation.value:.6g}, "
+        level = f"{seen}value {self.value:.6g}, lower bound {self.lower_bound:.6g}"
+        ended = f"stationarity {self.worst_stationarity:.1e}, L0 {self.encoding.l0:.1f}, {self.status.name.lower()}"
+        return f"{self.n_atoms} atoms, λ {self.lam:.4g}, {level}, {ended}"
 
 
 def _offset(bias: Float64[torch.Tensor, " d"], origin: Float64[torch.Tensor, " d"]) -> Float64[torch.Tensor, " d"]:

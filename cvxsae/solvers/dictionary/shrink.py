@@ -16,6 +16,7 @@ from cvxsae.relaxations.convex.fixed_atoms import SparseCodes
 from cvxsae.relaxations.joint.joint import JointProblem
 from cvxsae.relaxations.solution import Status
 from cvxsae.solvers.codes.encode import encode_rows
+from cvxsae.solvers.dictionary.held_out import going_on, set_aside
 from cvxsae.solvers.dictionary.learn import LearnOptions, Settings, learn, width_of
 from cvxsae.solvers.dictionary.removal import cheapest_apart, removal_prices
 from cvxsae.solvers.dictionary.result import DictionaryFit
@@ -49,6 +50,8 @@ def shrink(
         The new width, smaller than ``fit.n_atoms``.
     stationarity, seed
         Those of the fit, unless given.
+    validation, validation_groups, patience
+        As in :func:`cvxsae.grow`.
     second_order, max_seconds, max_steps, device, progress, callback, folder
         As in :func:`cvxsae.learn_dictionary`.
 
@@ -67,7 +70,8 @@ def shrink(
     options.setdefault("seed", fit.seed)
     run = Run.start(options, LearnOptions)
     target = fit.stationarity_target if stationarity is None else arguments.positive(stationarity, "stationarity")
-    return shrunk(fit, width, Settings(target, second_order=second_order), run)
+    _, held_out = set_aside(fit.problem.X, {**options, "validation": going_on(fit.held_out, options)})
+    return shrunk(fit, width, Settings(target, second_order=second_order, held_out=held_out), run)
 
 
 def shrunk(fit: DictionaryFit, width: int, settings: Settings, run: Run) -> DictionaryFit:

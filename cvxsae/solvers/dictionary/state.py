@@ -12,9 +12,13 @@ import torch
 from jaxtyping import Float64, Int64
 
 from cvxsae.solvers.codes.result import Codes
+from cvxsae.solvers.dictionary.held_out import Watched
 from cvxsae.solvers.dictionary.sums import CodeSums
 
 S = TypeVar("S", bound="SearchState")
+
+AT_HAND = ("dictionary", "offset", "value", "step", "counts", "watched")
+"""What the state of one stage takes over from that of another."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +142,8 @@ class SearchState:
         Steps taken so far, of all stages.
     counts
         Epochs, steps, replaced atoms, escapes from saddles.
+    watched
+        What rows set aside say so far; None without any, and before they were evaluated.
     """
 
     dictionary: Float64[torch.Tensor, "K d"]
@@ -145,6 +151,7 @@ class SearchState:
     value: float
     step: int = 0
     counts: dict[str, int] = field(default_factory=dict)
+    watched: Watched | None = None
 
     def counting(self: S, **added: int) -> S:
         """The same state after adding to some counters."""
@@ -155,7 +162,7 @@ class SearchState:
     @property
     def at_hand(self) -> dict[str, Any]:
         """What the state of another stage takes over."""
-        return {name: getattr(self, name) for name in ("dictionary", "offset", "value", "step", "counts")}
+        return {name: getattr(self, name) for name in AT_HAND}
 
 
 @dataclass(frozen=True, kw_only=True)
