@@ -206,7 +206,7 @@ def exact_codes(X: np.ndarray, atoms: np.ndarray, b: np.ndarray, lam: float) -> 
 def levels_agree(sae: SparseAutoencoder, X: np.ndarray, library_codes: np.ndarray) -> None:
     """The attained levels of the ledger are those of numpy, to 1e-10; the codes of the first are the library's."""
     tol = 0.1  # of codes and of the search for a better dictionary: what is attained is compared, whatever it is
-    answer = audit(X, sae, stationarity=tol)
+    answer = audit(X, sae, stationarity=tol, held_out=None)
     ledger, lam, data = answer.ledger, answer.ledger.lam, sae.normalized(X).to_numpy().astype(np.float64)
     decoder, b = sae.W_dec.astype(np.float64), sae.b_dec.astype(np.float64)
     norms = np.linalg.norm(decoder, axis=1)

@@ -26,18 +26,21 @@ PARTS = ("metrics", "frontier", "diagnostics")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Audit:
-    """An audited SAE. Everything is about the rows given, and about normalized rows where the SAE normalizes.
+    """An audited SAE. Everything is about the rows held out, and about normalized rows where the SAE normalizes.
 
     Attributes
     ----------
     ledger
-        Where the loss goes, line by line.
+        Where the loss goes on the rows held out, line by line, with intervals for the distribution that they were drawn
+        from; where none are held out, on the rows given.
+    sample
+        The same on the rows that the better dictionary was learned on; ``ledger`` itself where none are held out.
     sae
         What was audited.
     self_test
         Whether it reconstructs these data at all, and if not, what is likely wrong.
     accounts
-        The codes behind the ledger.
+        The codes behind the ledger, and which rows it is about.
     metrics
         The field's metrics for the encoder's codes, exact codes, and exact codes refitted; None if not there.
     frontier
@@ -54,6 +57,7 @@ class Audit:
     """
 
     ledger: LossLedger
+    sample: LossLedger
     sae: SparseAutoencoder
     self_test: SelfTest
     accounts: Accounts = field(repr=False)
@@ -87,9 +91,10 @@ class Audit:
         short = None if self.frontier is None else self.frontier.least_suboptimality
         if self.frontier is None or short is None:
             return []
+        which = "held out" if self.ledger.is_held_out else "of those given"
         found = (
             f"codes of its own dictionary were found that have, with no more atoms on any row, {max(short, 0.0):.1%} "
-            f"less squared error ({self.frontier.n_points:,} rows)"
+            f"less squared error ({self.frontier.n_points:,} rows {which})"
         )
         if short >= WORTHWHILE:
             return [f"Change the encoder first: {found}, and what it loses is at least that."]

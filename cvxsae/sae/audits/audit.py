@@ -11,30 +11,34 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 import numpy as np
 
 from cvxsae.data import arguments
-from cvxsae.data.activations import Activations
 from cvxsae.data.deadline import OutOfTime
 from cvxsae.diagnostics.check import Conditions, check
 from cvxsae.errors import InputError
 from cvxsae.parallel.context import Compute, Run, Seeded, keywords
-from cvxsae.parallel.group import all_rows
 from cvxsae.relaxations.convex.wide_limit import WideLimit
 from cvxsae.relaxations.floors.floor import Floor
 from cvxsae.relaxations.joint.joint import JointProblem
 from cvxsae.sae.audits.account import STAGES, accounts, require_live
 from cvxsae.sae.audits.answer import PARTS, Audit
+from cvxsae.sae.audits.held_out import STAGES as HELD_OUT_STAGES
+from cvxsae.sae.audits.held_out import held_out_accounts
+from cvxsae.sae.audits.rows import SHARE, RowOptions, Rows, rows_asked
 from cvxsae.sae.audits.stages import Stages
 from cvxsae.sae.chosen_lambda import MATCH, ChosenLambda, choose_lambda
 from cvxsae.sae.frontiers.frontier import frontier_around
 from cvxsae.sae.given import as_autoencoder
 from cvxsae.sae.measures.metrics import Asked, metrics_of
 from cvxsae.solvers.codes.encode import relative_gap_asked
+from cvxsae.solvers.codes.evaluation import CONFIDENCE
 from cvxsae.solvers.floors.search import WIDE_SHARE, WIDE_TOL, FloorSearch, find_floors, solved_wide_limit
 
 if TYPE_CHECKING:
     from cvxsae.data.activations import ActivationsLike
     from cvxsae.data.arguments import BiasLike
     from cvxsae.diagnostics.report import OptimalityReport
+    from cvxsae.relaxations.solution import Solution
     from cvxsae.sae.audits.account import Accounts
+    from cvxsae.sae.audits.ledger import LossLedger
     from cvxsae.sae.autoencoder import SparseAutoencoder
     from cvxsae.sae.frontiers.curves import Frontier
     from cvxsae.sae.given import SAELike
@@ -47,20 +51,27 @@ _BIAS_TOLERANCE = 1e-5
 _FLOOR_SHARE = 0.5
 """Part of the ledger's time left that is kept for the floor of the width, which comes last."""
 
+_SAMPLE_SHARE = 0.5
+"""Part of the ledger's time for the rows that the better dictionary is learned on; the rows held out have the rest, and
+what then is left is for the floor of the former."""
+
 _LEDGER_SHARE = 0.5
 """Part of the time that the ledger may take where other parts are asked for too; they share what is left evenly."""
 
 _DIAGNOSTIC_TOL = 1e-4
 """What counts as zero in the verdicts of the diagnostics, in units of λ: the default of ``check_optimality``."""
 
-_METRICS = Asked(compat=None, loss=None, tol=1e-6, confidence=0.95)
-"""How the metrics are measured: the defaults of :func:`cvxsae.sae.metrics`."""
+_TOL = 1e-6
+"""Relative gap of the codes of metrics and frontier: the default of :func:`cvxsae.sae.metrics`."""
+
+HELD_OUT = ", held out"
+"""What stages on the rows held out are called beside their names."""
 
 _MATCH_SHARE = 0.2
 """Part of the time that the search for λ may take."""
 
 
-class AuditOptions(Compute, Seeded, total=False):
+class AuditOptions(RowOptions, Compute, Seeded, total=False):
     """How :func:`audit` runs, and what it measures beside the ledger."""
 
     metrics: bool
@@ -73,7 +84,18 @@ class AuditOptions(Compute, Seeded, total=False):
     """File for one page with all of it (then all parts are computed), or None."""
 
 
-@keywords(AuditOptions, metrics=False, frontier=None, diagnostics=False, report=None)
+@keywords(
+    AuditOptions,
+    held_out=SHARE,
+    groups=None,
+    held_out_groups=None,
+    confidence=CONFIDENCE,
+    drop_outliers=False,
+    metrics=False,
+    frontier=None,
+    diagnostics=False,
+    report=None,
+)
 def audit(
     X: ActivationsLike,
     sae: SAELike,
@@ -86,10 +108,15 @@ def audit(
     """Say where the loss of a trained SAE goes: encoder, dictionary, width, or nothing that anyone could gain (§7).
 
     First whether it reconstructs these data at all (:meth:`SparseAutoencoder.self_test`), and if not, why. Then the
-    levels of its loss: exact codes of its dictionary (:func:`~cvxsae.encode`); a search for a better dictionary that
-    starts from its own (:func:`~cvxsae.learn_dictionary`); the floor for its width (:func:`~cvxsae.width_floor`) and
-    for every width (:class:`~cvxsae.WideLimit`). All on the data given here, be it the training set or not: floors
-    hold even for dictionaries that were fitted to these very datapoints, and nothing is said of others.
+    levels of its loss: exact codes of its dictionary (:func:`~cvxsae.encode`); a better dictionary, searched for from
+    its own (:func:`~cvxsae.learn_dictionary`); the floor for its width (:func:`~cvxsae.width_floor`) and for every
+    width (:class:`~cvxsae.WideLimit`).
+
+    The better dictionary is learned on some rows, and everything is stated of others, held out: on the rows that it was
+    learned on a dictionary costs less than on any others, by what memorizing them saves (T17 b). So every line holds
+    for the rows held out, exactly, and for the distribution that they were drawn from with a confidence, if the SAE has
+    not seen them either. The floors hold for the rows held out; in expectation they are below those of the distribution
+    (T17 a).
 
     The ledger charges every SAE by (P), whatever it was trained for. Where that was no L1 penalty (TopK, JumpReLU) the
     answer says so, and the frontier (error against the number of active atoms) stands beside it.
@@ -112,26 +139,33 @@ def audit(
     stationarity
         What the search for D' aims at (T3), and the relative duality gap of every datapoint's codes.
     options
-        ``device``, ``progress``, ``seed`` (of the search and the floor), and what is computed beside the ledger:
-        ``metrics``, ``frontier``, ``diagnostics``, ``report`` (needs the extra: ``pip install cvxsae[report]``).
-        ``max_seconds`` is the limit of the whole call: the ledger has half of it if more is asked for; of that half is
-        for exact codes and the search for D', the rest for the floor of the width. Where codes are not done the
-        encoder's stand, and ``codes_gap`` says so. What was not begun in time is named in ``missing``; without a floor
-        of the width that of any width is one.
+        Which rows are held out: ``held_out``, a share of X (a quarter unless told otherwise, drawn with ``seed``), or
+        other data, or None: then everything is about the rows given, a dictionary's memory of them included. ``groups``
+        (which document each row of X is of) holds out whole documents, and makes them the units of all intervals (T17
+        d); for data held out that is ``held_out_groups``. ``confidence`` is that of the intervals. ``drop_outliers``
+        leaves out rows of 10 (or so many) times the median norm, which are reported where they are kept.
+
+        ``device``, ``progress``, ``seed`` (of the rows held out, the search and the floor), and what is computed beside
+        the ledger, on the same rows: ``metrics``, ``frontier``, ``diagnostics``, ``report`` (needs the extra: ``pip
+        install cvxsae[report]``). ``max_seconds`` is the limit of the whole call: the ledger has half of it if more is
+        asked for; of that half is for exact codes and the search for D', the rest for the rows held out and the floors
+        of the width. Where codes are not done the encoder's stand, and ``codes_gap`` says so. What was not begun in
+        time is named in ``missing``; without a floor of the width that of any width is one.
 
     Returns
     -------
     Audit
-        A verdict in words, and the ledger: lines that add up to the loss, none of them negative, with what certifies
-        each. And the parts asked for.
+        A verdict in words, and the ledger of the rows held out: lines that add up to the loss, with what certifies
+        each. The dictionary gap can be negative there, and says "none shown" where its interval holds zero. ``sample``
+        is the ledger of the rows that the better dictionary was learned on. And the parts asked for.
 
     Raises
     ------
     InputError
-        For arguments that cannot be used, a λ that is not to be had, a fixed bias that is not the SAE's, or a report
-        that could not be written: before anything is computed.
+        For arguments that cannot be used, fewer than two rows (or documents) to divide, a λ that is not to be had, a
+        fixed bias that is not the SAE's, or a report that could not be written: before anything is computed.
     CertificateError
-        If a line is negative by more than rounding: then a floor, a code or this code is wrong.
+        If a line that cannot be is negative by more than rounding: then a floor, a code or this code is wrong.
     KeyboardInterrupt
         On Ctrl-C: a ledger with a line missing would not add up.
     """
@@ -142,23 +176,26 @@ def audit(
 
         report = require_report(report, "report")
     model = as_autoencoder(sae)
-    rows = all_rows(X)
-    shift = _fixed_bias(model, rows, bias)
     stationarity = relative_gap_asked(stationarity, "stationarity")
     asked = _parts(model, options)
     require_live(model)
     is_searched = _is_searched(model, lam)
-    with Stages(run, "audit", is_searched + 3 + len(STAGES) + len(asked) + (report is not None)) as stages:
+    rows = rows_asked(X, model.dim, options, run.seed)
+    shift = _fixed_bias(model, bias)
+    count = is_searched + 3 + len(STAGES) + len(asked) + (report is not None)
+    count += 0 if rows.held_out is None else 3 + len(HELD_OUT_STAGES)
+    with Stages(run, "audit", count) as stages:
+        stages.say(rows.notes)
         stages.begin("self-test")
-        tested = model.self_test(rows)
-        data, behind = model.normalized(rows), replace(model, normalization=None)
+        tested = model.self_test(rows.given)
         searching = stages.begin("matching L0", share=_MATCH_SHARE) if is_searched else run.inner()
-        chosen = choose_lambda(model, rows, lam, searching)
+        chosen = choose_lambda(model, rows.learned_on, lam, searching)
         ledger_run = run.inner(share=_LEDGER_SHARE if asked else 1.0)
         stages.run = replace(ledger_run, progress=run.progress)
-        problem = JointProblem(data, model.n_atoms, _penalty(chosen), bias="free" if shift is None else shift)
-        found = _accounts(behind, problem, stationarity, stages)
-        ledger = replace(found.ledger, lam_source=_source(model, chosen), notes=_notes(model, tested))
+        terms = {"n_atoms": model.n_atoms, "lam": _penalty(chosen), "bias": "free" if shift is None else shift}
+        said: dict[str, Any] = {"lam_source": _source(model, chosen), "notes": _notes(model, tested) + rows.notes}
+        found, sample = _ledgers(model, rows, terms, stationarity, stages)
+        found = replace(found, ledger=replace(found.ledger, **said))
         stages.run = run
         parts: dict[str, Any] = {}
         for place, part in enumerate(asked):
@@ -168,7 +205,8 @@ def audit(
             with suppress(OutOfTime):
                 parts[part] = _MEASURES[part](_Measured(model, rows, found, chosen), inner)
         answer = Audit(
-            ledger=ledger,
+            ledger=found.ledger,
+            sample=found.ledger if rows.held_out is None else replace(sample, **said),
             sae=model,
             self_test=tested,
             missing=(*found.missing, *(part for part in asked if part not in parts)),
@@ -182,22 +220,63 @@ def audit(
     return answer
 
 
-def _accounts(model: SparseAutoencoder, problem: JointProblem, tol: float, stages: Stages) -> Accounts:
-    """The ledger, with the floors under it."""
-    run = stages.run
+def _ledgers(
+    model: SparseAutoencoder, rows: Rows, terms: Mapping[str, Any], tol: float, stages: Stages
+) -> tuple[Accounts, LossLedger]:
+    """The accounts of the rows that the ledger is about, and the ledger of those that D' was learned on."""
+    run, behind = stages.run, replace(model, normalization=None)
+    seen = JointProblem(model.normalized(rows.learned_on), **terms)
+    if rows.held_out is None:
+        found = _above(seen, stages, lambda under: accounts(behind, *under, tol, stages))
+        return found, found.ledger
+    stages.run = replace(run.inner(share=_SAMPLE_SHARE), progress=run.progress)
+    wide = _wide(seen, stages)
+    sample, late = _of_sample(accounts(behind, _wide_floor(seen, wide), wide, tol, stages))
+    stages.run, stages.where = run, HELD_OUT
+    others = JointProblem(model.normalized(rows.held_out), **terms)
+    found = _above(others, stages, lambda under: held_out_accounts(behind, sample, rows.drawn, under, tol, stages))
+    stages.where = ""
+    sample, later = _with_floor(sample, seen, wide, stages)
+    late += found.missing + tuple(f"{name} of the rows learned on" for name in later)
+    return replace(found, missing=late), sample
+
+
+def _of_sample(found: Accounts) -> tuple[LossLedger, tuple[str, ...]]:
+    """What is kept of the accounts of the rows that D' was learned on: no codes."""
+    return found.ledger, found.missing
+
+
+def _wide(problem: JointProblem, stages: Stages) -> Solution:
     stages.begin("wide limit")
     limit = WideLimit(problem.X, problem.lam, bias=problem.bias)
-    wide = solved_wide_limit(limit, WIDE_TOL, run, share=WIDE_SHARE)
+    return solved_wide_limit(limit, WIDE_TOL, stages.run, share=WIDE_SHARE)
+
+
+def _wide_floor(problem: JointProblem, wide: Solution) -> Floor:
+    return Floor(problem, wide.lower_bound, "T9")
+
+
+def _above(problem: JointProblem, stages: Stages, levels: Callable[[tuple[Floor, Solution]], Accounts]) -> Accounts:
+    """The accounts of some rows, with the floors under them."""
+    run = stages.run
+    wide = _wide(problem, stages)
     stages.run = replace(run.inner(share=1 - _FLOOR_SHARE), progress=run.progress)
-    found = accounts(model, Floor(problem, wide.lower_bound, "T9"), wide, tol, stages)
+    found = levels((_wide_floor(problem, wide), wide))
     stages.run = run
-    if run.is_late:  # the wide limit is a floor too; one of its own for this width takes a while to evaluate
-        return replace(found, missing=(*found.missing, "width floor"))
+    ledger, late = _with_floor(found.ledger, problem, wide, stages)
+    return replace(found, ledger=ledger, missing=found.missing + late)
+
+
+def _with_floor(
+    ledger: LossLedger, problem: JointProblem, wide: Solution, stages: Stages
+) -> tuple[LossLedger, tuple[str, ...]]:
+    """The same above the floor of the width, if there is time for it; and what is missing if not."""
+    if stages.run.is_late:  # the wide limit is a floor too; one of its own for this width takes a while to evaluate
+        return ledger, ("width floor",)
     (floor,) = find_floors([problem], FloorSearch.of(), stages.begin("width floor"), wide)
-    ledger = found.ledger
     if floor.value > ledger.floor:
         ledger = replace(ledger, floor=floor.value, floor_theorem=floor.theorem)
-    return replace(found, ledger=ledger)
+    return ledger, ()
 
 
 # --------------------------------------------------------------------------------------- what is asked
@@ -238,10 +317,8 @@ def _source(model: SparseAutoencoder, chosen: ChosenLambda) -> str:
     return f"{how}: {chosen.l0:.4g} against {chosen.target:.4g} on {chosen.n_points:,} rows"
 
 
-def _fixed_bias(model: SparseAutoencoder, data: Activations, bias: BiasLike) -> np.ndarray | None:
+def _fixed_bias(model: SparseAutoencoder, bias: BiasLike) -> np.ndarray | None:
     """The bias the ledger is for, None if it is free; a fixed one must be the SAE's own."""
-    if data.shape[1] != model.dim:
-        raise InputError(f"X has shape {data.shape} but the SAE is for dimension {model.dim}; pass its activations.")
     vector = arguments.bias_vector(bias, model.dim)
     if isinstance(vector, str):
         return None
@@ -270,28 +347,29 @@ def _notes(model: SparseAutoencoder, tested: SelfTest) -> tuple[str, ...]:
 
 
 class _Measured(NamedTuple):
-    """What the parts are measured on: the SAE, the rows as they were given, the ledger's codes, and λ."""
+    """What the parts are measured on: the SAE, the rows of the audit, the ledger's codes, and λ."""
 
     model: SparseAutoencoder
-    rows: Activations
+    rows: Rows
     accounts: Accounts
     lam: ChosenLambda
 
 
 def _metrics(on: _Measured, run: Run) -> Metrics:
-    """The field's metrics, for the SAE's codes, exact codes, and these refitted."""
-    return metrics_of(on.rows, on.model, on.lam, _METRICS, run)
+    """The field's metrics of the ledger's rows, for the SAE's codes, exact codes, and these refitted."""
+    asked = Asked(compat=None, loss=None, tol=_TOL, confidence=on.rows.drawn.confidence)
+    return metrics_of(on.rows.judged, on.model, on.lam, asked, run)
 
 
 def _frontier(on: _Measured, run: Run) -> Frontier:
-    """Error against L0, with the better dictionary that the ledger found, if it did."""
+    """Error against L0 on the ledger's rows, with the better dictionary that was found, if one was."""
     ledger = on.accounts.ledger
     better = (ledger.dictionary, ledger.decoder_bias) if ledger.improved else False
-    return frontier_around(on.model, on.rows, on.lam, better, _METRICS.tol, run)
+    return frontier_around(on.model, on.rows.judged, on.lam, better, _TOL, run)
 
 
 def _diagnostics(on: _Measured, run: Run) -> OptimalityReport:
-    """Every condition of optimality, on the SAE's dictionary (atoms of norm zero left out)."""
+    """Every condition of optimality, on the SAE's dictionary (atoms of norm zero left out) and the ledger's rows."""
     is_free = on.accounts.ledger.bias == "free"
     return check(on.accounts.problem, on.accounts.exact, Conditions(), _DIAGNOSTIC_TOL, run, bias_is_free=is_free)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from tqdm.auto import tqdm
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from cvxsae.parallel.context import Run
 
 
@@ -28,10 +31,12 @@ class Stages:
     ----------
     seconds
         Wall-clock time of every stage that has ended, by name.
+    where
+        What is added to the name of every stage that begins.
     """
 
     def __init__(self, run: Run, name: str, count: int) -> None:
-        self.run, self.name, self.seconds = run, name, dict[str, float]()
+        self.run, self.name, self.seconds, self.where = run, name, dict[str, float](), ""
         self._bar = tqdm(total=count, disable=not run.progress, desc=name, unit="stage")
         self._now, self._since = "", time.perf_counter()
 
@@ -43,9 +48,15 @@ class Stages:
         self._bar.set_description(self.name)
         self._bar.close()
 
+    def say(self, sentences: Iterable[str]) -> None:
+        """Print sentences above the bar, if there is one."""
+        for sentence in sentences if self.run.progress else ():
+            tqdm.write(f"{self.name}: {sentence}", file=sys.stderr)
+
     def begin(self, stage: str, *, share: float = 1.0) -> Run:
         """Begin a stage, which may take this share of the time left; interrupts pass through what is run so."""
         self._end()
+        stage += self.where
         self._now, self._since = stage, time.perf_counter()
         self._bar.set_description(f"{self.name}: {stage}")
         return replace(self.run.inner(share=share), progress=self.run.progress)

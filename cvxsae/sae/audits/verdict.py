@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import numpy as np
+
+from cvxsae.sae.audits.phrases import phrases
 
 if TYPE_CHECKING:
     from cvxsae.sae.audits.ledger import LossLedger
+    from cvxsae.statistics.estimates import Estimate
 
 WORTHWHILE = 0.01
 """A gain below this share of the loss is called nothing: seeds, batches and learning rates move an SAE by as much."""
@@ -20,31 +25,47 @@ PARTS = ("encoder", "dictionary", "width")
 
 @dataclass(frozen=True)
 class Gain:
-    """By how much the loss falls if one part is changed, in units of (P), for the rows given.
+    """By how much the loss falls if one part is changed, in units of (P).
 
     Attributes
     ----------
     least
-        What is certain: there are arrays that attain it.
+        What is attained on the rows of the ledger. Of a dictionary learned on other rows it can be negative.
     most
-        What no arrays can exceed.
+        What no arrays can exceed on these rows.
+    estimate
+        On rows held out, of encoder and dictionary: what ``least`` is for the distribution, with a confidence.
     """
 
     least: float
     most: float
+    estimate: Estimate | None = None
 
-    def to_dict(self) -> dict[str, float]:
+    @property
+    def sure(self) -> float:
+        """What can be counted on: ``least`` for the rows given, the lower end of the interval for rows held out."""
+        if self.estimate is None:
+            return self.least
+        return -np.inf if np.isnan(self.estimate.low) else self.estimate.low
+
+    def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
-        return {"least": self.least, "most": self.most}
+        return {
+            "least": self.least,
+            "most": self.most,
+            "estimate": None if self.estimate is None else self.estimate.to_dict(),
+        }
 
 
 @dataclass(frozen=True)
 class Verdict:
     """What to change first.
 
-    The encoder or the dictionary, whichever gains more for certain, if that is a percent of the loss; else the width,
-    if more atoms can gain as much; else nothing, since nobody could gain it. It is open where neither gains for certain
-    and exact codes, cut off by a limit on time, could gain a percent yet.
+    The encoder or the dictionary, whichever is more sure to gain, if that is a percent of the loss: for the rows given
+    what is attained counts, for rows held out the lower end of the interval for the distribution. Else it is open,
+    where rows held out gain a percent and are too few to say so of the distribution, or where exact codes, cut off by a
+    limit on time, could gain a percent yet. Else the width, if more atoms can gain as much on the rows; else nothing,
+    since nobody could gain it there.
 
     Attributes
     ----------
@@ -55,11 +76,11 @@ class Verdict:
     dictionary
         Another dictionary of the same width, on top of exact codes.
     width
-        More atoms, on top of the dictionary found: at least what no dictionary of this width can have.
+        More atoms, on top of the better of the two dictionaries: at least what none of this width can have.
     everything
-        The loss above the floor of any width: what all changes together can gain at most.
-    loss
-        What the gains are gains from.
+        The loss above the floor of any width: what all changes together can gain at most on these rows.
+    ledger
+        What the verdict is on.
     """
 
     first: First
@@ -67,69 +88,44 @@ class Verdict:
     dictionary: Gain
     width: Gain
     everything: float
-    loss: float
+    ledger: LossLedger = field(repr=False)
 
     @classmethod
     def of(cls, ledger: LossLedger) -> Verdict:
         """The verdict on a ledger."""
-        attained = ledger.wide / (1 - ledger.wide_gap) if ledger.wide_gap < 1 else ledger.local  # by an atom a point
+        best = min(ledger.exact, ledger.local)
+        attained = ledger.wide / (1 - ledger.wide_gap) if ledger.wide_gap < 1 else best  # by an atom a point
         lowest = max(ledger.exact * (1 - ledger.codes_gap), ledger.floor)
-        encoder = Gain(ledger.amortization_gap, ledger.loss - lowest)
-        dictionary = Gain(ledger.dictionary_gap, ledger.exact - ledger.floor)
-        width = Gain(max(0.0, ledger.floor - attained), ledger.local - ledger.wide)
+        known = ledger.estimates.get
+        encoder = Gain(ledger.amortization_gap, ledger.loss - lowest, known("amortization_gap"))
+        dictionary = Gain(ledger.dictionary_gap, ledger.exact - ledger.floor, known("dictionary_gap"))
+        width = Gain(max(0.0, ledger.floor - attained), best - ledger.wide)
         worth = WORTHWHILE * ledger.loss
         first: First = "nothing"
-        if max(encoder.least, dictionary.least) >= worth > 0:
-            first = "encoder" if encoder.least >= dictionary.least else "dictionary"
-        elif encoder.most >= worth > 0:
+        if max(encoder.sure, dictionary.sure) >= worth > 0:
+            first = "encoder" if encoder.sure >= dictionary.sure else "dictionary"
+        elif max(encoder.most, dictionary.least) >= worth > 0:
             first = "open"
         elif width.most >= worth > 0:
             first = "width"
-        return cls(first, encoder, dictionary, width, ledger.loss - ledger.wide, ledger.loss)
+        return cls(first, encoder, dictionary, width, ledger.loss - ledger.wide, ledger)
+
+    @property
+    def worth(self) -> float:
+        """What a gain has to reach to be called one."""
+        return WORTHWHILE * self.loss
+
+    @property
+    def loss(self) -> float:
+        """What the gains are gains from."""
+        return self.ledger.loss
 
     @property
     def sentences(self) -> tuple[str, ...]:
-        """The verdict in words, the most important sentence first; all of it is about the rows given."""
-        gains: dict[str, float] = {"everything": self.everything}
-        for part in PARTS:
-            gain: Gain = getattr(self, part)
-            gains |= {f"{part}_least": gain.least, f"{part}_most": gain.most}
-        words = {name: self._amount(value) for name, value in gains.items()}
-        others = [part for part in PARTS if part != self.first] if self.first in PARTS else []
-        said = {**_OTHERS, **({} if self.dictionary.least > 0 else {"dictionary": _NONE_KNOWN})}
-        return (_HEADLINES[self.first].format(**words), *(said[part].format(**words) for part in others))
-
-    def _amount(self, gain: float) -> str:
-        share = gain / self.loss if self.loss > 0 else 0.0
-        return f"{max(gain, 0.0):.4g} ({max(share, 0.0):.1%} of the loss)"
+        """The verdict in words, the most important sentence first; each says which rows it is about."""
+        return phrases(self)
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
         gains = {part: getattr(self, part).to_dict() for part in PARTS}
         return {"first": self.first, **gains, "sentences": list(self.sentences)}
-
-
-_HEADLINES = {
-    "encoder": "Change the encoder first: exact codes of the same dictionary lower the loss by {encoder_least}, and no "
-    "codes of it lower it by more than {encoder_most}.",
-    "dictionary": "Change the dictionary first: one of the same width was found that lowers the loss, with exact "
-    "codes, by {dictionary_least}, and no dictionary of this width lowers it by more than {dictionary_most}.",
-    "width": "Change the width first, since encoder and dictionary leave little that is known to be gained: more "
-    "atoms can lower the loss by at most {width_most}, of which at least {width_least} is out of reach at this width.",
-    "nothing": "Change nothing: no encoder, no dictionary and no width can lower the loss by more than {everything}.",
-    "open": "What to change first is open: exact codes of its dictionary were not done in the time there was, and "
-    "could lower the loss by up to {encoder_most}; give it more time.",
-}
-"""The first sentence, by what is to be changed first."""
-
-_OTHERS = {
-    "encoder": "The encoder loses at least {encoder_least} and at most {encoder_most} against exact codes of its own "
-    "dictionary.",
-    "dictionary": "With exact codes, another dictionary of the same width gains {dictionary_least} for certain (one "
-    "was found) and at most {dictionary_most}.",
-    "width": "After that, more atoms gain at least {width_least} and at most {width_most}.",
-}
-"""What is said of the others, in their order."""
-
-_NONE_KNOWN = "No better dictionary of the same width is known; one could gain at most {dictionary_most}."
-"""What is said of the dictionary where the search found none, or had no time to begin."""

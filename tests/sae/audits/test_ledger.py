@@ -27,8 +27,8 @@ LAM = 0.2
 
 
 def audit(*given: Any, **options: Any) -> Any:
-    """The ledger of an audit; its optional parts are there, mypy need not be told each time."""
-    return cvxsae.audit(*given, **options).ledger
+    """The ledger of the rows given, none held out; its optional parts are there, mypy need not be told each time."""
+    return cvxsae.audit(*given, **{"held_out": None, **options}).ledger
 
 
 def data(n=120, d=5):

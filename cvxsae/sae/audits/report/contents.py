@@ -12,18 +12,16 @@ import numpy as np
 
 from cvxsae._version import __version__
 from cvxsae.data.storage import strict_json
-from cvxsae.sae.audits.ledger import GAPS, LEVELS
 from cvxsae.sae.audits.report.findings import findings
+from cvxsae.sae.audits.report.losses import ledger_tables, rows_said
 from cvxsae.sae.audits.report.tables import Column, from_frame, table
-from cvxsae.sae.audits.verdict import PARTS
 from cvxsae.sae.frontiers.curves import MEANINGS
 
 if TYPE_CHECKING:
     from cvxsae.sae.audits.answer import Audit
-    from cvxsae.sae.audits.ledger import LossLedger
 
-SCHEMA = 1
-"""Version of the layout of ``report.json``."""
+SCHEMA = 2
+"""Version of the layout of ``report.json``; 1 had no rows held out."""
 
 LIBRARIES = ("numpy", "scipy", "torch", "numba", "pandas", "plotly", "jinja2")
 """Whose versions are told."""
@@ -44,9 +42,6 @@ FRONTIER = (
 )
 """Columns of the frontier."""
 
-UNIT = "per datapoint"
-"""Unit of every value of (P)."""
-
 
 def contents(audit: Audit) -> dict[str, Any]:
     """All that there is to say of an audit, ready for JSON."""
@@ -59,11 +54,13 @@ def contents(audit: Audit) -> dict[str, Any]:
             "sentences": list(audit.sentences),
             "verdict": audit.verdict.to_dict(),
             "ledger": {**ledger.to_dict(), "certificates": ledger.certificates()},
+            "sample": audit.sample.to_dict(),
+            "rows": rows_said(ledger),
             "lam": {"value": ledger.lam, "source": ledger.lam_source, "lambda_max": ledger.lambda_max, "ratio": ratio},
             "sae": _sae(audit),
             "self_test": {"passed": audit.self_test.passed, "sentence": str(audit.self_test)},
             "missing": list(audit.missing),
-            "tables": {**_ledger_tables(ledger), **_gains(audit), **_parts(audit), **_about(audit)},
+            "tables": {**ledger_tables(audit), **_parts(audit), **_about(audit)},
         }
     )
 
@@ -81,116 +78,33 @@ def _sae(audit: Audit) -> dict[str, Any]:
     }
 
 
-# ------------------------------------------------------------------------------------------------- ledger
-
-
-def _ledger_tables(ledger: LossLedger) -> dict[str, Any]:
-    l0 = {"loss": ledger.l0, "exact": ledger.exact_l0, "local": ledger.local_l0}
-    dead = {"loss": ledger.dead, "exact": ledger.exact_dead}
-    proofs = {
-        "loss": "attained by the encoder's codes",
-        "exact": "attained by exact codes",
-        "local": "attained by the dictionary found",
-        "floor": f"proved ({ledger.floor_theorem})",
-        "wide": "proved (T9)",
-    }
-    levels = [
-        [
-            words,
-            getattr(ledger, name),
-            _share(getattr(ledger, name), ledger.loss),
-            l0.get(name),
-            dead.get(name),
-            proofs[name],
-        ]
-        for name, words in LEVELS.items()
-    ]
-    certificates = ledger.certificates()
-    lines = [
-        [
-            name.replace("_", " "),
-            getattr(ledger, name),
-            _share(getattr(ledger, name), ledger.loss),
-            meaning,
-            certificates[name],
-        ]
-        for name, (_, _, meaning) in GAPS.items()
-    ]
-    return {
-        "levels": table(
-            "Levels of the loss",
-            "From what training reports down to what no dictionary of any width can be below.",
-            (
-                Column("level", "level", "text"),
-                Column("value", "value", unit=UNIT),
-                Column("share", "share of the loss", "share"),
-                Column("l0", "L0", unit="active atoms per datapoint"),
-                Column("dead", "dead features", "count"),
-                Column("status", "attained or proved", "text"),
-            ),
-            levels,
-        ),
-        "lines": table(
-            "Lines of the ledger",
-            "The differences between neighboring levels; they add up to the loss above the floor of any width.",
-            (
-                Column("line", "line", "text"),
-                Column("amount", "amount", unit=UNIT),
-                Column("share", "share of the loss", "share"),
-                Column("meaning", "meaning", "sentence"),
-                Column("certificate", "certificate", "sentence"),
-            ),
-            lines,
-        ),
-    }
-
-
-def _gains(audit: Audit) -> dict[str, Any]:
-    verdict, loss = audit.verdict, audit.ledger.loss
-    rows = []
-    for part in PARTS:
-        gain = getattr(verdict, part)
-        rows.append([part, gain.least, _share(gain.least, loss), gain.most, _share(gain.most, loss)])
-    return {
-        "gains": table(
-            "What a change would gain",
-            "Each on top of the ones before it: exact codes in place of the encoder, another dictionary of this width, "
-            "more atoms. At least: there are arrays that attain it. At most: proved for all.",
-            (
-                Column("part", "change", "text"),
-                Column("least", "at least", unit=UNIT),
-                Column("least_share", "at least, of the loss", "share"),
-                Column("most", "at most", unit=UNIT),
-                Column("most_share", "at most, of the loss", "share"),
-            ),
-            rows,
-        )
-    }
-
-
-def _share(amount: float, loss: float) -> float:
-    return amount / loss if loss > 0 else 0.0
-
-
 # -------------------------------------------------------------------------------------------------- parts
 
 
 def _parts(audit: Audit) -> dict[str, Any]:
     """The tables of the parts that are there."""
     found: dict[str, Any] = {}
+    is_held_out, learned_on = audit.ledger.is_held_out, audit.ledger.n_seen
+    which = f"{audit.ledger.n_points:,} rows {'held out' if is_held_out else 'given'}"
     if audit.metrics is not None:
         frame = audit.metrics.table().reset_index()
         columns = [Column(str(one), str(one), _kind(str(one), frame[one])) for one in frame.columns]
-        about = f"Intervals: {audit.metrics.confidence:.0%}. {' '.join(audit.metrics.notes)}"
+        units = audit.ledger.estimates.get("loss")
+        apart = "" if units is None or units.unit == "row" else " Here documents are not taken for units."
+        about = (
+            f"Of the {which}. Intervals: {100 * audit.metrics.confidence:.4g} %. {' '.join(audit.metrics.notes)}{apart}"
+        )
         found["metrics"] = from_frame("Metrics of the field", about, columns, frame)
     if audit.frontier is not None:
-        points, of = audit.frontier.n_points, audit.ledger.n_points
+        points = audit.frontier.n_points
         meanings = "; ".join(f"{name}: {meaning}" for name, meaning in MEANINGS.items())
-        about = f"On {points:,} of the {of:,} rows, each point attained. {meanings}. {' '.join(audit.frontier.notes)}"
+        better = f" The learned dictionary is the one found on {learned_on:,} other rows." if is_held_out else ""
+        said = f"{meanings}.{better} {' '.join(audit.frontier.notes)}"
+        about = f"On {points:,} of the {which}, each point attained. {said}"
         found["frontier"] = from_frame("FVU against L0", about, FRONTIER, audit.frontier.table())
     found["worst_points"] = _worst_points(audit)
     if audit.diagnostics is not None:
-        found |= findings(audit.diagnostics, np.flatnonzero(audit.accounts.live), WORST)
+        found |= findings(audit.diagnostics, np.flatnonzero(audit.accounts.live), audit.accounts.numbers, WORST)
     return found
 
 
@@ -210,10 +124,11 @@ def _worst_points(audit: Audit) -> dict[str, Any]:
     lost = found.encoder_values - found.exact_values
     order = np.argsort(-lost, kind="stable")[:WORST]
     counts = [np.diff(codes.indptr)[order] for codes in (found.by_encoder, found.exact)]
-    columns = (order, lost[order], found.encoder_values[order], found.exact_values[order], *counts)
+    columns = (found.numbers[order], lost[order], found.encoder_values[order], found.exact_values[order], *counts)
     return table(
         "Datapoints on which the encoder loses most",
-        f"The first {len(order)} of {len(lost):,}. Rows are counted from 0 among those given.",
+        f"The first {len(order)} of {len(lost):,}. Rows have the numbers that they have, from 0, in the data that they "
+        "are from.",
         (
             Column("row", "row", "count"),
             Column("lost", "lost"),

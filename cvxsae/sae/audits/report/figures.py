@@ -42,13 +42,16 @@ def column(table: dict[str, Any], name: str) -> list[Any]:
 
 
 def _levels(table: dict[str, Any]) -> dict[str, Any]:
-    """A bar a level: what is attained is filled, what is proved is hatched."""
+    """A bar a level: what is attained is filled, what is proved is hatched; thin lines are intervals."""
     words, values, status = (column(table, name) for name in ("level", "value", "status"))
+    has_ends = "low" in [one["name"] for one in table["columns"]]
+    ends = list(zip(*(column(table, name) for name in ("low", "high")), strict=True)) if has_ends else []
     bars = []
     for name, color, shape in (("attained", COLORS[0], ""), ("proved", COLORS[1], "/")):
         mine = [place for place, one in enumerate(status) if one.startswith(name)]
         bars.append(
             {
+                **_errors([values[place] for place in mine], [ends[place] for place in mine] if has_ends else []),
                 "type": "bar",
                 "orientation": "h",
                 "name": name,
@@ -71,12 +74,24 @@ def _levels(table: dict[str, Any]) -> dict[str, Any]:
             "title": {"text": "loss per datapoint (P)"},
             "automargin": True,
             "gridcolor": "#dddddd",
-            "range": [0, _ROOM * max(values)],
+            "range": [0, _ROOM * max(values + [high for _, high in ends if high is not None])],
         },
         "yaxis": {"autorange": "reversed", "automargin": True, "categoryorder": "array", "categoryarray": words},
         "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
     }
     return {"data": bars, "layout": layout}
+
+
+def _errors(values: list[float], ends: list[Any]) -> dict[str, Any]:
+    """Bars of intervals that need not be symmetric; none where no value has one."""
+    reach = [
+        (0.0, 0.0) if low is None else (high - value, value - low)
+        for value, (low, high) in zip(values, ends, strict=True)
+    ]
+    if not any(up or down for up, down in reach):
+        return {}
+    ups, downs = (list(side) for side in zip(*reach, strict=True))
+    return {"error_x": {"type": "data", "symmetric": False, "array": ups, "arrayminus": downs, "color": "#000000"}}
 
 
 def _frontier(table: dict[str, Any]) -> dict[str, Any]:

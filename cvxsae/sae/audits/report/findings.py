@@ -18,12 +18,14 @@ LAM = "λ"
 """Unit of residuals."""
 
 
-def findings(report: OptimalityReport, features: Int64[np.ndarray, " K"], count: int) -> dict[str, Any]:
-    """The first ``count`` rows of every table; ``features`` are the SAE's indices of the report's."""
+def findings(
+    report: OptimalityReport, features: Int64[np.ndarray, " K"], numbers: Int64[np.ndarray, " N"], count: int
+) -> dict[str, Any]:
+    """The first ``count`` rows of every table; what is said are the SAE's features and the data's numbers of rows."""
     return {
         "conditions": _conditions(report),
         "worst_features": _worst_features(report, features, count),
-        "splits": _splits(report, features, count),
+        "splits": _splits(report, features, numbers, count),
         "absorbed": _pairs(
             report.absorbed,
             features,
@@ -74,7 +76,7 @@ def findings(report: OptimalityReport, features: Int64[np.ndarray, " K"], count:
                 Column("cofiring", "co-firing", "share"),
             ),
         ),
-        "longest_residuals": _longest(report, count),
+        "longest_residuals": _longest(report, numbers, count),
         "residuals": _residuals(report),
     }
 
@@ -134,11 +136,13 @@ def _renamed(indices: Any, features: np.ndarray) -> np.ndarray:
     return features[np.asarray(indices, dtype=np.int64)]
 
 
-def _splits(report: OptimalityReport, features: np.ndarray, count: int) -> dict[str, Any]:
+def _splits(report: OptimalityReport, features: np.ndarray, numbers: np.ndarray, count: int) -> dict[str, Any]:
     rows = []
     for feature, score in report.predicted_splits(count)["split_score"].items():
         if score > 0:
-            sides = [", ".join(map(str, side.tolist())) for side in report.split_tokens(int(str(feature)), _TOKENS)]
+            sides = [
+                ", ".join(map(str, numbers[side].tolist())) for side in report.split_tokens(int(str(feature)), _TOKENS)
+            ]
             rows.append([int(features[int(str(feature))]), score, *sides])
     return table(
         "Features that would split first",
@@ -174,7 +178,7 @@ def _pairs(
 _PAIR = (Column("feature", "feature", "count"), Column("other", "other", "count"))
 
 
-def _longest(report: OptimalityReport, count: int) -> dict[str, Any]:
+def _longest(report: OptimalityReport, numbers: np.ndarray, count: int) -> dict[str, Any]:
     found = report.statistics
     order = np.argsort(-found.residual_norms, kind="stable")[:count]
     active = np.diff(found.codes.codes.indptr)[order]
@@ -182,7 +186,8 @@ def _longest(report: OptimalityReport, count: int) -> dict[str, Any]:
     return table(
         "Worst datapoints",
         f"The longest residuals at exact codes, the first {len(order)} of {len(found.residual_norms):,}; beyond 1 λ "
-        "more atoms would help (T7). Rows are counted from 0 among those given.",
+        "more atoms would help (T7). Rows have the numbers that they have, from 0, in the data that "
+        "they are from.",
         (
             Column("row", "row", "count"),
             Column("residual", "residual", unit=LAM),
@@ -190,7 +195,7 @@ def _longest(report: OptimalityReport, count: int) -> dict[str, Any]:
             Column("shrinkage", "shrinkage in its square", "share"),
         ),
         zip(
-            order.tolist(),
+            numbers[order].tolist(),
             (found.residual_norms[order] / found.lam).tolist(),
             active.tolist(),
             (found.shrinkage[order] / squares).tolist(),

@@ -75,7 +75,7 @@ def test_every_number_on_the_page_is_that_of_the_json(written):
         for place in range(len(table["columns"]))
     }
     assert cells <= set(keyed)
-    assert {"sentences.0", "lam.value", "lam.ratio", "lam.source", "ledger.n_points"} <= set(keyed)
+    assert {"sentences.0", "lam.value", "lam.ratio", "lam.source", "rows.words", "rows.learned_on"} <= set(keyed)
     kinds = {name: [one["kind"] for one in table["columns"]] for name, table in report["tables"].items()}
     for key in cells:
         _, name, _, _, place = key.split(".")
@@ -92,7 +92,7 @@ def test_the_numbers_are_those_of_the_audit(written):
     ]
     worst = report["tables"]["worst_points"]
     lost = audited_sae.accounts.encoder_values - audited_sae.accounts.exact_values
-    assert column(worst, "row")[0] == int(lost.argmax())
+    assert column(worst, "row")[0] == audited_sae.accounts.numbers[lost.argmax()]
     assert column(worst, "lost") == sorted(column(worst, "lost"), reverse=True)
     assert np.mean(audited_sae.accounts.encoder_values) == pytest.approx(audited_sae.ledger.loss, rel=1e-12)
     features = column(report["tables"]["worst_features"], "feature")
