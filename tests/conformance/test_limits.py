@@ -134,7 +134,7 @@ CALLS: dict[str, tuple[Callable[[], Callable[..., Any]], float]] = {
     "check_optimality": (lambda: lambda **o: check_optimality(rows(), atoms(), LAM, second_order=True, **o), 10),
     "feature_statistics": (lambda: lambda **o: feature_statistics(rows(), atoms(), LAM, **o), 5),
     "second_order": (lambda: lambda **o: second_order(rows(), atoms(), LAM, tol=1e-14, **o), 4),
-    "audit": (lambda: lambda **o: audit(rows(), sae(), **o), 26),
+    "audit": (lambda: lambda **o: audit(rows(), sae(), **o), 29),
     "match": (lambda: lambda **o: match(atoms(), atoms(5), rows(), LAM, tol=1e-12, **o), 5),
     "metrics": (lambda: lambda **o: metrics(rows(), sae(), lam=LAM, **o), 8),
     "frontier": (lambda: lambda **o: frontier(rows(), sae(), **o), 4),
