@@ -7,7 +7,7 @@ on its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -22,6 +22,10 @@ BatchSource: TypeAlias = (
     ActivationsLike | Iterable[np.ndarray | torch.Tensor] | Callable[[], Iterable[np.ndarray | torch.Tensor]]
 )
 """Where rows come from: an iterable of (m, d) batches, finite or endless, a function that returns one, or data."""
+
+
+GATHERED_BYTES = 2**28
+"""Rows that :func:`rows_in_turn` holds where they cost a pass: a quarter of a GiB."""
 
 
 class RowBatches(Iterator[torch.Tensor]):
@@ -140,6 +144,26 @@ def row_batches(source: BatchSource, size: int, *, skip: int = 0, name: str = "s
     skip = min(skip, len(data))
     rest = iter(()) if skip == len(data) else data[skip:].batches(rows=size, dtype=None)
     return RowBatches(rest, size, name, position=skip)
+
+
+def rows_in_turn(X: Activations, chosen: Sequence[np.ndarray]) -> Iterator[Float[torch.Tensor, "n d"]]:
+    """Selections of rows one after the other, as float64 on the CPU.
+
+    Where rows come in one order, as many selections as :data:`GATHERED_BYTES` hold are read in one pass; else each is
+    read when it is asked for.
+    """
+    if not X.is_forward_only:
+        yield from (X[rows].to_tensor().cpu() for rows in chosen)
+        return
+    together = GATHERED_BYTES // (X.shape[1] * X.dtype.itemsize)
+    first = 0
+    while first < len(chosen):
+        sizes = np.cumsum([len(rows) for rows in chosen[first:]])
+        count = max(1, int(np.searchsorted(sizes, together, side="right")))
+        rows = X[np.concatenate(chosen[first : first + count])].tensor
+        lengths = [len(one) for one in chosen[first : first + count]]
+        yield from (part.to(torch.float64) for part in torch.split(rows, lengths))
+        first += count
 
 
 def _is_data(source: Any) -> bool:

@@ -29,8 +29,11 @@ from cvxsae.errors import InputError
 CHUNK_BYTES = 2**22
 """Rows read and compared together, in bytes: large enough for a checksum to cost nothing, small beside a block."""
 
-KEPT_BYTES = 2**26
+KEPT_BYTES = 2**27
 """Of what was read last, how much is kept: some blocks of ``encode`` for each of a few threads."""
+
+SHUFFLED_BYTES = 2**26
+"""Rows that are drawn from at random while they are kept: half of these, so that the next can be read meanwhile."""
 
 
 class Segment(NamedTuple):

@@ -8,6 +8,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 
+from cvxsae.data.sources import rows_in_turn
 from cvxsae.data.storage import fingerprint
 from cvxsae.relaxations import linalg
 from cvxsae.relaxations.floors.floor import Floor, FloorPart
@@ -48,25 +49,29 @@ def floor_objections(problem: JointProblem, floor: Floor, *, samples: int = SAMP
     misstated = _mismatch(problem, floor) + _misstated(floor, problem)
     if misstated:
         return math.nan, misstated
-    data = problem.X.to_numpy()
     if not floor.parts and problem.bias_is_free:
-        most, _ = least_wide(data, problem.lam)
+        most, _ = least_wide(problem.X.to_numpy(), problem.lam)
         fits = floor.value <= most * (1 + _TOL)
         return most, () if fits else (f"A bias costs {most:.12g}, less than the floor {floor.value:.12g}.",)
-    shift = np.zeros(data.shape[1]) if problem.bias_is_free else problem.fixed_bias().numpy()
+    shift = np.zeros(problem.dim) if problem.bias_is_free else problem.fixed_bias().numpy()
     objections: list[str] = []
     claimed = proved = 0.0
-    for index, part in enumerate(floor.parts or (FloorPart(np.arange(len(data)), None, floor.value, floor.theorem),)):
-        offsets = data[part.rows] - shift if part.partners is None else (data[part.rows] - data[part.partners]) / 2
+    n_points = problem.n_points
+    parts = floor.parts or (FloorPart(np.arange(n_points), None, floor.value, floor.theorem),)
+    sides = [np.asarray(side, np.int64) for part in parts for side in (part.rows, part.partners) if side is not None]
+    points = rows_in_turn(problem.X, sides)
+    for index, part in enumerate(parts):
+        offsets = next(points).numpy()
+        offsets = offsets - shift if part.partners is None else (offsets - next(points).numpy()) / 2
         most, said = _most(offsets, problem, part, samples)
         objections += [f"Part {index}: {sentence}" for sentence in said]
         if not part.value <= max(most, 0.0) * (1 + _TOL):
             objections.append(f"Part {index} claims {part.value:.12g}; its weights prove at most {most:.12g}.")
         count = len(part.rows) * (1 if part.partners is None else 2)
         claimed, proved = claimed + part.value * count, proved + max(most, 0.0) * count
-    if not floor.value <= claimed / len(data) * (1 + _TOL):
-        objections.append(f"The floor claims {floor.value:.12g}; its parts give {claimed / len(data):.12g}.")
-    return proved / len(data), tuple(objections)
+    if not floor.value <= claimed / n_points * (1 + _TOL):
+        objections.append(f"The floor claims {floor.value:.12g}; its parts give {claimed / n_points:.12g}.")
+    return proved / n_points, tuple(objections)
 
 
 def _mismatch(problem: JointProblem, floor: Floor) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from cvxsae.relaxations.joint.joint import JointProblem
 from cvxsae.relaxations.solution import Status
 from cvxsae.solvers.codes.encode import encode_rows
 from cvxsae.solvers.codes.result import Codes
-from cvxsae.solvers.dictionary.sample import ResidualSample, sample_here
+from cvxsae.solvers.dictionary.sample import ResidualSample, deal_forward, sample_here, windows
 from cvxsae.solvers.dictionary.state import DataSummary, Evaluation
 from cvxsae.solvers.dictionary.sums import CodeSums
 
@@ -112,9 +112,19 @@ class Evaluator:
         """Datapoints as seen from the origin."""
         return points.to(device=self.device, dtype=torch.float64) - self.summary.origin
 
+    def windows(self, parts: int) -> list[range]:
+        """The minibatches dealt from each stretch of data that can only be read forward; the same in all processes."""
+        here = -(-self.summary.n_points // self.group.size)
+        return windows(here, self.problem.dim * self.problem.X.dtype.itemsize, parts)
+
     def deal(self, parts: int) -> tuple[Int64[np.ndarray, " _"], ...]:
-        """The datapoints of each minibatch, ascending: of several processes, those here of the one deal of all."""
+        """The datapoints of each minibatch, ascending: of several processes, those here of the one deal of all.
+
+        Where rows come in one order, each process deals its own, within the stretches of a shuffle buffer.
+        """
         here = self.problem.n_points
+        if self.problem.X.is_forward_only:
+            return deal_forward(here, self.windows(parts), self.seed)
         first, total = self.group.places(here)
         order = np.random.default_rng(self.seed).permutation(total) - first
         order = np.where((order >= 0) & (order < here), order, -1)

@@ -1,4 +1,4 @@
-"""The datapoints that moves are judged on: all of them, or an even sample of many."""
+"""The datapoints that moves are judged on, and the minibatches of data that can only be read forward."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int64
 
+from cvxsae.data.streams import SHUFFLED_BYTES
 from cvxsae.parallel.group import ProcessGroup
 
 SAMPLE_ENTRIES = 2**26
@@ -43,3 +44,28 @@ def sample_here(n_points: int, dim: int, group: ProcessGroup) -> Int64[np.ndarra
     first, total = group.places(n_points)
     rows = sample_rows(total, dim)
     return rows[(rows >= first) & (rows < first + n_points)] - first
+
+
+def windows(n_points: int, row_bytes: int, parts: int) -> list[range]:
+    """Which of so many minibatches are dealt from the same stretch of data that can only be read forward.
+
+    A stretch is what a shuffle buffer of :data:`~cvxsae.data.streams.SHUFFLED_BYTES` holds: its minibatches cost one
+    reading of it together, and all stretches one pass.
+    """
+    rows = -(-n_points // parts)
+    size = max(1, SHUFFLED_BYTES // max(1, rows * row_bytes))
+    return [range(first, min(first + size, parts)) for first in range(0, parts, size)]
+
+
+def deal_forward(n_points: int, dealt: list[range], seed: int) -> tuple[Int64[np.ndarray, " _"], ...]:
+    """The datapoints of each minibatch, ascending, where rows come in one order: shuffled within each of its windows.
+
+    Windows follow each other as the data do, so that minibatches taken in the order of their numbers, or in any order
+    within a window, cost one pass.
+    """
+    found: list[np.ndarray] = []
+    for number, window in enumerate(dealt):
+        first, last = (n_points * end // dealt[-1].stop for end in (window.start, window.stop))
+        order = first + np.random.default_rng((seed, number)).permutation(last - first)
+        found += [np.sort(order[part :: len(window)]) for part in range(len(window))]
+    return tuple(found)

@@ -10,13 +10,14 @@ from typing import Any, TypeVar, Unpack, overload
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from tqdm.auto import tqdm
 
 from cvxsae.data import arguments
 from cvxsae.data.activations import Activations, ActivationsLike
 from cvxsae.data.arguments import BiasLike
 from cvxsae.data.deadline import OutOfTime, until
+from cvxsae.data.sources import rows_in_turn
 from cvxsae.data.storage import fingerprint
 from cvxsae.errors import InputError
 from cvxsae.parallel.context import Compute, Run, Seeded, keywords
@@ -192,11 +193,16 @@ def find_floors(
     groups = _groups(activations, shift is None, search.max_points, run.seed)
     wide = _wide_value(problem, limit, run)
     parts: list[dict[int, FloorPart]] = []
+    points = rows_in_turn(activations, [side for group in groups for side in group if side is not None])
     with tqdm(total=len(groups) * len(widths), disable=not run.progress, desc="width floor", unit="width") as bar:
         for index, (rows, partners) in enumerate(groups):
+            offsets = next(points)
             if partners is not None:
-                partners = _far_apart(activations, rows, partners, run)
-            offsets = _offsets(activations, shift, rows, partners)
+                others = next(points)
+                order = _far_apart(offsets, others, run)
+                partners, offsets = partners[order], (offsets - others[torch.from_numpy(order)]) / 2
+            elif shift is not None:
+                offsets = offsets - shift
             part = _Part(offsets, problem.lam, widths, search, run.inner(share=1 / (len(groups) - index)))
             found: dict[int, FloorPart] = {}
             # Threads only wait for each other in small eigenvalue problems.
@@ -222,30 +228,22 @@ def _groups(activations: Activations, paired: bool, most: int, seed: int) -> lis
     return [(np.sort(order[part]), None) for part in parts]
 
 
-def _far_apart(activations: Activations, first: np.ndarray, second: np.ndarray, run: Run) -> np.ndarray:
-    """Partners of the first that lie far from them, the second in another order; past the deadline, as they come."""
+def _far_apart(
+    first: Float[torch.Tensor, "n d"], second: Float[torch.Tensor, "n d"], run: Run
+) -> Int64[np.ndarray, " n"]:
+    """The order of the second in which partners lie far from each other; past the deadline, as they come."""
     from scipy.optimize import linear_sum_assignment
 
-    second = second.copy()
+    order = np.arange(len(second))
     at_once = PAIRED_AT_ONCE if math.isfinite(run.deadline) else len(first)
     for start in range(0, len(first), at_once):
         if run.is_late:
             break
         part = slice(start, start + at_once)
-        left, right = (activations[side[part]].to_tensor().cpu().to(torch.float64) for side in (first, second))
-        distances = torch.cdist(left, right).numpy()
+        distances = torch.cdist(first[part], second[part]).numpy()
         matched = interruptible(partial(linear_sum_assignment, distances, maximize=True))
-        second[part] = second[part][matched[1]]
-    return second
-
-
-def _offsets(
-    activations: Activations, shift: torch.Tensor | None, rows: np.ndarray, partners: np.ndarray | None
-) -> Float[torch.Tensor, "n d"]:
-    points = activations[rows].to_tensor().cpu()
-    if partners is not None:
-        return (points - activations[partners].to_tensor().cpu()) / 2
-    return points if shift is None else points - shift
+        order[part] = order[part][matched[1]]
+    return order
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,11 @@ loose duality gap gives an estimate of it, and far from the optimum hundreds of 
 few exact gradients that cost as much. Steps are Adam's (Kingma and Ba, 2015) on the product of spheres: gradients are
 made tangent, atoms go back to norm 1. The rate rises over the first steps and falls to zero over the second half, and
 the exact pass that follows removes the noise that is left. Nothing here is certified, or trusted by what comes after.
+
+Minibatches are dealt once, at random from all datapoints, and every pass takes them in an order of its own. Data that
+can only be read forward (functions, Parquet, compressed Arrow) are dealt at random within stretches of 64 MB instead,
+and a pass takes the stretches as they come and the minibatches of each in an order of its own: one reading of the data
+per pass, and minibatches as random as a shuffle buffer of that size makes them.
 """
 
 from __future__ import annotations
@@ -81,7 +86,8 @@ class StochasticSteps:
     def step(self, evaluator: Evaluator, state: Stochastic, passes: int) -> Stochastic:
         """One stochastic step of a round with so many passes."""
         taken, parts, group = state.moments.taken, len(state.minibatches), evaluator.group
-        part = minibatch_at(taken, parts, evaluator.seed + state.round)
+        windows = evaluator.windows(parts) if evaluator.problem.X.is_forward_only else None
+        part = minibatch_at(taken, parts, evaluator.seed + state.round, windows)
         points, codes = evaluator.encode_minibatch(
             state.minibatches[part], state.dictionary, state.offset, state.codes[part], self.code_tol
         )
@@ -126,10 +132,17 @@ class StochasticSteps:
         )
 
 
-def minibatch_at(taken: int, parts: int, seed: int) -> int:
-    """Which minibatch a step takes: every pass goes over all of them in an order of its own."""
-    order = np.random.default_rng((seed, taken // parts)).permutation(parts)
-    return int(order[taken % parts])
+def minibatch_at(taken: int, parts: int, seed: int, windows: list[range] | None = None) -> int:
+    """Which minibatch a step takes: every pass goes over all of them in an order of its own.
+
+    Given windows, it goes from one to the next, and over the minibatches of each in an order of its own.
+    """
+    turn, place = divmod(taken, parts)
+    if windows is None:
+        return int(np.random.default_rng((seed, turn)).permutation(parts)[place])
+    number = place // len(windows[0])
+    window = windows[number]
+    return int(np.random.default_rng((seed, turn, number)).permutation(window)[place - window.start])
 
 
 def residual_sums(
