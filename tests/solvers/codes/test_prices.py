@@ -39,7 +39,7 @@ def test_one_atom_has_a_closed_form() -> None:
     assert codes.value == pytest.approx(0.5 * ((3 - z) ** 2 + 1) + 0.5 * (2 * z + 1.5 * z**2), rel=1e-12)
 
 
-@pytest.mark.parametrize("engine", ["torch", "auto"])
+@pytest.mark.parametrize("engine", ["torch", "fused"])
 def test_codes_are_certified_and_their_value_is_that_of_the_formula(engine: str) -> None:
     X, dictionary, weights, ridge = problem_of(0)
     codes = encode(X, dictionary, LAM, weights=weights, ridge=ridge, tol=1e-9, engine=engine)

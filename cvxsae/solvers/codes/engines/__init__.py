@@ -26,8 +26,6 @@ def engine_name(name: str, device_type: str, *, has_prices: bool = False) -> str
     InputError
         If the engine cannot run on that device, or what it needs is not installed.
     """
-    if has_prices and name == "auto":
-        return "torch"
     if has_prices and name == "triton":
         raise InputError("engine is 'triton', which knows no weights and no ridge; use engine='auto'.")
     if name == "auto":

@@ -14,7 +14,8 @@ from typing import NamedTuple
 import numpy as np
 
 from cvxsae.solvers.codes.engines.compiled import U, jit
-from cvxsae.solvers.codes.engines.cpu_kernels import factor, refresh, solve_factored, square
+from cvxsae.solvers.codes.engines.cpu_kernels import factor, refresh, solve_factored, square, weight_of
+from cvxsae.solvers.codes.engines.prices import PRICE_ROUNDING, PRICE_ROUNDINGS
 from cvxsae.solvers.codes.engines.screening import SPARE_ROUNDINGS, SUM_ROUNDING, UNIT_ROUNDOFF
 
 NEAR = 0.2
@@ -82,16 +83,29 @@ class Member(NamedTuple):
 
 
 @jit()
-def best_gap(residual2, codes, correlations, m, largest):
+def energy(member, m, d, prices):
+    """‖r‖², and with a ridge Σ σ a² with it: the squared residual in all dimensions."""
+    members, codes, _, r = member
+    total = square(r, d)
+    if prices is not None:
+        for k in range(m):
+            total += prices.shares[members[k]] * codes[k] * codes[k]
+    return total
+
+
+@jit()
+def best_gap(residual2, member, m, largest, prices):
     """Primal value, and the smallest duality gap over the dual points s·r that are feasible: theory.md T1.
 
     For r = x − zD the gap at scale s is ½(1−s)²‖r‖² + Σ z_k (1 − s d_k·r): terms that are not negative as
     long as s·largest ≤ 1, ``largest`` ≥ max_k d_k·r. It is a parabola in s with its minimum at
-    x·r/‖r‖² = 1 + Σ z_k d_k·r/‖r‖², so the best feasible s is that, clipped to [0, 1/largest].
+    x·r/‖r‖² = 1 + Σ z_k d_k·r/‖r‖², so the best feasible s is that, clipped to [0, 1/largest]. With prices ω_k is in
+    the place of 1, and ``largest`` ≥ max_k c_k/ω_k.
     """
+    members, codes, correlations, _ = member
     mass, work = 0.0, 0.0
     for k in range(m):
-        mass += codes[k]
+        mass += weight_of(prices, members[k]) * codes[k]
         work += codes[k] * correlations[k]
     primal = 0.5 * residual2 + mass
     scale = 1.0 / largest
@@ -99,36 +113,44 @@ def best_gap(residual2, codes, correlations, m, largest):
         scale = max(0.0, min(scale, 1.0 + work / residual2))
     gap = 0.5 * (1.0 - scale) ** 2 * residual2
     for k in range(m):
-        gap += codes[k] * max(0.0, 1.0 - scale * correlations[k])
+        gap += codes[k] * max(0.0, weight_of(prices, members[k]) - scale * correlations[k])
     return primal, gap, mass, scale
 
 
 @jit()
-def rounding(residual2, mass, m, scale, dot_error):
+def rounding(residual2, mass, codes, m, scale, dot_error, prices):
     """What rounding in float64 can add to the gap: the residual, its correlations and the sums.
 
     The dual point is s times the residual r *as computed*, so nothing is asked of its feasibility but its own
     correlations. For x − zD = r + δ the gap is ½‖(1−s)r + δ‖² + Σ z_k (1 − s d_k·r).
     """
     norm = np.sqrt(residual2)
+    if prices is not None:  # ν, σ and ω are rounded, and what they multiply
+        length = 0.0
+        for k in range(m):
+            length += codes[k]
+        drift = (m + SPARE_ROUNDINGS + PRICE_ROUNDINGS) * UNIT_ROUNDOFF * (norm + 2.0 * length)
+        products = length * (dot_error + PRICE_ROUNDING) * norm
+        terms = (mass + 2.0 * residual2) * (SUM_ROUNDING + PRICE_ROUNDING)
+        return (1.0 + scale) * norm * drift + 0.5 * drift * drift + products + terms
     drift = (m + SPARE_ROUNDINGS) * UNIT_ROUNDOFF * (norm + 2.0 * mass)  # ‖computed r − (x − zD)‖
     return (1.0 + scale) * norm * drift + 0.5 * drift * drift + mass * (dot_error * norm + SUM_ROUNDING)
 
 
 @jit()
-def working_set_gap(member, m, d):
+def working_set_gap(member, m, d, prices):
     """Duality gap of the working set alone, relative to the value."""
-    _, codes, correlations, r = member
+    members, codes, correlations, _ = member
     largest = 1.0
     for k in range(m):
         if codes[k] > 0:
-            largest = max(largest, correlations[k])
-    primal, gap, _, _ = best_gap(square(r, d), codes, correlations, m, largest)
+            largest = max(largest, correlations[k] / weight_of(prices, members[k]))
+    primal, gap, _, _ = best_gap(energy(member, m, d, prices), member, m, largest, prices)
     return gap / primal if primal > 0 else 0.0
 
 
 @jit()
-def refine(block, i, exact, member, m, rules, room, n, width):
+def refine(block, i, exact, member, m, rules, room, n, width, prices):
     """Recompute the residual in float64 and correct the codes by the factor at hand until the working set is solved."""
     d, data = block.dim, block.data
     tol, refinements = rules.tol, rules.refinements
@@ -136,15 +158,15 @@ def refine(block, i, exact, member, m, rules, room, n, width):
     support, held, L, y, _ = room
     before = np.inf
     for attempt in range(refinements + 1):
-        refresh(data, i * d, d, exact, members, codes, m, r, correlations)
+        refresh(data, i * d, d, exact, members, codes, m, r, correlations, prices)
         if n == 0 or attempt == refinements:
             return
-        gap = working_set_gap(member, m, d)
+        gap = working_set_gap(member, m, d, prices)
         if gap <= NEAR * tol or gap > 0.5 * before:
             return
         before = gap
         for t in range(n):
-            y[t] = correlations[support[t]] - 1.0
+            y[t] = correlations[support[t]] - weight_of(prices, members[support[t]])
         solve_factored(L, n, width, held, y)
         for t in range(n):
             if codes[support[t]] + y[t] <= 0:  # the support changes: leave that to the next round
@@ -154,21 +176,21 @@ def refine(block, i, exact, member, m, rules, room, n, width):
 
 
 @jit()
-def settle(block, i, exact, member, m, rules, room):
+def settle(block, i, exact, member, m, rules, room, prices):
     """Replace the float32 residual of a datapoint by the float64 one, correct its codes, and return how far it moved.
 
     The factor of the support is made only if the codes need correcting.
     """
     d, data, residual, grams, gram_room = block.dim, block.data, block.residual, block.grams, block.gram_room
     members, z, c, r = member
-    refresh(data, i * d, d, exact, members, z, m, r, c)
+    refresh(data, i * d, d, exact, members, z, m, r, c, prices)
     n, width = 0, 0
-    if rules.refinements > 0 and block.known[i] == m and working_set_gap(member, m, d) > NEAR * rules.tol:
+    if rules.refinements > 0 and block.known[i] == m and working_set_gap(member, m, d, prices) > NEAR * rules.tol:
         G = grams[i * gram_room : i * gram_room + m * m]
         n, width, spare = factor(G, m, m, z, room, rules.pivot_floor)
         n = n if spare == n else 0
     if n > 0:
-        refine(block, i, exact, member, m, rules, room, n, width)
+        refine(block, i, exact, member, m, rules, room, n, width, prices)
     moved = 0.0
     for j in range(U(d)):
         moved += (residual[U(i * d) + j] - r[j]) ** 2

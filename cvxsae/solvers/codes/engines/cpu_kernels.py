@@ -39,6 +39,34 @@ ROUNDING_FLOOR = 8
 """Machine epsilons of the largest gradient below which no gradient is known any better."""
 
 
+class KernelPrices(NamedTuple):
+    """Weights and ridge for kernels, as in :mod:`cvxsae.solvers.codes.engines.prices`: ω, σ, 1/w and its largest.
+
+    Kernels take None for the plain penalty. Numba compiles them apart then, without the branches of the other case.
+    """
+
+    weights: np.ndarray
+    shares: np.ndarray
+    reach: np.ndarray
+    widest: float
+
+
+@jit()
+def weight_of(prices, k):
+    """ω of an atom."""
+    if prices is None:
+        return 1.0
+    return prices.weights[k]
+
+
+@jit()
+def share_of(prices, k):
+    """σ of an atom."""
+    if prices is None:
+        return 0.0
+    return prices.shares[k]
+
+
 class System(NamedTuple):
     """The small problem ``max q·δ − ½ δᵀGδ, z + δ ≥ 0`` of one datapoint: Gram matrix, gradient and codes."""
 
@@ -104,7 +132,7 @@ def _subtract_four(r, atoms, a0, a1, a2, a3, c0, c1, c2, c3, d):
 
 
 @jit()
-def refresh(data, offset, d, atoms, chosen, codes, m, r, correlations):
+def refresh(data, offset, d, atoms, chosen, codes, m, r, correlations, prices):
     """Residual of the codes from scratch, and its exact correlations with the chosen atoms.
 
     ``chosen``, ``codes`` and ``correlations`` have three spare entries after m.
@@ -120,6 +148,9 @@ def refresh(data, offset, d, atoms, chosen, codes, m, r, correlations):
         correlations[k], correlations[k + 1], correlations[k + 2], correlations[k + 3] = dots_of_four(
             atoms, chosen[k], chosen[k + 1], chosen[k + 2], chosen[k + 3], r, d
         )
+    if prices is not None:
+        for k in range(m):
+            correlations[k] -= prices.shares[chosen[k]] * codes[k]
 
 
 @jit()
@@ -278,17 +309,20 @@ def _newton(system, stride, room, n, width):
 
 
 @jit()
-def _exchange(system, stride, room, n, width, spare):
+def _exchange(system, stride, room, n, width, spare, apart):
     """Trade an atom in the span of others against them, downhill, until the trade or one of the codes runs out.
 
     Along v = (1 on the atom, −its coefficients on the others) the reconstruction hardly moves, so the objective is
     almost linear, and bounded below on z ≥ 0: downhill, some code reaches zero. That keeps supports independent.
+
+    ``apart``: atoms after it may be independent of those before, as with a ridge many are. Their inner products with it
+    belong to the system then, or its solution is not the coefficients.
     """
     G, q, z = system
     support, held, L, y, _ = room
     k = support[spare]
     for i in range(n):
-        y[i] = G[U(support[i] * stride + k)] if i < spare else 0.0
+        y[i] = G[U(support[i] * stride + k)] if i < spare or apart else 0.0
     solve_factored(L, n, width, held, y)
     for i in range(n):
         y[i] = -y[i] if i < spare else 0.0
@@ -314,7 +348,7 @@ def _exchange(system, stride, room, n, width, spare):
 
 
 @jit()
-def minimize(system, stride, m, floor, room, pivot_floor):
+def minimize(system, stride, m, floor, room, pivot_floor, apart):
     """Solve the working set from (z, q): coordinate descent to find the support, Newton steps to finish on it.
 
     Returns the size and row length of the factor of the support (0 when none belongs to the returned codes). Every
@@ -331,7 +365,7 @@ def minimize(system, stride, m, floor, room, pivot_floor):
         descend(G, q, z, stride, max(floor, FIRST_DESCENT * best), 2 * m if cycle == 0 else m // 4 + 8, key, low)
         n, width, spare = factor(G, stride, m, z, room, pivot_floor)
         while spare < n:
-            _exchange(system, stride, room, n, width, spare)
+            _exchange(system, stride, room, n, width, spare, apart)
             before = n
             n, width, spare = factor(G, stride, m, z, room, pivot_floor)
             if n == before:

@@ -14,9 +14,10 @@ from typing import NamedTuple
 import numpy as np
 
 from cvxsae.solvers.codes.engines.compiled import REORDER, U, jit
-from cvxsae.solvers.codes.engines.cpu_certificate import Member, best_gap, rounding, settle
-from cvxsae.solvers.codes.engines.cpu_kernels import Factor, dots_of_four, square
+from cvxsae.solvers.codes.engines.cpu_certificate import Member, best_gap, energy, rounding, settle
+from cvxsae.solvers.codes.engines.cpu_kernels import Factor, dots_of_four, weight_of
 from cvxsae.solvers.codes.engines.cpu_vectors import LANES
+from cvxsae.solvers.codes.engines.prices import PRICE_ROUNDING
 from cvxsae.solvers.codes.engines.screening import NORM_ROUNDING
 
 GROUP = 32
@@ -153,23 +154,48 @@ def _select_by_bits(bits, row, K, maxima, top, one, p, selected, found, values):
 
 
 @jit()
-def _select_exact(found, exact_values, n, p, selected, selected_values):
-    """Choose the p largest of n exactly known violators."""
+def _select_exact(found, exact_values, n, p, selected, selected_values, prices):
+    """Choose the p largest of n violators whose ratio to their weight is known exactly."""
     order = np.argsort(-exact_values[:n])
     chosen = min(p, n)
     for t in range(chosen):
         selected[t] = found[order[t]]
-        selected_values[t] = exact_values[order[t]]
+        selected_values[t] = exact_values[order[t]] * weight_of(prices, selected[t])
     return chosen
 
 
 @jit()
-def _recheck(bits, row, K, maxima, threshold, r, d, exact, found, exact_values):
-    """Exact correlations of every atom that screening could not place below the penalty.
+def _certain(bits, row, K, maxima, top, shift, least_share, margin, prices):
+    """What the largest ratio of a correlation to its weight is at least, going by the largest computed one."""
+    if top <= 0:
+        return 0.0
+    if prices is None:
+        return least_share * _value_of(top, shift) - margin
+    G = maxima.shape[0]
+    for g in range(G):
+        if maxima[g] == top:
+            for k in range(g, K, G):
+                if bits[U(row + k)] == top:
+                    return least_share * _value_of(top, shift) - margin * prices.reach[k]
+    return 0.0
+
+
+@jit()
+def _may_exceed(prices, k, value, shift, least_share, margin):
+    """Whether an atom that is above the threshold of all is above its own."""
+    if prices is None:
+        return True
+    return not (_value_of(value, shift) <= (1.0 - margin * prices.reach[k]) * least_share)  # NaN may
+
+
+@jit()
+def _recheck(bits, row, K, maxima, threshold, own, r, d, exact, found, exact_values, prices):
+    """Exact correlations, in units of their weights, of every atom that screening could not place below the penalty.
 
     Returns the number of violators listed, the largest correlation found and the number recomputed.
     """
     listed, rechecked, largest = 0, 0, -np.inf
+    shift, least_share, margin, blur = own
     waiting = np.zeros(4, np.int64)
     pending = 0
     for g in range(maxima.shape[0]):
@@ -177,23 +203,26 @@ def _recheck(bits, row, K, maxima, threshold, r, d, exact, found, exact_values):
             continue
         for k in range(g, K, maxima.shape[0]):
             value = bits[U(row + k)]
-            if value > threshold and value != IN_SET:
+            if value > threshold and value != IN_SET and _may_exceed(prices, k, value, shift, least_share, margin):
                 waiting[pending] = k
                 pending += 1
                 if pending == 4:
-                    listed, largest = _recompute(waiting, pending, r, d, exact, found, exact_values, listed, largest)
+                    listed, largest = _recompute(
+                        waiting, pending, r, d, exact, found, exact_values, listed, largest, blur, prices
+                    )
                     rechecked, pending = rechecked + 4, 0
     if pending > 0:
-        listed, largest = _recompute(waiting, pending, r, d, exact, found, exact_values, listed, largest)
+        listed, largest = _recompute(waiting, pending, r, d, exact, found, exact_values, listed, largest, blur, prices)
     return listed, largest, rechecked + pending
 
 
 @jit()
-def _recompute(waiting, pending, r, d, exact, found, exact_values, listed, largest):
+def _recompute(waiting, pending, r, d, exact, found, exact_values, listed, largest, blur, prices):
     values = dots_of_four(exact, waiting[0], waiting[1], waiting[2], waiting[3], r, d)
     for t in range(pending):
-        value = values[t]
-        largest = max(largest, value)
+        weight = weight_of(prices, waiting[t])
+        value = values[t] / weight
+        largest = max(largest, value if prices is None else value + blur / weight)
         if value > 1.0 and listed < found.shape[0]:
             found[listed] = waiting[t]
             exact_values[listed] = value
@@ -238,7 +267,22 @@ def _bits_below(value, shift):
 
 
 @jit()
-def screen(active, products, block, exact, rules, room, selected, verdicts):
+def _largest(member, m, blur, prices):
+    """The largest ratio of a correlation to its weight in a working set, with prices rounded up; at least 1."""
+    members, codes, correlations, _ = member
+    largest = 1.0
+    for k in range(m):
+        if prices is None:
+            largest = max(largest, correlations[k])
+        else:
+            share = prices.shares[members[k]] * codes[k]
+            reach = correlations[k] + blur + PRICE_ROUNDING * (blur + share)
+            largest = max(largest, reach / prices.weights[members[k]])
+    return largest
+
+
+@jit()
+def screen(active, products, block, exact, rules, room, selected, verdicts, prices):
     """Certify each active datapoint, or select the atoms (at most ``room``) that enter its working set.
 
     Atoms that the computed products cannot place below the penalty are recomputed in float64 before anything is
@@ -263,15 +307,14 @@ def screen(active, products, block, exact, rules, room, selected, verdicts):
         m = count[i]
         for j in range(U(d)):
             r[j] = residual[U(i * d) + j]
-        residual2 = square(r, d)
-        largest = 1.0
         for k in range(m):
-            z[k], c[k] = codes[i, k], correlations[i, k]
-            largest = max(largest, c[k])
+            members[k], z[k], c[k] = chosen[i, k], codes[i, k], correlations[i, k]
             bits[U(row + chosen[i, k])] = IN_SET
+        residual2 = energy(member, m, d, prices)
+        largest = _largest(member, m, dot_error * np.sqrt(residual2), prices)
         top = _group_maxima(bits, row, K, maxima)
-        certain = least_share * _value_of(top, shift) - margin[a] if top > 0 else 0.0
-        primal, gap, mass, scale = best_gap(residual2, z, c, m, max(largest, certain))
+        certain = _certain(bits, row, K, maxima, top, shift, least_share, margin[a], prices)
+        primal, gap, mass, scale = best_gap(residual2, member, m, max(largest, certain), prices)
         if certain > 1.0 and gap > tol * primal and room[a] > 0:
             # No dual point along r can certify these codes, whatever the exact correlations are.
             n_entering[a] = _select_by_bits(bits, row, K, maxima, top, one, room[a], entering[a], found, found_bits)
@@ -280,20 +323,28 @@ def screen(active, products, block, exact, rules, room, selected, verdicts):
             continue
         moved = 0.0
         if not settled[i]:
-            for k in range(m):
-                members[k] = chosen[i, k]
-            moved = settle(block, i, exact, member, m, rules, factors)
+            moved = settle(block, i, exact, member, m, rules, factors, prices)
             settled[i] = True
-            residual2, largest = square(r, d), 1.0
+            residual2 = energy(member, m, d, prices)
             for k in range(m):
                 codes[i, k], correlations[i, k] = z[k], c[k]
-                largest = max(largest, c[k])
-        limit = _bits_below(threshold[a] - moved * least_share, shift)
-        listed, outside, rechecks[a] = _recheck(bits, row, K, maxima, limit, r, d, exact, found, found_values)
-        largest = max(largest, outside) + dot_error * np.sqrt(residual2)
-        primal, gap, mass, scale = best_gap(residual2, z, c, m, largest)
-        gap += rounding(residual2, mass, m, scale, dot_error)
+            largest = _largest(member, m, dot_error * np.sqrt(residual2), prices)
+        blur = dot_error * np.sqrt(residual2)
+        limit = threshold[a] - moved * least_share
+        if prices is not None:
+            limit = (1.0 - (margin[a] + moved) * prices.widest) * least_share
+            blur += PRICE_ROUNDING * np.sqrt(residual2)
+        own = (shift, least_share, margin[a] + moved, blur)
+        listed, outside, rechecks[a] = _recheck(
+            bits, row, K, maxima, _bits_below(limit, shift), own, r, d, exact, found, found_values, prices
+        )
+        largest = max(largest, outside)
+        largest = largest + blur if prices is None else largest * (1.0 + PRICE_ROUNDING)
+        primal, gap, mass, scale = best_gap(residual2, member, m, largest, prices)
+        gap += rounding(residual2, mass, z, m, scale, dot_error, prices)
         values[a], gaps[a], done[a] = primal, gap, gap <= tol * primal
         n_entering[a] = 0
         if not done[a]:
-            n_entering[a] = _select_exact(found, found_values, listed, room[a], entering[a], entering_correlations[a])
+            n_entering[a] = _select_exact(
+                found, found_values, listed, room[a], entering[a], entering_correlations[a], prices
+            )

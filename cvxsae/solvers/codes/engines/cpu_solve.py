@@ -15,7 +15,7 @@ import numpy as np
 
 from cvxsae.solvers.codes.engines.compiled import REORDER, U, jit
 from cvxsae.solvers.codes.engines.cpu_certificate import Member, refine
-from cvxsae.solvers.codes.engines.cpu_kernels import Factor, System, gram, minimize, refresh
+from cvxsae.solvers.codes.engines.cpu_kernels import Factor, System, gram, minimize, refresh, share_of, weight_of
 from cvxsae.solvers.codes.engines.cpu_vectors import LANES, eliminate
 
 
@@ -62,7 +62,7 @@ def _look_up(table, n_atoms, members, known, m, G, stride):
 
 
 @jit()
-def solve(active, selected, block, atoms, rules):
+def solve(active, selected, block, atoms, rules, prices):
     """Solve the working set of each active datapoint, drop its zero codes and recompute its residual from scratch.
 
     The inner products of the atoms that stay are kept for the next round. If ``hasty``, the residual is computed in
@@ -92,17 +92,20 @@ def solve(active, selected, block, atoms, rules):
     for a in range(active.shape[0]):
         i = active[a]
         m = count[i]
+        least = 1.0 if prices is None else np.inf
         for j in range(U(d)):
             work[j] = residual[U(i * d) + j]
         for k in range(m):
             members[k] = chosen[i, k]
             product = _gather(rows, k * length, working, members[k], d, work)
-            z[k], q[k] = codes[i, k], (correlations[i, k] if settled[i] else product) - 1.0
+            if not settled[i]:
+                correlations[i, k] = product - share_of(prices, members[k]) * codes[i, k]
+            z[k], q[k] = codes[i, k], correlations[i, k] - weight_of(prices, members[k])
         for t in range(n_entering[a]):
             members[m], z[m] = entering[a, t], 0.0
             product = _gather(rows, m * length, working, members[m], d, work)
             value = entering_correlations[a, t]
-            q[m] = (product if np.isnan(value) else value) - 1.0
+            q[m] = (product if np.isnan(value) else value) - weight_of(prices, members[m])
             m += 1
         if m == 0:
             continue
@@ -111,19 +114,25 @@ def solve(active, selected, block, atoms, rules):
             z[k], q[k] = 0.0, 0.0
         if known[i] != count[i]:
             known[i] = 0
+        if prices is not None and not rules.hasty:  # in float64: those that are kept are rounded to float32
+            known[i] = 0
         _copy_square(grams, i * gram_room, known[i], G, 0, stride, known[i])
         if len(table) > 0:
             _look_up(table, n_atoms, members, known[i], m, G, stride)
         else:
             gram(rows, known[i], m, length, G, stride)
-        n, width = minimize(system, stride, m, rules.floor, room, rules.pivot_floor)
+        if prices is not None:
+            for k in range(m):
+                G[U(k * stride + k)] = 1.0
+                least = min(least, prices.weights[members[k]])
+        n, width = minimize(system, stride, m, rules.floor * least, room, rules.pivot_floor, prices is not None)
         positive = 0
         for k in range(m):
-            exact_codes[k], exact_correlations[k] = z[k], 1.0 + q[k]
+            exact_codes[k], exact_correlations[k] = z[k], weight_of(prices, members[k]) + q[k]
             positive += z[k] > 0
         settled[i] = not (rules.hasty and positive * positive <= gram_room)
         if settled[i]:
-            refine(block, i, exact, member, m, rules, room, n, width)
+            refine(block, i, exact, member, m, rules, room, n, width, prices)
         else:
             _residual_of_rows(data, i * d, d, rows, length, z, m, work, r)
         for j in range(U(d)):
@@ -159,7 +168,7 @@ def _residual_of_rows(data, offset, d, rows, length, z, m, work, r):
 
 
 @jit()
-def restore(active, block, exact):
+def restore(active, block, exact, prices):
     """Residuals and correlations of codes that came from outside."""
     d, data, residual, _, chosen, codes, correlations, count, _, _, _ = block
     capacity = chosen.shape[1] + 4  # ``refresh`` writes three places more
@@ -168,7 +177,7 @@ def restore(active, block, exact):
         i = active[a]
         for k in range(count[i]):
             members[k], z[k] = chosen[i, k], codes[i, k]
-        refresh(data, i * d, d, exact, members, z, count[i], r, c)
+        refresh(data, i * d, d, exact, members, z, count[i], r, c, prices)
         for k in range(count[i]):
             correlations[i, k] = c[k]
         for j in range(d):

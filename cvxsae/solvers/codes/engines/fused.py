@@ -7,9 +7,10 @@ import torch
 from jaxtyping import Float, Float64, Int, Int64
 
 from cvxsae.solvers.codes.engines.cpu_certificate import Block, Rules
-from cvxsae.solvers.codes.engines.cpu_kernels import BLOCK
+from cvxsae.solvers.codes.engines.cpu_kernels import BLOCK, KernelPrices
 from cvxsae.solvers.codes.engines.cpu_screen import Products, Selected, Verdicts, narrow_rows, screen
 from cvxsae.solvers.codes.engines.cpu_solve import Atoms, restore, solve
+from cvxsae.solvers.codes.engines.prices import Prices
 from cvxsae.solvers.codes.engines.screening import Precision, PreparedDictionary, fast_half_products
 from cvxsae.solvers.codes.engines.state import Outcome, Stoppable, Tuning, Warm
 
@@ -30,6 +31,9 @@ SOLVED_AT_ONCE = 16
 
 FEWEST_ROWS = 16
 """Fewest datapoints in a product: fewer would read the dictionary for almost nothing."""
+
+WARM_UP_TOL = 1e-3
+"""Gap to which the problem is solved that kernels are compiled on: so small that every one of them has work."""
 
 ONE_BITS = 0x3F800000
 """The float32 one; its upper half is the bfloat16 one."""
@@ -79,7 +83,8 @@ class FusedEngine(Stoppable):
         self._buffers: dict[torch.dtype, torch.Tensor] = {}
         self._held: FusedState | None = None
         self.exact = dictionary.exact.numpy().reshape(-1)
-        self.single = dictionary.single.numpy().reshape(-1)
+        self.working = dictionary.working.numpy().reshape(-1)
+        self.prices = _kernel_prices(dictionary.prices)
         self.table = np.empty(0, np.float32) if dictionary.products is None else dictionary.products.numpy().reshape(-1)
         self.dot_error = (BLOCK + 2 + dictionary.dim // BLOCK) * 2.0**-53
         self.half = tuning.half_precision
@@ -90,9 +95,11 @@ class FusedEngine(Stoppable):
 
     def warm_up(self) -> None:
         """Compile (or load) the kernels on one small problem, so that no timing includes it."""
-        atoms = PreparedDictionary(torch.eye(2, dtype=torch.float64))
+        plain = self.dictionary.prices is None
+        ones, zeros = torch.ones(2, dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
+        atoms = PreparedDictionary(torch.diag(ones), prices=None if plain else Prices(ones, zeros, ones, ones))
         x = torch.tensor([[3.0, 2.0], [0.5, 0.0]], dtype=torch.float64)
-        engine = FusedEngine(atoms, Tuning(0.5, half_precision=self.half, widest_margin=np.inf))
+        engine = FusedEngine(atoms, Tuning(WARM_UP_TOL, half_precision=self.half, widest_margin=np.inf))
         everyone = np.arange(2)
         engine.advance(engine.begin(x, None), everyone, first=True, double=False)
 
@@ -109,11 +116,12 @@ class FusedEngine(Stoppable):
 
     def as_they_are(self, data: Float64[torch.Tensor, "n d"], warm: Warm | None) -> FusedState:
         """State of given codes, for :meth:`certify`. Ends the state of the last block."""
+        warm = None if warm is None else warm.inside(self.dictionary.prices)
         state = FusedState(np.ascontiguousarray(data.numpy()), self.dictionary.capacity, warm, self._held)
         if self._held is None or len(self._held.count) < len(state.count):
             self._held = state
         if warm is not None:
-            restore(np.arange(len(state.count)), state.block, self.exact)
+            restore(np.arange(len(state.count)), state.block, self.exact, self.prices)
         return state
 
     def advance(self, state: FusedState, active: Int64[np.ndarray, " a"], *, first: bool, double: bool) -> Outcome:
@@ -149,7 +157,7 @@ class FusedEngine(Stoppable):
             outcome.values[part], outcome.gaps[part], np.zeros(len(active), np.bool_), outcome.rechecks[part]
         )
         rules = self._rules(double=False, refinements=self.tuning.refinements if improve else 0)
-        screen(active, products, state.block, self.exact, rules, room, selected, verdicts)
+        screen(active, products, state.block, self.exact, rules, room, selected, verdicts, self.prices)
         outcome.done[part], outcome.added[part] = verdicts.done, selected.sizes
         left = ~verdicts.done
         if improve and left.any():
@@ -181,7 +189,7 @@ class FusedEngine(Stoppable):
         if self.half:
             precision = self.dictionary.half_precision
             margin, threshold = precision.margins(*_tensors(norms, errors[:, 1]), self.dictionary.reach)
-            if float(margin.median()) < self.tuning.widest_margin:
+            if float(margin.median()) * self.dictionary.usual_reach < self.tuning.widest_margin:
                 inputs = torch.from_numpy(half_bits).view(torch.bfloat16).view(n, d)
                 product = self._buffer(n, torch.bfloat16)
                 torch.mm(inputs, self.dictionary.half.T, out=product)
@@ -219,16 +227,27 @@ class FusedEngine(Stoppable):
 
     def _solve(self, state: FusedState, active: Int64[np.ndarray, " b"], selected: Selected, *, double: bool) -> None:
         exact, nothing = self.exact, np.empty(0)
-        atoms = Atoms(exact, exact, nothing) if double else Atoms(self.single, exact, self.table)
+        atoms = Atoms(exact, exact, nothing) if double else Atoms(self.working, exact, self.table)
         rules = self._rules(double=double, refinements=self.tuning.refinements)
         for start in range(0, len(active), SOLVED_AT_ONCE):
             self.go_on()
             part = slice(start, start + SOLVED_AT_ONCE)
-            solve(active[part], Selected(*(array[part] for array in selected)), state.block, atoms, rules)
+            solve(active[part], Selected(*(array[part] for array in selected)), state.block, atoms, rules, self.prices)
 
     def export(self, state: FusedState) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Counts, atom indices and codes."""
-        return state.count, state.chosen, state.codes
+        codes = state.codes
+        if self.dictionary.prices is not None:
+            held = np.arange(codes.shape[1]) < state.count[:, None]
+            codes = self.dictionary.prices.outside(np.where(held, codes, 0.0), np.where(held, state.chosen, 0))
+        return state.count, state.chosen, codes
+
+
+def _kernel_prices(prices: Prices | None) -> KernelPrices | None:
+    if prices is None:
+        return None
+    arrays = (part.numpy() for part in (prices.weights, prices.shares, prices.reach))
+    return KernelPrices(*(np.ascontiguousarray(array) for array in arrays), float(prices.reach.max()))
 
 
 def _tensors(
