@@ -246,8 +246,10 @@ class FusedEngine(Stoppable):
 def _kernel_prices(prices: Prices | None) -> KernelPrices | None:
     if prices is None:
         return None
-    arrays = (part.numpy() for part in (prices.weights, prices.shares, prices.reach))
-    return KernelPrices(*(np.ascontiguousarray(array) for array in arrays), float(prices.reach.max()))
+    weights, shares, reach = (
+        np.ascontiguousarray(part.numpy()) for part in (prices.weights, prices.shares, prices.reach)
+    )
+    return KernelPrices(weights, shares, reach, float(reach.max()))
 
 
 def _tensors(

@@ -74,7 +74,7 @@ class Prices:
         values: Float[torch.Tensor, " p"],
         margin: Float[torch.Tensor, " b"],
         least_share: float,
-    ) -> tuple[Int[torch.Tensor, " p"], ...]:
+    ) -> tuple[Int[torch.Tensor, " q"], ...]:
         """Of rows and atoms above the threshold of all atoms, those above the atom's own."""
         row, atom = pairs
         own = (1 - margin[row] * self.reach[atom]) * least_share
