@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -88,6 +87,8 @@ class RowStream:
         A tensor without rows that has the width and dtype of all.
     passes
         How often reading began.
+    lock
+        Held by who reads.
     """
 
     def __init__(self, segments: Sequence[Segment], origin: Origin, name: str) -> None:
@@ -100,13 +101,13 @@ class RowStream:
 
     def _forget(self) -> None:
         """Be where nothing has been read."""
-        self._lock = threading.Lock()
+        self.lock = threading.RLock()
         self._ahead: _Reader | None = None
-        self._kept: OrderedDict[int, torch.Tensor] = OrderedDict()
+        self._kept: dict[int, torch.Tensor] = {}  # in the order in which they were read
         self._state = self.origin.state
 
     def __getstate__(self) -> dict[str, Any]:
-        own = ("_lock", "_ahead", "_kept", "_state")
+        own = ("lock", "_ahead", "_kept", "_state")
         return {name: value for name, value in self.__dict__.items() if name not in own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -137,13 +138,16 @@ class RowStream:
         return StreamedRows(self, range(self.n_points))
 
     def chunk(self, number: int) -> torch.Tensor:
-        """A chunk of rows, read forward from what was read last if it comes later, and compared."""
-        with self._lock:
+        """A chunk of rows, read forward from what was read last if it comes later, and compared.
+
+        Whoever wants several that follow each other holds the stream meanwhile: readers that took turns would each
+        make the others begin anew.
+        """
+        with self.lock:
             if self._state != self.origin.state:  # compared anew
                 self._state, self._ahead = self.origin.state, None
                 self._kept.clear()
             if number in self._kept:
-                self._kept.move_to_end(number)
                 return self._kept[number]
             ahead, self._ahead = self._ahead, None  # so that whatever interrupts, the next reader begins anew
             segment = max(i for i, start in enumerate(self._starts) if start <= number * self.step)
@@ -165,10 +169,11 @@ class RowStream:
         if _digest(chunk) != self._digests[number] or (is_last and reader.has(1)):
             raise self.origin.changed()
         reader.number += 1
+        self._kept.pop(number, None)
         self._kept[number] = chunk
         most = max(1, KEPT_BYTES // max(1, chunk.nbytes))
         while len(self._kept) > most:
-            self._kept.popitem(last=False)
+            del self._kept[next(iter(self._kept))]
 
 
 class _Reader:
@@ -270,10 +275,11 @@ class StreamedRows(LazyRows):
         order = np.argsort(chosen, kind="stable")
         ordered, step = chosen[order], self.stream.step
         cuts = np.flatnonzero(np.diff(ordered // step)) + 1
-        for places in np.split(order, cuts):
-            number = int(chosen[places[0]]) // step
-            local = torch.from_numpy(chosen[places] - number * step)
-            found[torch.from_numpy(places)] = self.stream.chunk(number)[local]
+        with self.stream.lock:
+            for places in np.split(order, cuts):
+                number = int(chosen[places[0]]) // step
+                local = torch.from_numpy(chosen[places] - number * step)
+                found[torch.from_numpy(places)] = self.stream.chunk(number)[local]
         return found
 
 
