@@ -86,8 +86,8 @@ class _Words:
 
     def _between(self, estimate: Estimate | None) -> str:
         if estimate is None or np.isnan(estimate.low):
-            return "on the distribution by nobody knows how much, since one unit is too few for an interval"
-        return f"on the distribution, with {{confidence}}, between {estimate.low:.4g} and {estimate.high:.4g}"
+            return "for the distribution by nobody knows how much, since one unit is too few for an interval"
+        return f"for the distribution, with {{confidence}}, between {estimate.low:.4g} and {estimate.high:.4g}"
 
     def _amount(self, gain: float) -> str:
         """A gain with its share of the loss. Of the rows given none is negative but by rounding."""
@@ -133,10 +133,10 @@ _NONE_KNOWN = (
 
 _HEADLINES = {
     "encoder": "Change the encoder first: exact codes of the same dictionary lower the loss by at least {encoder_low} "
-    "on the distribution, with {confidence}; on the {n} rows held out by {encoder_least}, and no codes of it lower it "
+    "for the distribution, with {confidence}; on the {n} rows held out by {encoder_least}, and no codes of it lower it "
     "there by more than {encoder_most}.",
     "dictionary": "Change the dictionary first: one of the same width, learned on {n_seen} other rows, lowers the "
-    "loss, with exact codes, by at least {dictionary_low} on the distribution, with {confidence}; on the {n} rows held "
+    "loss, with exact codes, by at least {dictionary_low} for the distribution, with {confidence}; on the {n} rows held "
     "out by {dictionary_least}, and no dictionary of this width lowers it there by more than {dictionary_most}.",
     "width": "Change the width first, since encoder and dictionary leave little that is shown to be gained: on the {n} "
     "rows held out more atoms can lower the loss by at most {width_most}, of which at least {width_least} is out of "
@@ -162,7 +162,7 @@ _HELD_OUT = {
     "encoder": "Against exact codes of its own dictionary the encoder loses at least {encoder_low} on the "
     "distribution, with {confidence}; on the rows held out {encoder_least}, and at most {encoder_most}.",
     "dictionary": "With exact codes, another dictionary of the same width, learned on {n_seen} other rows, gains at "
-    "least {dictionary_low} on the distribution, with {confidence}; on the rows held out {dictionary_least}, where "
+    "least {dictionary_low} for the distribution, with {confidence}; on the rows held out {dictionary_least}, where "
     "none gains more than {dictionary_most}.",
     "width": "After that, more atoms gain at least {width_least} and at most {width_most} on the rows held out.",
 }

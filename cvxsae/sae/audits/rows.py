@@ -75,7 +75,9 @@ def rows_asked(X: ActivationsLike, dim: int, options: Mapping[str, Any], seed: i
     held_out = options.get("held_out", SHARE)
     confidence = level(options.get("confidence", CONFIDENCE))
     ratio = _ratio(options.get("drop_outliers", False))
-    is_share = isinstance(held_out, int | float | np.number | np.bool_)
+    if isinstance(held_out, bool | np.bool_):
+        raise InputError(f"held_out is {held_out}; pass a share of the rows, other data, or None for none.")
+    is_share = isinstance(held_out, int | float | np.number)
     if held_out is not None and held_out is X:
         raise InputError("held_out is X itself; pass other data, or a share of X.")
     given = _Given(all_rows(X), "X", dim, options.get("groups"), ratio)
