@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cvxsae.cli.held_out import HeldOutOptions, rows_or_share
 from cvxsae.cli.options import (
     EXIT_CERTIFIED,
     Answer,
@@ -96,23 +97,6 @@ class SearchOptions:
             "patience": self.patience,
             "second_order": self.second_order,
         }
-
-
-def rows_or_share(text: str | None, name: str, prepared: Callable[[Activations], Activations]) -> Any:
-    """The share of the rows that a text is, or the rows in the file that it names, treated as the data were."""
-    from cvxsae.data import arguments
-    from cvxsae.data.activations import Activations
-
-    if text is None:
-        return None
-    try:
-        share = float(text)
-    except ValueError:
-        return prepared(Activations(text, name=name))
-    share = arguments.positive(share, name)
-    if not share < 1:
-        raise InputError(f"{name} is {share:g}; pass a share of the rows between 0 and 1, or a file with rows.")
-    return share
 
 
 def learn_command(
@@ -221,6 +205,7 @@ def audit_command(
     sae: StoredSAE,
     compute: TimedOptions,
     parts: AuditedParts,
+    rows: HeldOutOptions,
     lam: Annotated[
         str | None,
         typer.Option("--lam", help="Penalty λ, or match-l0: where exact codes have the SAE's L0. [default: its own]"),
@@ -237,8 +222,9 @@ def audit_command(
 
         require_report(parts.report, "--report")
     model = sae.load()
-    X, notes = data.load()
+    X, notes, prepared = data.prepare()
     options = {"stationarity": stationarity, "seed": data.seed, **asdict(parts), **compute.keywords()}
+    options |= rows.keywords(data, len(X), prepared)
     answer = audit(X, model, lam=penalty, bias=bias_of(bias, X), **options)
     if parts.report is not None:
         notes.append(f"report written to {parts.report} and {parts.report.with_suffix('.json')}")

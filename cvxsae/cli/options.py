@@ -70,25 +70,13 @@ class DataOptions:
 
     def prepare(self) -> tuple[Activations, list[str], Callable[[Activations], Activations]]:
         """The same, and what does to other rows what was done to these."""
-        import numpy as np
-
         from cvxsae.data import arguments, transforms
-        from cvxsae.data.activations import Activations
-        from cvxsae.data.atomic import shown
-        from cvxsae.data.embedded import EMBEDDED_NAMES, embedded
 
-        is_embedded = self.data in EMBEDDED_NAMES
-        if not is_embedded and not os.path.exists(self.data.partition("::")[0]):  # noqa: PTH110 (never raises)
-            known = ", ".join(EMBEDDED_NAMES)
-            raise InputError(f"DATA {shown(self.data)} does not exist; pass the path of a file, or one of {known}.")
-        X = Activations(embedded(self.data) if is_embedded else self.data, name="DATA")
-        notes = []
-        seed = arguments.count(self.seed, "--seed", least=0)
+        X, notes = self.opened(), []
+        arguments.count(self.seed, "--seed", least=0)
         if self.rows is not None:
-            if not 1 <= self.rows <= len(X):
-                raise InputError(f"--rows is {self.rows}; DATA has {len(X)} rows.")
-            X = X[np.sort(np.random.default_rng(seed).choice(len(X), size=self.rows, replace=False))]
-            notes.append(f"{self.rows} rows drawn with seed {seed}")
+            X = X[self.drawn(len(X))]
+            notes.append(f"{self.rows} rows drawn with seed {self.seed}")
         makers: dict[tuple[bool, bool], Callable[[Activations], Any]] = {
             (True, False): transforms.center,
             (False, True): transforms.scale_to_unit_mean_square,
@@ -98,6 +86,28 @@ class DataOptions:
             return X, notes, lambda rows: rows
         transform = makers[self.center, self.scale](X)
         return transform.apply(X), [*notes, transform.describe()], transform.apply
+
+    def opened(self) -> Activations:
+        """All datapoints, as they are."""
+        from cvxsae.data.activations import Activations
+        from cvxsae.data.atomic import shown
+        from cvxsae.data.embedded import EMBEDDED_NAMES, embedded
+
+        is_embedded = self.data in EMBEDDED_NAMES
+        if not is_embedded and not os.path.exists(self.data.partition("::")[0]):  # noqa: PTH110 (never raises)
+            known = ", ".join(EMBEDDED_NAMES)
+            raise InputError(f"DATA {shown(self.data)} does not exist; pass the path of a file, or one of {known}.")
+        return Activations(embedded(self.data) if is_embedded else self.data, name="DATA")
+
+    def drawn(self, n_points: int) -> Any:
+        """Which of so many rows --rows asks for, in their order; all of them where it was not passed."""
+        import numpy as np
+
+        if self.rows is None:
+            return np.arange(n_points)
+        if not 1 <= self.rows <= n_points:
+            raise InputError(f"--rows is {self.rows}; DATA has {n_points} rows.")
+        return np.sort(np.random.default_rng(self.seed).choice(n_points, size=self.rows, replace=False))
 
 
 @dataclass(frozen=True, kw_only=True)

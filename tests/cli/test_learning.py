@@ -96,6 +96,30 @@ def test_audit_gives_what_the_api_gives(folder):
 
 
 @pytest.mark.slow
+def test_audit_holds_out_what_it_was_told_to(folder):
+    X, sae = np.load(folder / "X.npy"), folder / "sae"
+    labels = [f"text {n // 4}" for n in range(len(X))]
+    (folder / "texts.txt").write_text("\n".join(labels) + "\n", encoding="utf-8")
+    np.save(folder / "others.npy", X[::-1][:12])
+    some = ["--stationarity", 1e-2, "--json", "--no-progress"]
+    words = ["--groups", folder / "texts.txt", "--rows", 40, "--confidence", 0.9, "--drop-outliers", "--center"]
+    report = json.loads(run("audit", folder / "X.npy", "--sae", sae, *words, *some).stdout)
+    chosen = np.sort(np.random.default_rng(0).choice(len(X), size=40, replace=False))
+    rows = X[chosen] - X[chosen].mean(axis=0)
+    groups = [labels[n] for n in chosen]
+    expected = audit(rows, sae, groups=groups, confidence=0.9, drop_outliers=True, stationarity=1e-2)
+    for name in ("loss", "exact", "dictionary_gap", "memorization"):
+        assert report["ledger"][name] == pytest.approx(getattr(expected.ledger, name), rel=1e-9), name
+    assert (report["rows"]["unit"], report["rows"]["confidence"]) == ("document", 0.9)
+    report = json.loads(run("audit", folder / "X.npy", "--sae", sae, "--held-out", "none", *some).stdout)
+    assert (report["rows"]["kind"], report["ledger"]["n_points"]) == ("given", len(X))
+    np.save(folder / "twelve.npy", np.arange(12) // 3)
+    words = ["--held-out", folder / "others.npy", "--held-out-groups", folder / "twelve.npy"]
+    report = json.loads(run("audit", folder / "X.npy", "--sae", sae, *words, *some).stdout)
+    assert (report["rows"]["learned_on"], report["rows"]["n_points"], report["rows"]["n_units"]) == (len(X), 12, 4)
+
+
+@pytest.mark.slow
 def test_audit_writes_a_page_and_its_json(folder, tmp_path):
     pytest.importorskip("jinja2", reason="reports need the extra cvxsae[report]")
     pytest.importorskip("plotly", reason="reports need the extra cvxsae[report]")
@@ -138,6 +162,11 @@ BAD: dict[str, tuple[list, str]] = {
     "widths in words": (["floor", "X.npy", "--widths", "two", "--lam", 1], "--widths is 'two'"),
     "width of nothing": (["floor", "X.npy", "--widths", "0", "--lam", 1], "--widths is 0"),
     "half a width": (["compare", "X.npy", "--widths", "2.5", "--lam", 1, "--folder", "out"], "--widths is 2.5"),
+    "share of everything": (["audit", "X.npy", "--sae", "sae", "--held-out", 2], "--held-out is 2"),
+    "no rows held out": (["audit", "X.npy", "--sae", "sae", "--held-out", "no.npy"], "--held-out 'no.npy'"),
+    "labels nowhere": (["audit", "X.npy", "--sae", "sae", "--groups", "no.txt"], "--groups"),
+    "labels of others": (["audit", "X.npy", "--sae", "sae", "--groups", "X.npy"], "--groups has labels of shape"),
+    "too sure": (["audit", "X.npy", "--sae", "sae", "--confidence", 1], "confidence is 1"),
     "no sae": (["audit", "X.npy", "--sae", "nowhere", "--lam", 1], "does not exist"),
     "penalty in words": (["audit", "X.npy", "--sae", "sae", "--lam", "much"], "--lam is 'much'"),
     "no penalty at all": (["audit", "X.npy", "--sae", "sae", "--lam", 0], "--lam is 0"),

@@ -159,7 +159,7 @@ _TOO_FEW = {
 """The first sentence where that is open: time ran out, or the rows are too few."""
 
 _HELD_OUT = {
-    "encoder": "Against exact codes of its own dictionary the encoder loses at least {encoder_low} on the "
+    "encoder": "Against exact codes of its own dictionary the encoder loses at least {encoder_low} for the "
     "distribution, with {confidence}; on the rows held out {encoder_least}, and at most {encoder_most}.",
     "dictionary": "With exact codes, another dictionary of the same width, learned on {n_seen} other rows, gains at "
     "least {dictionary_low} for the distribution, with {confidence}; on the rows held out {dictionary_least}, where "
