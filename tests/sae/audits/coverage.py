@@ -95,8 +95,9 @@ class Population:
                 chosen = rng.integers(self.document.max() + 1, size=DRAWN_DOCUMENTS)
                 rows = (chosen[:, None] * PER_DOCUMENT + np.arange(PER_DOCUMENT)).ravel()
                 groups = np.repeat(np.arange(DRAWN_DOCUMENTS), PER_DOCUMENT)
-            parts = [_part(one, rows, groups if unit == "document" else None) for one in self._all]
-            for name, one in estimates_of(*parts, SEEN_GAP).items():
+            units = groups if unit == "document" else None
+            by_encoder, exact, local = (_part(one, rows, units) for one in self._all)
+            for name, one in estimates_of(by_encoder, exact, local, SEEN_GAP).items():
                 held[name] += one.low <= self.truth[name] <= one.high
         return {name: count / repetitions for name, count in held.items()}
 

@@ -176,7 +176,7 @@ def told(levels=(1.0, 0.8, 0.7, 0.4, 0.3), seen=0.2, **intervals):
     loss, exact, local, *_ = levels
     values = {"amortization_gap": loss - exact, "dictionary_gap": exact - local}
     made = {
-        name: Estimate(values[name], *ends, method="t", confidence=0.95, unit="row", n_units=10)
+        name: Estimate(values[name], ends[0], ends[1], method="t", confidence=0.95, unit="row", n_units=10)
         for name, ends in {"amortization_gap": (0.1, 0.3), "dictionary_gap": (0.05, 0.15), **intervals}.items()
     }
     gap = made["dictionary_gap"]
