@@ -247,6 +247,10 @@ class TrainingOptions:
 
     steps: Annotated[int | None, typer.Option("--steps", help="Training steps of each SAE.")] = None
     trainer: Annotated[str, typer.Option("--trainer", help="adam or saelens.")] = "adam"
+    held_out: Annotated[
+        str | None,
+        typer.Option("--held-out", help="File with rows that nothing is learned from, or the share to set aside."),
+    ] = None
 
 
 def compare_command(
@@ -261,15 +265,22 @@ def compare_command(
     from cvxsae.data.storage import write_atomically
     from cvxsae.study.compare import compare
 
-    X, lam, bias, notes = terms.load()
-    how = {name: value for name, value in asdict(training).items() if value is not None}
-    options = {"stationarity": stationarity, "seed": terms.data.seed, **compute.keywords()}
+    X, lam, bias, notes, prepared = terms.prepare()
+    how = {name: value for name, value in asdict(training).items() if name != "held_out" and value is not None}
+    held_out = rows_or_share(training.held_out, "--held-out", prepared)
+    options: dict[str, Any] = {"held_out": held_out} if held_out is not None else {}
+    options |= {"stationarity": stationarity, "seed": terms.data.seed, **compute.keywords()}
     comparison = compare(X, _whole_widths(widths), lam, bias=bias, training=how, folder=folder, **options)
     table = comparison.table()
     write_atomically(folder / "compare.csv", table.to_csv(index=False), "--folder")
     write_figure(folder / "compare.png", comparison.figure(), "--folder")
     notes.append(f"table, figure and dictionaries written to {folder}")
-    shown = table[["n_atoms", "loss", "exact", "local", "best", "floor", "wide"]]
+    names = ["n_atoms", "loss", "exact", "local", "best", "floor", "wide"]
+    if held_out is not None:
+        notes.append(f"{comparison.settings['n_held_out']:,} rows are held out; loss to wide are of the others")
+        seen = ("exact", "grown", "dictionary_gap", "dictionary_gap_low", "dictionary_gap_high")
+        names[1:1] = [f"held_out_{name}" for name in seen]
+    shown = table[names]
     return Answer(shown.to_string(index=False), comparison.to_dict(), EXIT_CERTIFIED, notes)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -32,14 +32,21 @@ def run_command(
     folder: Annotated[
         Path | None, typer.Option("--folder", help="Folder for cells and tables. [default: the file's name]")
     ] = None,
+    held_out: Annotated[
+        float | None,
+        typer.Option("--held-out", help="Share of the rows that nothing is learned from. [default: the file's]"),
+    ] = None,
 ) -> Answer:
     """Compute the cells that are missing, write the table, say what was found."""
+    from cvxsae.study.keys import SHARE
     from cvxsae.study.scale_study import ScaleStudy
     from cvxsae.study.summary import summary
 
     if options.n_jobs == 0:
         raise InputError("--n-jobs is 0; pass a number of cells at a time, or -1 for one a core.")
     loaded = ScaleStudy.from_toml(study, folder=folder)
+    if held_out is not None:
+        loaded = replace(loaded, held_out=SHARE.read(held_out, "--held-out"))
     found = loaded.run(**{**asdict(options), "progress": wants_progress(options.progress)})
     said = summary(loaded.name, found)
     report = {"folder": str(loaded.folder), "summary": said.splitlines(), **loaded.status().to_dict()}

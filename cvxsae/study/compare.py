@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
+from numbers import Real
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -20,13 +21,15 @@ import numpy as np
 from cvxsae.data import arguments
 from cvxsae.data.activations import Activations, ActivationsLike
 from cvxsae.data.arguments import Bias, BiasLike
+from cvxsae.data.splits import split_rows
 from cvxsae.data.storage import Folder, fingerprint, json_text, write_atomically
 from cvxsae.errors import CertificateError, Error, InputError
 from cvxsae.parallel.context import Compute, Kept, Run, Seeded, keywords
 from cvxsae.parallel.group import all_rows
 from cvxsae.sae.audits.ledger import LossLedger
 from cvxsae.solvers.codes.encode import relative_gap_asked
-from cvxsae.study.comparison import Comparison, WidthResult
+from cvxsae.study.comparison import Comparison, HeldOutWidth, WidthResult
+from cvxsae.study.held_out import LOCAL
 from cvxsae.study.plan import Cell
 from cvxsae.study.registry import OPTIONS
 from cvxsae.study.run import HowToRun, run
@@ -47,7 +50,10 @@ FLOORS = tuple(name for name in OPTIONS["width_floor"] if name not in ("n_atoms"
 
 
 class CompareOptions(Compute, Seeded, Kept, total=False):
-    """How :func:`compare` runs."""
+    """How :func:`compare` runs, and on which rows."""
+
+    held_out: Any
+    """Rows (M, d) that nothing is learned from, or the share of X to set aside; None for none."""
 
 
 @keywords(CompareOptions)
@@ -86,6 +92,11 @@ def compare(
         :func:`~cvxsae.width_floor` (``kernels``, ``max_points``, ``tol``).
     callback
         Called with every :class:`~cvxsae.study.WidthResult` as soon as its width is done.
+    held_out
+        Rows (M, d) that nothing is learned from, or a share of X (0.25) that is set aside by ``seed``. SAEs,
+        dictionaries and floors are then of the other rows, and what the dictionaries cost on these comes first, with
+        intervals for the distribution and paired differences (T17 b; :attr:`WidthResult.held_out
+        <cvxsae.study.WidthResult>`).
     options
         ``device``; ``max_seconds`` (of the whole call: what is left is shared out over the searches that are left; once
         it has passed, the first width is finished as quickly as can be, and the others are left out); ``progress``;
@@ -108,9 +119,12 @@ def compare(
     """
     how, callback = Run.start(options, CompareOptions), arguments.function_or_none(callback, "callback")
     data, penalty = all_rows(X), arguments.penalty(lam, "lam")
+    data, aside = _held_out(data, options.get("held_out"), how.seed)
     chosen = Bias.of(bias, data.shape[1])
     shift = None if chosen.vector is None else chosen.vector.numpy()
-    rows = data if shift is None else Activations(data.to_numpy() - shift)
+    rows: Any = data if shift is None else Activations(data.to_numpy() - shift)
+    if aside is not None:
+        rows = {"source": rows, "held_out": aside if shift is None else Activations(aside.to_numpy() - shift)}
     stationarity = relative_gap_asked(stationarity, "stationarity")
     spec = StudySpec(
         name="compare",
@@ -143,10 +157,27 @@ def compare(
         "training": {name: spec.options["trained_sae"][name] for name in TRAINING},
         "floors": {name: spec.options["width_floor"].get(name) for name in FLOORS},
     }
-    kept = None
-    if how.folder is not None:
-        kept = Folder(how.folder, "a comparison", {**settings, "data": fingerprint(data)})
+    known = {**settings, "data": fingerprint(data)}
+    if aside is not None:
+        settings["n_held_out"] = len(aside)
+        known["held_out"] = fingerprint(aside)
+    kept = None if how.folder is None else Folder(how.folder, "a comparison", known)
     return _compare(_Progress(settings, spec, shift, kept, callback, how.deadline), how)
+
+
+def _held_out(data: Activations, held_out: Any, seed: int) -> tuple[Activations, Activations | None]:
+    """The rows to learn from, and those set aside."""
+    if held_out is None:
+        return data, None
+    if isinstance(held_out, Real) and not isinstance(held_out, bool | np.bool_):
+        split = split_rows(len(data), seed, share=float(held_out))
+        return data[split.train], data[split.held_out]
+    aside = Activations(held_out, name="held_out")
+    if aside.shape[1] != data.shape[1]:
+        raise InputError(
+            f"held_out has {aside.shape[1]} columns and X has {data.shape[1]}; pass rows of the same width."
+        )
+    return data, aside
 
 
 def _compare(progress: _Progress, how: Run) -> Comparison:
@@ -249,6 +280,28 @@ class _Progress:
             learn_seconds=learned["seconds"],
             floor_seconds=proved["seconds"],
             seconds=math.fsum(record["seconds"] for record in (sae, learned, proved)),
+            held_out=self._on_held_out(width),
+        )
+
+    def _on_held_out(self, width: int) -> HeldOutWidth | None:
+        """The same on the rows held out, from what the cells keep of every row."""
+        sae, learned = (self.records[name, width] for name in ("trained_sae", "learned"))
+        if "held_out" not in learned["numbers"]:
+            return None
+        exact, grown = (self.store.evaluation(record["id"]) for record in (sae, learned))
+        local = self.store.evaluation(sae["id"], LOCAL)
+        before = self.spec.n_atoms[len(self.results) - 1] if self.results else None
+        narrower = None if before is None else self.store.evaluation(self.records["learned", before]["id"])
+        if exact is None or grown is None or local is None or (before is not None and narrower is None):
+            raise InputError("folder was changed while the comparison ran; start it again.")
+        return HeldOutWidth(
+            loss=sae["numbers"]["held_out_loss"],
+            exact=exact.mean,
+            grown=grown.mean,
+            dictionary_gap=exact.minus(local),
+            sae_gap=exact.minus(grown),
+            fall=None if narrower is None else narrower.minus(grown),
+            wide=self.records["wide_limit", None]["numbers"]["held_out_wide"],
         )
 
 

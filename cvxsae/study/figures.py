@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from cvxsae.data.atomic import make_folder, write_atomically
 from cvxsae.sae.audits.ledger import stack_ledgers
-from cvxsae.study.laws import by_width, ended_by_themselves, numbers, power_law, problems, resolved
+from cvxsae.study.laws import by_width, ended_by_themselves, held_out_by_width, numbers, power_law, problems, resolved
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -104,6 +104,7 @@ def _objective(axis: Axes, rows: pd.DataFrame) -> None:
     _curve(axis, rows, "trained_sae", "value", "trained SAE", color=_SAE, marker="o")
     _curve(axis, rows, "trained_sae", "exact", "its dictionary, exact codes", color=_EXACT, marker="s")
     _curve(axis, rows, "learned", "value", "learned dictionary, grown", color=_LEARNED, marker="D")
+    _held_out(axis, rows, lambda seen: (numbers(seen[name]) for name in _ENDS))
     _curve(axis, rows, "width_floor", "lower_bound", "width floor", color=_FLOOR, marker="^")
     _curve(
         axis, rows, "spectral_floor", "lower_bound", "spectral floor (T10)", color=_SPECTRAL, marker="v", linestyle=":"
@@ -116,6 +117,21 @@ def _objective(axis: Axes, rows: pd.DataFrame) -> None:
     axis.legend(frameon=False, fontsize="small")
 
 
+_ENDS = ("held_out", "held_out_low", "held_out_high")
+
+_OF = {"learned": ("learned, rows held out", _LEARNED), "trained_sae": ("SAE's dictionary, rows held out", _EXACT)}
+
+
+def _held_out(axis: Axes, rows: pd.DataFrame, levels: Callable[[pd.DataFrame], Iterable[np.ndarray]]) -> None:
+    """What is attained on rows that nothing was learned from, with its interval."""
+    for method, (label, color) in _OF.items():
+        seen = held_out_by_width(rows, method)
+        if len(seen):
+            widths, (value, low, high) = numbers(seen["n_atoms"]), levels(seen)
+            axis.plot(widths, value, label=label, color=color, marker="x", markersize=5, linestyle="-.")
+            axis.fill_between(widths, low, high, color=color, alpha=0.15, linewidth=0)
+
+
 def _approach(axis: Axes, rows: pd.DataFrame) -> None:
     """What is left above F_wide, where it is more than the tolerance, and the power law fitted to it."""
     wide = float(rows["wide"].max())
@@ -125,6 +141,8 @@ def _approach(axis: Axes, rows: pd.DataFrame) -> None:
         ("trained_sae", "trained SAE", {"color": _SAE, "marker": "o"}),
     ):
         _curve(axis, rows, method, "excess", label, **style)
+    if rows["held_out_wide"].notna().any():  # each above the wide limit of its own rows
+        _held_out(axis, rows, lambda seen: (numbers(seen[name]) - numbers(seen["held_out_wide"]) for name in _ENDS))
     widths, floors = by_width(rows, "floor", ("learned", "trained_sae"))
     left = floors - wide
     above = resolved(left, wide)

@@ -95,6 +95,12 @@ def by_width(rows: pd.DataFrame, column: str, methods: tuple[str, ...]) -> tuple
     return least.index.to_numpy(dtype=np.float64), numbers(least)
 
 
+def held_out_by_width(rows: pd.DataFrame, method: str = "learned") -> pd.DataFrame:
+    """One row a width, of those with rows held out: of its seeds the one that is lowest on the rows learned from."""
+    chosen = rows[(rows["method"] == method) & rows["held_out"].notna()].sort_values(["n_atoms", "value"])
+    return chosen.drop_duplicates("n_atoms")
+
+
 def resolved(excess: np.ndarray, wide: float) -> np.ndarray:
     """Whether what is left above F_wide is more than the values' own tolerance."""
     return np.asarray(excess > RESOLVED * abs(wide))

@@ -40,6 +40,8 @@ class CellInput:
         Its name.
     X
         The datapoints, (N, d).
+    held_out
+        Datapoints that nothing is learned from, (M, d), or None.
     lam
         λ; NaN for the calibration of λ.
     bias
@@ -63,6 +65,7 @@ class CellInput:
     atom_cost: float | None = None
     target_l0: float | None = None
     start: Start | None = None
+    held_out: Activations | None = None
     run: Run = field(default_factory=lambda: Run(is_outermost=False))
 
     @property
@@ -145,6 +148,8 @@ class Method:
         The method whose dictionary, of the same cell, this one cannot do without.
     planned
         Options that decide what a cell starts from, with their defaults; the function does not see them.
+    evaluates
+        Whether its dictionary is evaluated on rows held out, where there are any.
     runs_beside
         Whether it waits for the level on which the dictionary of its width is learned: a chain of widths runs one
         after another, so that is when other cores are free.
@@ -159,6 +164,7 @@ class Method:
     attained: str | None = None
     needs: str | None = None
     planned: Mapping[str, tuple[Key, Any]] = field(default_factory=dict)
+    evaluates: bool = False
     runs_beside: bool = False
 
     @cached_property

@@ -13,7 +13,7 @@ from typing import Any
 from cvxsae.data.activations import Activations
 from cvxsae.errors import InputError
 from cvxsae.study.registry import CALIBRATION, METHODS
-from cvxsae.study.sources import ARRAY, GENERATORS, datapoints
+from cvxsae.study.sources import ARRAY, GENERATORS, HELD_OUT, Rows, rows_of
 from cvxsae.study.spec import StudySpec
 
 SCHEMA = 2
@@ -38,6 +38,8 @@ class Cell:
         N, K, λ (or what it is calibrated for), τ, bias, seed.
     options
         Of the method.
+    held_out
+        What identifies the rows that nothing is learned from (:class:`~cvxsae.study.sources.Rows`); None without any.
     needs
         Cells without which this one cannot be computed: the λ it takes, the dictionary it checks. They decide its
         answer, so they are part of its identity; what it merely starts from is not.
@@ -60,6 +62,7 @@ class Cell:
     bias: str
     seed: int | None = None
     options: Mapping[str, Any]
+    held_out: Mapping[str, Any] | None = None
     needs: tuple[str, ...] = ()
     warm: str | None = None
     level: int = 0
@@ -70,6 +73,8 @@ class Cell:
         own = {
             key: value for key, value in asdict(self).items() if key not in ("data", "source", "warm", "level", "id")
         }
+        if self.held_out is None:  # cells of studies that hold nothing out keep the names they had
+            del own["held_out"]
         own["options"] = {key: value for key, value in self.options.items() if key != "n_atoms"}
         text = json.dumps({"schema": SCHEMA, **own}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:ID_LENGTH]
@@ -77,7 +82,13 @@ class Cell:
     @property
     def problem(self) -> tuple[Any, ...]:
         """Data, penalty and bias: what cells of one problem share, whatever their width, τ and seed."""
-        return (self.data_hash, self.lam, self.target_l0, self.bias)
+        aside = None if self.held_out is None else tuple(sorted(self.held_out.items()))
+        return (self.data_hash, self.lam, self.target_l0, self.bias, aside)
+
+    @property
+    def share(self) -> float | None:
+        """The share of the rows that is held out, if it is one."""
+        return None if self.held_out is None else self.held_out.get("share")
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
@@ -103,20 +114,27 @@ def plan(study: StudySpec) -> tuple[Cell, ...]:
     """Every cell once, those that others start from first."""
     cells: dict[str, Cell] = {}
     for name, n_points in itertools.product(study.data, study.n_points or (None,)):
-        X, digest = _read(study, name, n_points)
-        source = study.sources[name]
-        base = {"data": name, "source": source, "data_hash": digest, "n_points": len(X), "dim": X.shape[1]}
+        rows = _read(study, name, n_points)
+        apart = rows.held_out if study.held_out is not None else None
+        base = {
+            "data": name,
+            "source": study.sources[name],
+            "data_hash": rows.digest,
+            "n_points": len(rows.X) + (0 if apart is None else len(apart)),
+            "dim": rows.X.shape[1],
+            "held_out": rows.set_aside,
+        }
         for bias in study.bias:
             for cell in _of_problem(study, {**base, "bias": bias}):
                 cells.setdefault(cell.id, cell)
     return tuple(sorted(_leveled(cells).values(), key=lambda cell: cell.level))
 
 
-def _read(study: StudySpec, name: str, n_points: int | None) -> tuple[Activations, str]:
+def _read(study: StudySpec, name: str, n_points: int | None) -> Rows:
     """Datapoints and hash, or what is wrong with the table of this data set."""
     source = study.sources[name]
     try:
-        return datapoints(source, n_points, array_of(study, source))
+        return rows_of(source, n_points, study.held_out, arrays_of(study, source))
     except InputError as error:
         if source["source"] not in GENERATORS:
             raise
@@ -125,9 +143,10 @@ def _read(study: StudySpec, name: str, n_points: int | None) -> tuple[Activation
         raise InputError(f"[grid] n_points is {n_points}: data {name!r} do not fit in memory; pass fewer.") from None
 
 
-def array_of(study: StudySpec, source: Mapping[str, Any]) -> Activations | None:
-    """The array in memory that a source stands for, if it does."""
-    return study.arrays.get(source["source"].removeprefix(ARRAY))
+def arrays_of(study: StudySpec, source: Mapping[str, Any]) -> dict[str, Activations]:
+    """The arrays in memory that a source names, by fingerprint."""
+    names = [source[key].removeprefix(ARRAY) for key in ("source", HELD_OUT) if key in source]
+    return {name: study.arrays[name] for name in names if name in study.arrays}
 
 
 def _of_problem(study: StudySpec, base: dict[str, Any]) -> Iterable[Cell]:

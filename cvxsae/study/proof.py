@@ -13,25 +13,32 @@ from cvxsae.data.storage import Kept
 from cvxsae.parallel.context import Run
 from cvxsae.relaxations.convex.fixed_atoms import SparseCodes
 from cvxsae.solvers.codes.encode import encode_rows
+from cvxsae.solvers.codes.evaluation import evaluation_of
+from cvxsae.study.held_out import LOCAL, OWN, SAE_ARRAYS, gap_of, kept_evaluation, numbers_of
 from cvxsae.study.method import CODES_TOL, mean_of
 from cvxsae.study.plan import Cell
 from cvxsae.study.registry import METHODS
+from cvxsae.study.sources import Rows
 
 NORM_TOLERANCE = 1e-9
 """How far the norm of a kept atom may be from 1."""
+
+SAME = 1e-9
+"""Difference of two means of the same numbers, absolute and relative."""
 
 SAME_BIAS = 1e-12
 """Relative difference of two fixed biases that are the same but for rounding."""
 
 
-def proven(cell: Cell, run: Run, data: Callable[[], Activations], kept: Kept) -> dict[str, Any]:
+def proven(cell: Cell, run: Run, data: Callable[[], Rows], kept: Kept) -> dict[str, Any]:
     """The record of a cell whose arrays bear out what it attains.
 
     Every record carries the digest of the schema, its cell's identity (data, method, options, seed) and a checksum, so
     it is whole and of this very cell. Beyond that, where a method keeps the dictionary that attains one of its numbers
     (:attr:`~cvxsae.study.method.Method.attained`: the value of ``learned``, the best level of ``trained_sae``), data
     are coded anew, exactly, and the number has to come out: one coding a cell. Atoms must have norm 1 and a fixed bias
-    must be the cell's. What else such a record says (gaps, bounds, stationarity, L0, seconds, an SAE's own loss), and
+    must be the cell's. Where rows are held out they are coded anew too, and all values and intervals have to come out.
+    What else such a record says (gaps, bounds, stationarity, L0, seconds, an SAE's own loss), and
     all of a cell that keeps no arrays, is what the referee said when it was computed, and is believed: to compute it
     again would be to compute the cell again, which removing its file does.
 
@@ -41,20 +48,26 @@ def proven(cell: Cell, run: Run, data: Callable[[], Activations], kept: Kept) ->
         If they do not; it says why.
     """
     record, numbers = kept.record, kept.record["numbers"]
-    attained = METHODS[cell.method].attained if cell.method in METHODS else None
-    if record["status"] != "done" or attained is None:
+    method = METHODS.get(cell.method)
+    attained = None if method is None else method.attained
+    is_watched = cell.held_out is not None and method is not None and method.evaluates
+    if record["status"] != "done" or (attained is None and not is_watched):
         return record
     dictionary, bias = (np.asarray(kept.arrays[name], np.float64) for name in ("dictionary", "bias"))
-    X, lam = data(), float(numbers["lam"])
+    rows, lam = data(), float(numbers["lam"])
+    X = rows.X
     if cell.lam is not None and lam != cell.lam:
         raise ValueError("its λ is not that of the cell")
     if dictionary.shape != (cell.n_atoms, X.shape[1]) or bias.shape != (X.shape[1],):
         raise ValueError("its arrays have other shapes")
-    if not (np.abs(np.linalg.norm(dictionary, axis=1) - 1) <= NORM_TOLERANCE).all():
-        raise ValueError("its atoms do not have norm 1")
+    _require_unit(dictionary)
     fixed = _fixed_bias(cell, X)
     if fixed is not None and not np.allclose(bias, fixed, rtol=SAME_BIAS, atol=SAME_BIAS * float(np.abs(fixed).max())):
         raise ValueError("its bias is not that of the cell")
+    if is_watched:
+        _require_held_out(cell, rows, kept, run)
+    if attained is None:
+        return record
     codes = encode_rows(SparseCodes(X, dictionary, lam, bias=bias), replace(run, progress=False), tol=CODES_TOL)
     claimed = float(numbers[attained])
     exact = max(CODES_TOL, float(cell.options.get("stationarity", CODES_TOL)))
@@ -64,6 +77,42 @@ def proven(cell: Cell, run: Run, data: Callable[[], Activations], kept: Kept) ->
     ):
         raise ValueError("its dictionary does not attain what it says")
     return record
+
+
+def _require_unit(dictionary: np.ndarray) -> None:
+    if not (np.abs(np.linalg.norm(dictionary, axis=1) - 1) <= NORM_TOLERANCE).all():
+        raise ValueError("its atoms do not have norm 1")
+
+
+def _require_held_out(cell: Cell, rows: Rows, kept: Kept, run: Run) -> None:
+    """The rows held out, coded anew: every row kept must be what its dictionary attains there, and columns their means.
+
+    Raises
+    ------
+    ValueError
+        If something does not come out; it says what.
+    """
+    numbers, lam, is_sae = kept.record["numbers"], float(kept.record["numbers"]["lam"]), cell.method == "trained_sae"
+    found, plain = [], ("dictionary", "bias")
+    for name, arrays in ((OWN, SAE_ARRAYS if is_sae else plain), *(((LOCAL, plain),) if is_sae else ())):
+        dictionary, bias = (np.asarray(kept.arrays[array], np.float64) for array in arrays)
+        _require_unit(dictionary)
+        claimed = kept_evaluation(kept.arrays, name)
+        if claimed is None or rows.held_out is None or claimed.n_points != len(rows.held_out):
+            raise ValueError("it does not hold what it says of the rows held out")
+        at = SparseCodes(rows.held_out, dictionary, lam, bias=bias)
+        again = evaluation_of(at, replace(run, progress=False), tol=CODES_TOL)
+        is_borne_out = (again.lower <= claimed.values * (1 + CODES_TOL)) & (claimed.lower <= again.values)
+        if not kept.record["objections"]:
+            is_borne_out &= claimed.values <= again.values * (1 + 2 * CODES_TOL)
+            is_borne_out &= claimed.values * (1 - 2 * CODES_TOL) <= claimed.lower
+        if not is_borne_out.all():
+            raise ValueError("its dictionary does not attain what it says on the rows held out")
+        found.append(claimed)
+    columns = numbers_of(found[0], float(numbers["exact" if is_sae else "value"]))
+    columns |= gap_of(*found) if is_sae else {}
+    if not all(np.isclose(float(numbers[name]), value, rtol=SAME, atol=SAME) for name, value in columns.items()):
+        raise ValueError("its columns are not what its rows held out say")
 
 
 def _fixed_bias(cell: Cell, X: Activations) -> np.ndarray | None:

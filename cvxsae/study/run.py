@@ -6,7 +6,7 @@ import math
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from importlib.metadata import PackageNotFoundError, version
@@ -23,10 +23,10 @@ from cvxsae.errors import CertificateError, InputError, reason
 from cvxsae.parallel.context import Run
 from cvxsae.parallel.threads import library_threads, torch_threads
 from cvxsae.study.method import CellInput, Outcome, Start
-from cvxsae.study.plan import SCHEMA, Cell, array_of, plan
+from cvxsae.study.plan import SCHEMA, Cell, arrays_of, plan
 from cvxsae.study.proof import proven
 from cvxsae.study.registry import CALIBRATION, compute
-from cvxsae.study.sources import datapoints
+from cvxsae.study.sources import Rows, rows_of
 from cvxsae.study.spec import StudySpec
 from cvxsae.study.status import in_words, seconds_left
 from cvxsae.study.store import Record, Store
@@ -110,7 +110,7 @@ class Task:
     warm_from: str | None = None
     note: str | None = None
     failure: str | None = None
-    array: Activations | None = None
+    arrays: Mapping[str, Activations] = field(default_factory=dict)
     device: str | torch.device | None = None
     seconds: float | None = None
 
@@ -163,8 +163,8 @@ class _Driver:
         """How what is kept is coded again: whatever the time, as what was finished is not lost."""
         return Run(device=arguments.compute_device(self.how.device), is_outermost=False)
 
-    def _data(self, cell: Cell) -> Activations:
-        return datapoints(dict(cell.source), cell.n_points, array_of(self.study, cell.source))[0]
+    def _data(self, cell: Cell) -> Rows:
+        return rows_of(dict(cell.source), cell.n_points, cell.share, arrays_of(self.study, cell.source))
 
     def _keep(self, record: Record, bar: tqdm) -> None:
 
@@ -204,7 +204,6 @@ class _Driver:
             note = None if start else f"cold start, as cell {cell.warm}, which it would start from, {why}"
         if failure is not None:  # it starts from nothing, as it does not start
             start = warm_from = note = None
-        array = array_of(self.study, cell.source)
         return Task(
             cell=cell,
             folder=str(self.store.folder.absolute()),
@@ -215,7 +214,7 @@ class _Driver:
             warm_from=warm_from,
             note=note,
             failure=failure,
-            array=array,
+            arrays=arrays_of(self.study, cell.source),
             device=self.how.device,
             seconds=self._seconds(),
         )
@@ -302,8 +301,8 @@ def run_cell(task: Task) -> Record:
 
 def _input(task: Task) -> CellInput:
     cell = task.cell
-    X, digest = datapoints(dict(cell.source), cell.n_points, task.array)
-    if digest != cell.data_hash:
+    rows = rows_of(dict(cell.source), cell.n_points, cell.share, task.arrays)
+    if rows.digest != cell.data_hash or rows.set_aside != cell.held_out:
         raise InputError(
             f"data {cell.data!r} differ here from those the study was planned with; give workers the same."
         )
@@ -311,7 +310,8 @@ def _input(task: Task) -> CellInput:
     start = None if task.start is None else (np.array(task.start[0]), np.array(task.start[1]))  # joblib's are read-only
     return CellInput(
         method=cell.method,
-        X=X,
+        X=rows.X,
+        held_out=rows.held_out,
         lam=math.nan if task.lam is None else task.lam,
         bias=cell.bias,
         options=cell.options,

@@ -46,10 +46,14 @@ class ScaleStudy(StudySpec):
     data
         Names: ``wordllama``, ``digits``, a generator of :mod:`cvxsae.data`, a file, or a key of ``sources``; or arrays
         by name, ``{"tokens": X}``; or one array, then called ``X``.
+    held_out
+        A share of the rows (0.25) that nothing is learned from: ``learned``, ``trained_sae``, their floors and
+        ``check`` are of the others, and what their dictionaries cost on these, with intervals for the distribution
+        (T17 b), stands in columns of its own. A data set may have rows of its own for that instead.
     sources
         Data sets by name: an array, or a table of ``source`` (a name, a file or an array), ``center`` (false),
-        ``scale`` (``none``, ``mean_norm``: mean norm 1, ``mean_square``), ``seed`` (0) of the draw of rows, and the
-        numbers of a generator.
+        ``scale`` (``none``, ``mean_norm``: mean norm 1, ``mean_square``), ``seed`` (0) of the draw of rows,
+        ``held_out`` (a file or array of rows that nothing is learned from), and the numbers of a generator.
     n_points
         Numbers of datapoints N: the first N rows of one random order, so that smaller sets are parts of larger ones.
         Empty: all of them.
@@ -119,7 +123,8 @@ class ScaleStudy(StudySpec):
 
         A cell computed earlier counts as there if its record is whole and of this very cell (data, method, options,
         seed) and, where a method keeps its dictionary (``learned``, ``trained_sae``), if that attains what the record
-        says: data are coded anew. What else a record says is believed (:func:`cvxsae.study.proof.proven`).
+        says, on rows held out too: data are coded anew. What else a record says is believed
+        (:func:`cvxsae.study.proof.proven`).
 
         Parameters
         ----------

@@ -6,6 +6,7 @@ import hashlib
 import inspect
 import json
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 from cvxsae.data.activations import Activations
 from cvxsae.data.embedded import EMBEDDED_NAMES, embedded
 from cvxsae.data.hierarchies import hierarchy
+from cvxsae.data.splits import split_rows
 from cvxsae.data.storage import fingerprint
 from cvxsae.data.synthetic import circle_feature, clustered, dense_signed_feature, sparse_features
 from cvxsae.errors import InputError
@@ -38,8 +40,12 @@ SCALES = ("none", "mean_norm", "mean_square")
 ARRAY = "array "
 """How the source of an array in memory begins; its fingerprint follows."""
 
+HELD_OUT = "held_out"
+"""The key of rows that nothing is learned from: a share of all data sets in ``[grid]``, rows of one data set's own."""
+
 DATA: dict[str, Key] = {
     "source": TEXT,
+    HELD_OUT: TEXT,
     "center": YES_OR_NO,
     "scale": one_of(SCALES),
     "seed": SEED,
@@ -75,6 +81,9 @@ def data_source(name: str, given: Any, folder: Path) -> Source:
             read[key] = _like(default, given[key], f"[{table}] {key}")
         elif default is inspect.Parameter.empty:
             raise InputError(f"[{table}] lacks the key {key!r}, which the generator {source} needs.")
+    aside = read.get(HELD_OUT)
+    if aside is not None and not aside.startswith(ARRAY):
+        read[HELD_OUT] = data_file(aside, folder, f"[{table}] {HELD_OUT}")
     return {"center": False, "scale": "none", "seed": 0, **read, "source": source}
 
 
@@ -123,21 +132,53 @@ def data_file(source: str, folder: Path, name: str) -> str:
     return f"{path.absolute()}::{key}" if key else str(path.absolute())
 
 
-def datapoints(source: Source, n_points: int | None, array: Activations | None = None) -> tuple[Activations, str]:
-    """The first N rows of one random order, centered and scaled as asked, and the hash of rows and recipe.
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """The datapoints of a data set.
 
-    These are ``X[numpy.random.default_rng(seed).permutation(len(X))[:N]]``, whose mean and scale are their own, or all
-    rows in their own order (N None or all); the SHA-256 is of them before they are centered and scaled, with what is
-    done to them. ``array`` has the rows of a source that is in memory.
+    Attributes
+    ----------
+    X
+        Those that are learned from, (n, d).
+    held_out
+        Those that nothing is learned from, (m, d), if there are any.
+    digest
+        SHA-256 of the rows given, before they are centered and scaled, with what is done to them.
+    set_aside
+        What identifies the rows held out: the share and the seed of their choice, or the SHA-256 of rows of their own.
+    """
+
+    X: Activations
+    held_out: Activations | None
+    digest: str
+    set_aside: Mapping[str, Any] | None = None
+
+
+def datapoints(source: Source, n_points: int | None, array: Activations | None = None) -> tuple[Activations, str]:
+    """:func:`rows_of` where nothing is held out: rows and digest."""
+    rows = rows_of(source, n_points, None, {} if array is None else {source["source"].removeprefix(ARRAY): array})
+    return rows.X, rows.digest
+
+
+def rows_of(
+    source: Source, n_points: int | None, share: float | None = None, arrays: Mapping[str, Activations] | None = None
+) -> Rows:
+    """The first N rows of one random order, centered and scaled as asked, the hash of rows and recipe, some held out.
+
+    These are ``X[numpy.random.default_rng(seed).permutation(len(X))[:N]]``, or all rows in their own order (N None or
+    all); the SHA-256 is of them before they are centered and scaled, with what is done to them. ``share`` of them is
+    held out, chosen by ``seed``, or the rows that the source names are. Mean and scale are those of the rows learned
+    from. ``arrays`` has the rows of sources that are in memory.
 
     Raises
     ------
     InputError
         If there are fewer rows, or the source cannot be read or made.
     """
-    if array is not None:
-        return _prepared(source, _chosen(array, source, n_points))
-    return _made(json.dumps(source, sort_keys=True), n_points, _state(source["source"]))
+    names = (source["source"], source.get(HELD_OUT, ""))
+    if any(name.startswith(ARRAY) for name in names):
+        return _rows(source, n_points, share, arrays or {})
+    return _made(json.dumps(source, sort_keys=True), n_points, share, tuple(_state(name) for name in names))
 
 
 def _state(source: str) -> tuple[int, ...]:
@@ -150,17 +191,42 @@ def _state(source: str) -> tuple[int, ...]:
 
 
 @lru_cache(maxsize=2)
-def _made(recipe: str, n_points: int | None, _: tuple[int, ...]) -> tuple[Activations, str]:
-    source = json.loads(recipe)
+def _made(recipe: str, n_points: int | None, share: float | None, _: tuple[tuple[int, ...], ...]) -> Rows:
+    return _rows(json.loads(recipe), n_points, share, {})
+
+
+def _rows(source: Source, n_points: int | None, share: float | None, arrays: Mapping[str, Activations]) -> Rows:
     name, seed = source["source"], source["seed"]
-    numbers = {key: tuple(v) if isinstance(v, list) else v for key, v in source.items() if key not in DATA}
-    if name.startswith(ARRAY):
-        raise InputError(f"data {name!r} are not at hand; pass the array again.")
     if name in GENERATORS:
         assert n_points is not None
-        return _prepared(source, Activations(np.asarray(GENERATORS[name](n_points, seed=seed, **numbers).X)))
-    data = Activations(embedded(name) if name in EMBEDDED_NAMES else name, name=f"data {name!r}")
-    return _prepared(source, _chosen(data, source, n_points))
+        numbers = {key: tuple(v) if isinstance(v, list) else v for key, v in source.items() if key not in DATA}
+        given = Activations(np.asarray(GENERATORS[name](n_points, seed=seed, **numbers).X))
+    else:
+        given = _chosen(_opened(name, arrays), source, n_points)
+    # Of the rows as they were, not of what arithmetic makes of them, which can differ between machines.
+    known_as = [fingerprint(given), source["center"], source["scale"]]
+    digest = hashlib.sha256(json.dumps(known_as).encode()).hexdigest()
+    if HELD_OUT in source:
+        aside = _opened(source[HELD_OUT], arrays)
+        if aside.shape[1] != given.shape[1]:
+            raise InputError(
+                f"[data] held_out of {name!r} has {aside.shape[1]} columns and its rows have {given.shape[1]}; pass "
+                "rows of the same width."
+            )
+        return Rows(*_prepared(source, given, aside), digest, {"rows": fingerprint(aside)})
+    if share is None:
+        return Rows(*_prepared(source, given, None), digest)
+    split = split_rows(len(given), seed, share=share)
+    parts = given[split.train], given[split.held_out]
+    return Rows(*_prepared(source, *parts), digest, {"share": share, "seed": seed})
+
+
+def _opened(name: str, arrays: Mapping[str, Activations]) -> Activations:
+    if name.startswith(ARRAY):
+        if name.removeprefix(ARRAY) not in arrays:
+            raise InputError(f"data {name!r} are not at hand; pass the array again.")
+        return arrays[name.removeprefix(ARRAY)]
+    return Activations(embedded(name) if name in EMBEDDED_NAMES else name, name=f"data {name!r}")
 
 
 def _chosen(data: Activations, source: Source, n_points: int | None) -> Activations:
@@ -173,17 +239,18 @@ def _chosen(data: Activations, source: Source, n_points: int | None) -> Activati
     return data[np.random.default_rng(source["seed"]).permutation(len(data))[:n_points]]
 
 
-def _prepared(source: Source, rows: Activations) -> tuple[Activations, str]:
-    # Of the rows as they were, not of what arithmetic makes of them, which can differ between machines.
-    digest = hashlib.sha256(json.dumps([fingerprint(rows), source["center"], source["scale"]]).encode()).hexdigest()
+def _prepared(source: Source, rows: Activations, aside: Activations | None) -> tuple[Activations, Activations | None]:
+    """Rows centered and scaled as asked, and others treated likewise."""
     if not source["center"] and source["scale"] == "none":
-        return rows, digest
+        return rows, aside
     X = rows.to_numpy()
-    X = X - X.mean(axis=0) if source["center"] else X
+    shift = X.mean(axis=0) if source["center"] else np.zeros(X.shape[1])
+    X = X - shift if source["center"] else X
     lengths = np.linalg.norm(X, axis=1)
-    scale = {"none": 1.0, "mean_norm": lengths.mean(), "mean_square": np.sqrt(np.square(lengths).mean())}
-    if not scale[source["scale"]] > 0:
+    scales = {"none": 1.0, "mean_norm": lengths.mean(), "mean_square": np.sqrt(np.square(lengths).mean())}
+    scale = scales[source["scale"]]
+    if not scale > 0:
         raise InputError(
             f"data {source['source']!r} are all the same row, so no scale makes their norm 1; pass scale = 'none'."
         )
-    return Activations(X / scale[source["scale"]]), digest
+    return Activations(X / scale), None if aside is None else Activations((aside.to_numpy() - shift) / scale)

@@ -17,15 +17,25 @@ from cvxsae.data.atomic import shown
 from cvxsae.data.embedded import EMBEDDED_NAMES
 from cvxsae.data.storage import fingerprint
 from cvxsae.errors import InputError, reason
-from cvxsae.study.keys import COUNTS, NONNEGATIVES, POSITIVES, SEEDS, TEXT, Key, known, nearest, one_of, refuse
+from cvxsae.study.keys import COUNTS, NONNEGATIVES, POSITIVES, SEEDS, SHARE, TEXT, Key, known, nearest, one_of, refuse
 from cvxsae.study.registry import METHODS, OPTIONS, depending_on, options
-from cvxsae.study.sources import ARRAY, DATA_NAMES, GENERATORS, Source, data_file, data_source, table_of_tables
+from cvxsae.study.sources import (
+    ARRAY,
+    DATA_NAMES,
+    GENERATORS,
+    HELD_OUT,
+    Source,
+    data_file,
+    data_source,
+    table_of_tables,
+)
 
 BIASES = ("none", "free", "mean")
 """Zero, optimized, or fixed at the mean of the data."""
 
 GRID: dict[str, Key] = {
     "data": DATA_NAMES,
+    HELD_OUT: SHARE,
     "n_points": COUNTS,
     "n_atoms": COUNTS,
     "lam": POSITIVES,
@@ -61,6 +71,7 @@ class StudySpec:
     atom_cost: Sequence[float] = ()
     bias: Sequence[str] = ("free",)
     seeds: Sequence[int] = (0,)
+    held_out: Any = None
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     name: str = ""
     beside: Path = field(default=Path(), repr=False, compare=False)
@@ -73,7 +84,9 @@ class StudySpec:
         for axis, key in GRID.items():
             given = names if axis == "data" else getattr(self, axis)
             if isinstance(given, list | tuple) and not given and axis in MAY_BE_EMPTY:
-                value: tuple[Any, ...] = ()
+                value: Any = ()
+            elif axis == HELD_OUT and given is None:
+                value = None
             else:
                 value = key.read(given, f"[grid] {axis}")
             read[axis] = tuple(sorted(value)) if axis in ("n_points", "n_atoms") else value
@@ -121,12 +134,18 @@ class StudySpec:
         if self.target_l0 and not (self.n_atoms or "n_atoms" in self.options["calibrate"]):
             raise InputError("[grid] has target_l0 but no width to calibrate λ at; give [calibrate] n_atoms.")
         for name, source in self.sources.items():
+            if self.held_out is not None and HELD_OUT in source:
+                raise InputError(
+                    f"[grid] held_out is a share and [data.{name}] held_out has rows; give one of the two."
+                )
             if source["source"] in GENERATORS and not self.n_points:
                 raise InputError(f"[grid] lacks n_points, which the generator of data {name!r} needs; give a list.")
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON: axes, data sets and options."""
-        axes = {axis: list(getattr(self, axis)) for axis in GRID}
+        axes = {axis: list(getattr(self, axis)) for axis in GRID if axis != HELD_OUT}
+        if self.held_out is not None:
+            axes[HELD_OUT] = [self.held_out]
         return {"name": self.name, "grid": axes, "data": dict(self.sources), "options": dict(self.options)}
 
 
@@ -197,8 +216,9 @@ def _arrays_apart(
     for name, given in table_of_tables("data", sources):
         if _is_array(given):
             given = {"source": given}
-        if isinstance(given, Mapping) and _is_array(given.get("source")):
-            given = {**given, "source": kept(given["source"], name)}
+        for key in ("source", HELD_OUT):
+            if isinstance(given, Mapping) and _is_array(given.get(key)):
+                given = {**given, key: kept(given[key], name)}
         plain[name] = given
     return data, plain, arrays
 

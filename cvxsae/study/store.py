@@ -13,10 +13,13 @@ import numpy as np
 from cvxsae.data.atomic import one_sentence, require_possible, shown
 from cvxsae.data.storage import Folder, Kept, json_text, strict_json, write_atomically
 from cvxsae.errors import InputError
+from cvxsae.study.held_out import OWN, kept_evaluation
 from cvxsae.study.plan import SCHEMA, Cell
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from cvxsae.solvers.codes.evaluation import Evaluation
 
 STUDY, CELLS = "study.json", "cells"
 """The plan, so that status and figures need neither the TOML file nor the data; the folder of the cells."""
@@ -101,6 +104,11 @@ class Store:
         if kept is None or not {"dictionary", "bias"} <= set(kept.arrays):
             return None
         return np.asarray(kept.arrays["dictionary"]), np.asarray(kept.arrays["bias"])
+
+    def evaluation(self, cell: str, name: str = OWN) -> Evaluation | None:
+        """What a cell's dictionary is worth on every row held out; None if it has none, or nothing verifies."""
+        kept = self.cells.read(cell)
+        return None if kept is None else kept_evaluation(kept.arrays, name)
 
     # ------------------------------------------------------------------ tables
 

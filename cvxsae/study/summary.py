@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +12,7 @@ from cvxsae.study.laws import (
     by_width,
     closed_by_doubling,
     ended_by_themselves,
+    held_out_by_width,
     numbers,
     power_law,
     problems,
@@ -57,7 +59,67 @@ def _cells(name: str, table: pd.DataFrame, n_planned: int | None) -> list[str]:
 
 
 def _problem(rows: pd.DataFrame) -> list[str]:
-    return [*_widths(rows), *_sparsity(rows), *_sae(rows), *_floors(rows), *_large(rows), *_time(rows)]
+    seen = [*_held_out(rows), *_widths(rows), *_sparsity(rows)]
+    return [*seen, *_sae(rows), *_floors(rows), *_large(rows), *_time(rows)]
+
+
+def _held_out(rows: pd.DataFrame) -> list[str]:
+    """What dictionaries cost on rows that nothing was learned from, and whether wider ones pay there (T17 b)."""
+    lines = []
+    for method, name in (("learned", "learned dictionaries"), ("trained_sae", "dictionaries of trained SAEs")):
+        seen = held_out_by_width(rows, method)
+        if seen.empty:
+            continue
+        ends = [seen.iloc[end] for end in ((0, -1) if len(seen) > 1 else (0,))]
+        costs = " to ".join(
+            f"{end['held_out']:.4g} [{end['held_out_low']:.4g}, {end['held_out_high']:.4g}] at K = {end['n_atoms']}"
+            for end in ends
+        )
+        flattered = " to ".join(f"{end['memorization']:.2g}" for end in ends)
+        lines.append(
+            f"On {ends[0]['n_held_out']:,} rows held out {name} cost {costs}, {flattered} more than on the "
+            "rows learned from (memorization, and the luck of both draws)."
+        )
+        lines += _falls(seen) if method == "learned" else []
+    seen = held_out_by_width(rows)
+    left = numbers(seen["held_out"]) - numbers(seen["held_out_wide"])
+    law = power_law(numbers(seen["n_atoms"]), np.where(np.isfinite(left), left, 0.0))
+    if law is not None:
+        lines.append(
+            f"Fit there: F_K − F_wide ∝ K^{law.exponent:.2f} over {law.n_points} widths, off by at most a factor of "
+            f"{2**law.spread:.2f}."
+        )
+    return lines
+
+
+def _falls(seen: pd.DataFrame) -> list[str]:
+    """What each step to the next width gains on rows not seen: it pays, none is shown, or it costs more."""
+    widths, steps = [int(width) for width in seen["n_atoms"]], seen.iloc[1:]
+    fall, low, high = (numbers(steps[f"held_out_fall{end}"]) for end in ("", "_low", "_high"))
+    known = np.isfinite(low)
+    if not known.any():
+        return []
+    named = list(pairwise(widths))
+    pays = _joined([step for step, shown in zip(named, known & (low > 0), strict=True) if shown])
+    parts = [f"pays from K = {' and '.join(pays)}"] if pays else []
+    for said, which, sign in (("none shown from", (low <= 0) & (high >= 0), 1), ("costs more from", high < 0, -1)):
+        found = [
+            f"{step[0]} to {step[1]} ({sign * fall[k]:.2g} [{min(ends):.2g}, {max(ends):.2g}])"
+            for k, step in enumerate(named)
+            if which[k] and (ends := (sign * low[k], sign * high[k]))
+        ]
+        parts += [f"{said} {', '.join(found)}"] if found else []
+    every = "Each wider dictionary" if bool((low > 0).all()) else "Going wider"
+    return [f"{every}, on rows not seen (paired 95 % intervals), {'; '.join(parts)}."]
+
+
+def _joined(steps: list[tuple[int, int]]) -> list[str]:
+    """Steps that follow on each other, as one."""
+    joined: list[tuple[int, int]] = []
+    for narrow, wide in steps:
+        follows = bool(joined) and joined[-1][1] == narrow
+        joined = [*joined[:-1], (joined[-1][0], wide)] if follows else [*joined, (narrow, wide)]
+    return [f"{narrow} to {wide}" for narrow, wide in joined]
 
 
 def _widths(rows: pd.DataFrame) -> list[str]:
@@ -75,7 +137,8 @@ def _widths(rows: pd.DataFrame) -> list[str]:
     fall = f"is {best[0]:.4g} at K = {widths[0]:.0f}"
     if len(widths) > 1:
         fall = f"goes from {best[0]:.4g} at K = {widths[0]:.0f} to {best[-1]:.4g} at K = {widths[-1]:.0f}"
-    lines = [f"The best found, an upper bound of F*_K (nonconvex), {fall}; {known}"]
+    own = "On the rows learned from: the best found" if rows["held_out"].notna().any() else "The best found"
+    lines = [f"{own}, an upper bound of F*_K (nonconvex), {fall}; {known}"]
     excess = best - limit
     above = resolved(excess, limit)
     if not above.all():

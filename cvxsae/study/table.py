@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from cvxsae.relaxations.solution import relative_gap
 from cvxsae.sae.audits.ledger import GAPS
+from cvxsae.study.held_out import COLUMNS as HELD_OUT_COLUMNS
+from cvxsae.study.held_out import with_falls
 from cvxsae.study.method import Bound
 from cvxsae.study.registry import CALIBRATION, EVERY_METHOD, METHODS
 
@@ -25,7 +27,7 @@ COMMON: dict[str, tuple[str, str]] = {
     "method": ("string", "what was computed"),
     "data": ("string", "name of the data set"),
     "data_hash": ("string", "SHA-256 of its rows and of what is done to them"),
-    "n_points": ("Int64", "N"),
+    "n_points": ("Int64", "N, with the share that is held out"),
     "dim": ("Int64", "d"),
     "n_atoms": ("Int64", "K"),
     "lam": ("Float64", "λ, calibrated where a target L0 was asked for"),
@@ -78,6 +80,7 @@ LAST: dict[str, tuple[str, str]] = {
 
 COLUMNS: dict[str, tuple[str, str]] = {
     **COMMON,
+    **HELD_OUT_COLUMNS,
     **{name: column for method in METHODS.values() for name, column in method.columns.items()},
     **LAST,
 }
@@ -87,16 +90,16 @@ COLUMNS: dict[str, tuple[str, str]] = {
 def table(cells: Sequence[Cell], store: Store) -> pd.DataFrame:
     """One row for every cell that has ended, in the order of the plan."""
     records = {cell.id: record for cell in cells if (record := store.record(cell.id)) is not None}
-    return frame(cells, records)
+    return frame(cells, with_falls(cells, records, store))
 
 
 def frame(cells: Sequence[Cell], records: Mapping[str, Record]) -> pd.DataFrame:
     """The table of these records; violations are found here, from the numbers as they are."""
     import pandas as pd
 
-    floors, found, scales = _floors(cells, records), _attained(cells, records), _scales(cells, records)
+    floors, found, shared = _floors(cells, records), _attained(cells, records), _shared(cells, records)
     rows = [
-        {"lambda_max": scales.get(cell.problem)} | _row(cell, records[cell.id], floors, found)
+        shared.get(cell.problem, {}) | _row(cell, records[cell.id], floors, found)
         for cell in cells
         if cell.id in records
     ]
@@ -133,11 +136,12 @@ def _floors(cells: Sequence[Cell], records: Mapping[str, Record]) -> Floors:
     return floors
 
 
-def _scales(cells: Sequence[Cell], records: Mapping[str, Record]) -> dict[tuple[Any, ...], float]:
-    """λ_max of every problem: λ means nothing without it."""
+def _shared(cells: Sequence[Cell], records: Mapping[str, Record]) -> dict[tuple[Any, ...], dict[str, float]]:
+    """What the wide limit says for all rows of its problem: λ_max, without which λ means nothing; a floor held out."""
     wide = [cell for cell in cells if cell.method == "wide_limit" and cell.id in records]
-    found = {cell.problem: records[cell.id]["numbers"].get("lambda_max") for cell in wide}
-    return {problem: scale for problem, scale in found.items() if scale}
+    found = {cell.problem: records[cell.id]["numbers"] for cell in wide}
+    names = ("lambda_max", "held_out_wide")
+    return {problem: {name: n[name] for name in names if n.get(name)} for problem, n in found.items()}
 
 
 def _attained(cells: Sequence[Cell], records: Mapping[str, Record]) -> Values:
@@ -215,6 +219,9 @@ def _objections(row: Mapping[str, Any], record: Record) -> list[str]:
         ):
             if below is not None and below > level + SLACK * abs(level):
                 objections.append(f"The {name} {level:.9g} is below {of} {below:.9g}.")
+    aside, below = row.get("held_out"), row.get("held_out_wide")
+    if aside is not None and below is not None and below > aside + SLACK * abs(aside):
+        objections.append(f"The value {aside:.9g} on the rows held out is below their wide limit {below:.9g} (T9).")
     for (above_name, above), (name, level) in pairwise(levels):
         if level > above + SLACK * abs(above):
             objections.append(f"The {name} {level:.9g} is above the {above_name} {above:.9g}.")

@@ -444,6 +444,5 @@ def test_an_array_reaches_the_cells_and_one_that_changes_is_noticed(tmp_path, rn
     cell = study.plan()[0]
     X[0, 0] += 1
     with Store(study.folder).locked() as token:
-        array = study.arrays[cell.source["source"].split()[-1]]
-        record = runner.run_cell(runner.Task(cell, str(study.folder), token, 1, lam=0.4, array=array))
+        record = runner.run_cell(runner.Task(cell, str(study.folder), token, 1, lam=0.4, arrays=study.arrays))
     assert record["status"] == "failed" and "changed in place" in record["reason"]

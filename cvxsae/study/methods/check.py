@@ -8,6 +8,7 @@ from cvxsae.diagnostics.check import Conditions
 from cvxsae.diagnostics.check import check as measure
 from cvxsae.diagnostics.sums import at_one_bias, never_too_late
 from cvxsae.errors import InputError
+from cvxsae.study.held_out import added, evaluated
 from cvxsae.study.keys import POSITIVE, SEED, YES_OR_NO
 from cvxsae.study.method import CODES_TOL, CellInput, Method, Outcome, inexact
 
@@ -45,7 +46,9 @@ def check(
         "least_curvature": None if second is None else second.least.eigenvalue,
         "outcome": "STATIONARY" if report.is_stationary else "NOT_STATIONARY",
     }
-    return Outcome(numbers, inexact(gap, CODES_TOL))
+    aside = evaluated(cell, dictionary, bias)
+    arrays = {} if aside is None else {"dictionary": dictionary, "bias": bias}
+    return added(Outcome(numbers, inexact(gap, CODES_TOL), arrays), aside, report.value)
 
 
 METHOD = Method(
@@ -59,4 +62,5 @@ METHOD = Method(
         "dense": ("Int64", "check: dense features"),
     },
     needs="learned",
+    evaluates=True,
 )

@@ -13,6 +13,7 @@ from cvxsae.solvers.dictionary.learn import Settings
 from cvxsae.solvers.dictionary.learn import learn as search
 from cvxsae.solvers.dictionary.result import DictionaryFit
 from cvxsae.solvers.dictionary.start import Given
+from cvxsae.study.held_out import added, evaluated
 from cvxsae.study.keys import COUNT, POSITIVE, YES_OR_NO, one_of
 from cvxsae.study.method import CODES_TOL, CellInput, Method, Outcome, fvu
 from cvxsae.validation.certify import certify
@@ -52,7 +53,8 @@ def learned(
         "outcome": fit.status.name,
         "fvu": fvu(problem, fit.candidate(), cell.X),
     }
-    return Outcome(numbers, found.objections, {"dictionary": fit.dictionary, "bias": fit.bias})
+    outcome = Outcome(numbers, found.objections, {"dictionary": fit.dictionary, "bias": fit.bias})
+    return added(outcome, evaluated(cell, fit.dictionary, fit.bias), found.value)
 
 
 def learn(
@@ -76,6 +78,7 @@ METHOD = Method(
     learned,
     axes=("n_atoms", "seed"),
     attains=("value",),
+    evaluates=True,
     attained="value",
     planned={"warm": (one_of(("n_atoms", "lam", "none"), many=True), ("n_atoms", "lam"))},
 )

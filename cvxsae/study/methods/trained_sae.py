@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from cvxsae.sae.audits.account import account
 from cvxsae.sae.audits.ledger import GAPS
 from cvxsae.sae.train import Recipe, plan_of, train
 from cvxsae.solvers.floors.search import WIDE_SHARE, WIDE_TOL, solved_wide_limit
+from cvxsae.study.held_out import LOCAL, SAE_ARRAYS, added, arrays_of, by_encoder, evaluated, gap_of, not_exact
 from cvxsae.study.keys import COUNT, POSITIVE, YES_OR_NO, one_of
 from cvxsae.study.method import CellInput, Method, Outcome, inexact, unexplained
 
@@ -58,7 +60,29 @@ def trained_sae(
         "outcome": "TRAINED",
     }
     arrays = {"dictionary": found.dictionary, "bias": found.decoder_bias}
-    return Outcome(numbers, inexact(max(found.codes_gap, found.local_codes_gap), stationarity), arrays, found.to_dict())
+    objections = inexact(max(found.codes_gap, found.local_codes_gap), stationarity)
+    return _with_held_out(cell, sae, Outcome(numbers, objections, arrays, found.to_dict()))
+
+
+def _with_held_out(cell: CellInput, sae: Any, outcome: Outcome) -> Outcome:
+    """With what the SAE, its own dictionary and the best found from it are worth on the rows held out."""
+    if cell.held_out is None:
+        return outcome
+    live = sae.atom_norms > 0
+    own_bias = sae.b_dec.astype(np.float64) if cell.bias == "free" else cell.bias_value
+    own_bias = np.zeros(cell.X.shape[1]) if own_bias is None else own_bias
+    own = evaluated(cell, sae.dictionary[live], own_bias)
+    local = evaluated(cell, outcome.arrays["dictionary"], outcome.arrays["bias"])
+    assert own is not None and local is not None
+    kept = dict(zip(SAE_ARRAYS, (sae.dictionary[live], own_bias), strict=True))
+    more = {"held_out_loss": by_encoder(cell.held_out, sae, cell.lam, own_bias), **gap_of(own, local)}
+    found = replace(
+        outcome,
+        numbers={**outcome.numbers, **more},
+        arrays={**outcome.arrays, **kept, **arrays_of(local, LOCAL)},
+        objections=(*outcome.objections, *not_exact(local)),
+    )
+    return added(found, own, outcome.numbers["exact"])
 
 
 def _squared_error(sae: Any, cell: CellInput) -> float:
@@ -90,8 +114,14 @@ METHOD = Method(
         "exact_l0": ("Float64", "trained_sae: active atoms per datapoint of exact codes"),
         "local_l0": ("Float64", "trained_sae: the same of the best dictionary found from its own"),
         "train_seconds": ("Float64", "trained_sae: wall-clock time of training alone"),
+        "held_out_loss": ("Float64", "trained_sae: by its own encoder, on the rows held out"),
+        "held_out_local": ("Float64", "trained_sae: best dictionary found from its own, on the rows held out"),
+        "held_out_gap": ("Float64", "trained_sae: held_out − held_out_local, paired row by row"),
+        "held_out_gap_low": ("Float64", "trained_sae: lower end of its 95 % interval"),
+        "held_out_gap_high": ("Float64", "trained_sae: upper end of it"),
     },
     attains=("value", "exact", "local"),
+    evaluates=True,
     attained="local",
     runs_beside=True,
 )

@@ -23,7 +23,7 @@ def wide_limit(cell: CellInput, *, tol: Annotated[float, POSITIVE] = 1e-9) -> Ou
     bias = torch.from_numpy(np.array(solution.bias))
     norms = np.concatenate([torch.linalg.vector_norm(batch - bias, dim=1).numpy() for batch in cell.X.batches()])
     coded = int((norms > cell.lam).sum())
-    numbers = {
+    numbers: dict[str, Any] = {
         "value": found.value,
         "lower_bound": found.lower_bound,
         "l0": coded / len(norms),
@@ -33,6 +33,10 @@ def wide_limit(cell: CellInput, *, tol: Annotated[float, POSITIVE] = 1e-9) -> Ou
         "bias_residual": found.bias_residual,
         "lambda_max": found.lambda_max,
     }
+    if cell.held_out is not None:
+        aside = WideLimit(cell.held_out, cell.lam, bias=cell.bias_value)
+        there = certify(aside, solved_wide_limit(aside, tol, cell.run))
+        numbers |= {"n_held_out": len(cell.held_out), "held_out_wide": there.lower_bound}
     return Outcome(numbers, found.objections)
 
 
