@@ -71,6 +71,7 @@ def main() -> None:
     parser.add_argument("--lam", type=float, default=0.2)
     parser.add_argument("--max-seconds", type=float, default=None)
     parser.add_argument("--parts", action="store_true", help="metrics, frontier and diagnostics too")
+    parser.add_argument("--held-out", default="0.25", help="share of the rows, or none")
     parser.add_argument("--report", type=Path, default=None)
     asked = parser.parse_args()
     small, sae = case(100, 16, 32, 4, asked.lam)
@@ -78,7 +79,9 @@ def main() -> None:
     X, sae = case(asked.points, asked.dim, asked.atoms, asked.active, asked.lam)
     before, start = peak_gigabytes(), time.perf_counter()
     parts = dict.fromkeys(("metrics", "frontier", "diagnostics"), asked.parts)
-    found = audit(X, sae, max_seconds=asked.max_seconds, progress=True, report=asked.report, **parts)
+    share = None if asked.held_out == "none" else float(asked.held_out)
+    how = {"held_out": share, "max_seconds": asked.max_seconds, "progress": True, "report": asked.report}
+    found = audit(X, sae, **how, **parts)
     record = {
         "points": asked.points,
         "dim": asked.dim,
@@ -86,6 +89,7 @@ def main() -> None:
         "active": asked.active,
         "lam": asked.lam,
         "max_seconds": asked.max_seconds,
+        "held_out": share,
         "parts": asked.parts or asked.report is not None,
         "seconds": time.perf_counter() - start,
         "stages": dict(found.seconds),

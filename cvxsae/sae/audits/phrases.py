@@ -136,8 +136,8 @@ _HEADLINES = {
     "for the distribution, with {confidence}; on the {n} rows held out by {encoder_least}, and no codes of it lower it "
     "there by more than {encoder_most}.",
     "dictionary": "Change the dictionary first: one of the same width, learned on {n_seen} other rows, lowers the "
-    "loss, with exact codes, by at least {dictionary_low} for the distribution, with {confidence}; on the {n} rows held "
-    "out by {dictionary_least}, and no dictionary of this width lowers it there by more than {dictionary_most}.",
+    "loss, with exact codes, by at least {dictionary_low} for the distribution, with {confidence}; on the {n} rows "
+    "held out by {dictionary_least}, and no dictionary of this width lowers it there by more than {dictionary_most}.",
     "width": "Change the width first, since encoder and dictionary leave little that is shown to be gained: on the {n} "
     "rows held out more atoms can lower the loss by at most {width_most}, of which at least {width_least} is out of "
     "reach at this width.",
