@@ -51,7 +51,6 @@ def _levels(table: dict[str, Any]) -> dict[str, Any]:
         mine = [place for place, one in enumerate(status) if one.startswith(name)]
         bars.append(
             {
-                **_errors([values[place] for place in mine], [ends[place] for place in mine] if has_ends else []),
                 "type": "bar",
                 "orientation": "h",
                 "name": name,
@@ -63,6 +62,7 @@ def _levels(table: dict[str, Any]) -> dict[str, Any]:
                 "textposition": "outside",
                 "cliponaxis": False,
                 "marker": {"color": color, "pattern": {"shape": shape, "solidity": 0.2}},
+                **(_errors([values[place] for place in mine], [ends[place] for place in mine]) if has_ends else {}),
             }
         )
     layout = {
@@ -91,7 +91,8 @@ def _errors(values: list[float], ends: list[Any]) -> dict[str, Any]:
     if not any(up or down for up, down in reach):
         return {}
     ups, downs = (list(side) for side in zip(*reach, strict=True))
-    return {"error_x": {"type": "data", "symmetric": False, "array": ups, "arrayminus": downs, "color": "#000000"}}
+    bars = {"type": "data", "symmetric": False, "array": ups, "arrayminus": downs, "color": "#000000"}
+    return {"error_x": bars, "textposition": "inside", "insidetextanchor": "start"}  # numbers out of their way
 
 
 def _frontier(table: dict[str, Any]) -> dict[str, Any]:

@@ -50,7 +50,7 @@ def _intervals(ledger: LossLedger) -> tuple[Column, ...]:
         return ()
     level = ledger.estimates.get("loss", NOT_KNOWN).confidence
     unit = "no interval" if np.isnan(level) else f"{100 * level:.4g} %"
-    seen = Column("seen", "on the rows D' was learned on", unit=UNIT)
+    seen = Column("seen", "on the rows learned on", unit=UNIT)
     return (Column("low", "distribution, low", unit=unit), Column("high", "distribution, high", unit=unit), seen)
 
 
@@ -114,7 +114,7 @@ def _lines(audit: Audit) -> dict[str, Any]:
     return table(
         "Lines of the ledger",
         "The differences between neighboring levels; they add up to the loss above the floor of any width."
-        f"{more} {_about(ledger)}",
+        f"{more} Rows and intervals are those of the levels above.",
         (
             Column("line", "line", "text"),
             Column("amount", "amount", unit=UNIT),
