@@ -19,7 +19,7 @@ EXACT_BINOMIAL = "Clopper–Pearson, of a share of rows"
 """The same for how often a feature is active."""
 
 
-UNITS = ("row", "document")
+UNITS = ("row", "document", "batch")
 """What is drawn independently."""
 
 
@@ -38,7 +38,7 @@ class Estimate:
     confidence
         How often such intervals hold at least; NaN where there is none.
     unit
-        What is drawn independently: ``"row"``, or ``"document"`` (theory.md T17 d).
+        What is drawn independently: ``"row"``, ``"document"`` (theory.md T17 d), or ``"batch"`` of either (T17 a).
     n_units
         How many of them.
     """

@@ -22,6 +22,12 @@ Side = Literal["both", "lower", "upper"]
 DOCUMENTS = "t interval of a ratio of document sums, linearized"
 """How intervals over documents are made."""
 
+BATCHES = "t interval of a mean of batches"
+"""Of a number of each of several independent batches of one size."""
+
+RATIO_OF_BATCHES = "t interval of a ratio of sums over batches, linearized"
+"""The same where sizes differ: batches of whole documents."""
+
 BERNSTEIN = "empirical Bernstein limit (Maurer and Pontil 2009), for numbers in a known range"
 """Valid at every number of units, whatever the distribution."""
 
@@ -62,6 +68,60 @@ def mean_interval(
         return Estimate(mean, unit=unit, n_units=units)
     error = float(np.sqrt(float(sums @ sums) * units / (units - 1))) / n
     return _around(mean, error, units - 1, confidence, side, (method, unit))
+
+
+def ratio_interval(
+    sums: Float64[np.ndarray, " m"],
+    sizes: Int64[np.ndarray, " m"],
+    confidence: float,
+    *,
+    side: Side = "both",
+    unit: str = "batch",
+) -> Estimate:
+    """``E[sum]/E[size]`` from independent batches of several sizes, with Student's t interval.
+
+    Batches of whole documents have different sizes n_S, and what is asked for is a mean of *rows*: for a loss ℓ it is
+    ``E[Σ_{n in document} ℓ_n] / E[rows of a document]``. Let S be q independent documents and ``f_S`` a number that is
+    below ``(1/n_S) Σ_{n∈S} ℓ_n`` (a floor of the batch). Then ``n_S f_S ≤ Σ_{n∈S} ℓ_n`` for every S; expectations of
+    both sides give ``E[n_S f_S] ≤ q E[Σ_document ℓ]``, and division by ``E[n_S] = q E[rows of a document]``
+
+        ``ρ = E[n_S f_S]/E[n_S]  ≤  E[Σ_document ℓ]/E[rows of a document]``                                  (T17 d)
+
+    whatever f_S has to do with n_S. So a lower limit of ρ is one of the mean loss. The mean ``E f_S`` of floors would
+    not do: where long documents lose less, it is above. ρ is estimated by ``R = Σ n_S f_S / Σ n_S``, for which
+
+        ``R − ρ = Σ_S (n_S f_S − ρ n_S) / Σ_S n_S``,
+
+    the terms of the numerator are independent with mean zero, and ``Σ n_S / m → E[n_S]``. So R is asymptotically normal
+    with variance ``s²/(m n̄²)``, s² the sample variance of ``n_S f_S − R n_S``. Sizes that are all the same give the
+    ordinary t interval of the mean of the f_S.
+
+    Parameters
+    ----------
+    sums
+        ``n_S f_S`` of each batch, (m,).
+    sizes
+        ``n_S``, (m,): rows of each batch, one or more.
+    confidence
+        How often such intervals are to hold, between 0 and 1.
+    side
+        ``"both"``, or ``"lower"`` or ``"upper"`` for a limit whose other end is infinite.
+    unit
+        What the batches are called.
+
+    Returns
+    -------
+    Estimate
+        Its value is R. Without an interval where there are fewer than two batches.
+    """
+    m, total = len(sums), float(sizes.sum())
+    R = float(sums.sum()) / total
+    if m < 2:
+        return Estimate(R, unit=unit, n_units=m)
+    off: Float64[np.ndarray, " m"] = sums - R * sizes
+    error = float(np.sqrt(float(off @ off) * m / (m - 1))) / total
+    method = BATCHES if (sizes == sizes[0]).all() else RATIO_OF_BATCHES
+    return _around(R, error, m - 1, confidence, side, (method, unit))
 
 
 def bounded_mean(
