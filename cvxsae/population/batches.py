@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -113,8 +113,11 @@ class _Work:
 
         status, total = None, self.draws.total()
         try:
-            with tqdm(total=total, disable=not self.run.progress, desc="population floor", unit="batch") as bar:
-                if not all(self._keep(batch, cell, bar) for batch, cell in self._cells()):
+            with (
+                tqdm(total=total, disable=not self.run.progress, desc="population floor", unit="batch") as bar,
+                closing(self._cells()) as cells,
+            ):
+                if not all(self._keep(batch, cell, bar) for batch, cell in cells):
                     status = Status.TIME_LIMIT
         except KeyboardInterrupt:
             if not self.run.is_outermost or 0 not in self.found:
@@ -133,15 +136,16 @@ class _Work:
         bar.update()
         return not (batch.index == 0 and self.run.is_late)  # which may have cut it short
 
-    def _cells(self) -> Iterator[tuple[Batch, BatchFloor | None]]:
+    def _cells(self) -> Generator[tuple[Batch, BatchFloor | None]]:
         """Batches with their floors, nearly in order: those that others have in hand come later."""
-        for batch, cell in self._here() if self.jobs == 1 else self._parallel():
-            if not isinstance(cell, Busy):
-                yield batch, cell
-                continue
-            self.waiting.append(batch)
-            while len(self.waiting) > MOST_WAITING:
-                yield self._waited()
+        with closing(self._here() if self.jobs == 1 else self._parallel()) as cells:
+            for batch, cell in cells:
+                if not isinstance(cell, Busy):
+                    yield batch, cell
+                    continue
+                self.waiting.append(batch)
+                while len(self.waiting) > MOST_WAITING:
+                    yield self._waited()
         while self.waiting:
             yield self._waited()
 
@@ -151,24 +155,32 @@ class _Work:
         assert not isinstance(cell, Busy)
         return batch, cell
 
-    def _here(self) -> Iterator[tuple[Batch, BatchFloor | Busy | None]]:
+    def _here(self) -> Generator[tuple[Batch, BatchFloor | Busy | None]]:
         for batch in self.draws:
             yield batch, run_cell(self._task(batch))
 
-    def _parallel(self) -> Iterator[tuple[Batch, BatchFloor | Busy | None]]:
+    def _parallel(self) -> Generator[tuple[Batch, BatchFloor | Busy | None]]:
         import joblib
 
         threads = max(1, joblib.cpu_count() // self.jobs)
         drawn: dict[int, Batch] = {}
+        is_over = False
 
         def tasks() -> Iterator[Any]:
             for batch in self.draws:
+                if is_over:
+                    return
                 drawn[batch.index] = batch
                 yield joblib.delayed(run_on_threads)(self._task(batch), threads)
 
         cells: Iterable[Any] = joblib.Parallel(n_jobs=self.jobs, return_as="generator", pre_dispatch=AHEAD)(tasks())
-        for index, cell in enumerate(cells):
-            yield drawn.pop(index), cell
+        try:
+            for index, cell in enumerate(cells):
+                yield drawn.pop(index), cell
+        finally:  # what has begun ends by its own deadline, and what has not does not begin
+            is_over = True
+            for _ in cells:
+                pass
 
     def _task(self, batch: Batch) -> Task:
         self.question.require_range(batch.rows, f"batch {batch.index}")

@@ -12,6 +12,7 @@ import torch
 from cvxsae.data.activations import Activations
 from cvxsae.data.storage import fingerprint
 from cvxsae.errors import InputError
+from cvxsae.parallel.threads import threads_for_cost
 from cvxsae.relaxations.candidate import Candidate
 from cvxsae.relaxations.convex.wide_limit import WideLimit
 from cvxsae.relaxations.floors.floor import Floor, FloorPart
@@ -117,6 +118,11 @@ class Question:
 
     def floor_of(self, batch: Batch, run: Run) -> tuple[BatchFloor, dict[str, Any]] | None:
         """Floor and proof of a batch; None if the time ran out on the way and it is not the first of all."""
+        n_points, dim = batch.rows.shape
+        with threads_for_cost(float(n_points) ** 2 * dim):  # a matrix of products of rows
+            return self._found(batch, run)
+
+    def _found(self, batch: Batch, run: Run) -> tuple[BatchFloor, dict[str, Any]] | None:
         start = time.perf_counter()
         wide, width = WideLimit(Activations(batch.rows), self.lam, bias=self.bias.public), self.n_atoms
         if width is None:

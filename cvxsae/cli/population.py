@@ -1,0 +1,169 @@
+"""The verbs about the distribution that rows come from: what no dictionary can reach, and how far one is from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import isnan
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cvxsae.cli.learning import TermsOptions
+from cvxsae.cli.matching import dictionary_of
+from cvxsae.cli.options import Answer, DataOptions, TimedOptions, command, exit_code
+from cvxsae.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+GroupsFile = Annotated[
+    str | None,
+    typer.Option("--groups", help="File with one label a row: which document it is of (a .npy file, or FILE::KEY)."),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchOptions:
+    """How batches are drawn and kept, and what is known of the rows."""
+
+    groups: GroupsFile = None
+    batch: Annotated[
+        int | None, typer.Option("--batch", help="Rows of a batch. [default: an eighth of the rows, at most 4000]")
+    ] = None
+    batches: Annotated[
+        int | None, typer.Option("--batches", help="How many batches. [default: as many as there are rows for]")
+    ] = None
+    confidence: Annotated[float, typer.Option("--confidence", help="Of the limit.")] = 0.95
+    largest_norm: Annotated[
+        float | None,
+        typer.Option("--largest-norm", help="A norm that no row of the distribution exceeds, known beforehand."),
+    ] = None
+    folder: Annotated[
+        Path | None, typer.Option("--folder", help="Folder to keep batches in; several processes may share it.")
+    ] = None
+    jobs: Annotated[int | None, typer.Option("--jobs", help="Batches at a time; -1 for one a core.")] = None
+
+    def keywords(self, data: DataOptions) -> dict[str, Any]:
+        """The same for the functions of the API."""
+        return {
+            "groups": self.labels(data),
+            "batch": self.batch,
+            "n_batches": self.batches,
+            "confidence": self.confidence,
+            "largest_norm": self.largest_norm,
+            "folder": self.folder,
+            "jobs": self.jobs,
+            "seed": data.seed,
+        }
+
+    def labels(self, data: DataOptions) -> np.ndarray | None:
+        """Which document each row is of."""
+        if self.groups is None:
+            return None
+        if data.rows is not None:
+            raise InputError("--groups has one label a row of DATA and --rows draws some of them; leave one out.")
+        import numpy as np
+        import torch
+
+        from cvxsae.data.files import read_array
+
+        found = read_array(self.groups, "--groups")
+        return found.cpu().numpy() if isinstance(found, torch.Tensor) else np.asarray(found)
+
+
+def chosen_from_rows(terms: TermsOptions) -> list[str]:
+    """A sentence where something was chosen after these rows were seen."""
+    choices = {
+        "--lam-ratio": terms.penalty.lam_ratio is not None,
+        "--center": terms.data.center,
+        "--scale": terms.data.scale,
+        "--bias mean": terms.bias == "mean",
+    }
+    named = [name for name, is_so in choices.items() if is_so]
+    if not named:
+        return []
+    return [f"{' and '.join(named)} depends on these rows, and the limit is for what it gave, as if it had been known"]
+
+
+def population_floor_command(
+    terms: TermsOptions,
+    batches: BatchOptions,
+    compute: TimedOptions,
+    width: Annotated[int | None, typer.Option("--width", help="Number of atoms K.")] = None,
+    wide: Annotated[bool, typer.Option("--wide", help="The floor for every width.")] = False,
+) -> Answer:
+    """Say with confidence what no dictionary can reach on the distribution that the rows are drawn from."""
+    from cvxsae.population.floor import population_floor
+
+    if (width is None) != wide:
+        raise InputError("Pass exactly one of --width and --wide.")
+    labels = batches.keywords(terms.data)
+    X, lam, bias, notes = terms.load()
+    found = population_floor(X, width, lam, bias=bias, **labels, **compute.keywords())
+    statuses = () if found.status is None else (found.status,)
+    code = exit_code(found.is_certified and not isnan(found.lower_limit), *statuses)
+    return Answer(str(found), found.to_dict(), code, notes + chosen_from_rows(terms))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Given:
+    """The dictionary that is compared, and with what."""
+
+    dictionary: Annotated[
+        str | None,
+        typer.Option("--dictionary", help="File with dictionary and bias, as 'cvxsae learn --out' writes it."),
+    ] = None
+    sae: Annotated[
+        str | None, typer.Option("--sae", help="Folder or file of an SAE, in the layout of any library.")
+    ] = None
+    encoder: Annotated[bool, typer.Option("--encoder", help="With the codes of the SAE's encoder.")] = False
+    width: Annotated[int | None, typer.Option("--width", help="Compare with this many atoms. [default: its own]")] = (
+        None
+    )
+    wide: Annotated[bool, typer.Option("--wide", help="Compare with dictionaries of every width.")] = False
+
+    def load(self) -> Any:
+        """The dictionary, as :func:`cvxsae.population.population_gap` takes it."""
+        if (self.dictionary is None) == (self.sae is None):
+            raise InputError("Pass exactly one of --dictionary and --sae.")
+        if self.width is not None and self.wide:
+            raise InputError("Pass at most one of --width and --wide.")
+        if self.sae is not None:
+            from cvxsae.sae.autoencoder import SparseAutoencoder
+
+            return SparseAutoencoder.load(self.sae)
+        found = dictionary_of(str(self.dictionary), "--dictionary")
+        if isinstance(found, str):
+            raise InputError(f"--dictionary {found!r} holds no dictionary; pass --sae for an SAE.")
+        return found if isinstance(found, tuple) else (found, None)
+
+    def keywords(self) -> dict[str, Any]:
+        """What it is compared with, for the function of the API."""
+        width: Any = None if self.wide else "own" if self.width is None else self.width
+        return {"n_atoms": width, "codes": "encoder" if self.encoder else "exact"}
+
+
+def population_gap_command(
+    terms: TermsOptions,
+    given: Given,
+    batches: BatchOptions,
+    compute: TimedOptions,
+) -> Answer:
+    """Say with confidence how much any dictionary can gain over a given one; DATA are rows it has not seen."""
+    from cvxsae.population.gap import population_gap
+
+    what = given.load()
+    labels = batches.keywords(terms.data)
+    X, lam, bias, notes = terms.load()
+    found = population_gap(X, what, lam, bias=bias, **given.keywords(), **labels, **compute.keywords())
+    statuses = () if found.lower.status is None else (found.lower.status,)
+    code = exit_code(found.is_certified and not isnan(found.gap), *statuses)
+    return Answer(str(found), found.to_dict(), code, notes + chosen_from_rows(terms))
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs of this file to the command."""
+    command(app, "population-floor")(population_floor_command)
+    command(app, "population-gap")(population_gap_command)
