@@ -4,3 +4,8 @@ from .floor import PopulationFloor as PopulationFloor
 from .floor import population_floor as population_floor
 from .gap import PopulationGap as PopulationGap
 from .gap import population_gap as population_gap
+from .large.floor import LargeFloor as LargeFloor
+from .large.floor import large_floor as large_floor
+from .large.problem import PopulationDictionary as PopulationDictionary
+from .large.result import PopulationDictionaryFit as PopulationDictionaryFit
+from .large.solve import solve_population as solve_population

@@ -1,0 +1,251 @@
+"""The large dictionary of a finite population: gap against batch size, and what a pass costs at a million rows.
+
+Run from the repository root: ``python -m benchmarks.population_dictionary``; writes ``benchmarks/results``.
+Times are CPU seconds of the process, which a busy machine lengthens less than the clock's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from cvxsae.data.activations import Activations
+from cvxsae.data.embedded import embedded
+from cvxsae.parallel.context import Run
+from cvxsae.population import PopulationDictionary, PopulationDictionaryFit, large_floor, solve_population
+from cvxsae.population.large.rows import Facts, pass_over
+
+RESULTS = Path(__file__).parent / "results"
+N_ROWS, LAM = 20_000, 0.08
+PRICES = (0.002, 0.01, 0.05)
+BATCHES = {250: 6, 500: 4, 1000: 2, 2000: 2}
+"""Batches at each size."""
+
+STREAM_SIZES = (10_000, 100_000, 1_000_000)
+STREAM_DIM, STREAM_CLUSTERS = 16, 32
+
+
+def clustered_rows() -> np.ndarray:
+    """20,000 rows around 60 directions of unequal frequency in 32 dimensions, unit mean-square norm."""
+    rng = np.random.default_rng(0)
+    C = rng.normal(size=(60, 32))
+    C /= np.linalg.norm(C, axis=1, keepdims=True)
+    often = 1.0 / np.arange(1, 61)
+    X = C[rng.choice(60, N_ROWS, p=often / often.sum())] * rng.uniform(0.5, 1.5, size=(N_ROWS, 1))
+    return unit_mean_square(X + 0.05 * rng.normal(size=X.shape))
+
+
+def wordllama_rows() -> np.ndarray:
+    """20,000 of the 32,000 token embeddings, centered, unit mean-square norm."""
+    X = np.asarray(embedded("wordllama"), dtype=np.float64)
+    return unit_mean_square(X[np.sort(np.random.default_rng(0).choice(len(X), N_ROWS, replace=False))])
+
+
+def unit_mean_square(X: np.ndarray) -> np.ndarray:
+    """Centered and scaled."""
+    X = X - X.mean(axis=0)
+    scaled: np.ndarray = X / np.sqrt((X**2).sum(axis=1).mean())
+    return scaled
+
+
+def populations(seconds: float, largest: int, budget: float) -> list[dict[str, Any]]:
+    """Upper and lower side of both populations at every price; cells beyond the budget of CPU seconds are blank."""
+    rows: list[dict[str, Any]] = []
+    for name, make in (("clustered", clustered_rows), ("wordllama", wordllama_rows)):
+        X = make()
+        for price in PRICES:
+            problem, started = PopulationDictionary(LAM, price), time.process_time()
+            sample = N_ROWS if name == "clustered" else 4000
+            fit = solve_population(X, problem, max_seconds=seconds, sample_rows=sample, tol=3e-4)
+            row = {
+                "data": name,
+                "atom_price": price,
+                "value": fit.value,
+                "n_atoms": fit.n_atoms,
+                "status": fit.status.name,
+                "passes": fit.passes,
+                "new_atom_ratio": fit.to_dict()["new_atom_ratio"],
+                "cpu_seconds": time.process_time() - started,
+                "floors": [floor_cell(X, fit, batch, count, largest, budget) for batch, count in BATCHES.items()],
+            }
+            rows.append(row)
+            print(json.dumps(row), flush=True)
+    return rows
+
+
+def floor_cell(
+    X: np.ndarray, fit: PopulationDictionaryFit, batch: int, count: int, largest: int, budget: float
+) -> dict[str, Any]:
+    """One batch size: the mean of the bounds, the limit at 95 %, and the gap."""
+    cell: dict[str, Any] = {"batch": batch, "n_batches": count, "surcharge": fit.problem.atom_cost(batch)}
+    if batch > largest or time.process_time() > budget:
+        return {**cell, "blank": "not run: no time left for it"}
+    started = time.process_time()
+    floor = large_floor(X, fit.problem, batch=batch, n_batches=count, of="rows", tol=1e-2)
+    low = floor.limit_at(0.95).low
+    assert floor.value <= fit.value and low <= fit.value
+    spent = time.process_time() - started
+    gaps = {"gap_of_mean": 1 - floor.value / fit.value, "gap": 1 - low / fit.value}
+    return {**cell, "mean": floor.value, "limit": low, **gaps, "cpu_seconds": spent}
+
+
+def stream(n_rows: int) -> Any:
+    """A function that gives the rows block by block; nothing is kept."""
+    C = np.random.default_rng(1).normal(size=(STREAM_CLUSTERS, STREAM_DIM))
+    C /= np.linalg.norm(C, axis=1, keepdims=True)
+
+    def batches() -> Any:
+        for seed in range(n_rows // 10_000):
+            rng = np.random.default_rng(seed)
+            strength = rng.uniform(0.5, 1.5, size=(10_000, 1))
+            yield C[rng.integers(STREAM_CLUSTERS, size=10_000)] * strength + 0.05 * rng.normal(
+                size=(10_000, STREAM_DIM)
+            )
+
+    return batches
+
+
+def stream_cell(n_rows: int) -> dict[str, Any]:
+    """In a process of its own: memory at its highest, and the CPU time of a pass."""
+    import resource
+
+    torch.set_num_threads(1)
+    problem = PopulationDictionary(0.2, 0.01)
+    X = Activations(stream(n_rows))
+    started = time.process_time()
+    fit = solve_population(X, problem, sample_rows=10_000, tol=1e-3, max_steps=45)
+    whole = time.process_time() - started
+    facts = Facts.of(X, problem, 1000)
+    pass_over(Facts.of(X[:10_000], problem, 1000), fit.priced, problem, Run())  # compiled by now
+    started = time.process_time()
+    pass_over(facts, fit.priced, problem, Run())
+    one = time.process_time() - started
+    started = time.process_time()
+    for _ in X.batches():
+        pass
+    reading = time.process_time() - started
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {
+        "n_rows": n_rows,
+        "n_atoms": fit.n_atoms,
+        "value": fit.value,
+        "pass_us_per_row": 1e6 * one / n_rows,
+        "reading_us_per_row": 1e6 * reading / n_rows,
+        "whole_cpu_seconds": whole,
+        "passes": fit.passes,
+        "peak_mb": peak,
+    }
+
+
+def streams(sizes: tuple[int, ...]) -> list[dict[str, Any]]:
+    """Each size in a process of its own."""
+    cells = []
+    for size in sizes:
+        command = [sys.executable, "-m", "benchmarks.population_dictionary", "--stream-cell", str(size)]
+        told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        cells.append(json.loads(told.splitlines()[-1]))
+        print(cells[-1], flush=True)
+    return cells
+
+
+def machine() -> dict[str, Any]:
+    """What it ran on."""
+    model = next(
+        (x.split(":")[1].strip() for x in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in x), ""
+    )
+    load = os.getloadavg()[0]
+    return {
+        "cpu": model or platform.processor(),
+        "cores": os.cpu_count(),
+        "load": load,
+        "python": platform.python_version(),
+    }
+
+
+def page(told: dict[str, Any]) -> str:
+    """The results as a page."""
+    m = told["machine"]
+    lines = [
+        "# The large dictionary of a population",
+        "",
+        "Made by `python -m benchmarks.population_dictionary`.",
+        f"Machine: {m['cpu']}, {m['cores']} shared cores, load {m['load']:.1f} at the end; no GPU was measured.",
+        f"λ = {LAM}, free bias, finite populations of {N_ROWS:,} rows of unit mean-square norm; times are CPU seconds.",
+        "The value is attained on all rows; limits are 95 % lower limits by Student's t over batches of these rows.",
+        "",
+        "| data | τ̄ | value | atoms | largest polar/λ | CPU s | ended |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in told["populations"]:
+        ratio = "" if row["new_atom_ratio"] is None else f"{row['new_atom_ratio']:.3f}"
+        lines.append(
+            f"| {row['data']} | {100 * row['atom_price']:g} % | {row['value']:.5f} | {row['n_atoms']} | {ratio} | "
+            f"{row['cpu_seconds']:.0f} | {row['status'].lower()} |"
+        )
+    lines += [
+        "",
+        "Floors by batch size n, surcharge n τ̄; the gap is (value − limit)/value, in brackets that of the mean alone.",
+        "",
+        "| data | τ̄ | n | batches | mean of bounds | limit | gap | CPU s |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in told["populations"]:
+        for cell in row["floors"]:
+            start = f"| {row['data']} | {100 * row['atom_price']:g} % | {cell['batch']:,} | {cell['n_batches']} "
+            if "blank" in cell:
+                lines.append(f"{start}| {cell['blank']} | | | |")
+                continue
+            lines.append(
+                f"{start}| {cell['mean']:.5f} | {cell['limit']:.5f} | {100 * cell['gap']:.1f} % "
+                f"({100 * cell['gap_of_mean']:.1f} %) | {cell['cpu_seconds']:.0f} |"
+            )
+    lines += [
+        "",
+        f"Streamed rows (d = {STREAM_DIM}, made again at each pass), one thread:",
+        "",
+        "| rows | atoms | a pass, µs a row | of it reading | peak memory | whole solve, CPU s | passes |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    lines += [
+        f"| {c['n_rows']:,} | {c['n_atoms']} | {c['pass_us_per_row']:.2f} | {c['reading_us_per_row']:.2f} | "
+        f"{c['peak_mb']:.0f} MB | {c['whole_cpu_seconds']:.0f} | {c['passes']} |"
+        for c in told["streams"]
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Run what is asked for and write both files."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seconds", type=float, default=60.0, help="wall-clock seconds of each upper side")
+    parser.add_argument("--largest", type=int, default=2000, help="largest batch")
+    parser.add_argument("--budget", type=float, default=500.0, help="CPU seconds after which floors are left blank")
+    parser.add_argument("--sections", nargs="*", default=["populations", "streams"])
+    parser.add_argument("--stream-cell", type=int, help="one size, in this process, as JSON")
+    asked = parser.parse_args()
+    if asked.stream_cell:
+        print(json.dumps(stream_cell(asked.stream_cell)))
+        return
+    file = RESULTS / "population_dictionary.json"
+    told = json.loads(file.read_text()) if file.exists() else {"populations": [], "streams": []}
+    if "populations" in asked.sections:
+        told["populations"] = populations(asked.seconds, asked.largest, asked.budget)
+    if "streams" in asked.sections:
+        told["streams"] = streams(STREAM_SIZES)
+    told["machine"] = machine()
+    file.write_text(json.dumps(told, indent=1) + "\n")
+    (RESULTS / "population_dictionary.md").write_text(page(told))
+
+
+if __name__ == "__main__":
+    main()
