@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cvxsae.data import arguments
-from cvxsae.errors import InputError
+from cvxsae.errors import InputError, reason
 
 if TYPE_CHECKING:
     from jaxtyping import Int64
@@ -59,11 +59,18 @@ def document_labels(groups: Any, n_points: int, name: str = "groups") -> Int64[n
     """
     if groups is None:
         return None
-    labels = np.asarray(groups)
+    try:
+        labels = np.asarray(groups)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise InputError(f"{name} cannot be read as an array ({reason(error)}); pass one label a row.") from None
     if labels.shape != (n_points,):
         raise InputError(f"{name} has shape {labels.shape}; pass one label a row, shape ({n_points},).")
-    if labels.dtype.kind not in "iuUSb" and not all(isinstance(one, str | int) for one in labels):
-        raise InputError(f"{name} holds {labels.dtype}; pass integers or strings that say which document a row is of.")
+    if labels.dtype.kind not in "iuUSb" and not any(
+        all(isinstance(one, kind) for one in labels.tolist()) for kind in (str, int)
+    ):
+        raise InputError(
+            f"{name} holds {labels.dtype} entries; pass integers, or strings, that say which document a row is of."
+        )
     return np.unique(labels, return_inverse=True)[1].astype(np.int64)
 
 

@@ -365,7 +365,11 @@ def _frontier(on: _Measured, run: Run) -> Frontier:
     """Error against L0 on the ledger's rows, with the better dictionary that was found, if one was."""
     ledger = on.accounts.ledger
     better = (ledger.dictionary, ledger.decoder_bias) if ledger.improved else False
-    return frontier_around(on.model, on.rows.judged, on.lam, better, _TOL, run)
+    drawn = frontier_around(on.model, on.rows.judged, on.lam, better, _TOL, run)
+    if not (ledger.is_held_out and ledger.improved):
+        return drawn
+    note = f"Points are of rows held out, and the learned dictionary was learned on {ledger.n_seen:,} others."
+    return replace(drawn, notes=(*drawn.notes, note))
 
 
 def _diagnostics(on: _Measured, run: Run) -> OptimalityReport:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
@@ -78,7 +79,8 @@ def rows_asked(X: ActivationsLike, dim: int, options: Mapping[str, Any], seed: i
     if isinstance(held_out, bool | np.bool_):
         raise InputError(f"held_out is {held_out}; pass a share of the rows, other data, or None for none.")
     is_share = isinstance(held_out, int | float | np.number)
-    if held_out is not None and held_out is X:
+    are_paths = isinstance(X, str | Path) and isinstance(held_out, str | Path)
+    if held_out is not None and (held_out is X or (are_paths and str(held_out) == str(X))):
         raise InputError("held_out is X itself; pass other data, or a share of X.")
     given = _Given(all_rows(X), "X", dim, options.get("groups"), ratio)
     if not is_share:

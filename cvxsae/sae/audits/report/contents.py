@@ -84,8 +84,7 @@ def _sae(audit: Audit) -> dict[str, Any]:
 def _parts(audit: Audit) -> dict[str, Any]:
     """The tables of the parts that are there."""
     found: dict[str, Any] = {}
-    is_held_out, learned_on = audit.ledger.is_held_out, audit.ledger.n_seen
-    which = f"{audit.ledger.n_points:,} rows {'held out' if is_held_out else 'given'}"
+    which = f"{audit.ledger.n_points:,} rows {'held out' if audit.ledger.is_held_out else 'given'}"
     if audit.metrics is not None:
         frame = audit.metrics.table().reset_index()
         columns = [Column(str(one), str(one), _kind(str(one), frame[one])) for one in frame.columns]
@@ -98,8 +97,7 @@ def _parts(audit: Audit) -> dict[str, Any]:
     if audit.frontier is not None:
         points = audit.frontier.n_points
         meanings = "; ".join(f"{name}: {meaning}" for name, meaning in MEANINGS.items())
-        better = f" The learned dictionary is the one found on {learned_on:,} other rows." if is_held_out else ""
-        said = f"{meanings}.{better} {' '.join(audit.frontier.notes)}"
+        said = f"{meanings}. {' '.join(audit.frontier.notes)}"
         about = f"On {points:,} of the {which}, each point attained. {said}"
         found["frontier"] = from_frame("FVU against L0", about, FRONTIER, audit.frontier.table())
     found["worst_points"] = _worst_points(audit)
