@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cvxsae.cli.options import DropOutliers
 from cvxsae.errors import InputError
 
 if TYPE_CHECKING:
@@ -79,15 +80,13 @@ class HeldOutOptions:
     confidence: Annotated[
         float | None, typer.Option("--confidence", help="Of every interval for the distribution. [default: 0.95]")
     ] = None
-    drop_outliers: Annotated[
-        bool, typer.Option("--drop-outliers", help="Leave out rows of 10 times the median norm and more.")
-    ] = False
+    drop_outliers: DropOutliers = None
 
     def keywords(
         self, data: DataOptions, n_points: int, prepared: Callable[[Activations], Activations]
     ) -> dict[str, Any]:
         """The same for the functions of the API; rows of a file are treated as the data were."""
-        options: dict[str, Any] = {"drop_outliers": self.drop_outliers}
+        options: dict[str, Any] = {"drop_outliers": False if self.drop_outliers is None else self.drop_outliers}
         if self.held_out == "none":
             options["held_out"] = None
         elif self.held_out is not None:

@@ -13,6 +13,7 @@ from cvxsae.cli.options import (
     EXIT_CERTIFIED,
     Answer,
     DataOptions,
+    FilteredDataOptions,
     FreeBias,
     OutFile,
     PenaltyOptions,
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 class TermsOptions:
     """The joint problem but for its width: data, penalty and bias."""
 
-    data: DataOptions
+    data: FilteredDataOptions
     penalty: PenaltyOptions
     bias: FreeBias = "free"
 

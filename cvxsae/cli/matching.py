@@ -13,7 +13,8 @@ from cvxsae.cli.options import (
     EXIT_CERTIFIED,
     EXIT_NOT_CERTIFIED,
     Answer,
-    DataOptions,
+    DropOutliers,
+    FilteredDataOptions,
     Lam,
     TimedOptions,
     command,
@@ -56,17 +57,20 @@ class MatchingData:
     center: Annotated[bool, typer.Option("--center", help="Subtract the mean of --data first.")] = False
     scale: Annotated[bool, typer.Option("--scale", help="Scale --data to unit mean-square norm first.")] = False
 
+    drop_outliers: DropOutliers = None
+
     def load(self) -> tuple[Activations | None, str | None, list[str]]:
         """The datapoints, the file of those held out, and sentences on what was done."""
         if self.data is None:
-            for name, value in (("--rows", self.rows), ("--center", self.center), ("--scale", self.scale)):
+            given = {"--rows": self.rows, "--center": self.center, "--scale": self.scale}
+            for name, value in {**given, "--drop-outliers": self.drop_outliers}.items():
                 if value:
                     raise InputError(f"{name} is about --data, which is not given; pass it.")
             return None, self.held_out, []
         if self.held_out is not None and (self.center or self.scale):
             raise InputError("--center and --scale do not change --held-out; center and scale both files beforehand.")
-        own = ("data", "rows", "seed", "center", "scale")
-        X, notes = DataOptions(**{name: getattr(self, name) for name in own}).load()
+        own = ("rows", "seed", "center", "scale", "drop_outliers")
+        X, notes = FilteredDataOptions(data=[self.data], **{name: getattr(self, name) for name in own}).load()
         return X, self.held_out, notes
 
 

@@ -7,6 +7,7 @@ Whatever needs torch is imported by the functions that use it, so that ``--help`
 
 from __future__ import annotations
 
+import glob
 import inspect
 import json
 import os
@@ -39,6 +40,10 @@ Lam = Annotated[float | None, typer.Option("--lam", help="Penalty λ, in the uni
 Stationarity = Annotated[float, typer.Option("--stationarity", help="Stationarity to reach, in units of λ.")]
 Widths = Annotated[str, typer.Option("--widths", help="Numbers of atoms, separated by commas.")]
 FreeBias = Annotated[str, typer.Option("--bias", help="free, none, mean or a file with d numbers.")]
+DropOutliers = Annotated[
+    float | None,
+    typer.Option("--drop-outliers", help="Leave out rows whose norm is at least so many times the median, as in 10."),
+]
 Progress = Annotated[
     bool | None, typer.Option("--progress/--no-progress", help="Progress bar. [default: on a terminal]")
 ]
@@ -51,11 +56,12 @@ class DataOptions:
     """Which datapoints, and what is done to them first."""
 
     data: Annotated[
-        str,
+        list[str],
         typer.Argument(
-            help="Datapoints as rows: a .npy, .npz, .safetensors or .pt file (FILE::KEY picks an array), "
+            help="Datapoints as rows: a .npy, .npz, .safetensors, .pt, .arrow or .parquet file (FILE::KEY picks an "
+            "array or column), several of one type, a folder of them or that of a data set, "
             f"or one of {EMBEDDED}.",
-            metavar="DATA",
+            metavar="DATA...",
         ),
     ]
     rows: Annotated[int | None, typer.Option("--rows", help="Use this many rows, drawn with --seed.")] = None
@@ -72,8 +78,8 @@ class DataOptions:
         """The same, and what does to other rows what was done to these."""
         from cvxsae.data import arguments, transforms
 
-        X, notes = self.opened(), []
         arguments.count(self.seed, "--seed", least=0)
+        X, notes = self.filtered(self.opened())
         if self.rows is not None:
             X = X[self.drawn(len(X))]
             notes.append(f"{self.rows} rows drawn with seed {self.seed}")
@@ -83,21 +89,32 @@ class DataOptions:
             (True, True): transforms.center_and_scale,
         }
         if (self.center, self.scale) not in makers:
-            return X, notes, lambda rows: rows
+            return X, notes, lambda rows: self.filtered(rows)[0]
         transform = makers[self.center, self.scale](X)
-        return transform.apply(X), [*notes, transform.describe()], transform.apply
+        return (
+            transform.apply(X),
+            [*notes, transform.describe()],
+            lambda rows: transform.apply(self.filtered(rows)[0]),
+        )
+
+    def filtered(self, X: Activations) -> tuple[Activations, list[str]]:
+        """The rows that are not left out, and sentences on those that are."""
+        return X, []
 
     def opened(self) -> Activations:
-        """All datapoints, as they are."""
+        """The datapoints as they are."""
         from cvxsae.data.activations import Activations
         from cvxsae.data.atomic import shown
         from cvxsae.data.embedded import EMBEDDED_NAMES, embedded
 
-        is_embedded = self.data in EMBEDDED_NAMES
-        if not is_embedded and not os.path.exists(self.data.partition("::")[0]):  # noqa: PTH110 (never raises)
-            known = ", ".join(EMBEDDED_NAMES)
-            raise InputError(f"DATA {shown(self.data)} does not exist; pass the path of a file, or one of {known}.")
-        return Activations(embedded(self.data) if is_embedded else self.data, name="DATA")
+        first, known = self.data[0], ", ".join(EMBEDDED_NAMES)
+        if len(self.data) == 1 and first in EMBEDDED_NAMES:
+            return Activations(embedded(first), name="DATA")
+        for text in self.data:
+            file = text.partition("::")[0]
+            if not os.path.exists(file) and not glob.has_magic(file):  # noqa: PTH110 (never raises)
+                raise InputError(f"DATA {shown(text)} does not exist; pass the path of a file, or one of {known}.")
+        return Activations(first if len(self.data) == 1 else self.data, name="DATA")
 
     def drawn(self, n_points: int) -> Any:
         """Which of so many rows --rows asks for, in their order; all of them where it was not passed."""
@@ -108,6 +125,23 @@ class DataOptions:
         if not 1 <= self.rows <= n_points:
             raise InputError(f"--rows is {self.rows}; DATA has {n_points} rows.")
         return np.sort(np.random.default_rng(self.seed).choice(n_points, size=self.rows, replace=False))
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilteredDataOptions(DataOptions):
+    """The same without outliers, where that is asked for."""
+
+    drop_outliers: DropOutliers = None
+
+    def filtered(self, X: Activations) -> tuple[Activations, list[str]]:
+        """The rows that are not left out, and sentences on those that are."""
+        from cvxsae.data import arguments
+        from cvxsae.data.outliers import without_outliers
+
+        if self.drop_outliers is None:
+            return X, []
+        X, found = without_outliers(X, arguments.positive(self.drop_outliers, "--drop-outliers"))
+        return X, [found.dropped()]
 
 
 @dataclass(frozen=True, kw_only=True)

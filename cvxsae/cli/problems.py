@@ -12,7 +12,7 @@ import typer
 
 from cvxsae.cli.options import (
     Answer,
-    DataOptions,
+    FilteredDataOptions,
     FreeBias,
     OutFile,
     PenaltyOptions,
@@ -92,7 +92,7 @@ class ProblemOptions:
     """A convex problem: its kind, data, penalty, bias and atoms."""
 
     kind: Annotated[Kind, typer.Argument(help="The convex problem.", metavar="wide|codes|large|candidates")]
-    data: DataOptions
+    data: FilteredDataOptions
     penalty: PenaltyOptions
     atoms: AtomOptions
 
@@ -198,7 +198,7 @@ class PathOptions:
 
 
 def path_command(
-    data: DataOptions,
+    data: FilteredDataOptions,
     folder: Annotated[
         Path, typer.Option("--folder", help="Folder for the table, figure and arrays; a path is resumed in it.")
     ],
@@ -252,7 +252,7 @@ class ConditionOptions:
 
 
 def check_command(
-    data: DataOptions,
+    data: FilteredDataOptions,
     penalty: PenaltyOptions,
     conditions: ConditionOptions,
     compute: TimedOptions,

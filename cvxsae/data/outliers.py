@@ -60,6 +60,12 @@ class Outliers:
         """The largest of their norms over the median; 0 if there are none."""
         return float(self.norms.max() / self.median) if len(self.rows) else 0.0
 
+    def dropped(self) -> str:
+        """What to say where they were left out."""
+        if not len(self.rows):
+            return f"no outliers to leave out: {str(self)[0].lower()}{str(self)[1:].removesuffix('.')}"
+        return f"{str(self).removesuffix('.')}; left out"
+
     def __str__(self) -> str:
         at_least = f"at least {self.ratio:g} times the median {self.median:.4g}"
         if not len(self.rows):
@@ -142,7 +148,7 @@ def outlier_note(X: ActivationsLike, ratio: float = OUTLIER_RATIO) -> str | None
     found = find_outliers(X, ratio)
     if not len(found.rows):
         return None
-    return f"{str(found).removesuffix('.')}; they were kept, and without_outliers or --drop-outliers leaves them out."
+    return f"{str(found).removesuffix('.')}; kept, as without_outliers or --drop-outliers would leave them out."
 
 
 def _ratio(value: float) -> float:

@@ -102,7 +102,7 @@ def test_audit_holds_out_what_it_was_told_to(folder):
     (folder / "texts.txt").write_text("\n".join(labels) + "\n", encoding="utf-8")
     np.save(folder / "others.npy", X[::-1][:12])
     some = ["--stationarity", 1e-2, "--json", "--no-progress"]
-    words = ["--groups", folder / "texts.txt", "--rows", 40, "--confidence", 0.9, "--drop-outliers", "--center"]
+    words = ["--groups", folder / "texts.txt", "--rows", 40, "--confidence", 0.9, "--drop-outliers", 10, "--center"]
     report = json.loads(run("audit", folder / "X.npy", "--sae", sae, *words, *some).stdout)
     chosen = np.sort(np.random.default_rng(0).choice(len(X), size=40, replace=False))
     rows = X[chosen] - X[chosen].mean(axis=0)

@@ -53,7 +53,7 @@ def test_what_is_said_is_one_sentence(X):
     assert str(find_outliers(X[:7])).startswith("None of 7 rows has a norm of at least 10 times the median ")
     note = outlier_note(X)
     assert note is not None
-    assert note.endswith("(rows 7, 200); they were kept, and without_outliers or --drop-outliers leaves them out.")
+    assert note.endswith("(rows 7, 200); kept, as without_outliers or --drop-outliers would leave them out.")
     many = Outliers(np.arange(9), np.full(9, 50.0), 1.0, 10.0, 100)
     assert str(many).endswith("(rows 0, 1, 2, 3, 4, ...).")
 
