@@ -27,6 +27,9 @@ SMALLEST_RIDGE = 1e-24
 """Of λρ, which adds to a Gram matrix of diagonal 1: below, the dual point is made feasible instead of charged.
 That is a bound for every ridge, and the charge would divide the square of rounding by it."""
 
+ROUNDINGS = 8
+"""Units of rounding besides those of a sum: of a point that is scaled, its norm, and a division by a weight."""
+
 NEWTON_STEPS = 100
 """Most steps to the best scale of a dual point: each passes a kink of a concave function, and few take ten."""
 
@@ -70,6 +73,11 @@ def _weight_objection(weights: torch.Tensor) -> torch.Tensor:
 
 def _ridge_objection(ridge: torch.Tensor) -> torch.Tensor:
     return ridge < 0
+
+
+def product_rounding(dim: int) -> float:
+    """By how much a product of an atom of norm 1 with y, summed in any order, is off at most, for a norm of y of 1."""
+    return (dim / 2 + ROUNDINGS) * EPS  # EPS is twice the unit roundoff
 
 
 class Charges(NamedTuple):
@@ -134,7 +142,7 @@ class CodePenalty(AtomPenalty):
         """Of the rows of Y, at the atoms that have a ridge."""
         mine = self.is_charged(lam)
         weights, ridge = (lam * part[mine].to(Y) for part in (self.weights, self.ridge))
-        blur = 2 * Y.shape[1] * EPS * torch.linalg.vector_norm(Y, dim=1)
+        blur = product_rounding(Y.shape[1]) * torch.linalg.vector_norm(Y, dim=1)
         return Charges(Y @ atoms.to(Y)[mine.to(Y.device)].T, weights, ridge, blur)
 
     def conjugates(

@@ -269,7 +269,7 @@ class SparseCodes(FixedAtoms):
         if not self.has_prices:
             return super().feasible_dual(Y, proof)
         Y = self.centered(Y.to(torch.float64))
-        limit, blur = self.lam * (1 - 4 * self.dim * EPS), 2 * self.dim * EPS
+        limit, blur = self.lam * (1 - code_penalty.ROUNDINGS * EPS), code_penalty.product_rounding(self.dim)
         moved = sum_slack(Y) if self.bias_is_free else 0.0
         hard = ~self.prices.is_charged(self.lam)
         weights = self.prices.weights

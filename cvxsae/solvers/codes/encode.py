@@ -88,7 +88,8 @@ def encode(
         ``"auto"``, ``"fused"`` (numba, CPU), ``"torch"`` (any device) or ``"triton"`` (CUDA; never chosen by
         ``"auto"``, since it has yet to run on a GPU). All give codes that pass the same certificate.
     memory_limit
-        Working memory in bytes, besides the data, three copies of the dictionary and the codes themselves.
+        Working memory in bytes, besides the data, three copies of the dictionary (five with weights or a ridge) and the
+        codes themselves.
     weights
         What each atom's code costs, in units of λ and for atoms of norm 1, (K,), from 1e-12 to 1e12; None for 1.
     ridge

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -173,6 +174,23 @@ def test_screening_in_low_precision_stays_a_proof(name: str, half: bool) -> None
     assert (claimed <= exact.values * (1 + 1e-12)).all()
     np.testing.assert_allclose(block.values[block.done] * 0.16, exact.values[block.done], rtol=2e-7)
     assert block.done.mean() > 0.9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["torch", "fused"])
+def test_no_claim_is_above_the_optimum_over_24_orders_of_magnitude(engine: str) -> None:
+    """In one dimension the optimum is known in rational numbers: the cheapest atom on the side of the datapoint."""
+    rng = np.random.default_rng(5)
+    for _ in range(12):
+        K, lam = int(rng.integers(5, 80)), 10 ** rng.uniform(-3, 2)
+        X, D, weights = rng.normal(size=(8, 1)), rng.normal(size=(K, 1)), 10 ** rng.uniform(-12, 12, K)
+        codes = encode(X, D, lam, weights=weights, tol=1e-6, engine=engine)
+        for n, x in enumerate(X[:, 0]):
+            size, near = abs(Fraction(x)), D[:, 0] * x > 0
+            price = Fraction(lam) * Fraction(weights[near].min()) if near.any() else size
+            optimum = size**2 / 2 if size <= price else price * size - price**2 / 2
+            claimed = Fraction(codes.values[n]) * (1 - Fraction(codes.gaps[n]))
+            assert claimed <= optimum * (1 + Fraction(1, 10**12))
 
 
 @pytest.mark.slow

@@ -263,7 +263,8 @@ def _narrow(residual, offset, d, single, single_bits, half_bits, to):
 def _bits_below(value, shift):
     """Bits of a screened correlation not above a value; less than all where the value is not positive."""
     value *= 1.0 - FLOAT32_ROUNDING  # float32 rounds to nearest: stay below
-    return np.int64(np.float32(value).view(np.int32)) >> shift if value > 0 else np.int64(-(2**31))
+    # −2³¹ are the bits of the negative zero.
+    return np.int64(np.float32(value).view(np.int32)) >> shift if value > 0 else np.int64(-(2**31) - 1)
 
 
 @jit()
