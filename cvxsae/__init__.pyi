@@ -25,6 +25,7 @@ from .solvers.dictionary.learn import learn_dictionary as learn_dictionary
 from .solvers.dictionary.path import dictionary_path as dictionary_path
 from .solvers.dictionary.shrink import shrink as shrink
 from .solvers.floors.search import width_floor as width_floor
+from .solvers.global_search.search import solve_globally as solve_globally
 from .study.compare import compare as compare
 from .study.scale_study import ScaleStudy as ScaleStudy
 from .validation.certify import certify as certify

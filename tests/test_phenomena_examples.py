@@ -28,6 +28,7 @@ SMALL = {
     "circle_splitting": ["--widths", "3", "4", "5", "6"],
     "residual_structure": ["--seeds", "1", "--noises", "0", "0.05"],
     "wordllama_splits": ["--points", "400", "--width", "8"],
+    "which_absorb": ["--small"],
 }
 
 

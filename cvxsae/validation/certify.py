@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,11 @@ from cvxsae.relaxations.floors.floor import Floor
 from cvxsae.relaxations.joint.joint import JointProblem
 from cvxsae.relaxations.problem import Problem, float64_tensor
 from cvxsae.relaxations.solution import GAP_SLACK, Solution, gap_parts, relative_gap
+from cvxsae.solvers.global_search.result import GlobalOptimum
 from cvxsae.validation.certificate import Certificate
 from cvxsae.validation.claims import claims_of
 from cvxsae.validation.floors import floor_objections
+from cvxsae.validation.global_bounds import global_objections
 from cvxsae.validation.violation import worst_violation
 
 DEFAULT_TOL = 1e-6
@@ -35,7 +38,10 @@ FEASIBILITY_TOLERANCE = 1e-9
 
 @own_arithmetic()
 def certify(
-    answer: Problem | Solution | Floor, candidate: Candidate | Floor | None = None, *, tol: float | None = None
+    answer: Problem | Solution | Floor | GlobalOptimum,
+    candidate: Candidate | Floor | None = None,
+    *,
+    tol: float | None = None,
 ) -> Certificate:
     """Check an answer from scratch: a solution, codes, a learned dictionary or a floor.
 
@@ -43,13 +49,15 @@ def certify(
     every constraint (codes ≥ 0, unit-norm atoms, the problem's own dictionary and bias, dual feasibility including
     ``Σ_n y_n = 0`` for a free bias) and compares the claims of an answer with what it found. Of codes, those of every
     datapoint are compared; of a learned dictionary stationarity and the gap of its codes too. Of a floor, every number
-    is computed again in numpy by code that the search does not share.
+    is computed again in numpy by code that the search does not share. Of a global optimum a sample of its boxes is
+    checked, and that they cover dictionaries drawn at random.
 
     Parameters
     ----------
     answer
         A :class:`~cvxsae.Solution` (also :class:`~cvxsae.results.Codes` and :class:`~cvxsae.results.DictionaryFit`) or
-        a :class:`~cvxsae.results.Floor`, checked against the problem it holds; or the problem as you know it.
+        a :class:`~cvxsae.results.Floor`, checked against the problem it holds; what :func:`cvxsae.solve_globally`
+        returned; or the problem as you know it.
     candidate
         With a problem: a solution, a floor, or a bare :class:`~cvxsae.results.Candidate` (arrays without claims).
     tol
@@ -79,6 +87,8 @@ def certify(
     """
     problem: Any
     found: Any
+    if candidate is None and isinstance(answer, GlobalOptimum):
+        return _certified_optimum(answer if tol is None else replace(answer, tol=arguments.nonnegative(tol, "tol")))
     if candidate is None:
         if not isinstance(answer, Solution | Floor):
             remedy = "pass the candidate too" if isinstance(answer, Problem) else "pass a Solution or a Floor"
@@ -114,6 +124,25 @@ def _certified_floor(problem: Problem, floor: Floor) -> Certificate:
         lam=problem.lam,
         lambda_max=problem.lambda_max(),
         objections=objections,
+    )
+
+
+def _certified_optimum(optimum: GlobalOptimum) -> Certificate:
+    """A global optimum holds if its boxes cover all dictionaries and their bounds are bounds."""
+    return Certificate(
+        problem=f"global optimum of {len(optimum.dictionary)} atoms, {optimum.penalty}",
+        value=optimum.value,
+        lower_bound=optimum.lower_bound,
+        gap=optimum.gap,
+        tol=optimum.tol,
+        bound="optimum",
+        smallest_code=None,
+        atom_norm_error=float(np.abs(np.linalg.norm(optimum.dictionary, axis=1) - 1).max()),
+        dual_violation=None,
+        bias_residual=None,
+        lam=optimum.lam,
+        lambda_max=float(np.linalg.norm(optimum.landscape.X, axis=1).max()),
+        objections=global_objections(optimum),
     )
 
 

@@ -1,0 +1,156 @@
+"""Global optima: known ones, those of a grid, encodings of the same problem, and proofs that are none."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from cvxsae import Status, certify, encode, learn_dictionary, solve_globally
+from cvxsae.penalties import L0, L1, ElasticNet, Matryoshka, Orthogonality, Signed, SquaredSum, TopOne, radial_bound
+from cvxsae.solvers.global_search.boxes import Boxes
+from tests.helpers.sentences import rejects
+
+NESTED = np.array([[1.0, 0.0], [1.0, 1.0]])
+TOL = 1e-6
+
+
+def degrees(dictionary):
+    return np.sort(np.rad2deg(np.arctan2(dictionary[:, 1], dictionary[:, 0])))
+
+
+@pytest.mark.parametrize("lam", [0.1, 0.4])
+def test_c1_is_absorbed_and_unique(lam):
+    theta, p = np.deg2rad(60), 0.3
+    both = np.array([1 + np.cos(theta), np.sin(theta)])
+    found = solve_globally([[1.0, 0.0], both], 2, lam, weights=[1 - p, p])
+    rho = np.linalg.norm(both)
+    assert found.value == pytest.approx((1 - p) * (lam - lam**2 / 2) + p * (rho * lam - lam**2 / 2), abs=1e-12)
+    assert found.gap <= TOL and found.are_all and len(found.minimizers) == 1
+    assert degrees(found.dictionary) == pytest.approx([0, 30], abs=1e-4)
+    assert certify(found).is_certified
+
+
+@pytest.mark.parametrize("penalty", [L1(), Signed(), L0(), TopOne(), SquaredSum()], ids=lambda one: type(one).__name__)
+def test_t16_absorption_is_optimal_for_all_of_them(penalty):
+    found = solve_globally(NESTED, 2, 0.1, penalty=penalty)
+    floor = float(radial_bound(NESTED, 0.1, penalty).mean())
+    assert found.value == pytest.approx(floor, abs=1e-12)
+    assert found.lower_bound >= floor - 1e-9
+    angles = (degrees(found.minimizers[0].dictionary) + 90) % 180 - 90  # signs do not matter to signed codes
+    assert np.sort(angles) == pytest.approx([0, 45], abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("penalty", "p", "expected"),
+    [
+        (ElasticNet(0.1), 0.5, (3, 54)),
+        (Matryoshka(0.25), 0.5, (-27, 42)),
+        (Orthogonality(0.1), 0.2, (0, 85)),
+        (Orthogonality(0.2), 0.5, (-41, 45)),
+    ],
+)
+def test_cures_move_the_optimum_where_a_grid_finds_it(penalty, p, expected):
+    found = solve_globally(NESTED, 2, 0.1, penalty=penalty, weights=[1 - p, p])
+    assert found.gap <= TOL
+    assert degrees(found.dictionary) == pytest.approx(expected, abs=1.0)
+    steps = np.deg2rad(np.arange(0, 360, 10))
+    circle = np.column_stack([np.cos(steps), np.sin(steps)])
+    cost = penalty.cost(2, 0.1)
+    grid = [
+        found.landscape.weights @ cost.costs(NESTED, circle[[i, j]])[0] + cost.coherence * (circle[i] @ circle[j]) ** 2
+        for i in range(len(circle))
+        for j in range(len(circle))
+    ]
+    assert found.lower_bound <= min(grid) and found.value <= min(grid) + 1e-12
+
+
+def test_repeated_points_are_weights():
+    X = np.random.default_rng(0).normal(size=(3, 2))
+    once = solve_globally(X, 2, 0.2, weights=[3, 1, 2])
+    again = solve_globally(np.repeat(X, [3, 1, 2], axis=0), 2, 0.2)
+    assert once.value == pytest.approx(again.value, rel=1e-9)
+
+
+@pytest.mark.slow
+def test_scaled_data_and_turned_data_have_the_same_optimum():
+    X = np.random.default_rng(1).normal(size=(4, 2))
+    plain = solve_globally(X, 2, 0.2)
+    turn = np.array([[np.cos(1), -np.sin(1)], [np.sin(1), np.cos(1)]])
+    assert solve_globally(3 * X @ turn.T, 2, 0.6).value == pytest.approx(9 * plain.value, rel=1e-7)
+
+
+@pytest.mark.slow
+def test_no_learner_is_below_and_one_comes_close():
+    X = np.random.default_rng(2).normal(size=(6, 2))
+    found = solve_globally(X, 2, 0.2)
+    fits = [learn_dictionary(X, 2, 0.2, bias=None, seed=seed, stationarity=1e-7).value for seed in range(3)]
+    assert min(fits) >= found.lower_bound - 1e-12
+    assert found.value <= min(fits) + 1e-9
+    assert found.value == pytest.approx(encode(X, found.dictionary, 0.2, tol=1e-12).value, rel=1e-9)
+
+
+@pytest.mark.slow
+def test_three_atoms_and_three_dimensions():
+    rng = np.random.default_rng(0)
+    plane = solve_globally(rng.normal(size=(6, 2)), 3, 0.2)
+    assert plane.gap <= TOL and certify(plane).is_certified
+    X = rng.normal(size=(3, 3))
+    one = solve_globally(X, 1, 0.3)
+    two = solve_globally(X, 2, 0.3, max_steps=10)
+    fits = [min(learn_dictionary(X, K, 0.3, bias=None, seed=s).value for s in range(4)) for K in (1, 2)]
+    assert one.gap <= TOL and one.value <= fits[0] + 1e-9
+    assert two.lower_bound <= fits[1] <= one.value
+
+
+@pytest.mark.slow
+def test_a_free_bias_is_found():
+    X = np.array([[1.0, 2.0], [1.5, 2.0]])
+    found = solve_globally(X, 1, 0.1, bias="free")  # the bias at one point, the atom towards the other
+    assert found.value == pytest.approx((0.1 * 0.5 - 0.1**2 / 2) / 2, abs=1e-8)
+    assert found.gap <= TOL
+
+
+def test_time_and_steps_leave_a_true_gap():
+    X = np.random.default_rng(4).normal(size=(5, 2))
+    short = solve_globally(X, 2, 0.2, max_steps=2)
+    whole = solve_globally(X, 2, 0.2)
+    assert short.status is Status.MAX_ITER and short.gap > TOL and not short.is_certified
+    assert short.lower_bound <= whole.value and short.value >= whole.lower_bound
+    assert any("exceeds tol" in sentence for sentence in certify(short).objections)
+
+
+def test_the_referee_finds_what_is_wrong():
+    found = solve_globally(np.random.default_rng(5).normal(size=(5, 2)), 2, 0.2)
+    assert certify(found).is_certified
+    few = len(found.bounds) // 2
+    widest = np.argsort((found.boxes.hi - found.boxes.lo).prod(axis=1))[:few]
+    holes = replace(found, boxes=found.boxes[widest], bounds=found.bounds[widest])
+    assert any("do not cover" in sentence for sentence in certify(holes).objections)
+    high = replace(found, bounds=found.bounds + 0.1 * found.value, lower_bound=found.value)
+    assert any("in a box whose bound" in sentence for sentence in certify(high).objections)
+    turned = Boxes(found.boxes.lo + 0.3, found.boxes.hi + 0.3, found.boxes.faces)
+    assert certify(replace(found, boxes=turned)).objections
+    assert any("is claimed" in one for one in certify(replace(found, value=0.9 * found.value)).objections)
+
+
+@pytest.mark.parametrize(
+    ("change", "argument"),
+    [
+        ({"X": np.zeros((3, 4))}, "X"),
+        ({"n_atoms": 4}, "n_atoms"),
+        ({"penalty": Matryoshka(0.5), "n_atoms": 3}, "n_atoms"),
+        ({"weights": [1, 0]}, "weights"),
+        ({"penalty": L0(), "bias": "free"}, "bias"),
+        ({"lam": -1}, "lam"),
+        ({"tol": 0}, "tol"),
+    ],
+)
+def test_what_cannot_be_used_is_refused(change, argument):
+    asked = {"X": NESTED, "n_atoms": 2, "lam": 0.1, **change}
+    with rejects(argument):
+        solve_globally(**asked)
+
+
+def test_the_report_says_what_is_proved():
+    found = solve_globally(NESTED, 2, 0.1)
+    assert "1, all there are" in str(found) and found.to_dict()["certified"]
