@@ -13,6 +13,7 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,11 @@ from cvxsae.population.large.rows import Facts, pass_over
 RESULTS = Path(__file__).parent / "results"
 N_ROWS, LAM = 20_000, 0.08
 PRICES = (0.002, 0.01, 0.05)
-BATCHES = {250: 6, 500: 4, 1000: 2, 2000: 2}
+BATCHES = {250: 4, 500: 3, 1000: 2, 2000: 2}
 """Batches at each size."""
 
 STREAM_SIZES = (10_000, 100_000, 1_000_000)
-STREAM_DIM, STREAM_CLUSTERS = 16, 32
+STREAM_DIM, STREAM_CLUSTERS = 8, 8
 
 
 def clustered_rows() -> np.ndarray:
@@ -58,15 +59,14 @@ def unit_mean_square(X: np.ndarray) -> np.ndarray:
     return scaled
 
 
-def populations(seconds: float, largest: int, budget: float) -> list[dict[str, Any]]:
+def populations(asked: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Upper and lower side of both populations at every price; cells beyond the budget of CPU seconds are blank."""
-    rows: list[dict[str, Any]] = []
     for name, make in (("clustered", clustered_rows), ("wordllama", wordllama_rows)):
         X = make()
         for price in PRICES:
             problem, started = PopulationDictionary(LAM, price), time.process_time()
             sample = N_ROWS if name == "clustered" else 4000
-            fit = solve_population(X, problem, max_seconds=seconds, sample_rows=sample, tol=3e-4)
+            fit = solve_population(X, problem, max_seconds=asked.seconds, sample_rows=sample, tol=3e-4)
             row = {
                 "data": name,
                 "atom_price": price,
@@ -76,19 +76,17 @@ def populations(seconds: float, largest: int, budget: float) -> list[dict[str, A
                 "passes": fit.passes,
                 "new_atom_ratio": fit.to_dict()["new_atom_ratio"],
                 "cpu_seconds": time.process_time() - started,
-                "floors": [floor_cell(X, fit, batch, count, largest, budget) for batch, count in BATCHES.items()],
             }
-            rows.append(row)
-            print(json.dumps(row), flush=True)
-    return rows
+            cells = [floor_cell(X, fit, batch, count, asked) for batch, count in BATCHES.items()]
+            yield {**row, "floors": cells}
 
 
 def floor_cell(
-    X: np.ndarray, fit: PopulationDictionaryFit, batch: int, count: int, largest: int, budget: float
+    X: np.ndarray, fit: PopulationDictionaryFit, batch: int, count: int, asked: argparse.Namespace
 ) -> dict[str, Any]:
     """One batch size: the mean of the bounds, the limit at 95 %, and the gap."""
     cell: dict[str, Any] = {"batch": batch, "n_batches": count, "surcharge": fit.problem.atom_cost(batch)}
-    if batch > largest or time.process_time() > budget:
+    if batch > asked.largest or time.process_time() > asked.budget:
         return {**cell, "blank": "not run: no time left for it"}
     started = time.process_time()
     floor = large_floor(X, fit.problem, batch=batch, n_batches=count, of="rows", tol=1e-2)
@@ -123,7 +121,7 @@ def stream_cell(n_rows: int) -> dict[str, Any]:
     problem = PopulationDictionary(0.2, 0.01)
     X = Activations(stream(n_rows))
     started = time.process_time()
-    fit = solve_population(X, problem, sample_rows=10_000, tol=1e-3, max_steps=45)
+    fit = solve_population(X, problem, sample_rows=5_000, tol=1e-2)
     whole = time.process_time() - started
     facts = Facts.of(X, problem, 1000)
     pass_over(Facts.of(X[:10_000], problem, 1000), fit.priced, problem, Run())  # compiled by now
@@ -147,15 +145,12 @@ def stream_cell(n_rows: int) -> dict[str, Any]:
     }
 
 
-def streams(sizes: tuple[int, ...]) -> list[dict[str, Any]]:
+def streams(sizes: tuple[int, ...]) -> Iterator[dict[str, Any]]:
     """Each size in a process of its own."""
-    cells = []
     for size in sizes:
         command = [sys.executable, "-m", "benchmarks.population_dictionary", "--stream-cell", str(size)]
         told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        cells.append(json.loads(told.splitlines()[-1]))
-        print(cells[-1], flush=True)
-    return cells
+        yield json.loads(told.splitlines()[-1])
 
 
 def machine() -> dict[str, Any]:
@@ -238,13 +233,15 @@ def main() -> None:
         return
     file = RESULTS / "population_dictionary.json"
     told = json.loads(file.read_text()) if file.exists() else {"populations": [], "streams": []}
-    if "populations" in asked.sections:
-        told["populations"] = populations(asked.seconds, asked.largest, asked.budget)
-    if "streams" in asked.sections:
-        told["streams"] = streams(STREAM_SIZES)
-    told["machine"] = machine()
-    file.write_text(json.dumps(told, indent=1) + "\n")
-    (RESULTS / "population_dictionary.md").write_text(page(told))
+    for section in asked.sections:
+        made = populations(asked) if section == "populations" else streams(STREAM_SIZES)
+        told[section] = []
+        for cell in made:  # written after each, so that what ended is there if the rest is not
+            told[section].append(cell)
+            print(json.dumps(cell), flush=True)
+            told["machine"] = machine()
+            file.write_text(json.dumps(told, indent=1) + "\n")
+            (RESULTS / "population_dictionary.md").write_text(page(told))
 
 
 if __name__ == "__main__":

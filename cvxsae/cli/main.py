@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from cvxsae import __version__
-from cvxsae.cli import learning, matching, population, problems, study
+from cvxsae.cli import learning, matching, population, population_dictionary, problems, study
 from cvxsae.cli.options import EXIT_CERTIFIED, EXIT_NOT_CERTIFIED, Answer, Json, Progress, command, wants_progress
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ problems.register(app)
 learning.register(app)
 matching.register(app)
 population.register(app)
+population_dictionary.register(app)
 study.register(app)
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Unpack
 
 import numpy as np
+from tqdm.auto import tqdm
 
 from cvxsae.data import arguments
 from cvxsae.data.activations import Activations, ActivationsLike
@@ -260,7 +261,7 @@ def floor_of(batches: _Batches, run: Run, confidence: float, tol: float) -> Larg
     found: list[tuple[float, float]] = []
     status = Status.CERTIFIED
     try:
-        for index in range(batches.count):
+        for index in tqdm(range(batches.count), disable=not run.progress, desc="large floor", unit="batch"):
             problem = batches.problem.on(batches.data[batches.rows(index)])
             known = _kept_bound(kept, index, problem)
             if known is not None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Unpack
 
 import numpy as np
+from tqdm.auto import tqdm
 
 from cvxsae.data import arguments
 from cvxsae.data.activations import Activations, ActivationsLike
@@ -181,6 +182,7 @@ class Search:
 
     def __post_init__(self) -> None:
         self.started, self.quiet = time.perf_counter(), self.run.inner()
+        self.bar = tqdm(disable=not self.run.progress, desc="population dictionary", unit="pass")
 
     def whole(self, X: Activations, sample_rows: int) -> PricedDictionary:
         """Grow on a sample where there are more rows, then descend on all of them."""
@@ -202,6 +204,8 @@ class Search:
             if not self.run.is_outermost:
                 raise
             self.status = Status.INTERRUPTED
+        finally:
+            self.bar.close()
         return self.best or nothing
 
     def _center(self, X: Activations) -> np.ndarray:
@@ -282,6 +286,8 @@ class Search:
         self.passes += 1
         record = Record(self.passes, time.perf_counter() - self.started, here.value, 0.0)
         self.history.append(record)
+        self.bar.set_postfix_str(f"{point.n_atoms} atoms, value {here.value:.6g}", refresh=False)
+        self.bar.update()
         if here.value < self.lowest:
             self.lowest, self.best = here.value, point
         if self.run.callback is not None:
