@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from statsmodels.regression.linear_model import OLS
 
-from cvxsae.statistics.means import bounded_mean, certified_interval, mean_interval
+from cvxsae.statistics.means import bounded_mean, certified_interval, mean_interval, ratio_interval
 
 LEVEL = 0.95
 
@@ -87,3 +87,42 @@ def test_what_is_not_known_of_the_numbers_is_inside():
 def test_one_unit_has_no_interval():
     found = mean_interval(np.ones(5), LEVEL, groups=np.zeros(5, dtype=int))
     assert np.isnan(found.low) and found.n_units == 1 and not found.excludes_zero
+
+
+def test_a_ratio_of_sums_is_the_mean_of_rows_in_documents():
+    rng = np.random.default_rng(6)
+    groups = np.sort(rng.integers(0, 17, size=300))
+    values = rng.exponential(size=300) + rng.exponential(size=17)[groups]
+    sums, sizes = np.bincount(groups, values), np.bincount(groups)
+    found, peer = ratio_interval(sums, sizes, LEVEL), mean_interval(values, LEVEL, groups=groups)
+    assert (found.value, found.low, found.high) == pytest.approx((peer.value, peer.low, peer.high), rel=1e-12)
+    assert found.unit == "batch" and "ratio" in found.method
+
+
+def test_a_ratio_of_batches_of_one_size_is_students_interval_of_their_mean():
+    floors = np.random.default_rng(7).exponential(size=9)
+    found, peer = (
+        ratio_interval(5.0 * floors, np.full(9, 5), LEVEL, side="lower"),
+        mean_interval(floors, LEVEL, side="lower"),
+    )
+    assert (found.value, found.low) == pytest.approx((peer.value, peer.low), rel=1e-12)
+    assert found.high == np.inf and "ratio" not in found.method
+    alone = ratio_interval(np.array([6.0]), np.array([3]), LEVEL)
+    assert alone.value == 2.0 and np.isnan(alone.low) and alone.n_units == 1
+
+
+def test_limits_from_batches_of_documents_cover_where_a_mean_of_batches_does_not():
+    """Long documents have small values, so that the mean over batches is above that of a row."""
+    rng, hits = np.random.default_rng(8), np.zeros(2)
+    truth = (0.5 * 2 * 3.0 + 0.5 * 20 * 1.0) / 11  # half of the documents have 2 rows of mean 3, half 20 of mean 1
+    for _ in range(REPETITIONS):
+        is_long = rng.random((12, 5)) < 0.5
+        sizes = np.where(is_long, 20, 2)
+        sums = sizes * (np.where(is_long, 1.0, 3.0) + 0.3 * rng.standard_normal((12, 5)))
+        batches = ratio_interval(sums.sum(axis=1), sizes.sum(axis=1), LEVEL, side="lower")
+        hits += (
+            batches.low <= truth,
+            mean_interval(sums.sum(axis=1) / sizes.sum(axis=1), LEVEL, side="lower").low <= truth,
+        )
+    assert hits[0] / REPETITIONS >= LEAST_COVERAGE
+    assert hits[1] / REPETITIONS < 0.9  # the negative control
