@@ -141,7 +141,8 @@ def table(found: dict[str, Any]) -> str:
     ]
     lines += [
         f"| {row['batch']:,} | {row['n_batches']} | {row['mean_floor']:.4f} | {row['theorem']} "
-        f"| {row['lower_limit']:.4f} | **{row['gap']:.4f}** | {row['relative']:.3f} | {row['cpu_seconds_per_batch']:.1f} |"
+        f"| {row['lower_limit']:.4f} | **{row['gap']:.4f}** | {row['relative']:.3f} "
+        f"| {row['cpu_seconds_per_batch']:.1f} |"
         for row in found["rows"]
     ]
     return "\n".join(lines)
