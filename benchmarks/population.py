@@ -129,7 +129,8 @@ def table(found: dict[str, Any]) -> str:
     lines = [
         f"{found['set']}: {found['n_points']:,} rows of dimension {found['dim']}, half of them held out, K = {WIDTH}, "
         f"λ = {LAM}, zero bias.",
-        f"The dictionary costs {found['held_out']:.4f} on the held-out rows, with {found['l0']:.1f} active atoms a row.",
+        f"The dictionary costs {found['held_out']:.4f} on the held-out rows, with "
+        f"{found['l0']:.1f} active atoms a row.",
         f"With confidence {SIDE:.4g} it costs at most {found['upper_limit']:.4f} in expectation; the wide limit of the "
         f"held-out rows is {found['wide']:.4f}.",
         "",
