@@ -130,7 +130,7 @@ def population_gap(
     >>> from cvxsae.population import population_gap
     >>> rng = np.random.default_rng(0)
     >>> X = np.eye(4)[rng.integers(0, 4, 400)] * rng.uniform(1, 2, (400, 1))
-    >>> found = population_gap(X, (np.eye(4), None), 0.1, bias=None, batch=50)
+    >>> found = population_gap(X, (np.eye(4), None), 0.1, n_atoms=None, bias=None, batch=50)
     >>> found.upper.high > found.lower.for_rows > found.lower.lower_limit
     True
     """
