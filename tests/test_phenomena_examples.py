@@ -29,6 +29,7 @@ SMALL = {
     "residual_structure": ["--seeds", "1", "--noises", "0", "0.05"],
     "wordllama_splits": ["--points", "400", "--width", "8"],
     "which_absorb": ["--small"],
+    "two_feature_phases": ["--small"],
 }
 
 

@@ -37,16 +37,16 @@ as a distribution may yield the same row twice (a token of the same activation).
 class Autoencoder(Protocol):
     """What is asked of an SAE: :class:`~cvxsae.SparseAutoencoder` has it, and any object with the same four members.
 
-    Attributes
-    ----------
-    dictionary
-        Unit-norm atoms as rows, (K, d); atoms of norm zero may be there, and never fire.
-    b_dec
-        Decoder bias, (d,).
+    It needs to be no subclass.
     """
 
-    dictionary: Any
-    b_dec: Any
+    @property
+    def dictionary(self) -> Any:
+        """Unit-norm atoms as rows, (K, d); atoms of norm zero may be there, and never fire."""
+
+    @property
+    def b_dec(self) -> Any:
+        """Decoder bias, (d,)."""
 
     def normalized(self, X: Any) -> Any:
         """The data that the dictionary is about, (N, d)."""

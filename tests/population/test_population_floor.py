@@ -9,6 +9,7 @@ import os
 import pickle
 import signal
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -180,7 +181,7 @@ def test_a_source_without_end(X):
 
 
 def test_objections_are_shown_and_the_batch_counts_nothing(X, monkeypatch):
-    honest = cells.find_floors
+    honest = vars(cells)["find_floors"]
     monkeypatch.setattr(
         cells, "find_floors", lambda *given: tuple(replace(one, value=2 * one.value) for one in honest(*given))
     )
@@ -222,13 +223,14 @@ def test_a_folder_goes_on_also_with_more_batches(X, n_atoms, tmp_path, monkeypat
 
 def test_another_call_is_refused_the_folder(X, tmp_path):
     population_floor(X, None, LAM, batch=100, folder=tmp_path)
-    for name, other in {
+    others: dict[str, dict[str, Any]] = {
         "lam": {"lam": 1.0},
         "bias": {"bias": None},
         "seed": {"seed": 1},
         "n_atoms": {"n_atoms": 2},
-    }.items():
-        ask = {"n_atoms": None, "lam": LAM, "batch": 100, "folder": tmp_path} | other
+    }
+    for name, other in others.items():
+        ask: dict[str, Any] = {"n_atoms": None, "lam": LAM, "batch": 100, "folder": tmp_path} | other
         with rejects(f"folder .* differs in {name}"):
             population_floor(X, **ask)
 
@@ -380,7 +382,7 @@ def test_an_interrupt_keeps_what_is_done(X, monkeypatch):
 
 def test_bad_arguments(X):
     groups = np.arange(210) // 5
-    cases = {
+    cases: dict[str, dict[str, Any]] = {
         "n_atoms is 0": {"n_atoms": 0},
         "lam is -1": {"lam": -1},
         "batch is 0": {"batch": 0},
@@ -396,7 +398,7 @@ def test_bad_arguments(X):
     }
     for message, wrong in cases.items():
         with rejects(message):
-            population_floor(X, **({"n_atoms": 3, "lam": LAM, "batch": 50} | wrong))
+            population_floor(X, **{"n_atoms": 3, "lam": LAM, "batch": 50, **wrong})
     with rejects(r"X has shape \(3,\)"):
         population_floor(np.zeros(3), 3, LAM)
     with rejects("groups says which document"):

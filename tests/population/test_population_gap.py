@@ -65,14 +65,15 @@ def test_a_floor_that_is_there_serves(X, D):
     found = population_gap(X, (D, None), LAM, floor=floor)
     assert found.lower.lower_limit == floor.limit(0.975).low
     np.testing.assert_array_equal(found.lower.values, floor.values)
-    for message, given in {
+    wrong: dict[str, dict[str, Any]] = {
         "floor is for lam": {"lam": 0.2},
         "floor is for n_atoms 5 but here it is 7": {"n_atoms": 7},
         "batch says how a floor is computed": {"batch": 10},
         "seed says how a floor is computed": {"seed": 1},
-    }.items():
+    }
+    for message, given in wrong.items():
         with rejects(message):
-            population_gap(X, (D, None), **({"lam": LAM, "floor": floor} | given))
+            population_gap(X, (D, None), **{"lam": LAM, "floor": floor, **given})
     fixed = population_floor(X, None, LAM, bias=np.zeros(4), batch=60)
     assert population_gap(X, (D, None), LAM, bias=None, floor=fixed).gap > 0
     with rejects("floor is for a fixed bias"):
@@ -144,7 +145,7 @@ def test_without_two_batches_nothing_is_said_of_the_distribution(X, D):
 
 def test_bad_arguments(X, D):
     other = np.ones(4)
-    cases = {
+    cases: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
         "dictionary is a ndarray": ((X, D, LAM), {}),
         "dictionary has dimension 4 but X has 3": ((X[:, :3], (D, None), LAM), {}),
         "lam is None": ((X, (D, None)), {}),

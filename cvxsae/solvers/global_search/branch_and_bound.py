@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from cvxsae.parallel.context import Run
 
 
+GRADIENT_TOL = 1e-9
+"""Slope at which a local search ends: minimizers are then known to about its square root over the curvature."""
+
+
 @dataclass(frozen=True)
 class BranchAndBound:
     """How boxes are searched.
@@ -46,7 +50,7 @@ class BranchAndBound:
     polished: int = 3
     polish_every: int = 5
     most_regions: int = 50
-    same: float = 1e-4
+    same: float = 1e-3
     resolution: float = 2e-3
     most_refined: int = 10_000
 
@@ -191,7 +195,8 @@ class Search:
         def value(at: Any) -> float:
             return self.on.value(*self.on.atoms_and_bias(at, faces))
 
-        found: Any = minimize(value, np.asarray(parameters, dtype=np.float64).ravel(), method="BFGS")
+        start = np.asarray(parameters, dtype=np.float64).ravel()
+        found: Any = minimize(value, start, method="BFGS", jac="3-point", options={"gtol": GRADIENT_TOL})
         return found.x if np.isfinite(found.fun) else parameters
 
     def record(self, step: int) -> Record:
@@ -220,7 +225,7 @@ def minimizers_of(state: Search) -> tuple[tuple[Minimizer, ...], bool]:
     are_all = 0 < len(regions) <= state.how.most_regions
     for rows in regions[: state.how.most_regions]:
         hull = Boxes(left.lo[rows].min(axis=0)[None], left.hi[rows].max(axis=0)[None], left.faces[rows[:1]])
-        isolated = bool(bounds_over(state.on, hull).is_convex[0])
+        isolated = _is_convex(state.on, hull)
         point = state.polished(hull.center[0], hull.faces[0])
         atoms, bias = state.on.atoms_and_bias(point, hull.faces[0])
         value = state.on.value(atoms, bias)
@@ -236,6 +241,30 @@ def minimizers_of(state: Search) -> tuple[tuple[Minimizer, ...], bool]:
         if min(distances, default=np.inf) > state.how.same:
             found.append(one)
     return tuple(sorted(found, key=lambda one: tuple(one.dictionary.ravel().round(6)))), are_all
+
+
+def _is_convex(on: Landscape, hull: Boxes) -> bool:
+    """Whether F is strictly convex on a box: on the box at once, or on every part of it.
+
+    F is differentiable on each part, faces included, so its slope along any line rises across them too.
+    """
+    for count in PARTS:
+        parts = hull
+        if count ** hull.lo.shape[1] > MOST_PARTS:
+            break
+        for side in range(hull.lo.shape[1]):
+            for _ in range(int(np.log2(count))):
+                parts = parts.halved(np.full(len(parts), side))
+        if bool(bounds_over(on, parts).is_convex.all()):
+            return True
+    return False
+
+
+PARTS = (1, 2, 4, 8, 16)
+"""Parts along each side that a region is cut into to prove that F is convex on it."""
+
+MOST_PARTS = 4096
+"""Parts in all."""
 
 
 def _regions(boxes: Boxes) -> list[np.ndarray]:

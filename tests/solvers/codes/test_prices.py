@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
-import scipy.sparse as sp
 
 from cvxsae import SparseCodes, certify, code_path, encode, lambda_for_l0, lambda_max, solve
 from tests.helpers.sentences import rejects
@@ -18,9 +18,11 @@ def unit(rows: np.ndarray) -> np.ndarray:
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
-def objective(X, dictionary, lam, codes, weights, ridge) -> np.ndarray:
+def objective(X: Any, dictionary: Any, lam: float, codes: Any, weights: Any, ridge: Any) -> Any:
     """The formula of the docstring, datapoint by datapoint."""
-    Z = codes.toarray() if sp.issparse(codes) else codes
+    Z: Any = codes
+    if not isinstance(codes, np.ndarray):
+        Z = codes.toarray()
     return 0.5 * ((X - Z @ unit(dictionary)) ** 2).sum(axis=1) + lam * (Z @ weights + Z**2 @ ridge / 2)
 
 
