@@ -26,6 +26,9 @@ from cvxsae.solvers.global_search.supports import SOLVING, Enclosure, wide
 _STEEPEST = 1e6
 """Slopes are cut at this when a side is chosen to be halved."""
 
+_SOLVE = 1e-14
+"""Relative error of a solved system of a few equations, times its condition number."""
+
 
 class Bounds(NamedTuple):
     """What is known of each box.
@@ -79,7 +82,7 @@ def _bounds(on: Landscape, center: Enclosure, inside: Enclosure, half: np.ndarra
     is_smooth = ((count == 1) | (inside.is_unique if on.cost.is_convex else False)) & known
     model = _Model(on, np.where(is_smooth, start, alone), gradient, hessian, is_smooth)
     separate, sides = _below(alone @ on.weights), np.einsum("pbn,n->bp", np.minimum(steep, _STEEPEST), on.weights)
-    if on.cost.coherence:
+    if on.cost.coherence and on.n_atoms > 1:
         term = _coherence(inside)
         model.add(_coherence(center), term)
         separate = separate + term.value.lo[:, 0]
@@ -139,7 +142,8 @@ class _Model:
         size = np.maximum(np.abs(lower), np.abs(upper))
         apart = size * (1 - np.eye(half.shape[1]))
         own = np.diagonal(lower, axis1=1, axis2=2)
-        bends = own * half**2 - (apart * half[:, :, None] * half[:, None, :]).sum(axis=2) - SOLVING * own * half**2
+        bends = own * half**2 - (apart * half[:, :, None] * half[:, None, :]).sum(axis=2)
+        bends -= SOLVING * (size * half[:, :, None] * half[:, None, :]).sum(axis=2)
         drop = _least_quadratic(_magnitude(self.slope) * half * (1 + SOLVING), bends).sum(axis=1)
         shift = ((upper - lower) / 2).sum(axis=2).max(axis=1) + SOLVING * size.max(axis=(1, 2))
         middle = (lower + upper) / 2
@@ -151,7 +155,8 @@ class _Model:
             matrix = middle[bends_up] - shift[bends_up, None, None] * np.eye(half.shape[1])
             newton = 0.5 * (g * np.linalg.solve(matrix, g[..., None])[..., 0]).sum(axis=1)
             rest = (np.linalg.norm(g, axis=1) * off + 0.5 * off**2) / eigenvalue[bends_up]
-            drop[bends_up] = np.maximum(drop[bends_up], -(newton + rest) * (1 + SOLVING))
+            error = SOLVING + _SOLVE * size.max(axis=(1, 2))[bends_up] / eigenvalue[bends_up]
+            drop[bends_up] = np.maximum(drop[bends_up], -(newton + rest) * (1 + error))
         found = _below(self.start + drop)
         return np.where(known & ~np.isnan(found), found, -np.inf), bends_up & self.is_whole
 

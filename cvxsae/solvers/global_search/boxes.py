@@ -12,10 +12,14 @@ from itertools import product
 import numpy as np
 from jaxtyping import Float64, Int64
 
+from cvxsae.relaxations.solution import relative_gap
 from cvxsae.solvers.global_search.objective import CodeCost
 
 PLANE, SPACE = 2, 3
 """Dimensions that can be searched."""
+
+_ROUNDING = 1e-14
+"""Relative rounding of F for perfect codes: a local search leaves angles of 1e-8, which is 1e-16 in F."""
 
 FACES = np.array(
     [
@@ -113,6 +117,21 @@ class Landscape:
     def n_parameters(self) -> int:
         """All of them, P."""
         return self.n_angles + (self.dim if self.bias is None else 0)
+
+    @property
+    def length(self) -> float:
+        """Root mean square of the datapoints less the bias, or their mean where it is free: the unit of lengths."""
+        offsets = self.X - (self.weights @ self.X if self.bias is None else self.bias)
+        return float(np.sqrt(self.weights @ np.square(offsets).sum(axis=1))) or 1.0
+
+    @property
+    def rounding(self) -> float:
+        """Differences of F below this are none: what the data's own rounding makes of a perfect reconstruction."""
+        return _ROUNDING * self.cost.power_scale * self.length**2 / 2
+
+    def gap(self, value: float, lower_bound: float) -> float:
+        """Relative gap, and 0 for a difference that is rounding (where F can be zero, no relative one would close)."""
+        return 0.0 if 0 <= value - lower_bound <= self.rounding else relative_gap(value, lower_bound)
 
     def everything(self, bias_reach: float) -> Boxes:
         """Boxes that cover all dictionaries, and all biases within a distance of the mean along each axis."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from itertools import permutations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm.auto import tqdm
 
-from cvxsae.relaxations.solution import Record, Status, relative_gap
+from cvxsae.relaxations.solution import Record, Status
 from cvxsae.solvers.global_search.bounding import bounds_over
 from cvxsae.solvers.global_search.boxes import Boxes, Landscape
 from cvxsae.solvers.global_search.result import Minimizer
@@ -20,10 +21,6 @@ if TYPE_CHECKING:
     from cvxsae.parallel.context import Run
 
 
-GRADIENT_TOL = 1e-9
-"""Slope at which a local search ends: minimizers are then known to about its square root over the curvature."""
-
-
 @dataclass(frozen=True)
 class BranchAndBound:
     """How boxes are searched.
@@ -32,6 +29,8 @@ class BranchAndBound:
     ----------
     at_once
         Boxes halved in a step: as many as fill vectors, and few enough that a better point found is soon used.
+    entries
+        Pairs of a box and a datapoint in a step, so that a step of many datapoints is short and fits into memory.
     polished
         Centers of the most promising boxes that local search starts from, in a step that is to polish.
     polish_every
@@ -39,7 +38,11 @@ class BranchAndBound:
     most_regions
         Regions that minimizers are looked for in; where more are left, minimizers form a continuum or ``tol`` is large.
     same
-        Distance of two dictionaries below which they are one.
+        Distance of two dictionaries below which they are one; of two biases in units of the data.
+    slope
+        Relative slope of F at which a local search ends: minimizers are then known to it over the curvature.
+    polishing
+        Relative error of F that a local search may leave.
     resolution
         Width to which boxes that may hold a minimizer are halved once the gap is closed, to tell minimizers apart.
     most_refined
@@ -47,10 +50,13 @@ class BranchAndBound:
     """
 
     at_once: int = 1024
+    entries: int = 2**14
     polished: int = 3
     polish_every: int = 5
     most_regions: int = 50
     same: float = 1e-3
+    slope: float = 1e-9
+    polishing: float = 1e-9
     resolution: float = 2e-3
     most_refined: int = 10_000
 
@@ -64,7 +70,7 @@ class BranchAndBound:
                     status = state.end(run, step)
                     if status is None:
                         bar.update(state.step(step))
-                        bar.set_postfix_str(f"gap {relative_gap(state.value, state.lower_bound):.1e}")
+                        bar.set_postfix_str(f"gap {on.gap(state.value, state.lower_bound):.1e}")
                         step += 1
                         if run.callback is not None:
                             run.callback(state.record(step))
@@ -74,7 +80,11 @@ class BranchAndBound:
                 status = Status.INTERRUPTED
         state.status = status
         if status is Status.CERTIFIED:
-            state.refine(run)
+            try:
+                state.refine(run)
+            except KeyboardInterrupt:
+                if not run.is_outermost:
+                    raise
         return state
 
 
@@ -100,13 +110,18 @@ class Search:
         self._look(self.open, self.lows, polish=True)
 
     @property
+    def at_once(self) -> int:
+        """Boxes halved in a step."""
+        return max(1, min(self.how.at_once, self.how.entries // (2 * len(self.on.X))))
+
+    @property
     def lower_bound(self) -> float:
         """Of every dictionary."""
         return min(self.least_closed, float(self.lows.min(initial=np.inf)), self.value)
 
     def end(self, run: Run, step: int) -> Status | None:
         """Why to end now, if so."""
-        if not len(self.open) or relative_gap(self.value, self.lower_bound) <= self.tol:
+        if not len(self.open) or self.on.gap(self.value, self.lower_bound) <= self.tol:
             return Status.CERTIFIED
         if run.max_steps is not None and step >= run.max_steps:
             return Status.MAX_ITER
@@ -114,7 +129,7 @@ class Search:
 
     def step(self, count: int) -> int:
         """Halve the boxes with the lowest bounds; return how many there are now."""
-        most = min(self.how.at_once, len(self.open))
+        most = min(self.at_once, len(self.open))
         first = np.argpartition(self.lows, most - 1)[:most]
         rest = np.ones(len(self.open), dtype=bool)
         rest[first] = False
@@ -134,7 +149,7 @@ class Search:
         return len(children)
 
     def refine(self, run: Run) -> None:
-        """Halve the boxes that may hold a minimizer until they are small; an interrupt passes through."""
+        """Halve the boxes that may hold a minimizer until they are small; what is known stays true at every step."""
         boxes, lows = self.leaves()
         count = 0
         while count < self.how.most_refined and not run.is_late:
@@ -142,7 +157,7 @@ class Search:
             coarse = (lows <= self.value) & (widths.max(axis=1) > self.how.resolution)
             if not coarse.any():
                 break
-            rows = np.flatnonzero(coarse)[: self.how.at_once]
+            rows = np.flatnonzero(coarse)[: self.at_once]
             rest = np.ones(len(boxes), dtype=bool)
             rest[rows] = False
             children = boxes[rows].halved(widths[rows].argmax(axis=1))
@@ -152,8 +167,8 @@ class Search:
             boxes = boxes[rest].joined(children)
             lows = np.concatenate([lows[rest], np.maximum(bounds_over(self.on, children).lower, inherited)])
             count += len(rows)
-        self.open, self.lows, self.closed = boxes[:0], lows[:0], [(boxes, lows)]
-        self.least_closed = float(lows.min())
+            self.open, self.lows, self.closed = boxes[:0], lows[:0], [(boxes, lows)]
+            self.least_closed = float(lows.min())
 
     @property
     def slack(self) -> float:
@@ -162,7 +177,7 @@ class Search:
 
     def _close(self) -> None:
         """Set boxes aside that need no more halving."""
-        done = self.lows >= self.value - self.tol * abs(self.value)
+        done = self.lows >= self.value - max(self.tol * abs(self.value), self.on.rounding)
         if done.any():
             self.closed.append((self.open[done], self.lows[done]))
             self.least_closed = min(self.least_closed, float(self.lows[done].min()))
@@ -190,14 +205,44 @@ class Search:
 
     def polished(self, parameters: np.ndarray, faces: np.ndarray) -> np.ndarray:
         """A local minimum near a point."""
+        return self._descended(parameters, faces, None)
+
+    def polished_inside(self, hull: Boxes) -> np.ndarray:
+        """A local minimum near the center of a box, and in it up to ``same``."""
+        found = self.polished(hull.center[0], hull.faces[0])
+        scales = self._scales()
+        lo, hi = hull.lo[0] - self.how.same * scales, hull.hi[0] + self.how.same * scales
+        if ((lo <= found) & (found <= hi)).all():
+            return found
+        return self._descended(hull.center[0], hull.faces[0], (hull.lo[0], hull.hi[0]))
+
+    def _scales(self) -> np.ndarray:
+        """What one is for each parameter: a radian, or the length of the data for the bias."""
+        scales = np.ones(self.on.n_parameters)
+        scales[self.on.n_angles :] = self.on.length
+        return scales
+
+    def _descended(
+        self, parameters: np.ndarray, faces: np.ndarray, within: tuple[np.ndarray, np.ndarray] | None
+    ) -> np.ndarray:
+        """A local search from a point, in units of the data: the optimizer's own tolerances are absolute."""
         from scipy.optimize import minimize
 
-        def value(at: Any) -> float:
-            return self.on.value(*self.on.atoms_and_bias(at, faces))
+        scales, start = self._scales(), np.asarray(parameters, dtype=np.float64).ravel()
+        first = self.on.value(*self.on.atoms_and_bias(start, faces))
+        if not self.on.rounding < first < np.inf:
+            return start
 
-        start = np.asarray(parameters, dtype=np.float64).ravel()
-        found: Any = minimize(value, start, method="BFGS", jac="3-point", options={"gtol": GRADIENT_TOL})
-        return found.x if np.isfinite(found.fun) else parameters
+        def value(at: Any) -> float:
+            return self.on.value(*self.on.atoms_and_bias(at * scales, faces)) / first
+
+        if within is None:
+            found: Any = minimize(value, start / scales, method="BFGS", jac="3-point", options={"gtol": self.how.slope})
+        else:
+            ends = np.stack(within, axis=1) / scales[:, None]
+            precise: Any = {"gtol": self.how.slope, "ftol": np.finfo(np.float64).eps}
+            found = minimize(value, start / scales, method="L-BFGS-B", jac="3-point", bounds=ends, options=precise)
+        return found.x * scales if found.fun <= 1 else start
 
     def record(self, step: int) -> Record:
         """A line of the history."""
@@ -226,20 +271,21 @@ def minimizers_of(state: Search) -> tuple[tuple[Minimizer, ...], bool]:
     for rows in regions[: state.how.most_regions]:
         hull = Boxes(left.lo[rows].min(axis=0)[None], left.hi[rows].max(axis=0)[None], left.faces[rows[:1]])
         isolated = _is_convex(state.on, hull)
-        point = state.polished(hull.center[0], hull.faces[0])
+        point = state.polished_inside(hull)
         atoms, bias = state.on.atoms_and_bias(point, hull.faces[0])
         value = state.on.value(atoms, bias)
         if value < state.value:
             state.value, state.best = value, (atoms, bias)
         are_all &= isolated
-        if value > state.value + state.slack:
+        if value > state.value + max(state.slack, state.how.polishing * state.value):
             continue  # F is larger in the whole region, but not provably
+        are_all &= value <= state.value + state.slack  # else nobody knows whether it is one
         one = Minimizer(_canonical(atoms, state.on), bias, value, isolated)
-        distances = [
-            np.abs(one.dictionary - other.dictionary).max() + np.abs(bias - other.bias).max() for other in found
-        ]
-        if min(distances, default=np.inf) > state.how.same:
+        if value <= state.value + state.slack and not any(_are_same(one, other, state) for other in found):
             found.append(one)
+    if not found and state.status is Status.CERTIFIED:
+        atoms, bias = state.best
+        found = [Minimizer(_canonical(atoms, state.on), bias, state.value, False)]
     return tuple(sorted(found, key=lambda one: tuple(one.dictionary.ravel().round(6)))), are_all
 
 
@@ -265,6 +311,18 @@ PARTS = (1, 2, 4, 8, 16)
 
 MOST_PARTS = 4096
 """Parts in all."""
+
+
+def _are_same(one: Minimizer, other: Minimizer, state: Search) -> bool:
+    """Whether two minimizers differ by less than what a local search leaves, in some order and with some signs."""
+    on = state.on
+    apart = np.abs(one.dictionary[:, None] - other.dictionary[None]).max(axis=2)
+    if on.cost.signed:
+        apart = np.minimum(apart, np.abs(one.dictionary[:, None] + other.dictionary[None]).max(axis=2))
+    K = len(apart)
+    orders = permutations(range(K)) if on.cost.is_symmetric else [tuple(range(K))]
+    atoms = min(max(apart[k, j] for k, j in enumerate(order)) for order in orders)
+    return bool(max(atoms, np.abs(one.bias - other.bias).max() / on.length) <= state.how.same)
 
 
 def _regions(boxes: Boxes) -> list[np.ndarray]:

@@ -128,7 +128,7 @@ class CodeCost:
             if len(on) == MOST_ACTIVE and np.linalg.det(block) <= _PARALLEL * block[0, 0] * block[1, 1]:
                 continue
             z = np.linalg.solve(block, p[:, on].T).T
-            value = power - 0.5 * (z * p[:, on]).sum(axis=1) + self.per_atom * len(on)
+            value = full._at(X, rows, on, z)
             better = (z >= 0).all(axis=1) & (value < best)
             best[better] = value[better]
             codes[better] = 0
@@ -136,6 +136,25 @@ class CodeCost:
         if self.signed:
             codes = codes[:, : len(atoms)] - codes[:, len(atoms) :]
         return best, codes
+
+    def _at(
+        self, X: Float64[np.ndarray, "N d"], rows: Float64[np.ndarray, "K d"], on: list[int], z: np.ndarray
+    ) -> Float64[np.ndarray, " N"]:
+        """The cost of codes z (N, |S|) on a support, by residuals.
+
+        The closed form ``½‖x‖² s − ½ z·p`` loses all digits where opposite atoms have large codes that cancel, as L0
+        allows.
+        """
+        D, block = rows[on], np.ix_(on, on)
+        residual = X - z @ D
+        own = 0.5 * np.square(residual).sum(axis=1) + z @ self.linear[on] + self.per_atom * len(on)
+        own += 0.5 * np.einsum("nk,kj,nj->n", z, self.ridge[block], z)
+        if self.power_scale == 1:
+            return own
+        # what prefix losses add to the first loss
+        more = 0.5 * (self.power_scale - 1) * np.square(X).sum(axis=1)
+        more -= ((self.correlation_scale[on] - 1) * z * (X @ D.T)).sum(axis=1)
+        return own + more + 0.5 * np.einsum("nk,kj,nj->n", z, (self.gram_scale[block] - 1) * (D @ D.T), z)
 
 
 _PARALLEL = 1e-14

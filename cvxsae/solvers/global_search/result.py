@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from cvxsae.relaxations.solution import GAP_SLACK, Record, Status, relative_gap
+from cvxsae.relaxations.solution import GAP_SLACK, Record, Status
 
 if TYPE_CHECKING:
     import numpy as np
@@ -88,8 +88,8 @@ class GlobalOptimum:
 
     @property
     def gap(self) -> float:
-        """Relative gap, (value − lower_bound)/value."""
-        return relative_gap(self.value, self.lower_bound)
+        """Relative gap, (value − lower_bound)/value; 0 where they differ by less than 1e-14 of half the mean square."""
+        return self.landscape.gap(self.value, self.lower_bound)
 
     @property
     def is_certified(self) -> bool:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
 
-from cvxsae.data import arguments
+from cvxsae.data import arguments, tensors
 from cvxsae.data.activations import Activations, ActivationsLike
 from cvxsae.errors import InputError
 from cvxsae.parallel.context import Run, Steps, keywords
@@ -66,7 +66,7 @@ def solve_globally(
     weights
         Of the datapoints, (N,), positive; they are scaled to add up to 1. By default all the same.
     tol
-        Relative gap to reach.
+        Relative gap to reach; where F can be zero, differences below 1e-14 of half the mean square of X are none.
     max_seconds, max_steps, progress, callback
         When to stop earlier, with the gap reached then; what to show.
 
@@ -115,9 +115,12 @@ def _landscape(
         raise InputError(f"n_atoms is {n_atoms}; in dimension {d} pass at most {MOST_ATOMS[d]}.")
     w = np.full(n, 1 / n)
     if weights is not None:
-        w = np.asarray(weights, dtype=np.float64)
-        if w.shape != (n,) or not np.isfinite(w).all() or not (w > 0).all():
-            raise InputError(f"weights must be {n} positive numbers, one a datapoint; found shape {w.shape}.")
+        w = tensors.vector(weights, "weights").numpy()
+        if len(w) != n:
+            raise InputError(f"weights has shape {w.shape}; there are {n} datapoints, pass one number each.")
+        if not (w > 0).all():
+            row = int(np.argmin(w > 0))
+            raise InputError(f"weights holds {w[row]:g} at datapoint {row}; pass numbers above zero.")
         w = w / w.sum()
     vector = arguments.bias_vector(bias, d)
     points = data.to_numpy()

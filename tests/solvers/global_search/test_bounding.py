@@ -19,6 +19,7 @@ CASES = [
     (SquaredSum(), 2, 2, False),
     (ElasticNet(0.2), 2, 2, True),
     (Orthogonality(0.3), 3, 2, False),
+    (Orthogonality(0.3), 1, 2, False),
     (Matryoshka(0.5), 2, 2, False),
 ]
 IDS = [f"{type(one).__name__}-{K}-{d}-{'free' if free else 'fixed'}" for one, K, d, free in CASES]

@@ -8,6 +8,7 @@ import pytest
 from cvxsae import Status, certify, encode, learn_dictionary, solve_globally
 from cvxsae.penalties import L0, L1, ElasticNet, Matryoshka, Orthogonality, Signed, SquaredSum, TopOne, radial_bound
 from cvxsae.solvers.global_search.boxes import Boxes
+from cvxsae.solvers.global_search.branch_and_bound import Search
 from tests.helpers.sentences import rejects
 
 NESTED = np.array([[1.0, 0.0], [1.0, 1.0]])
@@ -119,6 +120,61 @@ def test_time_and_steps_leave_a_true_gap():
     assert any("exceeds tol" in sentence for sentence in certify(short).objections)
 
 
+@pytest.mark.parametrize("angle", [1e-3, 1e-6, 3e-7])
+def test_the_value_is_that_of_the_codes_also_where_opposite_atoms_cancel(angle):
+    atoms = np.array([[1.0, 0.0], [-np.cos(angle), np.sin(angle)]])
+    X = np.array([[0.85, 0.58], [-1.0, 0.3], [0.2, 1.0]])
+    values, codes = L0().cost(2, 0.01).costs(X, atoms)
+    direct = 0.5 * ((X - codes @ atoms) ** 2).sum(axis=1) + 0.01 * (codes > 0).sum(axis=1)
+    assert codes.max() > 0.1 / angle  # large codes that cancel
+    assert values == pytest.approx(direct, rel=1e-14)
+    values, codes = Matryoshka(0.4).cost(2, 0.01).costs(X, atoms)
+    both = 0.5 * ((X - codes @ atoms) ** 2).sum(axis=1) + 0.2 * ((X - codes[:, :1] @ atoms[:1]) ** 2).sum(axis=1)
+    assert values == pytest.approx(both + 0.01 * codes.sum(axis=1), rel=1e-12)
+
+
+@pytest.mark.parametrize("size", [1e-6, 1e6])
+def test_minimizers_are_counted_alike_at_every_size_of_the_data(size):
+    found = solve_globally(size * NESTED, 2, 0.1 * size)  # one atom at angle 0, which is 360 degrees as well
+    assert found.are_all and len(found.minimizers) == 1
+    assert degrees(found.minimizers[0].dictionary) == pytest.approx([0, 45], abs=1e-3)
+    assert found.value == pytest.approx(0.1157106781 * size**2, rel=1e-9)
+
+
+@pytest.mark.parametrize(("penalty", "count"), [(L1(), 4), (Signed(), 2)], ids=["L1", "signed"])
+def test_symmetric_data_have_all_their_minimizers(penalty, count):
+    cross = np.array([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
+    found = solve_globally(1e-5 * cross, 1, 1e-6, penalty=penalty, tol=1e-9)
+    assert found.are_all and len(found.minimizers) == count
+
+
+@pytest.mark.slow
+def test_edges_of_the_cube_and_signs_do_not_make_two_of_one_minimizer():
+    X = np.array([[0.0, 1.0, 1.0], [0.0, 1.0, -1.0]])
+    found = solve_globally(X, 1, 0.1, penalty=Signed())
+    assert found.are_all and len(found.minimizers) == 2
+
+
+@pytest.mark.slow
+def test_where_no_atom_is_worth_its_price_one_minimizer_is_shown():
+    found = solve_globally(NESTED, 2, 5.0)
+    assert found.value == pytest.approx(0.75) and len(found.minimizers) == 1 and not found.are_all
+
+
+def test_many_datapoints_are_taken_in_small_steps():
+    X = np.random.default_rng(0).normal(size=(2000, 2))
+    found = solve_globally(X, 2, 0.2, max_steps=6)
+    assert len(found.bounds) <= 1 + 4 * 6 and found.status is Status.MAX_ITER
+
+
+def test_an_interrupt_after_the_gap_is_closed_keeps_the_answer(monkeypatch):
+    def interrupted(self, run):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Search, "refine", interrupted)
+    assert solve_globally(NESTED, 2, 0.1).is_certified
+
+
 def test_the_referee_finds_what_is_wrong():
     found = solve_globally(np.random.default_rng(5).normal(size=(5, 2)), 2, 0.2)
     assert certify(found).is_certified
@@ -140,6 +196,10 @@ def test_the_referee_finds_what_is_wrong():
         ({"n_atoms": 4}, "n_atoms"),
         ({"penalty": Matryoshka(0.5), "n_atoms": 3}, "n_atoms"),
         ({"weights": [1, 0]}, "weights"),
+        ({"weights": "ab"}, "weights"),
+        ({"weights": [[1], [1, 2]]}, "weights"),
+        ({"weights": [1e308, 1e308]}, "weights"),
+        ({"weights": [1, 1, 1]}, "weights"),
         ({"penalty": L0(), "bias": "free"}, "bias"),
         ({"lam": -1}, "lam"),
         ({"tol": 0}, "tol"),
