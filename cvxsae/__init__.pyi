@@ -6,6 +6,7 @@ from .parallel.group import process_group as process_group
 from .relaxations.convex.fixed_atoms import CandidateDictionary as CandidateDictionary
 from .relaxations.convex.fixed_atoms import SparseCodes as SparseCodes
 from .relaxations.convex.large_dictionary import LargeDictionary as LargeDictionary
+from .relaxations.convex.penalized_codes import PenalizedCodes as PenalizedCodes
 from .relaxations.convex.wide_limit import WideLimit as WideLimit
 from .relaxations.joint.joint import JointProblem as JointProblem
 from .relaxations.solution import Solution as Solution

@@ -1,4 +1,5 @@
 from .convex.fixed_atoms import datapoint_atoms as datapoint_atoms
+from .convex.penalties.row_penalty import RowPenalty as RowPenalty
 from .convex.penalty import AtomPenalty as AtomPenalty
 from .convex.penalty import PolarBounds as PolarBounds
 from .joint.cone import ConeCondition as ConeCondition

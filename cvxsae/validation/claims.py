@@ -13,6 +13,7 @@ from jaxtyping import Float64
 from cvxsae.relaxations.candidate import Candidate
 from cvxsae.relaxations.convex.code_penalty import ROUNDINGS
 from cvxsae.relaxations.convex.fixed_atoms import SparseCodes
+from cvxsae.relaxations.convex.penalized_codes import PenalizedCodes
 from cvxsae.relaxations.linalg import EPS
 from cvxsae.relaxations.problem import Problem, float64_tensor
 from cvxsae.relaxations.solution import Solution, Status, relative_gap
@@ -78,6 +79,8 @@ class SolutionClaims(Claims):
         for name in ("weights", "ridge"):
             if not _same(getattr(solution.problem, name, None), getattr(problem, name, None)):
                 said.append(f"The solution's problem has other {name} than the problem.")
+        if isinstance(problem, PenalizedCodes) and solution.problem.penalty != problem.penalty:
+            said.append("The solution's problem has another penalty than the problem.")
         if not abs(solution.value - value) <= CLAIM_TOLERANCE * max(abs(value), least):
             said.append(f"The solution claims the value {solution.value:.12g}; its arrays attain {value:.12g}.")
         rounding = float(np.mean(row_rounding(problem, solution)))

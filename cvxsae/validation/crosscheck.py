@@ -154,7 +154,7 @@ def crosscheck(problem: Problem, *, tol: float | None = None, **options: Unpack[
     KeyboardInterrupt
         On Ctrl-C: one solution is no comparison.
     """
-    arguments.instance(problem, "problem", Problem, "a WideLimit, SparseCodes, CandidateDictionary or LargeDictionary")
+    arguments.instance(problem, "problem", Problem, WANTED)
     run = Run.start(options, Compute)
     tol = default_tolerance(problem) if tol is None else arguments.positive(tol, "tol")
     relaxation = isinstance(problem, LargeDictionary) and problem.atom_cost > 0

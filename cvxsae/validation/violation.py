@@ -8,6 +8,7 @@ import torch
 
 from cvxsae.relaxations.candidate import Candidate
 from cvxsae.relaxations.convex.fixed_atoms import FixedAtoms, SparseCodes
+from cvxsae.relaxations.convex.penalized_codes import PenalizedCodes
 from cvxsae.relaxations.joint.joint import JointProblem
 from cvxsae.relaxations.problem import Problem, float64_tensor
 from cvxsae.validation.certificate import Violation
@@ -38,6 +39,8 @@ def _of_codes(problem: Problem, candidate: Candidate) -> list[Violation]:
     """
     if problem.penalty.atom_cost > 0 or candidate.codes is None or candidate.dictionary is None:
         return []
+    if isinstance(problem, PenalizedCodes):
+        return _of_polars(problem, candidate)
     atoms = float64_tensor(candidate.dictionary)
     priced = problem.prices if isinstance(problem, SparseCodes) and problem.has_prices else None
     worst, where = 0.0, (0, 0)
@@ -61,6 +64,17 @@ def _of_codes(problem: Problem, candidate: Candidate) -> list[Violation]:
     limit = "λ" if priced is None else "λ(w_k + ρ_k z_nk)"
     condition = f"d_k·r_n = {limit} where z_nk > 0" if active else f"d_k·r_n ≤ {limit}"
     return [Violation(condition, worst, n, k, _unit(np.asarray(candidate.dictionary[k], dtype=np.float64)))]
+
+
+def _of_polars(problem: PenalizedCodes, candidate: Candidate) -> list[Violation]:
+    """``Ω°(D r_n) ≤ λ``, which is all that a residual has to meet whatever the codes; nothing where Ω is no gauge."""
+    worst, where, direction = 0.0, 0, np.zeros(problem.dim)
+    for rows, residual in problem.residual_batches(candidate):
+        polars = problem.row_polars(residual)
+        n = int(polars.argmax())
+        if float(polars[n]) / problem.lam - 1 > worst:
+            worst, where, direction = float(polars[n]) / problem.lam - 1, rows.start + n, residual[n].numpy().copy()
+    return [Violation("Ω°(D r_n) ≤ λ", worst, where, None, _unit(direction))] if worst else []
 
 
 def _of_bias(problem: Problem, candidate: Candidate) -> list[Violation]:

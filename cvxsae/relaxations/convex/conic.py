@@ -15,6 +15,10 @@ from cvxsae.relaxations import linalg
 from cvxsae.relaxations.candidate import Candidate
 from cvxsae.relaxations.convex.fixed_atoms import FixedAtoms, SparseCodes
 from cvxsae.relaxations.convex.large_dictionary import LargeDictionary, nonnegative_factor
+from cvxsae.relaxations.convex.penalized_codes import PenalizedCodes
+from cvxsae.relaxations.convex.penalties.groups import Group, Tree
+from cvxsae.relaxations.convex.penalties.ordered import Slope
+from cvxsae.relaxations.convex.penalties.sums import Exclusive, Simplex
 from cvxsae.relaxations.convex.wide_limit import WideLimit
 from cvxsae.relaxations.problem import Problem
 from cvxsae.relaxations.proofs import NonnegativeProof
@@ -78,6 +82,8 @@ def conic_form(problem: Problem) -> ConicForm:
     """
     if isinstance(problem, WideLimit):
         return _wide(problem)
+    if isinstance(problem, PenalizedCodes):
+        return _penalized(problem)
     if isinstance(problem, FixedAtoms):
         return _fixed_atoms(problem)
     if isinstance(problem, LargeDictionary):
@@ -151,6 +157,45 @@ def _fixed_atoms(problem: FixedAtoms) -> ConicForm:
         return problem.candidate(data.scale * np.clip(Z.value, 0, None), bias)
 
     return ConicForm(form, data.scale**2 / problem.n_points, read)
+
+
+def _penalized(problem: PenalizedCodes) -> ConicForm:
+    """A cone program of every penalty as its docstring writes it."""
+    data, shift, penalty = _Data.of(problem), _shift(problem, problem.dim), problem.penalty
+    Z = cp.Variable((problem.n_points, problem.n_atoms), nonneg=True)
+    R = cp.Variable((problem.n_points, problem.dim))
+    rules = [data.offsets - np.ones((problem.n_points, 1)) @ shift - Z @ problem.atoms.numpy() == R]
+    charge: cp.Expression = cp.Constant(0)
+    if isinstance(penalty, Group | Tree):
+        groups = penalty.groups if isinstance(penalty, Tree) else _members(penalty.groups)
+        for weight, group in zip(penalty.weights, groups, strict=True):
+            charge += weight * cp.sum(cp.norm(Z[:, list(group)], 2, axis=1))
+    elif isinstance(penalty, Slope):
+        drops = -np.diff([*penalty.weights, 0.0])  # Σ_i w_i z_(i) is a sum of sums of the i largest
+        for n in range(problem.n_points):
+            charge += cp.sum([drop * cp.sum_largest(Z[n], i) for i, drop in enumerate(drops, start=1) if drop > 0])
+    elif isinstance(penalty, Exclusive):  # not a gauge: a price of its own in rescaled codes
+        groups = _members(penalty.groups)
+        charge = data.scale / 2 * sum(cp.sum_squares(cp.sum(Z[:, list(group)], axis=1)) for group in groups)
+    elif isinstance(penalty, Simplex):
+        sums, total = cp.sum(Z, axis=1), penalty.total / data.scale
+        rules.append(sums == total if penalty.exactly else sums <= total)
+    else:
+        raise _no_form(problem)
+    form = cp.Problem(cp.Minimize(cp.sum_squares(R) / 2 + data.lam * charge), rules)
+
+    def read() -> Candidate:
+        codes = data.scale * np.clip(Z.value, 0, None)
+        if isinstance(penalty, Simplex):  # an interior point sums to s up to its tolerance
+            codes = penalty.prox(torch.from_numpy(codes), 0.0).numpy()
+        return problem.candidate(codes, data.center + data.scale * np.asarray(shift.value).ravel())
+
+    return ConicForm(form, data.scale**2 / problem.n_points, read)
+
+
+def _members(labels: tuple[int, ...]) -> list[list[int]]:
+    """The atoms of every group."""
+    return [[k for k, label in enumerate(labels) if label == group] for group in range(max(labels) + 1)]
 
 
 def _large(problem: LargeDictionary) -> ConicForm:

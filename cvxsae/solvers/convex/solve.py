@@ -15,6 +15,7 @@ from cvxsae.parallel.context import Run, Steps, keywords
 from cvxsae.parallel.threads import threads_for
 from cvxsae.relaxations.convex.fixed_atoms import CandidateDictionary, FixedAtoms, SparseCodes
 from cvxsae.relaxations.convex.large_dictionary import LargeDictionary
+from cvxsae.relaxations.convex.penalized_codes import PenalizedCodes
 from cvxsae.relaxations.convex.polar_search import LARGEST_DIM
 from cvxsae.relaxations.convex.wide_limit import WideLimit
 from cvxsae.relaxations.joint.joint import JointProblem
@@ -32,6 +33,9 @@ from cvxsae.solvers.convex.large.factorized import Factorized
 from cvxsae.solvers.convex.large.relaxation import DoublyNonnegative
 from cvxsae.solvers.convex.reference import size_objection, solve_reference
 from cvxsae.solvers.convex.wide_newton import WideLimitNewton
+
+WANTED = "a WideLimit, SparseCodes, PenalizedCodes, CandidateDictionary or LargeDictionary"
+"""What ``problem`` may be."""
 
 REFERENCE = "reference"
 """What ``solver`` calls the conic solver."""
@@ -146,6 +150,8 @@ def _too_many_points(problem: LargeDictionary, device: torch.device) -> str | No
 
 
 def _no_interior_point(problem: FixedAtoms, device: torch.device) -> str | None:
+    if isinstance(problem, PenalizedCodes):
+        return f"has no steps for the penalty {problem.penalty.name!r}"
     priced = isinstance(problem, SparseCodes) and problem.has_prices
     return "has no steps for weights and ridge" if priced else _no_reference(problem, device)
 
@@ -210,7 +216,8 @@ def solve(
     Parameters
     ----------
     problem
-        :class:`WideLimit`, :class:`SparseCodes`, :class:`CandidateDictionary` or :class:`LargeDictionary`.
+        :class:`WideLimit`, :class:`SparseCodes`, :class:`PenalizedCodes`, :class:`CandidateDictionary` or
+        :class:`LargeDictionary`.
     solver
         ``"auto"`` picks by problem, size, λ, device and bias. ``"torch"`` is the same without the conic solver:
         ``"newton"``, ``"working-set"``, ``"proximal-gradient"`` or ``"block-descent"``, ``"splitting"`` or in up to
@@ -254,7 +261,7 @@ def solve(
     >>> round(solution.value, 6), solution.is_certified
     (4.5, True)
     """
-    arguments.instance(problem, "problem", Problem, "a WideLimit, SparseCodes, CandidateDictionary or LargeDictionary")
+    arguments.instance(problem, "problem", Problem, WANTED)
     with problem.group.guard():
         run = Run.start(options, SolveOptions, group=problem.group)
         tol = arguments.nonnegative(tol, "tol")

@@ -160,6 +160,9 @@ Penalty: TypeAlias = L1 | L0 | TopOne | SquaredSum | ElasticNet | Orthogonality 
 PENALTIES = (L1, Signed, L0, TopOne, SquaredSum, ElasticNet, Orthogonality, Matryoshka)
 """All of them."""
 
+WANTED = "L1, Signed, L0, TopOne, SquaredSum, ElasticNet, Orthogonality or Matryoshka of cvxsae.penalties"
+"""What ``penalty`` may be, in words: the others there are for codes of a fixed dictionary."""
+
 WIDE = (L1, L0, TopOne, SquaredSum)
 """Those of T16, by class (:class:`Signed` is an :class:`L1`)."""
 

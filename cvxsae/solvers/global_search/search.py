@@ -14,7 +14,7 @@ from cvxsae.parallel.context import Run, Steps, keywords
 from cvxsae.relaxations.solution import Status
 from cvxsae.solvers.global_search.boxes import PLANE, SPACE, Landscape
 from cvxsae.solvers.global_search.branch_and_bound import BranchAndBound, Search, minimizers_of
-from cvxsae.solvers.global_search.penalties import L1, PENALTIES, ElasticNet, Penalty
+from cvxsae.solvers.global_search.penalties import L1, PENALTIES, WANTED, ElasticNet, Penalty
 from cvxsae.solvers.global_search.result import GlobalOptimum
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def solve_globally(
     if data.group is not None and not data.group.is_alone:
         raise InputError("X is shared by several processes, and this search runs in one; pass all rows.")
     omega = L1() if penalty is None else penalty
-    arguments.instance(omega, "penalty", PENALTIES, "one of cvxsae.penalties")
+    arguments.instance(omega, "penalty", PENALTIES, WANTED)
     on, reach = _landscape(
         data, arguments.count(n_atoms, "n_atoms"), arguments.penalty(lam, "lam"), omega, bias, weights
     )

@@ -47,12 +47,13 @@ class ProximalGradient:
     bound_stands: Literal[True] = True
 
     def init(self, problem: FixedAtoms, device: torch.device) -> ProximalState:
-        """Zero codes."""
+        """Zero codes, or the allowed ones nearest to them."""
         data = problem.X.to_tensor(device=device) - problem.starting_bias().to(device)
         atoms = problem.atoms.to(device)
         gram = atoms.T @ atoms if problem.dim <= problem.n_atoms else atoms @ atoms.T
         lipschitz = float(linalg.extreme_eigenvalues(gram)[1]) * (1 + _LIPSCHITZ_SLACK)
-        codes = torch.zeros((problem.n_points, problem.n_atoms), dtype=torch.float64, device=device)
+        zeros = torch.zeros((problem.n_points, problem.n_atoms), dtype=torch.float64, device=device)
+        codes = problem.penalty.prox(zeros, 0.0)
         return ProximalState(codes, codes, 1.0, data, atoms, 1 / lipschitz)
 
     def step(self, problem: FixedAtoms, state: ProximalState) -> ProximalState:

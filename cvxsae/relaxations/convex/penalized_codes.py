@@ -1,0 +1,209 @@
+"""Codes of a fixed dictionary under a convex penalty other than a weighted L1 norm: group, tree, SLOPE and others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import ClassVar, cast
+
+import numpy as np
+import scipy.sparse
+import torch
+from jaxtyping import Float, Float64
+
+from cvxsae.data import arguments, tensors
+from cvxsae.data.activations import ActivationsLike
+from cvxsae.data.arguments import BiasLike
+from cvxsae.data.deadline import go_on
+from cvxsae.errors import InputError
+from cvxsae.relaxations.candidate import Candidate, Codes
+from cvxsae.relaxations.convex.code_penalty import ROUNDINGS, product_rounding
+from cvxsae.relaxations.convex.fixed_atoms import FixedAtoms
+from cvxsae.relaxations.convex.penalties.row_penalty import RowPenalty
+from cvxsae.relaxations.exact_sums import sum_slack, without_sum
+from cvxsae.relaxations.linalg import EPS
+from cvxsae.relaxations.problem import float64_tensor, made_together
+from cvxsae.relaxations.proofs import CopositivityProof
+
+WANTED = "Group, Tree, Exclusive, Slope or Simplex of cvxsae.penalties (encode has L1, with weights and a ridge)"
+"""What ``penalty`` may be."""
+
+BLOCK_ENTRIES = 2**20
+"""Most entries of a block of products with the atoms, of which a penalty makes several copies: 8 MB each."""
+
+
+@dataclass(frozen=True, init=False, eq=False)
+class PenalizedCodes(FixedAtoms):
+    """Codes for a fixed dictionary under a convex penalty Ω of the codes of a datapoint.
+
+    ``min_{Z ≥ 0} (1/N) Σ_n [ ½‖x_n − b − z_n D‖² + λ Ω(z_n) ]``
+
+    Dual: ``max (1/N) Σ_n [ y_n·(x_n − b) − ½‖y_n‖² − λ Ω*(D y_n/λ) ]``, and ``Σ_n y_n = 0`` when b is free, where Ω* is
+    the constraint ``Ω°(D y_n) ≤ λ`` for group, tree and SLOPE. A residual, scaled, is the dual point of any codes, and
+    the duality gap certifies the answer.
+
+    Parameters
+    ----------
+    X
+        Datapoints, (N, d): anything :class:`~cvxsae.data.Activations` accepts.
+    dictionary
+        Atoms as rows, (K, d). Rows of any norm but zero: they are scaled to norm 1 and the codes refer to these
+        (``problem.atoms``), and ``z_k / problem.row_norms[k]`` to the rows given.
+    lam
+        Penalty λ > 0; 1 for :class:`cvxsae.penalties.Simplex`, which is a limit and has no price.
+    penalty
+        Ω: :class:`cvxsae.penalties.Group`, ``Tree``, ``Exclusive``, ``Slope`` or ``Simplex``.
+    bias
+        None (zero), an array (d,) (fixed) or ``"free"`` (optimized with the codes).
+
+    Raises
+    ------
+    InputError
+        For data, dictionary, λ, penalty or bias that cannot be used.
+
+    Examples
+    --------
+    >>> from cvxsae import PenalizedCodes, solve
+    >>> from cvxsae.penalties import Group
+    >>> problem = PenalizedCodes([[3.0, 4.0]], [[1.0, 0.0], [0.0, 1.0]], 1.0, Group([0, 0]))
+    >>> solution = solve(problem, tol=1e-9)
+    >>> solution.codes.round(6), round(solution.value, 6), solution.is_certified
+    (array([[2.4, 3.2]]), 4.5, True)
+    """
+
+    name: ClassVar[str] = "penalized codes"
+    polar_is_cheap: ClassVar[bool] = False
+
+    atoms: torch.Tensor = field(init=False, repr=False)
+    dictionary: torch.Tensor = field(repr=False)
+    row_norms: torch.Tensor = field(init=False, repr=False)
+    penalty: RowPenalty = field(default=cast("RowPenalty", None))  # type: ignore[assignment]
+
+    @made_together
+    def __init__(
+        self,
+        X: ActivationsLike,
+        dictionary: object,
+        lam: float,
+        penalty: RowPenalty,
+        *,
+        bias: BiasLike = None,
+    ) -> None:
+        super().__init__(X, lam, bias)
+        rows, norms = tensors.unit_rows(dictionary, "dictionary", self.dim)
+        given = tensors.matrix(dictionary, "dictionary", rows="atom").clone()
+        arguments.instance(penalty, "penalty", RowPenalty, WANTED)
+        penalty.require_atoms(len(rows))
+        if penalty.degree == 1 and self.lam != 1:
+            raise InputError(f"lam is {self.lam:g} but the penalty {penalty.name!r} is a limit without price; pass 1.")
+        self._set(dictionary=given, atoms=rows.cpu(), row_norms=norms.cpu(), penalty=penalty)
+
+    def _meet(self) -> None:
+        raise InputError(
+            f"X is shared by {self.group.size} processes and {self.name!r} is solved by one; pass all rows to each."
+        )
+
+    def _blocks(self, rows: int) -> Iterator[slice]:
+        step = max(1, BLOCK_ENTRIES // self.n_atoms)
+        for first in range(0, rows, step):
+            go_on()
+            yield slice(first, first + step)
+
+    def _correlations(self, Y: Float[torch.Tensor, "n d"], moved: float = 0.0) -> Float[torch.Tensor, "n K"]:
+        """``d_k·y_n``, rounded up, of points that may move by so much yet."""
+        blur = product_rounding(self.dim) * torch.linalg.vector_norm(Y, dim=1) + moved
+        return Y @ self.atoms.to(Y).T + blur[:, None]
+
+    @property
+    def _slack(self) -> float:
+        """What rounding can take from a polar or a conjugate, a sum over atoms, relative to it."""
+        return (2 * self.n_atoms + ROUNDINGS) * EPS
+
+    # ------------------------------------------------------------------ primal
+
+    def objections(self, candidate: Candidate) -> list[str]:
+        """The dictionary must be the given one, and sums of codes those that are allowed."""
+        said = super().objections(candidate)
+        if not said and candidate.codes is not None:
+            off = np.flatnonzero(~np.isfinite(self.row_penalties(candidate.codes)))
+            if len(off):
+                said.append(
+                    f"The codes of {len(off)} datapoints are not allowed ({self.penalty.name}), first {off[0]}."
+                )
+        return said
+
+    def row_penalties(self, codes: Codes) -> Float64[np.ndarray, " n"]:
+        """Ω of every row of codes (n, K)."""
+        found = []
+        for rows in self._blocks(codes.shape[0]):
+            part = codes[rows]
+            dense = part.toarray() if scipy.sparse.issparse(part) else np.asarray(part)
+            found.append(self.penalty.value(float64_tensor(dense)))
+        return torch.cat(found).numpy()
+
+    def _penalty_value(self, candidate: Candidate) -> float:
+        return 0.0 if candidate.codes is None else float(self.row_penalties(candidate.codes).sum())
+
+    def zero_candidate(self) -> Candidate:
+        """The allowed codes nearest to zero, and the bias of zero codes."""
+        zeros = torch.zeros((self.n_points, self.n_atoms), dtype=torch.float64)
+        return self.candidate(self.penalty.prox(zeros, 0.0).numpy(), self.starting_bias().numpy())
+
+    # ------------------------------------------------------------------ dual
+
+    def row_polars(self, Y: Float[torch.Tensor, "n d"]) -> Float[torch.Tensor, " n"]:
+        """``Ω°(D y_n)`` for every n; zeros where Ω is no gauge and charges the dual value instead."""
+        if not self.penalty.is_gauge:
+            return torch.zeros(len(Y)).to(Y)
+        return torch.cat([self.penalty.polar(Y[rows] @ self.atoms.to(Y).T) for rows in self._blocks(len(Y))])
+
+    def feasible_dual(
+        self, Y: Float[torch.Tensor, "N d"], proof: CopositivityProof | None = None
+    ) -> Float[torch.Tensor, "N d"]:
+        """Scaled into ``Ω°(D y_n) ≤ λ``, rounding included; where Ω is no gauge, to where the dual value is largest.
+
+        Rows scale one by one at a fixed bias, and all alike, with their sum taken off, at a free one.
+        """
+        del proof
+        Y = self.centered(Y.to(torch.float64))
+        scales = self._hard_scales(Y) if self.penalty.is_gauge else self._best_scales(Y)
+        return without_sum(Y * scales.min()) if self.bias_is_free else Y * scales[:, None]
+
+    def _hard_scales(self, Y: Float[torch.Tensor, "N d"]) -> Float[torch.Tensor, " N"]:
+        moved = sum_slack(Y) if self.bias_is_free else 0.0
+        limit = self.lam * (1 - self._slack)
+        polars = [self.penalty.polar(self._correlations(Y[rows], moved)) for rows in self._blocks(len(Y))]
+        return torch.clamp(limit / torch.cat(polars).clamp(min=limit), max=1)
+
+    def _best_scales(self, Y: Float[torch.Tensor, "N d"]) -> Float[torch.Tensor, " scales"]:
+        """Of ``s y·x − ½s²‖y‖² − s^p c``, with c the charge at s = 1, p = 1 or 2; one of all rows for a free bias."""
+        offsets = self.X.to_tensor(device=Y.device) - self.starting_bias().to(Y)
+        gain, square, charge = (Y * offsets).sum(dim=1), Y.square().sum(dim=1), self.conjugates(Y)
+        if self.bias_is_free:
+            gain, square, charge = (part.sum().reshape(1) for part in (gain, square, charge))
+        if self.penalty.degree == 2:
+            square = square + 2 * charge
+        else:
+            gain = gain - charge
+        return torch.where(square > 0, gain / square.clamp(min=torch.finfo(Y.dtype).tiny), 0).clamp_(min=0)
+
+    def conjugates(self, Y: Float[torch.Tensor, "n d"]) -> Float[torch.Tensor, " n"]:
+        """``λ Ω*(D y_n/λ)``, rounded up: what comes off the dual value of each row; zeros of a gauge."""
+        if self.penalty.is_gauge:
+            return torch.zeros(len(Y)).to(Y)
+        found = [self.penalty.conjugate(self._correlations(Y[rows]) / self.lam) for rows in self._blocks(len(Y))]
+        charges = self.lam * torch.cat(found)
+        return charges + self._slack * charges.abs()
+
+    def dual_charge(self, Y: Float[torch.Tensor, "N d"]) -> float:
+        """The sum of :meth:`conjugates` over the rows."""
+        return 0.0 if self.penalty.is_gauge else float(self.conjugates(Y).sum())
+
+    def _lambda_max_here(self, bias: Float[torch.Tensor, " d"]) -> float:
+        """``max_n Ω°(D(x_n − b))``; infinite where no λ makes all codes zero (exclusive, simplex)."""
+        largest = 0.0
+        for batch in self.X.batches():
+            offsets = batch.cpu() - bias
+            for rows in self._blocks(len(offsets)):
+                largest = max(largest, float(self.penalty.polar(offsets[rows] @ self.atoms.T).max()))
+        return largest
