@@ -12,7 +12,7 @@ from cvxsae.relaxations.convex.fixed_atoms import CandidateDictionary
 from cvxsae.relaxations.convex.large_dictionary import LargeDictionary
 from cvxsae.relaxations.problem import Problem
 from cvxsae.relaxations.solution import GAP_SLACK, Solution, Status
-from cvxsae.solvers.convex.solve import solved
+from cvxsae.solvers.convex.solve import WANTED, solved
 from cvxsae.validation.certificate import Certificate
 from cvxsae.validation.certify import certify
 
