@@ -77,7 +77,7 @@ class PenalizedCodes(FixedAtoms):
     atoms: torch.Tensor = field(init=False, repr=False)
     dictionary: torch.Tensor = field(repr=False)
     row_norms: torch.Tensor = field(init=False, repr=False)
-    penalty: RowPenalty = field(default=cast("RowPenalty", None))  # type: ignore[assignment]
+    penalty: RowPenalty = field(repr=False, default=cast("RowPenalty", None))  # type: ignore[assignment]
 
     @made_together
     def __init__(

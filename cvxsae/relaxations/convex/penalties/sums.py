@@ -130,11 +130,12 @@ class Simplex(RowPenalty):
     def prox(self, V: Float[torch.Tensor, "n K"], step: float) -> Float[torch.Tensor, "n K"]:
         """The nearest allowed point, whatever the step: ``(v − a)_+`` with the a for which it sums to s."""
         arguments.nonnegative(step, "step")
-        descending = V.sort(dim=1, descending=True).values
+        below = V - V.amax(dim=1, keepdim=True)  # the same point, and what is large beside the total leaves digits
+        descending = below.sort(dim=1, descending=True).values
         counts = torch.arange(1, V.shape[1] + 1, device=V.device).to(V)
         levels = (descending.cumsum(dim=1) - self.total) / counts
-        inside = (V - levels.amax(dim=1, keepdim=True)).clamp_(min=0)
-        inside *= self.total / inside.sum(dim=1, keepdim=True)  # what is large beside the total rounds its sum
+        inside = (below - levels.amax(dim=1, keepdim=True)).clamp_(min=0)
+        inside *= self.total / inside.sum(dim=1, keepdim=True)  # up to rounding it was s
         if self.exactly:
             return inside
         positive = V.clamp(min=0)

@@ -53,7 +53,7 @@ def written(name, z):
     return 0.0
 
 
-def draws(rng, n=40):
+def draws(rng, n=24):
     """Vectors of all kinds: of both signs, short and long, with ties and zeros."""
     V = rng.normal(size=(n, K)) * 10.0 ** rng.uniform(-2, 2, (n, 1))
     V[0], V[1], V[2] = 0, -1, 1
@@ -85,7 +85,7 @@ def test_values_are_those_of_the_formula(named, rng):
     np.testing.assert_allclose(penalty.value(Z), [written(name, z) for z in Z.numpy()], rtol=1e-13, atol=1e-15)
 
 
-@pytest.mark.parametrize("step", [0.05, 1.0, 7.0])
+@pytest.mark.parametrize("step", [0.05, 7.0])
 def test_prox_value_and_conjugate_agree_by_fenchel_and_young(named, step, rng):
     assert disagreement(named[1], draws(rng), step) < 1e-10
 
@@ -154,6 +154,11 @@ def test_a_grid_of_two_codes():
         mine = float((z - v).square().sum() / 2 + 0.3 * penalty.value(z)[0])
         assert mine <= float(values.min()) + 1e-12
         assert float((grid[values.argmin()] - z).abs().max()) < 0.011
+
+
+def test_a_limit_that_is_tiny_beside_the_codes():
+    v = torch.tensor([[3e20, 3e20, 1.0]], dtype=torch.float64)
+    np.testing.assert_allclose(Simplex(0.5).prox(v, 1.0), [[0.25, 0.25, 0]], rtol=1e-15)
 
 
 def test_trees_of_parents_are_nested_groups():
