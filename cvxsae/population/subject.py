@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 import scipy.sparse as sp
 import torch
-import xxhash
 
 from cvxsae.data import tensors
 from cvxsae.data.activations import Activations
 from cvxsae.data.arguments import Bias
+from cvxsae.data.overlap import MOST_SEEN, shared_rows
 from cvxsae.errors import InputError
 from cvxsae.parallel.group import all_rows
 from cvxsae.relaxations.solution import Status
@@ -26,11 +26,6 @@ if TYPE_CHECKING:
 
 ENCODED_AT_ONCE = 4_096
 """Rows that an encoder is asked to encode at a time."""
-
-MOST_SEEN = 0.5
-"""Share of the rows that a dictionary was learned on from which its evaluation there is refused; fewer are announced,
-
-as a distribution may yield the same row twice (a token of the same activation)."""
 
 
 @runtime_checkable
@@ -73,6 +68,8 @@ class Subject:
         The SAE that it is of, or None.
     learned_on
         The rows it was learned on, or None if not known.
+    watched_on
+        The rows set aside by which the search for it was ended, or None.
     """
 
     dictionary: Float[np.ndarray, "K d"] = field(repr=False)
@@ -81,6 +78,7 @@ class Subject:
     lam: float | None = None
     sae: Autoencoder | None = field(default=None, repr=False)
     learned_on: Activations | None = field(default=None, repr=False)
+    watched_on: Activations | None = field(default=None, repr=False)
 
     @classmethod
     def of(cls, what: Any, dim: int) -> Subject:
@@ -93,7 +91,8 @@ class Subject:
         """
         if isinstance(what, DictionaryFit):
             cls._require_dim(what.dictionary, dim)
-            return cls(what.dictionary, what.bias, what.n_atoms, what.lam, learned_on=what.problem.X)
+            watched, parts = what.held_out, (what.dictionary, what.bias, what.n_atoms, what.lam)
+            return cls(*parts, learned_on=what.problem.X, watched_on=None if watched is None else watched.X)
         if isinstance(what, Autoencoder):
             atoms, bias = _checked(what.dictionary, what.b_dec, dim)
             is_live = np.linalg.norm(atoms, axis=1) > 0
@@ -127,19 +126,18 @@ class Subject:
 
     def seen(self, X: Activations) -> int:
         """How many of these rows are among those that it was learned on, as far as these are known."""
-        if self.learned_on is None:
-            return 0
-        known, here = _marks(self.learned_on), _marks(X)
-        return int(np.isin(here, known).sum())
+        return 0 if self.learned_on is None else shared_rows(self.learned_on, X)
 
     def require_unseen(self, X: Activations) -> str | None:
-        """Refuse rows that it was learned on; a sentence where a few are, None where none is.
+        """Refuse rows that it was learned on; what has to be said of the others, None where there is nothing.
 
         Raises
         ------
         InputError
             If half of them are, or more: values there are below those of the distribution by what memorizing saves.
         """
+        if self.learned_on is None:
+            return "which rows the dictionary was learned on is not known here: that X holds none of them is presumed"
         count, total = self.seen(X), len(X)
         if count >= MOST_SEEN * total:
             raise InputError(
@@ -147,10 +145,20 @@ class Subject:
                 "that of the distribution; pass rows that were held out."
             )
         if count == 0:
-            return None
+            return self._chosen_on(X)
         return (
             f"{count:,} of {total:,} rows are equal to rows that the dictionary was learned on, which biases the upper "
             "limit downwards unless the distribution itself repeats rows"
+        )
+
+    def _chosen_on(self, X: Activations) -> str | None:
+        """What has to be said where the search for it was watched on some of these rows."""
+        count = 0 if self.watched_on is None else shared_rows(self.watched_on, X)
+        if count == 0:
+            return None
+        return (
+            f"{count:,} of {len(X):,} rows are equal to rows by which the dictionary was chosen (validation), which "
+            "biases the upper limit downwards a little"
         )
 
     # ------------------------------------------------------------------ codes of its encoder
@@ -199,12 +207,3 @@ def _checked(atoms: Any, bias: Any, dim: int) -> tuple[np.ndarray, np.ndarray]:
     Subject._require_dim(rows, dim)
     vector = Bias.fixed(bias, dim, "pass the dictionary's own bias").vector_or_zeros(dim)
     return rows, vector.numpy()
-
-
-def _marks(X: Activations) -> np.ndarray:
-    """One number a row, the same for rows of the same values whatever their precision is stored as."""
-    marks = []
-    for block in X.batches(device=torch.device("cpu")):
-        rows = np.ascontiguousarray(block.numpy() + 0.0)  # −0 is 0
-        marks += [xxhash.xxh3_64_intdigest(row) for row in rows]
-    return np.array(marks, dtype=np.uint64)

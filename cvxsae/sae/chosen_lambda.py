@@ -167,5 +167,11 @@ def sampled(data: Activations, most: int, seed: int) -> Activations:
     """At most so many rows, drawn at random without replacement and in their order; all of them as they are."""
     if len(data) <= most:
         return data
-    chosen = np.random.default_rng(seed).choice(len(data), size=most, replace=False)
-    return data[np.sort(chosen)]
+    return data[numbers_sampled(len(data), most, seed)]
+
+
+def numbers_sampled(n_points: int, most: int, seed: int) -> np.ndarray:
+    """The numbers of the rows that :func:`sampled` draws."""
+    if n_points <= most:
+        return np.arange(n_points)
+    return np.sort(np.random.default_rng(seed).choice(n_points, size=most, replace=False))

@@ -10,10 +10,13 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from jaxtyping import Float64
+    from jaxtyping import Float64, Int64
 
 MEAN, RATIO, NONE = "t interval of a mean of rows", "delta method, a ratio of means of rows", "none"
 """How intervals are made. The unit is the row: they hold where rows are independent draws."""
+
+OF_DOCUMENTS = ", linearized, over documents"
+"""Added to these where documents are independent and not rows (theory.md T17 d)."""
 
 EXACT_BINOMIAL = "Clopper–Pearson, of a share of rows"
 """The same for how often a feature is active."""
@@ -85,10 +88,17 @@ class Estimate:
 
 
 class Moments:
-    """Mean and scatter of several numbers of every row, added block by block without cancellation."""
+    """Mean and scatter of several numbers of every row, added block by block without cancellation.
 
-    def __init__(self, names: tuple[str, ...]) -> None:
-        self.names, self.n = names, 0
+    Where ``groups`` (N,), integers from 0 without a gap, say which document each row is of, sums over documents are
+    kept too, and intervals are over documents: rows of one document may depend on each other (theory.md T17 d).
+    """
+
+    def __init__(self, names: tuple[str, ...], groups: Int64[np.ndarray, " N"] | None = None) -> None:
+        self.names, self.n, self.groups = names, 0, groups
+        n_documents = 0 if groups is None else int(groups.max()) + 1
+        self.sums: Float64[np.ndarray, "G m"] = np.zeros((n_documents, len(names)))
+        self.counts: Int64[np.ndarray, " G"] = np.bincount([] if groups is None else groups, minlength=n_documents)
         self.mean: Float64[np.ndarray, " m"] = np.zeros(len(names))
         self.scatter: Float64[np.ndarray, "m m"] = np.zeros((len(names), len(names)))
 
@@ -96,6 +106,8 @@ class Moments:
         """Add the rows of a block."""
         rows = np.stack([columns[name] for name in self.names], axis=1)
         mean, n = rows.mean(axis=0), len(rows)
+        if self.groups is not None:
+            np.add.at(self.sums, self.groups[self.n : self.n + n], rows)
         centered, apart = rows - mean, mean - self.mean
         self.scatter += centered.T @ centered + np.outer(apart, apart) * (self.n * n / (self.n + n))
         self.mean = self.mean + apart * (n / (self.n + n))
@@ -109,7 +121,7 @@ class Moments:
         """The mean of a weighted sum of numbers, with the interval of Student's t."""
         at = [self.names.index(name) for name in weights]
         w = np.array(list(weights.values()))
-        scatter = float(w @ self.scatter[np.ix_(at, at)] @ w)
+        scatter = float(w @ self._scatter()[np.ix_(at, at)] @ w)
         return self._around(float(w @ self.mean[at]), scatter, 1.0, confidence, MEAN)
 
     def ratio(self, above: str, below: str, confidence: float, *, complement: bool = False) -> Estimate:
@@ -117,18 +129,27 @@ class Moments:
         a, b = self.names.index(above), self.names.index(below)
         if self.mean[b] == 0:
             return Estimate(float("nan"))
-        R, S = float(self.mean[a] / self.mean[b]), self.scatter
+        R, S = float(self.mean[a] / self.mean[b]), self._scatter()
         scatter = float(S[a, a] - 2 * R * S[a, b] + R**2 * S[b, b])
         return self._around(1 - R if complement else R, scatter, abs(float(self.mean[b])), confidence, RATIO)
+
+    def _scatter(self) -> Float64[np.ndarray, "m m"]:
+        """Sums of products about the mean: of rows, or of what documents are off in sum."""
+        if self.groups is None:
+            return self.scatter
+        off = self.sums - self.counts[:, None] * self.mean
+        return off.T @ off
 
     def _around(self, value: float, scatter: float, scale: float, confidence: float, method: str) -> Estimate:
         from scipy.stats import t
 
-        if self.n < 2:
-            return Estimate(value)
-        error = float(np.sqrt(max(scatter, 0.0) / (self.n - 1) / self.n)) / scale
-        reach = float(t.ppf((1 + confidence) / 2, self.n - 1)) * error
-        return Estimate(value, value - reach, value + reach, method, confidence, "row", self.n)
+        unit, units = ("row", self.n) if self.groups is None else ("document", len(self.counts))
+        if units < 2:
+            return Estimate(value, unit=unit, n_units=units)
+        error = float(np.sqrt(max(scatter, 0.0) * units / (units - 1))) / self.n / scale
+        reach = float(t.ppf((1 + confidence) / 2, units - 1)) * error
+        how = method if self.groups is None else method + OF_DOCUMENTS
+        return Estimate(value, value - reach, value + reach, how, confidence, unit, units)
 
 
 class Means:

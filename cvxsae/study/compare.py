@@ -21,6 +21,7 @@ import numpy as np
 from cvxsae.data import arguments
 from cvxsae.data.activations import Activations, ActivationsLike
 from cvxsae.data.arguments import Bias, BiasLike
+from cvxsae.data.overlap import require_apart
 from cvxsae.data.splits import split_rows
 from cvxsae.data.storage import Folder, fingerprint, json_text, write_atomically
 from cvxsae.errors import CertificateError, Error, InputError
@@ -177,6 +178,7 @@ def _held_out(data: Activations, held_out: Any, seed: int) -> tuple[Activations,
         raise InputError(
             f"held_out has {aside.shape[1]} columns and X has {data.shape[1]}; pass rows of the same width."
         )
+    require_apart(data, aside, "held_out")
     return data, aside
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from cvxsae.data.activations import Activations
 from cvxsae.data.embedded import EMBEDDED_NAMES, embedded
 from cvxsae.data.hierarchies import hierarchy
+from cvxsae.data.overlap import require_apart
 from cvxsae.data.splits import split_rows
 from cvxsae.data.storage import fingerprint
 from cvxsae.data.synthetic import circle_feature, clustered, dense_signed_feature, sparse_features
@@ -213,6 +214,7 @@ def _rows(source: Source, n_points: int | None, share: float | None, arrays: Map
                 f"[data] held_out of {name!r} has {aside.shape[1]} columns and its rows have {given.shape[1]}; pass "
                 "rows of the same width."
             )
+        require_apart(given, aside, f"[data] held_out of {name!r}")
         return Rows(*_prepared(source, given, aside), digest, {"rows": fingerprint(aside)})
     if share is None:
         return Rows(*_prepared(source, given, None), digest)

@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 from statsmodels.regression.linear_model import OLS
 
+from cvxsae.statistics.estimates import Moments
 from cvxsae.statistics.means import bounded_mean, certified_interval, mean_interval, ratio_interval
 
 LEVEL = 0.95
@@ -126,3 +128,23 @@ def test_limits_from_batches_of_documents_cover_where_a_mean_of_batches_does_not
         )
     assert hits[0] / REPETITIONS >= LEAST_COVERAGE
     assert hits[1] / REPETITIONS < 0.9  # the negative control
+
+
+def test_moments_over_documents_are_the_intervals_of_the_mean_and_ratio_of_documents():
+    """What metrics and frontiers of an audit with documents say; row by row they would claim too much."""
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(8), [3, 5, 2, 7, 4, 4, 6, 9])
+    a = 0.2 * rng.standard_normal(len(groups)) + rng.standard_normal(8)[groups]
+    b = 2 + a**2
+    moments, rows = Moments(("a", "b"), groups), Moments(("a", "b"))
+    for start in range(0, len(a), 7):
+        for one in (moments, rows):
+            one.add({"a": a[start : start + 7], "b": b[start : start + 7]})
+    found, known = moments.average("a", 0.9), mean_interval(a, 0.9, groups=groups)
+    assert (found.unit, found.n_units) == ("document", 8)
+    np.testing.assert_allclose([found.value, found.low, found.high], [known.value, known.low, known.high])
+    ratio, R = moments.ratio("a", "b", 0.9), a.mean() / b.mean()
+    off = np.bincount(groups, a - R * b) / b.mean() / len(a)
+    reach = stats.t.ppf(0.95, 7) * np.sqrt(8 / 7 * off @ off)
+    np.testing.assert_allclose([ratio.value, ratio.low, ratio.high], [R, R - reach, R + reach])
+    assert found.high - found.low > 2 * (rows.average("a", 0.9).high - rows.average("a", 0.9).low)

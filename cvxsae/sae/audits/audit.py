@@ -25,7 +25,7 @@ from cvxsae.sae.audits.held_out import held_out_accounts
 from cvxsae.sae.audits.rows import SHARE, RowOptions, Rows, rows_asked
 from cvxsae.sae.audits.stages import Stages
 from cvxsae.sae.chosen_lambda import MATCH, ChosenLambda, choose_lambda
-from cvxsae.sae.frontiers.frontier import frontier_around
+from cvxsae.sae.frontiers.frontier import Around, frontier_around
 from cvxsae.sae.given import as_autoencoder
 from cvxsae.sae.measures.metrics import Asked, metrics_of
 from cvxsae.solvers.codes.encode import relative_gap_asked
@@ -357,7 +357,8 @@ class _Measured(NamedTuple):
 
 def _metrics(on: _Measured, run: Run) -> Metrics:
     """The field's metrics of the ledger's rows, for the SAE's codes, exact codes, and these refitted."""
-    asked = Asked(compat=None, loss=None, tol=_TOL, confidence=on.rows.drawn.confidence)
+    drawn = on.rows.drawn
+    asked = Asked(compat=None, loss=None, tol=_TOL, confidence=drawn.confidence, groups=drawn.groups)
     return metrics_of(on.rows.judged, on.model, on.lam, asked, run)
 
 
@@ -365,7 +366,8 @@ def _frontier(on: _Measured, run: Run) -> Frontier:
     """Error against L0 on the ledger's rows, with the better dictionary that was found, if one was."""
     ledger = on.accounts.ledger
     better = (ledger.dictionary, ledger.decoder_bias) if ledger.improved else False
-    drawn = frontier_around(on.model, on.rows.judged, on.lam, better, _TOL, run)
+    around = Around(on.rows.judged, on.rows.drawn.confidence, on.rows.drawn.groups)
+    drawn = frontier_around(on.model, around, on.lam, better, _TOL, run)
     if not (ledger.is_held_out and ledger.improved):
         return drawn
     note = f"Points are of rows held out, and the learned dictionary was learned on {ledger.n_seen:,} others."

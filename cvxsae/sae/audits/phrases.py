@@ -29,7 +29,8 @@ class _Words:
 
     def __init__(self, verdict: Verdict) -> None:
         self.verdict, self.ledger = verdict, verdict.ledger
-        ledger = self.ledger
+        ledger, known = self.ledger, self.ledger.estimates.get("loss")
+        self.unit = "row" if known is None else known.unit
         gains = {"everything": verdict.everything}
         for part in _ORDER:
             gain = getattr(verdict, part)
@@ -41,8 +42,10 @@ class _Words:
         self.numbers = {name: self._amount(value) for name, value in gains.items()}
         some = ledger.estimates.get("loss")
         self.numbers |= {
-            "n": f"{ledger.n_points:,}",
-            "n_seen": f"{ledger.n_seen:,}",
+            "n": _rows(ledger.n_points),
+            "n_seen": _rows(ledger.n_seen, ""),
+            "n_others": _rows(ledger.n_seen, " other"),
+            "unit": self.unit,
             "seen": f"{ledger.seen_gap or 0.0:.4g}",
             "confidence": "" if some is None or np.isnan(some.low) else f"{100 * some.confidence:.4g} % confidence",
         }
@@ -60,7 +63,7 @@ class _Words:
             return _CUT_OFF
         part = "encoder" if encoder.least >= dictionary.least else "dictionary"
         gain = encoder if part == "encoder" else dictionary
-        return _TOO_FEW[part] + self._between(gain.estimate) + "; hold out more rows."
+        return _TOO_FEW[part] + self._between(gain.estimate) + "; hold out more {unit}s."
 
     def encoder(self) -> str:
         """What is said of the encoder on rows held out, where that is not what comes first."""
@@ -86,7 +89,7 @@ class _Words:
 
     def _between(self, estimate: Estimate | None) -> str:
         if estimate is None or np.isnan(estimate.low):
-            return "for the distribution by nobody knows how much, since one unit is too few for an interval"
+            return f"for the distribution not known, since one {self.unit} is too few for an interval"
         return f"for the distribution, with {{confidence}}, between {estimate.low:.4g} and {estimate.high:.4g}"
 
     def _amount(self, gain: float) -> str:
@@ -97,21 +100,26 @@ class _Words:
         return f"{gain:.4g} ({share:.1%} of the loss)"
 
 
+def _rows(count: int, which: str = "") -> str:
+    """So many rows, in words."""
+    return f"{count:,}{which} row{'' if count == 1 else 's'}"
+
+
 _ORDER = ("encoder", "dictionary", "width")
 
 _GIVEN_HEADLINES = {
-    "encoder": "On the {n} rows given (none are held out, so nothing is said of others), change the encoder first: "
+    "encoder": "On the {n} given (none are held out, so nothing is said of others), change the encoder first: "
     "exact codes of the same dictionary lower the loss by {encoder_least}, and no codes of it lower it by more than "
     "{encoder_most}.",
-    "dictionary": "On the {n} rows given (none are held out, so nothing is said of others), change the dictionary "
+    "dictionary": "On the {n} given (none are held out, so nothing is said of others), change the dictionary "
     "first: one of the same width, learned on these very rows, lowers the loss, with exact codes, by "
     "{dictionary_least}, and no dictionary of this width lowers it by more than {dictionary_most}.",
-    "width": "On the {n} rows given (none are held out, so nothing is said of others), change the width first, since "
+    "width": "On the {n} given (none are held out, so nothing is said of others), change the width first, since "
     "encoder and dictionary leave little that is known to be gained: more atoms can lower the loss by at most "
     "{width_most}, of which at least {width_least} is out of reach at this width.",
-    "nothing": "On the {n} rows given (none are held out, so nothing is said of others), change nothing: no encoder, "
+    "nothing": "On the {n} given (none are held out, so nothing is said of others), change nothing: no encoder, "
     "no dictionary and no width can lower the loss by more than {everything}.",
-    "open": "On the {n} rows given (none are held out, so nothing is said of others), what to change first is open: "
+    "open": "On the {n} given (none are held out, so nothing is said of others), what to change first is open: "
     "exact codes of its dictionary were not done in the time there was, and could lower the loss by up to "
     "{encoder_most}; give it more time.",
 }
@@ -133,35 +141,35 @@ _NONE_KNOWN = (
 
 _HEADLINES = {
     "encoder": "Change the encoder first: exact codes of the same dictionary lower the loss by at least {encoder_low} "
-    "for the distribution, with {confidence}; on the {n} rows held out by {encoder_least}, and no codes of it lower it "
+    "for the distribution, with {confidence}; on the {n} held out by {encoder_least}, and no codes of it lower it "
     "there by more than {encoder_most}.",
-    "dictionary": "Change the dictionary first: one of the same width, learned on {n_seen} other rows, lowers the "
-    "loss, with exact codes, by at least {dictionary_low} for the distribution, with {confidence}; on the {n} rows "
+    "dictionary": "Change the dictionary first: one of the same width, learned on {n_others}, lowers the "
+    "loss, with exact codes, by at least {dictionary_low} for the distribution, with {confidence}; on the {n} "
     "held out by {dictionary_least}, and no dictionary of this width lowers it there by more than {dictionary_most}.",
     "width": "Change the width first, since encoder and dictionary leave little that is shown to be gained: on the {n} "
-    "rows held out more atoms can lower the loss by at most {width_most}, of which at least {width_least} is out of "
+    "held out more atoms can lower the loss by at most {width_most}, of which at least {width_least} is out of "
     "reach at this width.",
-    "nothing": "Change nothing: on the {n} rows held out no encoder, no dictionary and no width can lower the loss by "
+    "nothing": "Change nothing: on the {n} held out no encoder, no dictionary and no width can lower the loss by "
     "more than {everything}.",
 }
 """The first sentence on rows held out, by what is to be changed first."""
 
 _CUT_OFF = (
     "What to change first is open: exact codes of its dictionary were not done in the time there was, and could lower "
-    "the loss by up to {encoder_most} on the {n} rows held out; give it more time."
+    "the loss by up to {encoder_most} on the {n} held out; give it more time."
 )
 _TOO_FEW = {
     "encoder": "What to change first is open: exact codes of the same dictionary lower the loss by {encoder_least} on "
-    "the {n} rows held out, but ",
-    "dictionary": "What to change first is open: one of the same width, learned on {n_seen} other rows, lowers "
-    "the loss, with exact codes, by {dictionary_least} on the {n} rows held out, but ",
+    "the {n} held out, but ",
+    "dictionary": "What to change first is open: one of the same width, learned on {n_others}, lowers "
+    "the loss, with exact codes, by {dictionary_least} on the {n} held out, but ",
 }
 """The first sentence where that is open: time ran out, or the rows are too few."""
 
 _HELD_OUT = {
     "encoder": "Against exact codes of its own dictionary the encoder loses at least {encoder_low} for the "
     "distribution, with {confidence}; on the rows held out {encoder_least}, and at most {encoder_most}.",
-    "dictionary": "With exact codes, another dictionary of the same width, learned on {n_seen} other rows, gains at "
+    "dictionary": "With exact codes, another dictionary of the same width, learned on {n_others}, gains at "
     "least {dictionary_low} for the distribution, with {confidence}; on the rows held out {dictionary_least}, where "
     "none gains more than {dictionary_most}.",
     "width": "After that, more atoms gain at least {width_least} and at most {width_most} on the rows held out.",
@@ -170,7 +178,7 @@ _HELD_OUT = {
 
 _ENCODER_HERE = (
     "Against exact codes of its own dictionary the encoder loses {encoder_least} on the rows held out, and at most "
-    "{encoder_most}; one unit is too few to say more."
+    "{encoder_most}; one {unit} is too few to say more."
 )
 """The same of the encoder where there is no interval."""
 
@@ -178,8 +186,8 @@ _NONE_KNOWN_HERE = (
     "No better dictionary of the same width is known; on the rows held out one could gain at most {dictionary_most}."
 )
 _NONE_SHOWN = (
-    "A better dictionary of the same width: none shown. The one found gains {seen} on the {n_seen} rows it was learned "
-    "on and {dictionary_least} on the {n} rows held out"
+    "A better dictionary of the same width: none shown. The one found gains {seen} on the {n_seen} it was learned "
+    "on and {dictionary_least} on the {n} held out"
 )
 _AT_MOST = "; on the rows held out no dictionary of this width gains more than {dictionary_most}."
 """What is said of a dictionary that was not found, or is not better on rows that it has not seen."""

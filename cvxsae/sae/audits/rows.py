@@ -13,6 +13,7 @@ import torch
 from cvxsae.data import arguments
 from cvxsae.data.activations import Activations
 from cvxsae.data.outliers import OUTLIER_RATIO, find_outliers, without_outliers
+from cvxsae.data.overlap import require_apart
 from cvxsae.data.splits import HELD_OUT_SHARE, document_labels, split_rows
 from cvxsae.errors import InputError
 from cvxsae.parallel.group import all_rows
@@ -96,8 +97,9 @@ def rows_asked(X: ActivationsLike, dim: int, options: Mapping[str, Any], seed: i
     if not is_share:
         other = _Given(_alone(held_out), "held_out", dim, options.get("held_out_groups"), ratio)
         drawn = Drawn(numbers=other.numbers, groups=other.groups, confidence=confidence)
+        seen = require_apart(given.data, other.data, "held_out")
         said = f"the {len(other.data):,} rows held out are other data; what is learned has not seen them"
-        notes = (said, *given.notes, *other.notes)
+        notes = (said if seen is None else seen, *given.notes, *other.notes)
         return Rows(given=given.data, learned_on=given.data, held_out=other.data, drawn=drawn, notes=notes)
     return _shared(given, held_out, confidence, seed)
 

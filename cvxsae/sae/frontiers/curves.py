@@ -48,7 +48,8 @@ class FrontierPoint:
     l0, fvu
         Active atoms per datapoint, and the fraction of variance unexplained, in the units of X.
     fvu_low, fvu_high
-        The 95 % interval of FVU for the distribution the rows were drawn from (delta method, rows independent).
+        The interval of FVU for the distribution the rows were drawn from (delta method), at the confidence of the
+        frontier, over rows, or over documents where an audit knows them.
     value
         Loss of (P) at λ, or half the squared error per datapoint where there is no λ; where the SAE codes the data.
     gap
@@ -81,6 +82,8 @@ class Frontier:
         Datapoints that were looked at, d and K. FVU and L0 are exact statements about these datapoints.
     notes
         What has to be said of it, a sentence each.
+    confidence
+        Of the intervals of FVU.
     """
 
     points: tuple[FrontierPoint, ...]
@@ -89,6 +92,7 @@ class Frontier:
     dim: int
     n_atoms: int
     notes: tuple[str, ...] = ()
+    confidence: float = LEVEL
 
     def curve(self, name: str) -> tuple[FrontierPoint, ...]:
         """The points of one curve, sparsest first."""
@@ -150,6 +154,7 @@ class Frontier:
             "n_points": self.n_points,
             "dim": self.dim,
             "n_atoms": self.n_atoms,
+            "confidence": self.confidence,
             "notes": list(self.notes),
         }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 
 import numpy as np
 import scipy.sparse as sp
@@ -16,7 +16,7 @@ from cvxsae.relaxations.candidate import Candidate
 from cvxsae.relaxations.convex.fixed_atoms import SparseCodes
 from cvxsae.relaxations.joint.joint import JointProblem
 from cvxsae.relaxations.solution import Status, relative_gap
-from cvxsae.sae.chosen_lambda import ChosenLambda, choose_lambda, sampled
+from cvxsae.sae.chosen_lambda import ChosenLambda, choose_lambda, numbers_sampled, sampled
 from cvxsae.sae.frontiers.curves import (
     K_SPARSE,
     LEARNED,
@@ -39,6 +39,8 @@ from cvxsae.validation.claims import row_bounds
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from jaxtyping import Int64
 
     from cvxsae.data.activations import Activations, ActivationsLike
     from cvxsae.sae.autoencoder import SparseAutoencoder
@@ -135,11 +137,23 @@ def frontier(
     return drawing.drawn(chosen, penalties, counts, start)
 
 
+class Around(NamedTuple):
+    """The rows of a frontier, and how its intervals are made: at which confidence, over rows or documents."""
+
+    data: Activations
+    confidence: float = LEVEL
+    groups: Int64[np.ndarray, " N"] | None = None
+
+
 def frontier_around(
-    model: SparseAutoencoder, data: Activations, chosen: ChosenLambda, learned: Any, tol: float, run: Run
+    model: SparseAutoencoder, asked: Around, chosen: ChosenLambda, learned: Any, tol: float, run: Run
 ) -> Frontier:
     """:func:`frontier` around a λ that is known, for arguments that have been checked. An interrupt passes through."""
-    drawing = _Drawing(model, sampled(data, POINTS, run.seed), tol, run)
+    drawing = _Drawing(model, sampled(asked.data, POINTS, run.seed), tol, run)
+    drawing.confidence = asked.confidence
+    if asked.groups is not None:
+        labels = asked.groups[numbers_sampled(len(asked.data), POINTS, run.seed)]
+        drawing.groups = np.unique(labels, return_inverse=True)[1].astype(np.int64)
     return drawing.drawn(chosen, None, None, drawing.given(learned))
 
 
@@ -153,6 +167,8 @@ class _Drawing:
         self.decoder = Decoder.of(model)
         self.center = mean_row(data)
         self.own = model.encode(data)
+        self.confidence: float = LEVEL
+        self.groups: Int64[np.ndarray, " N"] | None = None
         self.points: list[FrontierPoint] = []
         self.notes: list[str] = []
 
@@ -259,6 +275,7 @@ class _Drawing:
             dim=self.model.dim,
             n_atoms=self.model.n_atoms,
             notes=tuple(self.notes),
+            confidence=self.confidence,
         )
 
     def _part(self, share: float) -> Run:
@@ -301,10 +318,10 @@ class _Drawing:
         gap: float | None = None,
     ) -> None:
         """Measure codes and add the point."""
-        measuring = Measuring(decoder, self.center, None)
+        measuring = Measuring(decoder, self.center, None, groups=self.groups)
         measuring.add(self.data, codes)
-        numbers = measuring.finish(LEVEL, lam).numbers
+        numbers = measuring.finish(self.confidence, lam).numbers
         if value is None:
-            value = measuring.moments.average("half", LEVEL).value if lam is None else numbers["value"].value
+            value = measuring.moments.average("half", self.confidence).value if lam is None else numbers["value"].value
         fvu = numbers["fvu"]
         self.points.append(FrontierPoint(curve, lam, k, numbers["l0"].value, fvu.value, fvu.low, fvu.high, value, gap))

@@ -17,7 +17,7 @@ from cvxsae.statistics.estimates import Estimate, Means, Moments
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from jaxtyping import Float64
+    from jaxtyping import Float64, Int64
 
     from cvxsae.data.activations import Activations
     from cvxsae.sae.autoencoder import SparseAutoencoder
@@ -72,10 +72,16 @@ class Measuring:
     """The numbers of one kind of codes, while they grow."""
 
     def __init__(
-        self, decoder: Decoder, center: Float64[np.ndarray, " d"], definition: Definition | None, *, keep: bool = False
+        self,
+        decoder: Decoder,
+        center: Float64[np.ndarray, " d"],
+        definition: Definition | None,
+        *,
+        keep: bool = False,
+        groups: Int64[np.ndarray, " N"] | None = None,
     ) -> None:
         self.decoder, self.center, self.definition = decoder, center, definition
-        self.moments, self.theirs = Moments(NUMBERS), Means()
+        self.moments, self.theirs = Moments(NUMBERS, groups), Means()
         K = len(decoder.atoms)
         self.fires, self.mass, self.largest = np.zeros(K, np.int64), np.zeros(K), np.zeros(K)
         self.kept: list[np.ndarray] | None = [] if keep else None

@@ -30,6 +30,8 @@ from cvxsae.validation.claims import row_bounds
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from jaxtyping import Int64
+
     from cvxsae.data.activations import Activations, ActivationsLike
     from cvxsae.sae.autoencoder import SparseAutoencoder
     from cvxsae.sae.given import SAELike
@@ -40,6 +42,11 @@ _CHUNK_ENTRIES = 2**24
 _INTERVALS = (
     "Numbers are those of the rows given; intervals are for the distribution they were drawn from, if rows are "
     "independent draws."
+)
+
+_OVER_DOCUMENTS = (
+    "Numbers are those of the rows given; intervals are for the distribution they were drawn from, over documents, if "
+    "these are independent draws; densities of single features have none."
 )
 
 
@@ -134,6 +141,8 @@ class Asked:
     loss: Callable[..., Any] | None
     tol: float
     confidence: float
+    groups: Int64[np.ndarray, " N"] | None = None
+    """Which document each row is of; None if rows are independent."""
 
 
 def _share(value: float, name: str) -> float:
@@ -233,7 +242,7 @@ def _chunks(data: Activations) -> list[Activations]:
 
 def _measuring(decoder: Decoder, data: Activations, asked: Asked) -> Measuring:
     definition = None if asked.compat is None else DEFINITIONS[asked.compat]
-    return Measuring(decoder, mean_row(data), definition, keep=asked.loss is not None)
+    return Measuring(decoder, mean_row(data), definition, keep=asked.loss is not None, groups=asked.groups)
 
 
 def _finished(
@@ -259,7 +268,8 @@ def _finished(
         n_atoms=len(some.atoms),
         confidence=asked.confidence,
         compat=asked.compat,
-        notes=(*notes, _INTERVALS),
+        by_document=asked.groups is not None,
+        notes=(*notes, _INTERVALS if asked.groups is None else _OVER_DOCUMENTS),
     )
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cvxsae.statistics.estimates import EXACT_BINOMIAL, Estimate, shares
+from cvxsae.statistics.estimates import EXACT_BINOMIAL, NONE, Estimate, shares
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -91,6 +91,8 @@ class Metrics:
         The library whose own numbers are given too, or None.
     notes
         What has to be said of these numbers, a sentence each: what intervals are about, units, what is missing.
+    by_document
+        Whether intervals are over documents and not over rows; then densities of single features have none.
     """
 
     kinds: Mapping[str, KindMetrics]
@@ -101,6 +103,7 @@ class Metrics:
     confidence: float
     compat: str | None
     notes: tuple[str, ...] = field(default=())
+    by_document: bool = False
 
     def __getitem__(self, kind: str) -> KindMetrics:
         return self.kinds[kind]
@@ -151,6 +154,8 @@ class Metrics:
         table = pd.DataFrame(index=pd.RangeIndex(self.n_atoms, name="feature"))
         for label, kind in self.kinds.items():
             low, high = shares(kind.fires.astype(np.float64), self.n_points, self.confidence)
+            if self.by_document:  # whose rows are no independent trials
+                low = high = np.full(self.n_atoms, np.nan)
             density = kind.fires / self.n_points
             mean = np.divide(kind.mass, kind.fires, out=np.full(self.n_atoms, np.nan), where=kind.fires > 0)
             parts = {
@@ -186,7 +191,7 @@ class Metrics:
             "dim": self.dim,
             "n_atoms": self.n_atoms,
             "confidence": self.confidence,
-            "density_interval": EXACT_BINOMIAL,
+            "density_interval": NONE if self.by_document else EXACT_BINOMIAL,
             "compat": self.compat,
             "notes": list(self.notes),
         }

@@ -12,6 +12,7 @@ import numpy as np
 
 from cvxsae.data import arguments, splits
 from cvxsae.data.activations import Activations
+from cvxsae.data.overlap import require_apart
 from cvxsae.data.storage import fingerprint
 from cvxsae.errors import InputError
 
@@ -122,7 +123,9 @@ def set_aside(X: Any, options: Mapping[str, Any]) -> tuple[Any, HeldOut | None]:
     if given is not None:  # of another fit
         kept = given.groups if labels is None else labels
         return data, replace(given, groups=kept, patience=given.patience if patience is None else allowed)
-    return data, HeldOut(aside, labels, None, allowed, f"{len(aside):,} rows of their own are held out")
+    seen = require_apart(data, aside, "validation")
+    announced = f"{len(aside):,} rows of their own are held out" + ("" if seen is None else f"; {seen}")
+    return data, HeldOut(aside, labels, None, allowed, announced)
 
 
 def going_on(held_out: HeldOut | None, options: Mapping[str, Any]) -> Any:

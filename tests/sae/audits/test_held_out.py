@@ -341,3 +341,24 @@ def test_the_rows_are_announced_before_the_work(capsys):
     said = capsys.readouterr().err
     assert "audit: 6 of 24 rows are held out, by row with seed 0; what is learned has not seen them" in said
     assert said.index("are held out") < said.index("exact codes, held out")
+
+
+def test_metrics_and_frontier_have_the_units_and_the_confidence_of_the_audit():
+    X = np.asarray(sparse_features(60, 4, 8, seed=0, noise=0.1).X)
+    sae = cvxsae.sae.train_sae(X, 5, lam=0.1, steps=20)
+    found = cvxsae.audit(X, sae, groups=np.repeat(np.arange(12), 5), confidence=0.8, metrics=True, frontier=True)
+    numbers = found.metrics["exact"].numbers
+    assert {(n.unit, n.n_units, n.confidence) for name, n in numbers.items() if np.isfinite(n.low)} == {
+        ("document", 3, 0.8)
+    }
+    assert found.metrics.features()["exact: density, low"].isna().all()
+    np.testing.assert_allclose(numbers["value"].low, found.ledger.estimates["exact"].low, rtol=1e-4)
+    assert found.frontier.confidence == 0.8
+    own = found.frontier.curve("encoder")[0]
+    known = found.metrics["encoder"].numbers["fvu"]
+    np.testing.assert_allclose([own.fvu_low, own.fvu_high], [known.low, known.high])
+    few = cvxsae.audit(X[:2], sae)
+    assert "hold out more rows" in few.sentences[0] or "one row is too few" in " ".join(few.sentences)
+    assert "1 rows" not in " ".join(few.sentences)
+    two = cvxsae.audit(X, sae, groups=np.repeat([0, 1], 30))
+    assert "one document is too few" in " ".join(two.sentences)

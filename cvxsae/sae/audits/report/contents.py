@@ -35,8 +35,8 @@ FRONTIER = (
     Column("k", "k", "count", "at most"),
     Column("l0", "L0", unit="active atoms per datapoint"),
     Column("fvu", "FVU"),
-    Column("fvu_low", "FVU, low", unit="95 %"),
-    Column("fvu_high", "FVU, high", unit="95 %"),
+    Column("fvu_low", "FVU, low"),
+    Column("fvu_high", "FVU, high"),
     Column("value", "value", unit="per datapoint"),
     Column("gap", "relative gap of value"),
 )
@@ -88,22 +88,26 @@ def _parts(audit: Audit) -> dict[str, Any]:
     if audit.metrics is not None:
         frame = audit.metrics.table().reset_index()
         columns = [Column(str(one), str(one), _kind(str(one), frame[one])) for one in frame.columns]
-        units = audit.ledger.estimates.get("loss")
-        apart = "" if units is None or units.unit == "row" else " Here documents are not taken for units."
-        about = (
-            f"Of the {which}. Intervals: {100 * audit.metrics.confidence:.4g} %. {' '.join(audit.metrics.notes)}{apart}"
-        )
+        about = f"Of the {which}. Intervals: {100 * audit.metrics.confidence:.4g} %. {' '.join(audit.metrics.notes)}"
         found["metrics"] = from_frame("Metrics of the field", about, columns, frame)
     if audit.frontier is not None:
         points = audit.frontier.n_points
         meanings = "; ".join(f"{name}: {meaning}" for name, meaning in MEANINGS.items())
         said = f"{meanings}. {' '.join(audit.frontier.notes)}"
-        about = f"On {points:,} of the {which}, each point attained. {said}"
+        units = "documents" if _unit(audit) == "document" else "rows"
+        level = f"Low and high are ends of {100 * audit.frontier.confidence:.4g} % intervals over {units}."
+        about = f"On {points:,} of the {which}, each point attained. {level} {said}"
         found["frontier"] = from_frame("FVU against L0", about, FRONTIER, audit.frontier.table())
     found["worst_points"] = _worst_points(audit)
     if audit.diagnostics is not None:
         found |= findings(audit.diagnostics, np.flatnonzero(audit.accounts.live), audit.accounts.numbers, WORST)
     return found
+
+
+def _unit(audit: Audit) -> str:
+    """What was drawn independently."""
+    known = audit.ledger.estimates.get("loss")
+    return "row" if known is None else known.unit
 
 
 def _kind(name: str, column: Any) -> Any:
