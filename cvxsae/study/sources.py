@@ -214,7 +214,7 @@ def _rows(source: Source, n_points: int | None, share: float | None, arrays: Map
                 f"[data] held_out of {name!r} has {aside.shape[1]} columns and its rows have {given.shape[1]}; pass "
                 "rows of the same width."
             )
-        require_apart(given, aside, f"[data] held_out of {name!r}")
+        require_apart(given, aside, "held_out" if name.startswith(ARRAY) else f"[data] held_out of {name!r}")
         return Rows(*_prepared(source, given, aside), digest, {"rows": fingerprint(aside)})
     if share is None:
         return Rows(*_prepared(source, given, None), digest)

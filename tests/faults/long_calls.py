@@ -261,6 +261,21 @@ def _compare(large: bool) -> Call:
     return lambda **options: compare(X, [16, 64, 256] if large else [2], 0.05, training=training, **options)
 
 
+def _population_floor(large: bool) -> Call:
+    from cvxsae.population import population_floor
+
+    X, K, batch = (data(60_000, 64), 128, 4_000) if large else (data(200, 8), 4, 50)
+    return lambda **options: population_floor(X, K, 0.05, batch=batch, **options)
+
+
+def _population_gap(large: bool) -> Call:
+    from cvxsae.population import population_gap
+
+    (n, dim), K, batch = ((60_000, 64), 512, 4_000) if large else ((200, 8), 4, 50)
+    X, D = data(n, dim), atoms(K, dim)
+    return lambda **options: population_gap(X, (D, None), 0.05, batch=batch, **options)
+
+
 CALLS = (
     LongCall("encode", "400,000 × 64, K = 1024", _encode("fused", 400_000, 64, 1024, 0.02, 1e-8)),
     LongCall("encode, small λ", "20,000 × 256, K = 1500, tol 1e-12", _encode("fused", 20_000, 256, 1500, 1e-3, 1e-12)),
@@ -308,6 +323,9 @@ CALLS = (
     LongCall("feature_statistics", "60,000 × 128, K = 2048", _feature_statistics(60_000, 128, 2048)),
     LongCall("feature_statistics, given codes", "60,000 × 128, K = 2048", _given_statistics),
     LongCall("audit", "60,000 × 128, K = 512", _audit),
+    LongCall("learn_dictionary, validation", "100,000 × 128, K = 512", _learn(100_000, 128, 512, validation=0.2)),
+    LongCall("population_floor", "60,000 × 64, K = 128", _population_floor),
+    LongCall("population_gap", "60,000 × 64, K = 512", _population_gap),
     LongCall("train_sae", "60,000 × 128, K = 512", _train),
     LongCall("compare", "60,000 × 64, K = 16, 64, 256", _compare),
 )

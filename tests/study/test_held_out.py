@@ -208,7 +208,7 @@ def test_rows_of_their_own_are_those_of_a_share_and_are_treated_likewise(tmp_pat
     np.testing.assert_array_equal(share.X.to_numpy(), own.X.to_numpy())
     np.testing.assert_array_equal(share.held_out.to_numpy(), own.held_out.to_numpy())
     assert np.abs(share.X.to_numpy().mean(axis=0)).max() < 1e-12 < np.abs(share.held_out.to_numpy().mean(axis=0)).max()
-    planned = study(tmp_path / "study", held_out=None, data={"x": {"source": X, "held_out": X[:7]}}).plan()
+    planned = study(tmp_path / "study", held_out=None, data={"x": {"source": X, "held_out": planted(2, 7)}}).plan()
     assert {cell.n_points for cell in planned} == {120} and all(cell.share is None for cell in planned)
 
 
@@ -221,6 +221,8 @@ def test_what_cannot_be_held_out_is_refused(tmp_path):
         study(tmp_path, data={"x": {"source": X, "held_out": X[:5]}})
     with rejects(r"\[data\] held_out of .* has 4 columns and its rows have 5"):
         study(tmp_path, held_out=None, data={"x": {"source": X, "held_out": X[:5, :4]}}).plan()
+    with rejects("held_out holds 5 rows of 5 that are learned from"):
+        study(tmp_path, held_out=None, data={"x": {"source": X, "held_out": X[:5]}}).plan()
     with rejects(r"\[data.x\] held_out is the file .*, which does not exist"):
         study(tmp_path, held_out=None, data=["x"], sources={"x": {"source": X, "held_out": "gone.npy"}})
 
