@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 import cvxsae
-from cvxsae import data, diagnostics, floors, parallel, relaxations, sae, solvers, validation
+from cvxsae import data, diagnostics, floors, parallel, penalties, relaxations, sae, solvers, validation
 
 ROOMS = ("sae", "diagnostics", "validation", "relaxations", "floors", "results", "parallel", "data", "study", "solvers")
 
@@ -29,6 +29,7 @@ NOT_CALLED = {
     "SOLVERS": "a constant",
     "TWENTY_FEATURES": "a constant",
     "Problem": "abstract: its kinds are called",
+    "RowPenalty": "abstract: its kinds are called",
     "Status": "an enumeration",
     "InputError": "an exception",
     "NotCertifiedError": "an exception",
@@ -132,6 +133,15 @@ def _top() -> list[Call]:
     return [
         _call(cvxsae.Activations, X=X),
         _call(cvxsae.SparseCodes, **codes, lam=0.25),
+        _call(cvxsae.PenalizedCodes, **codes, lam=0.25, penalty=penalties.Group([0, 0, 1, 1])),
+        _call(penalties.Group, groups=[0, 1, 0, 2], weights=[1.0, 0.5, 2.0]),
+        _call(penalties.Tree, groups=[[0, 1, 2], [1, 2], [2]], weights=[1.0, 0.5, 2.0]),
+        _call(penalties.Tree.of_parents, "Tree.of_parents", parents=[-1, 0, 0, 1], weights=[1.0, 0.5, 2.0, 1.0]),
+        _call(penalties.Slope, weights=[2.0, 1.0, 0.5]),
+        _call(penalties.Exclusive, groups=[0, 1, 0, 2]),
+        _call(penalties.Simplex, total=0.5, exactly=True),
+        _call(penalties.Prefixes, sizes=[2, 4], betas=[0.5, 1.0]),
+        _call(penalties.Prefixes([2, 4]).stack, "Prefixes.stack", X=X, dictionary=ATOMS, bias=codes["bias"]),
         _call(cvxsae.WideLimit, X=X, lam=0.25),
         _call(cvxsae.CandidateDictionary, X=X, atoms=ATOMS, lam=0.25, atom_cost=0.5),
         _call(cvxsae.LargeDictionary, X=X, lam=0.25, atom_cost=0.5),
