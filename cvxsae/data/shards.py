@@ -68,7 +68,7 @@ def open_paths(X: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], nam
 
 def _expanded(text: str, name: str) -> list[str] | None:
     """The files that a folder or a pattern stands for, in their order; None for the path of one file."""
-    if isinstance(text, bytes):
+    if isinstance(text, bytes) or not text.strip():  # an empty path would be the folder we are in
         return None
     file, key = _split(text)
     try:

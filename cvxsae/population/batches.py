@@ -78,13 +78,16 @@ class Busy:
 
 def jobs_of(value: Any) -> int:
     """Batches at a time, as :class:`joblib.Parallel` counts them."""
-    if value is None or value == 1:
+    if value is None:
         return 1
-    if arguments.count(value, "jobs", least=-MOST_JOBS, most=MOST_JOBS) == 0:
+    count = arguments.count(value, "jobs", least=-MOST_JOBS, most=MOST_JOBS)
+    if count == 0:
         raise InputError("jobs is 0; pass a number of batches at a time, or -1 for one a core.")
+    if count == 1:
+        return 1
     import joblib
 
-    return max(1, int(joblib.effective_n_jobs(int(value))))
+    return max(1, int(joblib.effective_n_jobs(count)))
 
 
 def floor_batches(draws: Draws, question: Question, run: Run, jobs: int) -> Outcome:

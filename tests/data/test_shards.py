@@ -226,3 +226,11 @@ def test_of_shards_a_process_reads_its_share_alone(tmp_path, X):
     np.save(paths[0], np.full_like(X[:5], np.nan))  # that of another process
     second = ProcessGroup(rank=1, size=2).shard(paths)
     np.testing.assert_array_equal(second.tensor, X[45:])
+
+
+@pytest.mark.parametrize("path", ["", " "])
+def test_an_empty_path_is_not_the_folder_we_are_in(path, tmp_path, monkeypatch):
+    np.save(tmp_path / "rows.npy", np.eye(3))
+    monkeypatch.chdir(tmp_path)
+    with rejects("X"):
+        Activations(path)

@@ -17,9 +17,12 @@ from typing import Any
 import numpy as np
 
 import cvxsae
-from cvxsae import data, diagnostics, floors, parallel, penalties, relaxations, sae, solvers, validation
+from cvxsae import data, diagnostics, floors, parallel, penalties, population, relaxations, sae, solvers, validation
 
-ROOMS = ("sae", "diagnostics", "validation", "relaxations", "floors", "results", "parallel", "data", "study", "solvers")
+ROOMS = (
+    "sae", "diagnostics", "validation", "relaxations", "floors", "results", "parallel", "data", "study", "solvers",
+    "population", "penalties",
+)  # fmt: skip
 
 NOT_CALLED = {
     "ActivationsLike": "a type",
@@ -43,7 +46,8 @@ NOT_CALLED = {
             "CrossCheck", "DictionaryFit", "Estimate", "FeatureStatistics", "Floor", "Frontier", "FrontierPoint",
             "KSparseCodes", "KindMetrics", "LossLedger", "Metrics", "OptimalityReport", "PairScan", "Penalty",
             "PolarBounds", "Record", "ResidualStructure", "SecondOrder", "SelfTest", "Solution", "Synthetic",
-            "TrainingRecord", "Violation", "WidthResult",
+            "TrainingRecord", "Violation", "WidthResult", "HeldOutWidth", "Outliers", "RowBatches", "Evaluation",
+            "PopulationFloor", "PopulationGap", "LargeFloor", "PopulationDictionaryFit",
         ),
         "an answer: verbs make it",
     ),
@@ -115,7 +119,7 @@ def folder() -> Path:
 @cache
 def calls() -> dict[str, Call]:
     """All of them by name."""
-    return {one.name: one for one in (*_top(), *_rooms(), *_methods())}
+    return {one.name: one for one in (*_top(), *_rooms(), *_methods(), *_population())}
 
 
 def _size_of_a_group(device: Any, timeout: Any = 10.0) -> int:
@@ -226,6 +230,29 @@ def _rooms() -> list[Call]:
         _call(data.read_arrays, path=_file("several.npz"), name="path"),
         _call(data.sparse_features, n_points=6, dim=3, n_features=2, seed=0, probability=0.5, noise=0.1),
         _call(data.write_arrays, path=folder() / "written.npz", mapping={"X": X}, name="path"),
+    ]
+
+
+def _population() -> list[Call]:
+    rows, problem = np.concatenate([X, X + 0.25]), population.PopulationDictionary(0.25, 0.25)
+    return [
+        _call(population.PopulationDictionary, lam=0.25, atom_price=0.25),
+        _call(population.evaluate, X=X, dictionary=ATOMS, lam=0.25, confidence=0.9),
+        _call(population.population_floor, X=rows, n_atoms=2, lam=0.25, batch=8, n_batches=2, confidence=0.9),
+        _call(population.population_gap, X=rows, dictionary=(ATOMS, None), lam=0.25, n_atoms=2, confidence=0.9),
+        _call(population.large_floor, X=rows, problem=problem, batch=6, n_batches=2, confidence=0.9, tol=0.1),
+        _call(population.solve_population, X=rows, problem=problem, sample_rows=12, confidence=0.9, tol=0.1),
+        _call(data.find_outliers, X=X, ratio=1.5),
+        _call(data.without_outliers, X=X, ratio=1.5),
+        _call(data.outlier_note, X=X, ratio=1.5),
+        _call(data.row_batches, source=X, size=4, skip=2),
+        _call(cvxsae.solve_globally, X=X[:3, :2], n_atoms=1, lam=0.25, tol=1e-3, weights=np.array([0.5, 0.25, 0.25])),
+        *(_call(kind) for kind in (penalties.L1, penalties.Signed, penalties.L0, penalties.TopOne)),
+        _call(penalties.SquaredSum),
+        _call(penalties.ElasticNet, ridge=0.25),
+        _call(penalties.Orthogonality, gamma=0.25),
+        _call(penalties.Matryoshka, beta=0.25),
+        _call(penalties.radial_bound, X=X, lam=0.25, penalty=penalties.L1()),
     ]
 
 

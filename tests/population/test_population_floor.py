@@ -391,6 +391,7 @@ def test_bad_arguments(X):
         r"groups has shape \(3,\)": {"groups": [1, 2, 3]},
         "confidence is 2": {"confidence": 2},
         "jobs is 0": {"jobs": 0},
+        "jobs is": {"jobs": np.ones(2)},
         "largest_norm is 1 but batch 0 has a row of norm": {"largest_norm": 1},
         "largest_norm is for independent rows": {"largest_norm": 100, "groups": groups},
         "bias has shape": {"bias": np.zeros(2)},

@@ -8,12 +8,12 @@ point, absorption reaches it, and no choice of λ cures that.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 from jaxtyping import Float64
 
-from cvxsae.data import arguments
+from cvxsae.data import arguments, tensors
 from cvxsae.errors import InputError
 from cvxsae.solvers.global_search.objective import CodeCost
 
@@ -173,12 +173,15 @@ def _require_two(name: str, n_atoms: int, *, least: int = 1) -> None:
         raise InputError(f"n_atoms is {n_atoms}; with the penalty {name!r} pass {'2' if least == 2 else '1 or 2'}.")
 
 
-def radial_bound(
-    X: Float64[np.ndarray, "N d"], lam: float, penalty: L1 | L0 | TopOne | SquaredSum
-) -> Float64[np.ndarray, " N"]:
-    """h_g(‖x_n‖) of T16 for every datapoint, less its bias already: no dictionary of any width has a smaller φ there.
+def radial_bound(X: Float64[np.ndarray, "N d"], lam: float, penalty: Penalty) -> Float64[np.ndarray, " N"]:
+    """Bound φ from below at every datapoint, for every dictionary of every width: h_g(‖x_n‖) of T16, without a bias.
 
     ``Ω(z) ≥ g(Σz)`` with equality for a single active atom, and ``‖zD‖ ≤ Σz``, give ``½‖x − zD‖² + Ω(z) ≥ h_g(‖x‖)``
     with ``h_g(r) = min over 0 ≤ t ≤ r of ½(r − t)² + g(t)``; an atom along x attains it.
     """
-    return penalty.radial(np.linalg.norm(X, axis=1), lam)
+    wide: Any = arguments.instance(
+        penalty, "penalty", WIDE, "one of those of T16: L1, Signed, L0, TopOne or SquaredSum"
+    )
+    rows = tensors.matrix(X, "X").double()
+    tensors.require_finite(rows, "X")
+    return wide.radial(np.linalg.norm(rows.numpy(), axis=1), arguments.penalty(lam, "lam"))

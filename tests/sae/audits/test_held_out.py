@@ -347,6 +347,7 @@ def test_metrics_and_frontier_have_the_units_and_the_confidence_of_the_audit():
     X = np.asarray(sparse_features(60, 4, 8, seed=0, noise=0.1).X)
     sae = cvxsae.sae.train_sae(X, 5, lam=0.1, steps=20)
     found = cvxsae.audit(X, sae, groups=np.repeat(np.arange(12), 5), confidence=0.8, metrics=True, frontier=True)
+    assert found.metrics is not None and found.frontier is not None
     numbers = found.metrics["exact"].numbers
     assert {(n.unit, n.n_units, n.confidence) for name, n in numbers.items() if np.isfinite(n.low)} == {
         ("document", 3, 0.8)

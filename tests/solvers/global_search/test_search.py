@@ -211,6 +211,13 @@ def test_what_cannot_be_used_is_refused(change, argument):
         solve_globally(**asked)
 
 
+def test_the_bound_of_t16_needs_one_of_its_penalties():
+    with rejects("penalty"):
+        radial_bound(NESTED, 0.1, ElasticNet(0.1))
+    with rejects("X"):
+        radial_bound(NESTED * np.nan, 0.1, L1())
+
+
 def test_the_report_says_what_is_proved():
     found = solve_globally(NESTED, 2, 0.1)
     assert "1, all there are" in str(found) and found.to_dict()["certified"]
