@@ -26,7 +26,6 @@ def test_rows_are_counted_whatever_their_order_sign_of_zero_and_precision():
 
 def test_a_few_are_announced_none_is_silent_and_half_are_refused():
     assert require_apart(Activations(X), Activations(OTHERS), "held_out") is None
-    assert fit.held_out is not None
     assert "10 of the 50 rows" in (require_apart(Activations(X), Activations(MIXED), "held_out") or "")
     with rejects("held_out holds 10 rows of 20 that are learned from"):
         require_apart(Activations(X), Activations(MIXED[-20:]), "held_out")
@@ -54,6 +53,7 @@ def test_learning_and_comparing_notice_it_too(tmp_path):
     with rejects("held_out holds 60 rows of 60 that are learned from"):
         cvxsae.compare(X, (2,), 0.1, held_out=X.copy(), folder=tmp_path / "comparison")
     fit = cvxsae.learn_dictionary(X, 5, 0.1, validation=MIXED, max_steps=3)
+    assert fit.held_out is not None
     assert "10 of the 50 rows held out are equal" in fit.held_out.announced
 
 

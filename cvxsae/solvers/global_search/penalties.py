@@ -179,9 +179,7 @@ def radial_bound(X: Float64[np.ndarray, "N d"], lam: float, penalty: Penalty) ->
     ``Ω(z) ≥ g(Σz)`` with equality for a single active atom, and ``‖zD‖ ≤ Σz``, give ``½‖x − zD‖² + Ω(z) ≥ h_g(‖x‖)``
     with ``h_g(r) = min over 0 ≤ t ≤ r of ½(r − t)² + g(t)``; an atom along x attains it.
     """
-    wide: Any = arguments.instance(
-        penalty, "penalty", WIDE, "one of those of T16: L1, Signed, L0, TopOne or SquaredSum"
-    )
+    wide: Any = arguments.instance(penalty, "penalty", WIDE, "L1, Signed, L0, TopOne or SquaredSum")
     rows = tensors.matrix(X, "X").double()
     tensors.require_finite(rows, "X")
     return wide.radial(np.linalg.norm(rows.numpy(), axis=1), arguments.penalty(lam, "lam"))
