@@ -117,7 +117,7 @@ def population_floor(
     >>> from cvxsae.population import population_floor
     >>> X = np.random.default_rng(0).standard_normal((400, 3)) + 5
     >>> floor = population_floor(X, None, 0.5, bias=None, batch=50)
-    >>> len(floor.batches), floor.lower_limit < floor.for_rows < 0.5 * np.linalg.norm(X, axis=1).mean()
+    >>> len(floor.batches), bool(floor.lower_limit < floor.for_rows < 0.5 * np.linalg.norm(X, axis=1).mean())
     (8, True)
     """
     start = time.perf_counter()

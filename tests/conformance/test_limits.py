@@ -36,6 +36,7 @@ from cvxsae import (
     match,
     shrink,
     solve,
+    solve_globally,
     train_sae,
     width_floor,
 )
@@ -130,6 +131,7 @@ CALLS: dict[str, tuple[Callable[[], Callable[..., Any]], float]] = {
     "grow": (lambda: (lambda found: lambda **o: grow(found, 7, stationarity=1e-13, **o))(fit()), 8),
     "shrink": (lambda: (lambda found: lambda **o: shrink(found, 2, stationarity=1e-13, **o))(fit()), 12),
     "dictionary_path": (lambda: lambda **o: dictionary_path(rows(), 3, [0.6, 0.3], **o), 30),
+    "solve_globally": (lambda: lambda **o: solve_globally(rows(5, 2), 2, LAM, tol=1e-9, **o), 1),
     "width_floor": (lambda: lambda **o: width_floor(rows(), [2, 3], 0.05, tol=1e-12, **o), 6),
     "check_optimality": (lambda: lambda **o: check_optimality(rows(), atoms(), LAM, second_order=True, **o), 10),
     "feature_statistics": (lambda: lambda **o: feature_statistics(rows(), atoms(), LAM, **o), 5),

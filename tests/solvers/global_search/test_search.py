@@ -93,8 +93,8 @@ def test_no_learner_is_below_and_one_comes_close():
 @pytest.mark.slow
 def test_three_atoms_and_three_dimensions():
     rng = np.random.default_rng(0)
-    plane = solve_globally(rng.normal(size=(6, 2)), 3, 0.2)
-    assert plane.gap <= TOL and certify(plane).is_certified
+    plane = solve_globally(rng.normal(size=(6, 2)), 3, 0.2, tol=1e-3)
+    assert plane.gap <= 1e-3 and certify(plane).is_certified
     X = rng.normal(size=(3, 3))
     one = solve_globally(X, 1, 0.3)
     two = solve_globally(X, 2, 0.3, max_steps=10)
@@ -106,8 +106,8 @@ def test_three_atoms_and_three_dimensions():
 @pytest.mark.slow
 def test_a_free_bias_is_found():
     X = np.array([[1.0, 2.0], [1.5, 2.0]])
-    found = solve_globally(X, 1, 0.1, bias="free")  # the bias at one point, the atom towards the other
-    assert found.value == pytest.approx((0.1 * 0.5 - 0.1**2 / 2) / 2, abs=1e-8)
+    found = solve_globally(X, 1, 0.1, bias="free")  # the bias λ from one point, the atom towards the other
+    assert found.value == pytest.approx((0.1 * 0.5 - 0.1**2) / 2, abs=1e-8)
     assert found.gap <= TOL
 
 
