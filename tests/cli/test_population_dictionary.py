@@ -23,8 +23,7 @@ def test_it_gives_what_the_api_gives(tmp_path):
     X = np.eye(4)[np.random.default_rng(0).integers(4, size=40)] + 0.05 * np.random.default_rng(1).normal(size=(40, 4))
     np.save(tmp_path / "X.npy", X)
     options = ("--lam", 0.1, "--atom-price", 0.05, "--batch", 5, "--batches", 2, "--out", tmp_path / "fit.npz")
-    options = (*options, "--max-steps", 3)
-    result = run(tmp_path / "X.npy", *options, "--json")
+    result = run(tmp_path / "X.npy", *options, "--max-steps", 3, "--json")
     assert result.exit_code == 1, result.output  # three steps are not enough, and that is said
     problem = PopulationDictionary(0.1, 0.05)
     told, expected = json.loads(result.stdout), solve_population(X, problem, max_steps=3)
