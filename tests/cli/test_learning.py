@@ -100,7 +100,7 @@ def test_audit_holds_out_what_it_was_told_to(folder):
     X, sae = np.load(folder / "X.npy"), folder / "sae"
     labels = [f"text {n // 4}" for n in range(len(X))]
     (folder / "texts.txt").write_text("\n".join(labels) + "\n", encoding="utf-8")
-    np.save(folder / "others.npy", X[::-1][:12])
+    np.save(folder / "others.npy", 1.01 * X[::-1][:12])
     some = ["--stationarity", 1e-2, "--json", "--no-progress"]
     words = ["--groups", folder / "texts.txt", "--rows", 40, "--confidence", 0.9, "--drop-outliers", 10, "--center"]
     report = json.loads(run("audit", folder / "X.npy", "--sae", sae, *words, *some).stdout)

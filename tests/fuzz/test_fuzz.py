@@ -30,7 +30,7 @@ def sample(*options: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", ["--calls 100 --limit 120", "--calls 30 --command --limit 120", "--settings"])
+@pytest.mark.parametrize("options", ["--calls 60 --limit 120", "--calls 30 --command --limit 120", "--settings"])
 def test_a_sample_ends_well(options):
     done = sample(*options.split())
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
