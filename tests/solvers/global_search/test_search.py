@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cvxsae import Status, certify, encode, learn_dictionary, solve_globally
-from cvxsae.penalties import L0, L1, ElasticNet, Matryoshka, Orthogonality, Signed, SquaredSum, TopOne, radial_bound
+from cvxsae.penalties import L0, L1, ElasticNet, Matryoshka, Orthogonality, Signed, SquaredSum, radial_bound
 from cvxsae.solvers.global_search.boxes import Boxes
 from cvxsae.solvers.global_search.branch_and_bound import Search
 from tests.helpers.sentences import rejects
