@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cvxsae import Status, certify, encode, learn_dictionary, solve_globally
-from cvxsae.penalties import L0, L1, ElasticNet, Matryoshka, Orthogonality, Signed, SquaredSum, radial_bound
+from cvxsae.penalties import L0, L1, ElasticNet, Matryoshka, Orthogonality, Signed, SquaredSum, TopOne, radial_bound
 from cvxsae.solvers.global_search.boxes import Boxes
 from cvxsae.solvers.global_search.branch_and_bound import Search
 from tests.helpers.sentences import rejects
@@ -29,6 +29,19 @@ def test_c1_is_absorbed_and_unique(lam):
     assert found.gap <= TOL and found.are_all and len(found.minimizers) == 1
     assert degrees(found.dictionary) == pytest.approx([0, 30], abs=1e-4)
     assert certify(found).is_certified
+
+
+@pytest.mark.parametrize("penalty", [L1(), Signed(), L0(), TopOne(), SquaredSum()], ids=lambda one: type(one).__name__)
+def test_t16_the_absorbed_dictionary_reaches_the_bound_at_any_angle_and_probability(penalty):
+    rng = np.random.default_rng(16)
+    for theta, p, lam in rng.uniform([0.05, 0, 0.01], [3.0, 1, 1.5], size=(200, 3)):
+        both = np.array([1 + np.cos(theta), np.sin(theta)])
+        X, weights = np.array([[1.0, 0.0], both]), np.array([1 - p, p])
+        absorbed = np.array([[1.0, 0.0], both / np.linalg.norm(both)])
+        value = weights @ penalty.cost(2, lam).costs(X, absorbed)[0]
+        assert value == pytest.approx(weights @ radial_bound(X, lam, penalty), abs=1e-9)
+        true = np.array([[1.0, 0.0], [np.cos(theta), np.sin(theta)]])
+        assert weights @ penalty.cost(2, lam).costs(X, true)[0] >= value - 1e-12
 
 
 @pytest.mark.parametrize("penalty", [Signed(), L0(), SquaredSum()], ids=lambda one: type(one).__name__)
