@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import resource
 import time
 from pathlib import Path
@@ -23,6 +22,7 @@ import numpy as np
 import cvxsae
 from cvxsae import SparseAutoencoder, audit
 from cvxsae.data.storage import write_atomically
+from cvxsae.parallel.machine import describe
 
 THRESHOLD = 0.8
 """Of the encoder: about twice the standard deviation of a product of a datapoint with an atom that is not in it."""
@@ -52,14 +52,6 @@ def case(points: int, dim: int, atoms: int, active: int, lam: float) -> tuple[np
 def peak_gigabytes() -> float:
     """Most memory that this process has had."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-
-
-def processor() -> str:
-    """The name of the processor, as Linux tells it, else its kind."""
-    told = Path("/proc/cpuinfo")
-    lines = told.read_text().splitlines() if told.exists() else []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())
 
 
 def main() -> None:
@@ -99,7 +91,7 @@ def main() -> None:
         "loss": found.ledger.loss,
         "codes_gap": found.ledger.codes_gap,
         "verdict": list(found.sentences),
-        "machine": processor(),
+        "machine": describe(),
         "cores": os.cpu_count(),
         "version": cvxsae.__version__,
     }

@@ -3,27 +3,69 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
+
+from cvxsae.data.storage import json_text, write_atomically
+from cvxsae.parallel.machine import describe
 
 
 def parser(doc: str | None) -> argparse.ArgumentParser:
     """Options of a script: ``--out FOLDER`` for its figure; the first paragraph of its docstring as help."""
     options = argparse.ArgumentParser(description=(doc or "").partition("\n\n")[0])
     options.add_argument("--out", type=Path, help="folder to write the figure into; none is written without")
+    options.add_argument("--results", type=Path, help="folder to write NAME.json into, for the tables of the pages")
     return options
+
+
+def shown(value: object) -> str:
+    """A cell as it is printed: text as it is, numbers to six digits."""
+    return value if isinstance(value, str) else f"{value:.6g}"
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print rows under headers, aligned."""
-    cells = [list(headers)] + [[value if isinstance(value, str) else f"{value:.6g}" for value in row] for row in rows]
+    cells = [list(headers)] + [[shown(value) for value in row] for row in rows]
     widths = [max(len(row[column]) for row in cells) for column in range(len(headers))]
     for row in cells:
         print("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)))
     print()
+
+
+class Results:
+    """Tables of a script, printed as they come and kept with the command, machine and day that made them.
+
+    The pages of ``docs`` show them between ``<!-- table FILE#TABLE -->`` and ``<!-- end -->`` (``docs/tables.py``).
+    """
+
+    def __init__(self) -> None:
+        self.tables: dict[str, dict[str, object]] = {}
+
+    def table(self, name: str, headers: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+        """Print a table, and keep it under this name with its cells as they were printed."""
+        cells = [[shown(value) for value in row] for row in rows]
+        table(headers, cells)
+        self.tables[name] = {"columns": list(headers), "rows": cells}
+
+    def save(self, folder: Path | None, name: str) -> None:
+        """Write ``NAME.json``; nothing without a folder."""
+        if folder is None:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        made = {
+            "command": " ".join(["python", f"examples/phenomena/{name}.py", *sys.argv[1:]]),
+            "date": datetime.now(UTC).date().isoformat(),
+            "machine": describe(),
+            "tables": self.tables,
+        }
+        path = folder / f"{name}.json"
+        write_atomically(path, json_text(made))
+        print(f"results: {path}")
 
 
 class Claims:
