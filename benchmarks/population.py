@@ -21,10 +21,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.audit import processor
 from cvxsae import learn_dictionary
 from cvxsae.data.embedded import embedded
 from cvxsae.data.splits import split_rows
+from cvxsae.parallel.machine import processor
 from cvxsae.population import evaluate, population_floor
 
 RESULTS = Path(__file__).parent / "results"
