@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cvxsae.cli.errors import EXIT_CERTIFIED, exit_code
 from cvxsae.cli.held_out import HeldOutOptions, rows_or_share
 from cvxsae.cli.options import (
-    EXIT_CERTIFIED,
     Answer,
     DataOptions,
     FilteredDataOptions,
@@ -24,7 +24,6 @@ from cvxsae.cli.options import (
     bias_of,
     check_out,
     command,
-    exit_code,
     numbers,
     save,
     write_figure,

@@ -13,17 +13,21 @@ from typing import Annotated
 import typer
 
 from cvxsae import __version__
-from cvxsae.cli import learning, matching, population, population_dictionary, problems, study
-from cvxsae.cli.options import EXIT_CERTIFIED, EXIT_NOT_CERTIFIED, Answer, Json, Progress, command, wants_progress
+from cvxsae.cli import doctor, learning, matching, population, population_dictionary, problems, study
+from cvxsae.cli.errors import EXIT_CERTIFIED, EXIT_NOT_CERTIFIED
+from cvxsae.cli.help import EPILOG, HELP, Jobs
+from cvxsae.cli.options import Answer, Json, Progress, command, wants_progress
 
 app = typer.Typer(
-    help="Convex optimization for sparse autoencoders: every answer carries a certificate.",
+    cls=Jobs,
+    help=HELP,
+    epilog=EPILOG,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 problems.register(app)
+doctor.register(app)
 learning.register(app)
 matching.register(app)
 population.register(app)
@@ -44,9 +48,9 @@ def demo_command(
     return Answer("", report, EXIT_CERTIFIED if report["certified"] else EXIT_NOT_CERTIFIED)
 
 
-@app.callback(invoke_without_command=True)
+@app.callback(invoke_without_command=True, help=HELP)
 def version_option(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
-    """Convex optimization for sparse autoencoders: every answer carries a certificate."""
+    """Print the version where that is asked for, whatever the verb."""
     if version:
         print(f"cvxsae {__version__}")  # noqa: T201
         raise typer.Exit
@@ -57,7 +61,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal or pipe without λ gets a question mark
-    app()
+    app(prog_name="cvxsae")
 
 
 if __name__ == "__main__":

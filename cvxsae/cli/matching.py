@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cvxsae.cli.errors import EXIT_CERTIFIED, EXIT_NOT_CERTIFIED
 from cvxsae.cli.options import (
     EMBEDDED,
-    EXIT_CERTIFIED,
-    EXIT_NOT_CERTIFIED,
     Answer,
     DropOutliers,
     FilteredDataOptions,

@@ -13,22 +13,20 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from cvxsae.errors import CertificateError, InputError, NotCertifiedError, in_short
+from cvxsae.cli.errors import EXIT_CERTIFIED, one_sentence_errors
+from cvxsae.cli.schemas import SCHEMAS
+from cvxsae.errors import InputError, in_short
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from cvxsae.data.activations import Activations
-    from cvxsae.relaxations.solution import Status
-
-EXIT_CERTIFIED, EXIT_NOT_CERTIFIED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 EMBEDDED = "wordllama, digits"
 """Names of the embedded data sets for help texts; a test compares them with ``EMBEDDED_NAMES``."""
@@ -220,11 +218,12 @@ class Answer:
     code: int = EXIT_CERTIFIED
     notes: list[str] = field(default_factory=list)
 
-    def show(self, as_json: bool) -> None:
-        """Print the text, or the report as strict JSON."""
+    def show(self, as_json: bool, verb: str = "") -> None:
+        """Print the text, or the report as strict JSON, with the name and version of its schema if it has one."""
         from cvxsae.data.storage import strict_json
 
-        report = {**self.report, "notes": self.notes}
+        schema = {"schema": SCHEMAS[verb].name} if verb in SCHEMAS else {}
+        report = {**self.report, **schema, "notes": self.notes}
         text = "\n".join([self.text, *(f"  note: {note}" for note in self.notes)])
         if as_json:
             text = json.dumps(strict_json(report), indent=2, allow_nan=False)
@@ -238,7 +237,9 @@ class Answer:
                 raise InputError(f"The answer cannot be written ({error.strerror}); make room for it.") from None
 
 
-def command(app: typer.Typer, name: str) -> Callable[[Callable[..., Answer]], Callable[..., Answer]]:
+def command(
+    app: typer.Typer, name: str, *, under: str = ""
+) -> Callable[[Callable[..., Answer]], Callable[..., Answer]]:
     """Make a command of a function: groups among its parameters become options of their own, ``--json`` is added.
 
     Parameters
@@ -247,21 +248,24 @@ def command(app: typer.Typer, name: str) -> Callable[[Callable[..., Answer]], Ca
         What the command belongs to.
     name
         What it is called.
+    under
+        The name of ``app``, where that is a part of the command.
 
     Returns
     -------
     Callable
         A decorator that registers the function and returns it as it was.
     """
+    verb = f"{under} {name}".strip()
 
     def register(function: Callable[..., Answer]) -> Callable[..., Answer]:
         hints = get_type_hints(function, include_extras=True)
         own = inspect.signature(function).parameters
 
         def run(**values: Any) -> None:
-            with one_sentence_errors():
+            with one_sentence_errors(verb):
                 answer = function(**{name: _built(name, hints[name], values) for name in own})
-                answer.show(values["as_json"])
+                answer.show(values["as_json"], verb)
             raise typer.Exit(answer.code)
 
         parameters = [p for name in own for p in _flat(name, hints[name], own[name].default)]
@@ -293,28 +297,6 @@ def _built(name: str, hint: Any, values: dict[str, Any]) -> Any:
         return values[name]
     hints = get_type_hints(hint, include_extras=True)
     return hint(**{member.name: _built(member.name, hints[member.name], values) for member in fields(hint)})
-
-
-@contextmanager
-def one_sentence_errors() -> Iterator[None]:
-    """Turn what can go wrong into one sentence and an exit code; nothing else may reach the terminal."""
-    try:
-        yield
-    except (InputError, CertificateError, NotCertifiedError) as error:
-        print(f"cvxsae: {error}", file=sys.stderr)  # noqa: T201
-        if isinstance(error, NotCertifiedError):
-            raise typer.Exit(exit_code(False, error.solution.status)) from None
-        raise typer.Exit(EXIT_BAD_INPUT if isinstance(error, InputError) else EXIT_NOT_CERTIFIED) from None
-    except KeyboardInterrupt:
-        print("cvxsae: interrupted.", file=sys.stderr)  # noqa: T201
-        raise typer.Exit(EXIT_INTERRUPTED) from None
-
-
-def exit_code(good: bool, *statuses: Status) -> int:
-    """0, 1 or 130."""
-    if any(status.name == "INTERRUPTED" for status in statuses):
-        return EXIT_INTERRUPTED
-    return EXIT_CERTIFIED if good else EXIT_NOT_CERTIFIED
 
 
 def wants_progress(flag: bool | None) -> bool:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cvxsae.cli.errors import exit_code
 from cvxsae.cli.learning import TermsOptions
 from cvxsae.cli.matching import dictionary_of
-from cvxsae.cli.options import Answer, DataOptions, TimedOptions, command, exit_code
+from cvxsae.cli.options import Answer, DataOptions, TimedOptions, command
 from cvxsae.errors import InputError
 
 if TYPE_CHECKING:

@@ -8,8 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
+from cvxsae.cli.errors import exit_code
 from cvxsae.cli.learning import TermsOptions
-from cvxsae.cli.options import Answer, OutFile, SteppedOptions, check_out, command, exit_code
+from cvxsae.cli.options import Answer, OutFile, SteppedOptions, check_out, command
 
 
 @dataclass(frozen=True, kw_only=True)

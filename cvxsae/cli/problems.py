@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
+from cvxsae.cli.errors import exit_code
 from cvxsae.cli.options import (
     Answer,
     FilteredDataOptions,
@@ -21,7 +22,6 @@ from cvxsae.cli.options import (
     bias_of,
     check_out,
     command,
-    exit_code,
     numbers,
     save,
     write_figure,

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from cvxsae.cli.options import EXIT_CERTIFIED, EXIT_NOT_CERTIFIED, Answer, Progress, command, wants_progress
+from cvxsae.cli.errors import EXIT_CERTIFIED, EXIT_NOT_CERTIFIED
+from cvxsae.cli.options import Answer, Progress, command, wants_progress
 from cvxsae.errors import InputError
 
 StudyFolder = Annotated[Path, typer.Argument(help="The folder of a study.", metavar="FOLDER")]
@@ -96,5 +97,5 @@ def register(app: typer.Typer) -> None:
         rich_markup_mode=None,
     )
     for function in (run_command, status_command, plot_command):
-        command(studies, function.__name__.removesuffix("_command"))(function)
+        command(studies, function.__name__.removesuffix("_command"), under="study")(function)
     app.add_typer(studies, name="study")

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from cvxsae import WideLimit, solve
 from cvxsae.cli.main import app
+from tests.helpers.sentences import is_one_sentence
 
 runner = CliRunner()
 
@@ -68,7 +69,7 @@ def test_bad_data_are_one_sentence_and_exit_code_2(folder, X):
         result = run("solve", "wide", *arguments, "--lam", 0.5)
         assert result.exit_code == 2, sentence
         assert result.stderr.startswith(f"cvxsae: {sentence}"), result.stderr
-        assert result.stderr.count("\n") == 1
+        assert is_one_sentence(result.stderr)
     refused = run("match", folder / "0.npy", folder / "1.npy", "--drop-outliers", 10)
     assert refused.exit_code == 2
     assert "--drop-outliers is about --data" in refused.stderr

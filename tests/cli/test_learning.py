@@ -14,6 +14,7 @@ from cvxsae.cli.main import app
 from cvxsae.data.files import read_arrays
 from cvxsae.data.synthetic import sparse_features
 from cvxsae.sae import train_sae
+from tests.helpers.sentences import is_one_sentence
 
 runner = CliRunner()
 LAM = 0.2
@@ -190,7 +191,7 @@ def test_bad_input_is_one_sentence_exit_code_2_and_nothing_written(folder, monke
     assert result.exit_code == 2, result.output
     assert sentence in result.stderr
     assert result.stdout == ""
-    assert len(result.stderr.strip().splitlines()) == 1
+    assert is_one_sentence(result.stderr)
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 

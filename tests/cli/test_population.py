@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from cvxsae.cli.main import app
 from cvxsae.population import population_floor, population_gap
+from tests.helpers.sentences import is_one_sentence
 
 runner = CliRunner()
 LAM = 0.3
@@ -80,4 +81,4 @@ def test_bad_input_is_one_sentence_and_exit_code_2(folder, monkeypatch, case):
     result = run(*options)
     assert result.exit_code == 2, result.output
     assert sentence in result.stderr and result.stdout == ""
-    assert len(result.stderr.strip().splitlines()) == 1
+    assert is_one_sentence(result.stderr)

@@ -23,3 +23,9 @@ def rejects(message: str) -> Iterator[None]:
     assert not re.search(r"[.!?] [A-Z]", said), f"more than one sentence: {said}"
     assert caught.value.__cause__ is None
     assert caught.value.__context__ is None or caught.value.__suppress_context__
+
+
+def is_one_sentence(stderr: str) -> bool:
+    """Whether a command said one sentence and the next command to try, and nothing else."""
+    lines = stderr.splitlines()
+    return len(lines) == 2 and lines[0].startswith("cvxsae: ") and lines[1].startswith("next: ")
