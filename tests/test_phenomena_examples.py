@@ -30,6 +30,8 @@ SMALL = {
     "wordllama_splits": ["--points", "400", "--width", "8"],
     "which_absorb": ["--small"],
     "two_feature_phases": ["--small"],
+    "spiked": ["--small"],
+    "synthsaebench": ["--small"],
 }
 
 
@@ -94,6 +96,42 @@ def test_an_ellipse_is_not_a_circle(script, monkeypatch, capsys):
     failed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("FAILS")]
     assert any("(M/π) tan(π/M)" in line for line in failed)
     assert any("regular polygon" in line for line in failed)
+
+
+@pytest.mark.parametrize("script", ["spiked"], indirect=True)
+def test_a_feature_that_never_fires_alone_breaks_the_spiked_truth(script, monkeypatch, capsys):
+    draw = script.spiked
+
+    def nested(*arguments: Any) -> Any:
+        data = draw(*arguments)
+        codes = data.codes.copy()
+        codes[codes[:, 0] > 0, 1] = 2.0  # wherever the child fires, its parent does
+        return replace(data, codes=codes, X=codes @ data.atoms)
+
+    monkeypatch.setattr(script, "spiked", nested)
+    claims = script.Claims()
+    script.noiseless(script.Results(), claims)
+    assert claims.exit_code == 1
+    assert "FAILS  T6" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("script", ["spiked"], indirect=True)
+def test_whose_an_error_is(script):
+    assert script.verdict(found=1.0, truth_bound=2.0, near=1.0) == "objective"
+    assert script.verdict(found=3.0, truth_bound=2.0, near=1.0) == "search"
+    assert script.verdict(found=1.5, truth_bound=2.0, near=1.0) == "objective, search"
+    assert script.verdict(found=2.0, truth_bound=2.0, near=2.0) == "neither"
+
+
+@pytest.mark.parametrize("script", ["synthsaebench"], indirect=True)
+def test_leave_one_out_scores_of_other_codes_are_not_lam_plus_z(script, rng):
+    atoms = script.unit(rng.normal(size=(12, 6)))
+    X = rng.normal(size=(20, 6))
+    exact = encode(X, atoms, 0.3, bias=np.zeros(6), tol=1e-10)
+    honest, dishonest = script.Claims(), script.Claims()
+    script.identity(honest, "exact", X, exact)
+    script.identity(dishonest, "refitted", X, replace(exact, codes=exact.refit().codes))
+    assert (honest.exit_code, dishonest.exit_code) == (0, 1)
 
 
 def test_as_a_reader_runs_them():
