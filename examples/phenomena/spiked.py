@@ -222,7 +222,7 @@ def judge(results: Results, claims: Claims, scale: Scale, rho: float) -> tuple[l
             word = "better" if ours < theirs else "worse"
             rows.append((lam, lam / 128, ours, theirs, word, near, *OTHERS[rho], fit.value, loss))
         results.table(
-            f"published, rho {rho:g}",
+            f"published_{rho:g}",
             columns,
             rows,
         )
@@ -234,7 +234,7 @@ def judge(results: Results, claims: Claims, scale: Scale, rho: float) -> tuple[l
         along = float(fit.bias @ data.shared)
         numbers = (ours, fit.value, truth.value, truth.lower_bound, near.value, said, there, truth.stationarity)
         rows.append((lam, *numbers, truth.pull, along, fit.worst_stationarity, fit.status.name.lower()))
-    results.table(f"verdicts, rho {rho:g}", columns, rows)
+    results.table(f"verdicts_{rho:g}", columns, rows)
     worst = max(max(fit.encoding.gap, near.encoding.gap) for fit, near in zip(fits, nears, strict=True))
     claims.check(f"ρ = {rho:g}: every fit's codes are exact, the largest relative gap is {worst:.0e}", worst <= 1e-6)
     closed = max((truth.value - truth.lower_bound) / truth.value for truth in truths)
@@ -258,7 +258,7 @@ def judge(results: Results, claims: Claims, scale: Scale, rho: float) -> tuple[l
             for lam, fit in zip(scale.lambdas, centered, strict=True)
         ]
         results.table(
-            f"truth with the bias at the mean, rho {rho:g}",
+            f"bias_at_mean_{rho:g}",
             ["λ", "F(from there)", "truth moves to", "bias along s", "stationarity"],
             rows,
         )
@@ -296,7 +296,7 @@ def without_bias(results: Results, claims: Claims, scale: Scale, rho: float) -> 
         rows.append((lam, *numbers, fit.lower_bound, fit.worst_stationarity, fit.status.name.lower()))
     columns = ["λ", "error", "F(found)", "F(truth)", "F(from truth)", "verdict", "truth moves to", "T3 of the truth"]
     columns += ["F_wide"]
-    results.table(f"zero bias, rho {rho:g}", [*columns, "stationarity", "status"], rows)
+    results.table(f"zero_bias_{rho:g}", [*columns, "stationarity", "status"], rows)
     claims.check(
         f"ρ = {rho:g}, zero bias: descent from the truth stays (error at most 0.02 at the smallest λ)",
         moved[-1] <= 0.02,
@@ -310,7 +310,7 @@ def noiseless(results: Results, claims: Claims) -> None:
         data = spiked(Scale(32, 24, 3, 1_000, (), None), rho)
         cone = cone_condition(data.codes, data.atoms, features=np.arange(6))
         rows.append((rho, float(cone.distance.max()), "holds" if cone.all_hold else "fails"))
-    results.table("noiseless, zero bias", ["ρ", "distance from the cone (T6)", "condition (3)"], rows)
+    results.table("noiseless", ["ρ", "distance from the cone (T6)", "condition (3)"], rows)
     claims.check(
         "T6: with zero bias the truth is first-order optimal as λ → 0, at both ρ",
         all(row[2] == "holds" for row in rows),

@@ -85,7 +85,7 @@ class Size:
         return self.features // 4
 
 
-FULL = Size(1024, 64, 8, 20_000, 4_000, (0.5, 1.0, 2.0), 2_000, 20.0)
+FULL = Size(1024, 64, 8, 20_000, 4_000, (0.5, 1.0, 2.0), 1_500, 12.0)
 SMALL = Size(128, 24, 1, 2_000, 400, (1.0,), 300, None)
 
 
@@ -298,11 +298,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"\nλ = {best:g}:\n")
     results.table("ladder", ["λ", *columns], [row for row in rows if row[0] == best])
     if len(size.lambdas) > 1:
-        results.table("other penalties", ["λ", *columns], [row for row in rows if row[0] != best])
+        results.table("other_penalties", ["λ", *columns], [row for row in rows if row[0] != best])
     results.table("identity", ["λ", "dictionary", "on the support", "off it", "certificate"], identities)
     published = [(name, f1, score) for name, f1, score in LADDER]
     published += [(name, f1, "not given") for name, f1 in (*LADDER_F1, LADDER_LAST)]
-    results.table("published at full size", ["SAE", "F1", "MCC"], published)
+    results.table("published", ["SAE", "F1", "MCC"], published)
     save(draw([row for row in rows if row[0] == best]), chosen.out, "synthsaebench")
     results.save(chosen.results, "synthsaebench")
     return claims.exit_code
