@@ -81,7 +81,7 @@ class Scale:
 
 
 FULL = Scale(256, 1024, 16, 6_000, LAMBDAS, (40.0, 20.0, 6.0))
-SMALL = Scale(16, 24, 2, 1_500, (0.64, 0.128), None)
+SMALL = Scale(16, 24, 2, 1_000, (0.64, 0.128), None)
 
 
 @dataclass(frozen=True, eq=False)
