@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test quick documents lint types clean
+.PHONY: site release-check demo test quick documents lint types clean
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -31,5 +31,16 @@ lint: .venv/.installed
 types: .venv/.installed
 	$(BIN)/mypy
 
+# The pages as a site in site/, warnings as errors; open site/index.html. CVXSAE_SITE_EXECUTE=0 leaves notebooks as they are.
+.venv/.documented: .venv/.installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	touch $@
+
+site: .venv/.documented
+	$(BIN)/mkdocs build --strict --quiet
+
+release-check:
+	PYTHON=$(PYTHON) tests/release.sh
+
 clean:
-	rm -rf .venv demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .cache site demo .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -115,7 +115,7 @@ def check_optimality(
     Parameters
     ----------
     X
-        Datapoints, (N, d): anything :class:`~cvxsae.data.Activations` accepts.
+        Datapoints, (N, d): anything :class:`~cvxsae.Activations` accepts.
     dictionary
         Atoms as rows, (K, d), as in an SAE's ``W_dec``; any norm but zero. Codes refer to atoms of norm 1. Or a
         ``DictionaryFit``, which brings λ, its bias, whether that was optimized, and codes to start from.

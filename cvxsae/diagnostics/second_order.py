@@ -113,7 +113,7 @@ def second_order(
     Parameters
     ----------
     X
-        Datapoints, (N, d): anything :class:`~cvxsae.data.Activations` accepts; held in memory in float64.
+        Datapoints, (N, d): anything :class:`~cvxsae.Activations` accepts; held in memory in float64.
     dictionary
         Atoms as rows, (K, d), any norm but zero.
     lam

@@ -194,7 +194,7 @@ def feature_statistics(
     Parameters
     ----------
     X
-        Datapoints, (N, d): anything :class:`~cvxsae.data.Activations` accepts.
+        Datapoints, (N, d): anything :class:`~cvxsae.Activations` accepts.
     dictionary
         Atoms as rows, (K, d), any norm but zero.
     lam

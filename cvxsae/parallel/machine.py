@@ -8,7 +8,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
-import llvmlite.binding
+import llvmlite.binding  # type: ignore[import-untyped]
 import torch
 
 from cvxsae._version import __version__

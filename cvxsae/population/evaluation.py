@@ -41,7 +41,7 @@ def evaluate(
     Parameters
     ----------
     X
-        Rows (N, d): anything :class:`~cvxsae.data.Activations` accepts; read in blocks.
+        Rows (N, d): anything :class:`~cvxsae.Activations` accepts; read in blocks.
     dictionary, lam, bias, tol
         As in :func:`cvxsae.encode`.
     groups

@@ -60,7 +60,7 @@ def population_floor(
     Parameters
     ----------
     X
-        Anything :class:`~cvxsae.data.Activations` accepts, (N, d): batches are disjoint and drawn at random. Or an
+        Anything :class:`~cvxsae.Activations` accepts, (N, d): batches are disjoint and drawn at random. Or an
         iterable of (m, d) batches, finite or without end, or a function that returns one: batches are consecutive rows
         then. Rows must be independent draws, or in documents that are (``groups``); of a source, such that batches are
         independent of each other (shuffled tokens).

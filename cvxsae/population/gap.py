@@ -87,7 +87,7 @@ def population_gap(
     Parameters
     ----------
     X
-        Rows (N, d) that the dictionary was not learned on: anything :class:`~cvxsae.data.Activations` accepts. For an
+        Rows (N, d) that the dictionary was not learned on: anything :class:`~cvxsae.Activations` accepts. For an
         SAE as the model has them; where it normalizes them, everything is about the normalized rows.
     dictionary
         A :class:`~cvxsae.results.DictionaryFit`, a :class:`~cvxsae.SparseAutoencoder`, or a pair (dictionary, bias) of

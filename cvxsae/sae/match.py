@@ -68,9 +68,10 @@ def match(
     """Match the atoms of two dictionaries, say what became of each, and whether they are the same optimum.
 
     Atoms are matched one to one so that the sum of cosines is largest (Hungarian method; exact), and every atom is
-    called shared, split, merged or new (:func:`~.matching.assignment.kinds_of`). Cosines are signed: codes are
-    nonnegative, so antipodal atoms are different features. With data and λ, F of both is compared on the same rows with
-    exact codes, and followed on the way from one to the other (T5): does it stay level, fall, or rise in between?
+    called shared, split, merged or new (:func:`~cvxsae.diagnostics.matching.assignment.kinds_of`). Cosines are signed:
+    codes are nonnegative, so antipodal atoms are different features. With data and λ, F of both is compared on the same
+    rows with exact codes, and followed on the way from one to the other (T5): does it stay level, fall, or rise in
+    between?
 
     Parameters
     ----------

@@ -173,7 +173,7 @@ def train_sae(
     Parameters
     ----------
     X
-        Datapoints, (N, d): anything :class:`~cvxsae.data.Activations` accepts; read in minibatches, never modified.
+        Datapoints, (N, d): anything :class:`~cvxsae.Activations` accepts; read in minibatches, never modified.
     n_atoms
         Width K.
     lam

@@ -79,7 +79,7 @@ def compare(
     Parameters
     ----------
     X
-        Datapoints (N, d): anything :class:`~cvxsae.data.Activations` accepts.
+        Datapoints (N, d): anything :class:`~cvxsae.Activations` accepts.
     widths
         Numbers of atoms; computed in increasing order.
     lam

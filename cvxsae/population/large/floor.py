@@ -168,7 +168,7 @@ def large_floor(
     Parameters
     ----------
     X
-        Rows (N, d): anything :class:`~cvxsae.data.Activations` accepts.
+        Rows (N, d): anything :class:`~cvxsae.Activations` accepts.
     problem
         λ, atom price and bias.
     batch

@@ -84,7 +84,7 @@ def solve_population(
     Parameters
     ----------
     X
-        Rows (N, d): anything :class:`~cvxsae.data.Activations` accepts; read in blocks. Memory is that of a block of
+        Rows (N, d): anything :class:`~cvxsae.Activations` accepts; read in blocks. Memory is that of a block of
         rows and of K × K and K × d sums, besides a sample.
     problem
         λ, atom price and bias.

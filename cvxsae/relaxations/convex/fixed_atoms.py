@@ -123,7 +123,7 @@ class SparseCodes(FixedAtoms):
     Parameters
     ----------
     X
-        Datapoints, (N, d): anything :class:`~cvxsae.data.Activations` accepts.
+        Datapoints, (N, d): anything :class:`~cvxsae.Activations` accepts.
     dictionary
         Atoms as rows, (K, d), as in an SAE's ``W_dec``. Rows of any norm but zero: they are scaled to norm 1 and
         the codes refer to these (``problem.atoms``), and ``z_k / problem.row_norms[k]`` to the rows given.
@@ -326,7 +326,7 @@ class CandidateDictionary(FixedAtoms):
     Parameters
     ----------
     X
-        Datapoints, (N, d): anything :class:`~cvxsae.data.Activations` accepts.
+        Datapoints, (N, d): anything :class:`~cvxsae.Activations` accepts.
     atoms
         Candidates as rows, (M, d), any norm but zero; see :func:`datapoint_atoms`.
     lam

@@ -50,7 +50,7 @@ class LargeDictionary(Problem):
     Parameters
     ----------
     X
-        Datapoints, (N, d): anything :class:`~cvxsae.data.Activations` accepts.
+        Datapoints, (N, d): anything :class:`~cvxsae.Activations` accepts.
     lam
         Penalty λ > 0.
     atom_cost

@@ -45,7 +45,7 @@ class PenalizedCodes(FixedAtoms):
     Parameters
     ----------
     X
-        Datapoints, (N, d): anything :class:`~cvxsae.data.Activations` accepts.
+        Datapoints, (N, d): anything :class:`~cvxsae.Activations` accepts.
     dictionary
         Atoms as rows, (K, d). Rows of any norm but zero: they are scaled to norm 1 and the codes refer to these
         (``problem.atoms``), and ``z_k / problem.row_norms[k]`` to the rows given.

@@ -90,7 +90,7 @@ class WideLimit(Problem):
     Parameters
     ----------
     X
-        Datapoints, (N, d): anything :class:`~cvxsae.data.Activations` accepts; read in batches.
+        Datapoints, (N, d): anything :class:`~cvxsae.Activations` accepts; read in batches.
     lam
         Penalty λ > 0.
     bias

@@ -60,7 +60,8 @@ class Floor:
     theorem
         Where it comes from; of several parts, that of the first.
     parts
-        How it was found, part by part; empty for :func:`spectral_floor` and where the wide limit is the best.
+        How it was found, part by part; empty for :func:`cvxsae.floors.spectral_floor` and where the wide limit is the
+        best.
     fingerprint
         Of the data it was computed for (:func:`cvxsae.data.storage.fingerprint`): data that change later are noticed.
     """

@@ -26,7 +26,7 @@ def spectral_floor(X: ActivationsLike, n_atoms: int, lam: float, *, bias: BiasLi
     Parameters
     ----------
     X
-        Datapoints, (N, d): anything :class:`~cvxsae.data.Activations` accepts.
+        Datapoints, (N, d): anything :class:`~cvxsae.Activations` accepts.
     n_atoms
         Width K.
     lam

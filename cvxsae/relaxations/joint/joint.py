@@ -27,7 +27,7 @@ class JointProblem(Problem):
     Parameters
     ----------
     X
-        Datapoints, (N, d): anything :class:`~cvxsae.data.Activations` accepts.
+        Datapoints, (N, d): anything :class:`~cvxsae.Activations` accepts.
     n_atoms
         Width K.
     lam

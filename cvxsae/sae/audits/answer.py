@@ -48,7 +48,7 @@ class Audit:
         None if not there.
     diagnostics
         What any optimum must satisfy, measured on the SAE's dictionary with exact codes; None if not there. Its
-        features are those of :attr:`features`.
+        features are the atoms of ``sae`` with their index there.
     missing
         What was not begun before ``max_seconds`` had passed: the search for a better dictionary, the floor of the
         width, parts that were asked for.

@@ -124,7 +124,7 @@ def audit(
     Parameters
     ----------
     X
-        Datapoints (N, d): anything :class:`~cvxsae.data.Activations` accepts, as the model has them. Where the SAE
+        Datapoints (N, d): anything :class:`~cvxsae.Activations` accepts, as the model has them. Where the SAE
         normalizes them, values and bounds are those of the normalized data, and the answer says so.
     sae
         A :class:`~cvxsae.SparseAutoencoder`; its arrays by name (``W_enc (d, K)``, ``b_enc (K,)``, ``W_dec (K, d)``,

@@ -80,7 +80,7 @@ def metrics(
     Parameters
     ----------
     X
-        Datapoints (N, d), as the model has them: anything :class:`~cvxsae.data.Activations` accepts.
+        Datapoints (N, d), as the model has them: anything :class:`~cvxsae.Activations` accepts.
     sae
         As in :func:`cvxsae.audit`; or the :class:`~cvxsae.results.Codes` of these datapoints, which bring their own λ.
     lam

@@ -68,7 +68,7 @@ class Activity:
     Attributes
     ----------
     entries
-        Sparse (N, K): :data:`ACTIVE`, :data:`LIKELY`, :data:`UNLIKELY`. What is not stored is zero in every optimum,
+        Sparse (N, K): ``ACTIVE``, ``LIKELY``, ``UNLIKELY``. What is not stored is zero in every optimum,
         unless the datapoint is open: then it is undecided.
     is_open
         Datapoints of which nothing is known but what is stored: their gap is too large, or time ran out, (N,).

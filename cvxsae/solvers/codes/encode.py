@@ -69,7 +69,7 @@ def encode(
     Parameters
     ----------
     X
-        Data (N, d): arrays, tensors, memory maps, files or batches, whatever :class:`cvxsae.data.Activations` takes.
+        Data (N, d): arrays, tensors, memory maps, files or batches, whatever :class:`cvxsae.Activations` takes.
         Read in blocks; zero and duplicate rows are legal. Of data that ``ProcessGroup.shard`` shared out,
         every process codes its own rows: ``warm_start`` and the arrays returned are of those, the rest is the same in
         all.

@@ -130,7 +130,7 @@ def k_sparse_codes(
     Parameters
     ----------
     X
-        Data (N, d): anything :class:`cvxsae.data.Activations` takes.
+        Data (N, d): anything :class:`cvxsae.Activations` takes.
     dictionary
         Atoms (K, d), rows of any non-zero norm; codes are for the rows scaled to norm 1.
     k

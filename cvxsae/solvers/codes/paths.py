@@ -74,7 +74,7 @@ def lambda_max(
     Parameters
     ----------
     X
-        Data (N, d), anything :class:`cvxsae.data.Activations` takes; if several processes share them, the answer is
+        Data (N, d), anything :class:`cvxsae.Activations` takes; if several processes share them, the answer is
         that of all.
     dictionary
         Atoms (K, d), rows of any non-zero norm.

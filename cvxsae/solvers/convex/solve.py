@@ -235,7 +235,7 @@ def solve(
     progress
         Whether to show a progress bar.
     callback
-        Called with a :class:`Record` at every evaluation of the gap.
+        Called with a :class:`cvxsae.results.Record` at every evaluation of the gap.
 
     Returns
     -------

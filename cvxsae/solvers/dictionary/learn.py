@@ -104,9 +104,9 @@ def learn_dictionary(
     Parameters
     ----------
     X
-        Datapoints, (N, d): anything :class:`~cvxsae.data.Activations` accepts; read in batches, never copied whole. Of
-        data that :meth:`cvxsae.ProcessGroup.shard` shared out, the codes of the result are those of this process's rows
-        and the rest says what it says of all rows; ``second_order`` is not available then.
+        Datapoints, (N, d): anything :class:`~cvxsae.Activations` accepts; read in batches, never copied whole. Of
+        data that :meth:`cvxsae.parallel.ProcessGroup.shard` shared out, the codes of the result are those of this
+        process's rows and the rest says what it says of all rows; ``second_order`` is not available then.
     n_atoms
         Width K. Memory besides the data and the codes is about 16 K² bytes.
     lam

@@ -135,7 +135,7 @@ def width_floor(
     Parameters
     ----------
     X
-        Datapoints, (N, d): anything :class:`~cvxsae.data.Activations` accepts.
+        Datapoints, (N, d): anything :class:`~cvxsae.Activations` accepts.
     widths
         Width K, or several widths: one split of the data serves all, and each width starts from its neighbor.
     lam

@@ -53,7 +53,7 @@ def solve_globally(
     Parameters
     ----------
     X
-        Datapoints (N, d): anything :class:`~cvxsae.data.Activations` accepts; d = 2 or 3, and few of them (time grows
+        Datapoints (N, d): anything :class:`~cvxsae.Activations` accepts; d = 2 or 3, and few of them (time grows
         as N times the number of boxes).
     n_atoms
         Width K: at most 3 in the plane, 2 in three dimensions; with an elastic net or Matryoshka at most 2.
