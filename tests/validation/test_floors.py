@@ -155,3 +155,24 @@ def test_rows_and_kernels_that_prove_nothing(points):
     points[3] = 0  # a weight where there is no direction is ignored, not an error
     again = replace(floor, problem=JointProblem(points, 8, 0.05, bias=None), fingerprint="")
     assert "Λ_K" not in " ".join(objections_to(again))
+
+
+@pytest.mark.parametrize(("dense", "said"), [(30, "largest eigenvalues sum to at least"), (36, "sum to")])
+def test_large_parts_are_checked_too(points, dense, said, monkeypatch):
+    """As if 60 points were too many for all eigenvalues: 36 features are few, or too many."""
+    floor = width_floor(points, 8, 0.05, bias=None, kernels=(2,))
+    monkeypatch.setattr("cvxsae.validation.floors.DENSE", dense)
+    assert objections_to(floor) == ()
+    part: Any = floor.parts[0]
+    low = replace(floor, parts=(replace(part, share_limit=part.share_limit * 0.99),))
+    assert said in " ".join(objections_to(low))
+    high = replace(floor, value=floor.value * 1.03, parts=(replace(part, value=part.value * 1.03),))
+    assert "prove at most" in " ".join(objections_to(high))
+
+
+def test_a_claim_within_the_enclosure_is_not_believed(points, monkeypatch):
+    floor = width_floor(points, 8, 0.05, bias=None, kernels=(2,))
+    monkeypatch.setattr("cvxsae.validation.floors.DENSE", 30)
+    limit: Any = floor.parts[0].share_limit
+    monkeypatch.setattr("cvxsae.validation.floors._enclosed_limit", lambda *_: (0.9 * limit, 1.1 * limit))
+    assert "could only be confirmed to be below" in " ".join(objections_to(floor))

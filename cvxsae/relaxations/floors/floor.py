@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -35,6 +36,9 @@ class FloorPart:
         For T14 and T15: w_n ≥ 0, (n,), with the multiplier μ of (6c) in them. The directions are ``v = u/‖u‖``.
     share_limit
         For T14 and T15: the upper bound Λ_K of ``Σ_n w_n q_n`` that was used.
+    failure_probability
+        The probability, over a random start that does not depend on the data, that this bound is too low: zero unless
+        it is made of products with the kernel matrix alone, in parts that are too large for all its eigenvalues.
     """
 
     rows: np.ndarray = field(repr=False)
@@ -44,6 +48,7 @@ class FloorPart:
     kernel: ZonalKernel | None = None
     weights: np.ndarray | None = field(default=None, repr=False)
     share_limit: float | None = None
+    failure_probability: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +83,11 @@ class Floor:
         return self.problem.n_atoms
 
     @property
+    def failure_probability(self) -> float:
+        """The probability, over the seed, that the floor is wrong; zero unless a part was too large to be exact."""
+        return min(1.0, math.fsum(part.failure_probability for part in self.parts))
+
+    @property
     def lam(self) -> float:
         """Penalty λ."""
         return self.problem.lam
@@ -95,6 +105,7 @@ class Floor:
             "theorem": self.theorem,
             "kernel": str(self.parts[0].kernel) if self.parts and self.parts[0].kernel is not None else None,
             "n_parts": len(self.parts),
+            "failure_probability": self.failure_probability,
             "n_points": self.problem.n_points,
             "dim": self.problem.dim,
             "n_atoms": self.n_atoms,

@@ -7,7 +7,7 @@ at the end that is safe, and rounding is added where it could hurt.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any, TypeAlias
@@ -25,6 +25,9 @@ from cvxsae.relaxations.linalg import EPS
 CELLS = 400
 """Intervals of c = k⁻¹(√q) on which the inner minimum is bounded."""
 
+
+KEPT_POINTS = 20_000
+"""Datapoints whose costs are computed at a time: 64 MB in float64."""
 
 MOST_POWERS = 1000
 """Largest power of a kernel: it is zero but for atoms that are datapoints, and each power is a pass over a matrix."""
@@ -233,6 +236,57 @@ def _cone_slopes_in(cell: int, tilts: int, kappas: int, pieces: int = 400) -> tu
     return np.stack([slope(kappa[:, i]) for i in range(kappas)], axis=1), kappa
 
 
+@dataclass(frozen=True)
+class InnerMinimum:
+    """``Σ_n min_i (cost_ni + w_n q_i)``: per datapoint, (n,), the minimum and the share q at which it is."""
+
+    values: torch.Tensor
+    shares: torch.Tensor
+
+
+def inner_minimum(
+    costs: Float[torch.Tensor, "n cells"], lower_ends: Float[torch.Tensor, " cells"], weights: Float[torch.Tensor, " n"]
+) -> InnerMinimum:
+    """The least a datapoint can cost with its share charged at w_n: the concave part of (6c)."""
+    values, cells = torch.addcmul(costs, weights[:, None], lower_ends).min(dim=1)
+    return InnerMinimum(values, lower_ends[cells])
+
+
+class DatapointCosts:
+    """The costs of all datapoints by share (:func:`least_costs`), kept where they are few, and made again where not."""
+
+    def __init__(self, lengths: Float[torch.Tensor, " n"], lam: float, chosen: ZonalKernel) -> None:
+        self.lengths, self.lam, self.kernel = lengths, lam, chosen
+        self.lower_ends = shares(chosen).to(lengths.device)
+        self._kept = [least_costs(lengths, lam, chosen)] if len(lengths) <= KEPT_POINTS else None
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def minima(self, weights: Float[torch.Tensor, " n"]) -> Float[torch.Tensor, " n"]:
+        """The inner minimum of each datapoint at its weight."""
+        return torch.cat(
+            [inner_minimum(costs, self.lower_ends, weights[part]).values for part, costs in self._blocks()]
+        )
+
+    def sums(self, weights: Float[torch.Tensor, " n"], multiples: Sequence[float]) -> list[float]:
+        """The sum of all inner minima at each multiple of the weights, in one pass over the costs."""
+        totals = [0.0] * len(multiples)
+        for part, costs in self._blocks():
+            for index, multiple in enumerate(multiples):
+                found = inner_minimum(costs, self.lower_ends, multiple * weights[part])
+                totals[index] += float(found.values.sum())
+        return totals
+
+    def _blocks(self) -> Iterator[tuple[slice, Float[torch.Tensor, "block cells"]]]:
+        if self._kept is not None:
+            yield slice(None), self._kept[0]
+            return
+        for start in range(0, len(self), KEPT_POINTS):
+            part = slice(start, start + KEPT_POINTS)
+            yield part, least_costs(self.lengths[part], self.lam, self.kernel)
+
+
 # ---------------------------------------------------------------------- what K atoms can share
 
 
@@ -263,19 +317,3 @@ def share_limit(
     entry = EPS * (chosen.powers[-1] * (2 * d + 20) + 16)
     slack = math.sqrt(n_atoms) * entry * mass + n_atoms * 8 * n * EPS * float(top[0])
     return min(float(top.sum()) * (1 + n * EPS) + slack, mass * (1 + 4 * n * EPS))
-
-
-@dataclass(frozen=True)
-class InnerMinimum:
-    """``Σ_n min_i (cost_ni + w_n q_i)``: per datapoint, (n,), the minimum and the share q at which it is."""
-
-    values: torch.Tensor
-    shares: torch.Tensor
-
-
-def inner_minimum(
-    costs: Float[torch.Tensor, "n cells"], lower_ends: Float[torch.Tensor, " cells"], weights: Float[torch.Tensor, " n"]
-) -> InnerMinimum:
-    """The least a datapoint can cost with its share charged at w_n: the concave part of (6c)."""
-    values, cells = torch.addcmul(costs, weights[:, None], lower_ends).min(dim=1)
-    return InnerMinimum(values, lower_ends[cells])

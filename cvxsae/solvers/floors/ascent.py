@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from cvxsae.relaxations import linalg
 from cvxsae.relaxations.floors import kernels as bound
 from cvxsae.relaxations.floors.floor import FloorPart
 from cvxsae.relaxations.floors.kernels import ZonalKernel
 from cvxsae.relaxations.linalg import EPS
+from cvxsae.solvers.floors.shares import top_shares
 
 _COOLING = 20
 """Steps after which the exponentiated gradient's step is half of the first; slower cooling only oscillates."""
@@ -25,8 +26,6 @@ _REPLIES = (-14, 17, 311)
 """Powers of two of the tabulated weights, per squared length, and how many: ten to an octave."""
 _LEAST_STEP = 1e-12
 """A smaller step between two tabulated shares counts as this one."""
-_DEPENDENT = 1e-2
-"""Columns whose Cholesky factor has a smaller ratio of diagonal entries are made orthonormal by QR instead."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +44,15 @@ class FrankWolfe:
         Replies of the eigenvalue problem at most; the distance is below 1e-3 after about ten.
     dense
         Up to so many datapoints all eigenvectors in float64 cost less than a subspace iteration is worth.
+    most_features
+        Up to so many features, d(d + 1)/2, their moment is used for t² where there are more datapoints than features.
+    matrix
+        Up to so many datapoints their kernel matrix is kept, in float32; beyond, for t², it is made in blocks.
+    degree
+        Of the Chebyshev filter of a subspace iteration by blocks.
+    last_degree, last_spare, sweeps, last_tol
+        Before the bound of the sum of eigenvalues the basis gets random columns, a fraction of K, and is filtered with
+        this degree, so often at most, until that lowers the bound by no more than a relative ``last_tol``.
     inner_steps
         Steps of exponentiated gradient over the mixtures of the shares seen, in every round.
     newest
@@ -64,6 +72,13 @@ class FrankWolfe:
     seed: int
     rounds: int = 25
     dense: int = 1200
+    most_features: int = 6000
+    matrix: int = 8000
+    degree: int = 3
+    last_degree: int = 6
+    last_spare: float = 0.25
+    last_tol: float = 3e-3
+    sweeps: int = 6
     inner_steps: int = 60
     newest: float = 0.2
     first_multiples: tuple[int, int, int] = (-12, 4, 65)
@@ -119,6 +134,8 @@ class LivePoints:
     ) -> FloorPart | None:
         """Optimize the kernel that looks best at its first weights, and evaluate it if it can beat what is known."""
         target = known / self.scale**2 * self.total - self.short_costs
+        if len(self.lengths) > search.matrix and any(kernel.is_square for kernel in kernels):
+            kernels = tuple(kernel for kernel in kernels if kernel.is_square)
         ascents = [
             _Ascent(self, kernel, width, search, start.get(kernel))
             for kernel in kernels
@@ -134,21 +151,26 @@ class LivePoints:
     def _evaluated(self, ascent: _Ascent) -> FloorPart:
         """(6c) at the best multiple of the weights found: float64, rounding subtracted."""
         weights, kernel = ascent.best, ascent.kernel
-        limit = bound.share_limit(self.directions, weights, kernel, ascent.width)
-        lower_ends = bound.shares(kernel).to(weights.device)
-        costs = bound.least_costs(self.lengths, self.lam, kernel)
-        best, factor = -math.inf, 1.0
-        for trial in (*torch.logspace(*ascent.search.last_multiples, base=2.0).tolist(), 1.0):
-            value = float(bound.inner_minimum(costs, lower_ends, trial * weights).values.sum()) - trial * limit
-            if value > best:
-                best, factor = value, trial
+        limit = ascent.oracle.limit(weights)
+        trials = [*torch.logspace(*ascent.search.last_multiples, base=2.0).tolist(), 1.0]
+        values = [
+            inner - trial * limit for trial, inner in zip(trials, ascent.costs.sums(weights, trials), strict=True)
+        ]
+        best, factor = max(zip(values, trials, strict=True))
         slack = 8 * (self.total + self.directions.shape[1] + 8) * EPS * (best + 2 * factor * limit + self.short_costs)
         value = (best + self.short_costs - slack) / self.total * self.scale**2
         full = np.zeros(self.total)
         full[self.live.numpy()] = (factor * weights * self.scale**2).cpu().numpy()
         empty = np.zeros(0, dtype=int)
         return FloorPart(
-            empty, None, value, kernel.theorem, kernel, full, factor * limit * self.scale**2 * (1 + 4 * EPS)
+            empty,
+            None,
+            value,
+            kernel.theorem,
+            kernel,
+            full,
+            factor * limit * self.scale**2 * (1 + 4 * EPS),
+            ascent.oracle.failure,
         )
 
 
@@ -164,22 +186,21 @@ class _Ascent:
         self, points: LivePoints, kernel: ZonalKernel, width: int, search: FrankWolfe, start: torch.Tensor | None
     ) -> None:
         self.points, self.kernel, self.width, self.search = points, kernel, width, search
-        self.costs = bound.least_costs(points.lengths, points.lam, kernel)
-        self.lower_ends = bound.shares(kernel).to(points.lengths.device)
+        self.costs = bound.DatapointCosts(points.lengths, points.lam, kernel)
         self.replies = _Replies(points, kernel)
-        self.oracle = _TopShares(points.directions, kernel, width, search)
+        self.oracle = top_shares(points.directions, kernel, width, search)
         self.value, self.dual = -math.inf, math.inf
         weights = points.lengths if start is None else start
         limit, share = self.oracle(weights)
-        for factor in torch.logspace(*search.first_multiples, base=2.0).tolist() if start is None else (1.0,):
-            self._offer(factor * weights, factor * limit)
+        first = torch.logspace(*search.first_multiples, base=2.0).tolist()
+        self._offer(weights, limit, first if start is None else [1.0])
         self.seen = share[None]
         self.mixture = torch.ones(1, dtype=torch.float64, device=share.device)
 
-    def _offer(self, weights: torch.Tensor, limit: float) -> None:
-        value = float(bound.inner_minimum(self.costs, self.lower_ends, weights).values.sum()) - limit
-        if value > self.value:
-            self.value, self.best = value, weights
+    def _offer(self, weights: torch.Tensor, limit: float, multiples: Sequence[float] = (1.0,)) -> None:
+        for multiple, inner in zip(multiples, self.costs.sums(weights, multiples), strict=True):
+            if inner - multiple * limit > self.value:
+                self.value, self.best = inner - multiple * limit, multiple * weights
 
     def run(self, target: float) -> None:
         """Improve the weights until the dual is within ``tol`` of the bound, or below ``target``, or time is up."""
@@ -191,6 +212,8 @@ class _Ascent:
             if self.dual <= max(target, self.value + self.search.tol * abs(self.dual)):
                 break
             limit, share = self.oracle(weights)
+            if self.value > self.dual:  # no value is: the sum of eigenvalues that gave it was too low
+                self.value = -math.inf
             self._offer(weights, limit)
             self.seen = torch.cat([self.seen, share[None]])
             newest = self.search.newest
@@ -207,8 +230,7 @@ class _Ascent:
         return self.replies(self.mixture @ self.seen).clamp(min=least)
 
     def _dual(self, weights: torch.Tensor) -> float:
-        inner = bound.inner_minimum(self.costs, self.lower_ends, weights).values
-        return float((inner - weights * (self.mixture @ self.seen)).sum())
+        return float((self.costs.minima(weights) - weights * (self.mixture @ self.seen)).sum())
 
 
 class _Replies:
@@ -225,62 +247,15 @@ class _Replies:
         costs = torch.cat([bound.least_costs(one, float(ratio), kernel) for ratio in grid])
         ends = bound.shares(kernel).to(device)
         shares = torch.stack([ends[(costs + w * ends).argmin(dim=1)] for w in self.weights], dim=1)
-        self.falling = -shares[row]  # rising in the weight, as searchsorted wants it
+        self.row, self.shares = row, shares
+        # Rising in the weight, and from row to row: one sorted array, in which every datapoint looks into its own row.
+        self.rising = (2 * torch.arange(len(grid), device=device)[:, None] - shares).flatten()
 
     def __call__(self, share: torch.Tensor) -> torch.Tensor:
-        above = torch.searchsorted(self.falling, -share[:, None])[:, 0]
-        right, left = above.clamp(max=len(self.weights) - 1), (above - 1).clamp(min=0)
-        every = torch.arange(len(share), device=share.device)
-        high, low = -self.falling[every, left], -self.falling[every, right]
+        count = len(self.weights)
+        above = (torch.searchsorted(self.rising, 2 * self.row - share) - count * self.row).clamp(0, count)
+        right, left = above.clamp(max=count - 1), (above - 1).clamp(min=0)
+        high, low = self.shares[self.row, left], self.shares[self.row, right]
         part = torch.where(high > low, (high - share) / (high - low).clamp(min=_LEAST_STEP), 0).clamp(0, 1)
         weights = self.weights[left] + part * (self.weights[right] - self.weights[left])
         return torch.where(above == 0, 0.0, weights) * self.square
-
-
-class _TopShares:
-    """``Λ_K(w)`` and the shares of the top eigenvectors, near enough to search with.
-
-    All eigenvectors in float64 for few points; a subspace iteration in float32 that starts where the last one ended
-    for many.
-    """
-
-    def __init__(self, directions: torch.Tensor, kernel: ZonalKernel, width: int, search: FrankWolfe) -> None:
-        self.width, self.kernel = width, kernel
-        self.dense = len(directions) <= search.dense
-        matrix = kernel(directions @ directions.T)
-        self.matrix = matrix if self.dense else matrix.float()
-        self.basis: torch.Tensor | None = None
-        self.search = search
-
-    def __call__(self, weights: torch.Tensor) -> tuple[float, torch.Tensor]:
-        root = weights.to(self.matrix.dtype).sqrt()
-        weighted = self.matrix * root[:, None] * root
-        values, vectors = linalg.eigh(weighted) if self.dense else self._iterate(weighted)
-        values, vectors = values.flip(0)[: self.width].clamp(min=0), vectors.flip(1)[:, : self.width]
-        share = vectors.square().to(torch.float64) @ values.to(torch.float64) / weights.clamp(min=_TINY)
-        return float(values.to(torch.float64).sum()), share.clamp(0, 1)
-
-    def _iterate(self, weighted: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        search, powers = self.search, self.search.powers
-        if self.basis is None:
-            powers = search.first_powers
-            generator = torch.Generator().manual_seed(search.seed)
-            columns = min(len(weighted), int((1 + search.spare_share) * self.width) + search.spare)
-            self.basis = torch.randn((len(weighted), columns), generator=generator, dtype=torch.float32).to(
-                weighted.device
-            )
-        for _ in range(powers):
-            self.basis = _orthonormal(weighted @ self.basis)
-        small = self.basis.T @ (weighted @ self.basis)
-        values, rotation = linalg.eigh((small + small.T) / 2)
-        self.basis = self.basis @ rotation
-        return values, self.basis
-
-
-def _orthonormal(columns: torch.Tensor) -> torch.Tensor:
-    """An orthonormal basis of the columns: by Cholesky, which is fast, where they are far enough from dependent."""
-    factor, failed = linalg.cholesky(columns.T @ columns)
-    diagonal = factor.diagonal()
-    if bool(failed) or float(diagonal.min()) < _DEPENDENT * float(diagonal.max()):
-        return torch.linalg.qr(columns)[0]
-    return torch.linalg.solve_triangular(factor.T, columns, upper=True, left=False)

@@ -280,3 +280,53 @@ def test_bad_arguments_are_named(arguments, message):
 def test_bad_widths_are_named(widths):
     with pytest.raises(InputError, match="widths"):
         width_floor(np.ones((4, 2)), widths, 0.5)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blocks(FrankWolfe):
+    """A search that believes its datapoints to be too many for their kernel matrix."""
+
+    dense: int = 20
+    matrix: int = 30
+    most_features: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Features(FrankWolfe):
+    """A search that uses features as soon as there are fewer of them than datapoints."""
+
+    dense: int = 20
+
+
+@pytest.mark.parametrize("way", [Blocks, Features])
+@pytest.mark.parametrize("width", [5, 8])
+@pytest.mark.parametrize("bias", [None, "free"])
+def test_many_datapoints_give_the_floor_of_the_whole_matrix(way, width, bias, rng, monkeypatch):
+    X = unit(rng.normal(size=(160, 4)))
+    whole = width_floor(X, width, 0.05, bias=bias, kernels=(2,))
+    assert whole.theorem == "T15"
+    assert whole.failure_probability == 0
+    monkeypatch.setattr("cvxsae.solvers.floors.search.FrankWolfe", way)
+    found = width_floor(X, width, 0.05, bias=bias, kernels=(2,))
+    assert found.value == pytest.approx(whole.value, rel=5e-3)
+    assert (found.failure_probability > 0) == (way is Blocks)
+    assert found.to_dict()["failure_probability"] == found.failure_probability <= 1e-11
+    assert certify(found).is_certified
+
+
+def test_costs_in_blocks_are_the_same(rng, monkeypatch):
+    lengths, weights = torch.from_numpy(0.2 + rng.random(50)), torch.from_numpy(rng.random(50))
+    whole = bound.DatapointCosts(lengths, 0.1, bound.kernel(2))
+    monkeypatch.setattr(bound, "KEPT_POINTS", 7)
+    blocks = bound.DatapointCosts(lengths, 0.1, bound.kernel(2))
+    torch.testing.assert_close(blocks.minima(weights), whole.minima(weights))
+    assert blocks.sums(weights, [0.5, 2.0]) == pytest.approx(whole.sums(weights, [0.5, 2.0]))
+    assert whole.sums(weights, [1.0])[0] == pytest.approx(float(whole.minima(weights).sum()))
+
+
+def test_few_dimensions_are_one_part(rng, monkeypatch):
+    monkeypatch.setattr("cvxsae.solvers.floors.search.MAX_POINTS", 30)
+    X = unit(rng.normal(size=(100, 4)))
+    assert len(width_floor(X, 6, 0.05, bias=None).parts) == 1
+    assert len(width_floor(X, 6, 0.05, bias=None, max_points=30).parts) == 4
+    assert len(width_floor(X, 6, 0.05, bias=None, kernels=(3,)).parts) == 4

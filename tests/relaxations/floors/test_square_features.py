@@ -1,0 +1,93 @@
+"""The kernel t² without its matrix: the same products, shares and sums of eigenvalues, and bounds that stay above."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from cvxsae.relaxations.floors import kernels as bound
+from cvxsae.relaxations.floors import square_features as square
+from cvxsae.relaxations.floors.square_features import SquareFeatures
+from tests.helpers.problems import unit
+
+
+@pytest.fixture
+def case(rng):
+    V = torch.from_numpy(unit(rng.normal(size=(90, 5)) + 0.5))
+    w = torch.from_numpy(rng.gamma(1.0, size=90))
+    w[::9] = 0
+    return SquareFeatures(V), w, bound.kernel_matrix(V, w, bound.kernel(2))
+
+
+def largest(matrix: torch.Tensor, count: int) -> float:
+    return float(torch.linalg.eigvalsh(matrix).flip(0)[:count].sum())
+
+
+def test_products_are_those_of_the_kernel_matrix(case, rng, monkeypatch):
+    features, w, matrix = case
+    columns = torch.from_numpy(rng.normal(size=(90, 4)))
+    for entries in (square.BLOCK_ENTRIES, 200):
+        monkeypatch.setattr(square, "BLOCK_ENTRIES", entries)
+        torch.testing.assert_close(features.product(w, columns), matrix @ columns)
+    torch.testing.assert_close(features.vector_product(w, columns[:, 0]), matrix @ columns[:, 0])
+
+
+def test_features_have_the_kernel_and_its_shares(case):
+    features, w, matrix = case
+    blocks = torch.cat([block for _, block in features.features()])
+    torch.testing.assert_close(blocks @ blocks.T, (features.directions @ features.directions.T) ** 2)
+    moment = features.moment(w)
+    assert moment.shape == (square.n_features(5),) * 2
+    for count in (1, 4, 15):
+        assert largest(moment, count) == pytest.approx(largest(matrix, count))
+    vectors = torch.linalg.eigh(moment).eigenvectors[:, -4:]
+    assert float(w @ features.shares(vectors)) == pytest.approx(largest(moment, 4))
+
+
+@pytest.mark.parametrize("count", [1, 4, 14, 15, 40])
+def test_the_limit_of_the_features_is_above_and_near(case, count):
+    features, w, matrix = case
+    exact = largest(matrix, count)
+    assert exact <= square.feature_share_limit(features, w, count) <= exact * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("quality", ["random", "near", "exact"])
+@pytest.mark.parametrize("count", [1, 4, 8])
+def test_the_limit_of_products_is_above_whatever_the_basis(case, count, quality, rng):
+    features, w, matrix = case
+    vectors = torch.linalg.eigh(matrix).eigenvectors.flip(1)[:, : count + 3]
+    noise = torch.from_numpy(rng.normal(size=vectors.shape))
+    basis = {"random": noise, "near": vectors + 1e-3 * noise, "exact": vectors}[quality]
+    exact = largest(matrix, count)
+    found = square.operator_share_limit(features, w, count, basis.float(), seed=3)
+    assert exact <= found
+    assert found <= exact * {"random": np.inf, "near": 1.01, "exact": 1.001}[quality]
+
+
+def test_a_largest_eigenvalue_that_is_too_low_is_noticed(case, monkeypatch):
+    """The bound of products stands on that eigenvalue: were it left out, the sum would come out below the truth."""
+    features, w, matrix = case
+    basis = torch.linalg.eigh(matrix).eigenvectors[:, :6]  # the wrong end of the spectrum
+    assert square.operator_share_limit(features, w, 4, basis, seed=0) >= largest(matrix, 4)
+    monkeypatch.setattr(square, "largest_eigenvalue_limit", lambda *_: 1e-12)
+    assert square.operator_share_limit(features, w, 4, basis, seed=0) < largest(matrix, 4)
+
+
+@pytest.mark.parametrize("kind", ["flat", "gap", "rank one", "zero"])
+@pytest.mark.parametrize("steps", [20, 60, 200])
+def test_lanczos_bounds_the_largest_eigenvalue(kind, steps, rng):
+    n = 300
+    spectrum = {
+        "flat": np.linspace(0.9, 1.0, n),
+        "gap": np.r_[np.full(n - 1, 0.1), 1.0],
+        "rank one": np.r_[np.zeros(n - 1), 1.0],
+        "zero": np.zeros(n),
+    }[kind]
+    turn = np.linalg.qr(rng.normal(size=(n, n)))[0]
+    matrix = torch.from_numpy(turn * spectrum @ turn.T)
+    for seed in range(5):
+        found = square.largest_eigenvalue_limit(lambda z: matrix @ z, n, seed, steps)
+        assert found >= spectrum.max() * (1 - 1e-13)
+        if steps == 200:
+            assert found <= spectrum.max() * 1.01 + 1e-12
