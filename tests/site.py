@@ -18,24 +18,31 @@ from typing import Any
 
 from playwright.sync_api import Page, sync_playwright
 
-PAGES = ("index.html", "dictionary.html", "reference/cvxsae.html", "theory.html", "how-to/json.html")
+PAGES = (
+    "index.html",
+    "dictionary.html",
+    "reference/cvxsae.html",
+    "theory.html",
+    "how-to/json.html",
+    "notebooks/audit_an_sae.html",
+)
 WIDTHS = {"desktop": (1280, 900), "phone": (390, 844)}
 LEFT = re.compile(r"<p>(?:(?!</p>).)*?(?:\n[-*] \S|\n\d\. \S|\n?\|[ -]*-{3}|\*\*\S)", re.DOTALL)
 """A paragraph with a list, a table or bold that did not become one."""
+
+LOADED = re.compile(r"<((?:script|link|img)[^>]+)(?:src|href)=\"(https?://[^\"]+)")
+"""What a page would ask a network for."""
 
 
 def text_objections(site: Path) -> list[str]:
     """What is wrong with pages by their text alone."""
     found = []
     for file in sorted(site.rglob("*.html")):
-        text = re.sub(r"<(pre|code|script)\b.*?</\1>", "", file.read_text(encoding="utf-8"), flags=re.DOTALL)
+        whole, name = file.read_text(encoding="utf-8"), file.relative_to(site)
+        text = re.sub(r"<(pre|code|script)\b.*?</\1>", "", whole, flags=re.DOTALL)
         if left := LEFT.search(text):
-            found.append(f"{file.relative_to(site)}: Markdown is left: {left[0][-120:]!r}")
-        found += [
-            f"{file.relative_to(site)}: loads {url}"
-            for url in re.findall(r"<(?:script|link|img)[^>]+(?:src|href)=\"(https?://[^\"]+)", text)
-            if "canonical" not in url
-        ]
+            found.append(f"{name}: Markdown is left: {left[0][-120:]!r}")
+        found += [f"{name}: loads {url}" for tag, url in LOADED.findall(whole) if "canonical" not in tag]
     return found
 
 
@@ -48,7 +55,7 @@ def browser_objections(site: Path, screenshots: Path | None) -> list[str]:
         for size, (width, height) in WIDTHS.items():
             page = browser.new_page(viewport={"width": width, "height": height})
             _listen(page, site, found)
-            for name in PAGES:
+            for name in filter(lambda name: (site / name).exists(), PAGES):
                 page.goto((site / name).resolve().as_uri())
                 page.wait_for_timeout(500)
                 wide = page.evaluate("document.documentElement.scrollWidth")
