@@ -8,7 +8,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
-import llvmlite.binding  # type: ignore[import-untyped]
+import llvmlite.binding
 import torch
 
 from cvxsae._version import __version__

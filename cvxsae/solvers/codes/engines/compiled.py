@@ -21,7 +21,7 @@ REORDER = {"reassoc", "contract", "nsz", "arcp"}
 def why_not_compiled() -> str | None:
     """Why kernels cannot be compiled here; ``None`` if they can."""
     try:
-        import llvmlite  # type: ignore[import-untyped]  # noqa: F401
+        import llvmlite  # noqa: F401
         from numba import config
     except ImportError as error:
         return f"numba cannot be imported ({error})"
