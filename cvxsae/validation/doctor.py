@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import os
 import platform
 import re
@@ -204,6 +203,7 @@ def _attempts() -> Iterator[tuple[str, Callable[[], str]]]:
         raised = error
         yield "import", lambda: _raise(raised)
         return
+    yield "codes: torch on CUDA", lambda: _codes("torch", "cuda")
     for engine in ENGINES:
         if engine != "auto":
             yield f"codes: {engine}", lambda engine=engine: _codes(engine)  # type: ignore[misc]
@@ -235,24 +235,25 @@ def _sound(answer: Any, tol: float) -> str:
     return f"value {certificate.value:.6g}, relative gap {certificate.gap:.0e}"
 
 
-def _codes(engine: str) -> str:
+def _codes(engine: str, device: str = "cpu") -> str:
     import torch
 
     from cvxsae.solvers.codes.encode import encode
     from cvxsae.solvers.codes.engines.compiled import why_not_compiled
 
-    device = "cpu"
+    version = _version("triton")
     if engine == "triton":
-        if not importlib.util.find_spec("triton"):
+        device = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
+        if version is None:
             raise _Absent("triton is not installed; only GPUs need it")
-        if not torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1":
-            raise _Absent("no CUDA device; TRITON_INTERPRET=1 runs its kernels in Triton's interpreter")
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        how = f"; triton {version} runs with TRITON_INTERPRET=1 in its interpreter" if engine == "triton" else ""
+        raise _Absent(f"no CUDA device{how}")
     if engine == "fused" and (reason := why_not_compiled()) is not None:
         raise RuntimeError(f"{reason}; codes come from the engine 'torch', which is slower")
     X, atoms = _tiny()
     found = _sound(encode(X, atoms, TINY_LAM, tol=EXACT, engine=engine, device=device), EXACT)
-    return f"{found}, on {device}"
+    return f"{found}, on {device}{f' with triton {version}' if engine == 'triton' else ''}"
 
 
 def _solver(method: Any) -> str:

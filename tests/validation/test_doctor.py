@@ -82,6 +82,20 @@ def test_an_engine_that_is_wrong_is_named(few, monkeypatch):
     assert objection.startswith("newton: WideLimit: ")
 
 
+def test_what_a_machine_does_not_have_is_absent_and_no_fault(few, monkeypatch):
+    import torch
+
+    monkeypatch.setattr("cvxsae.solvers.codes.engines.ENGINES", ("auto", "triton"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    for version, said in (("3.9", "triton 3.9 runs with TRITON_INTERPRET=1"), (None, "triton is not installed")):
+        monkeypatch.setattr(doctor, "_version", lambda package, version=version: version)
+        found = examine()
+        absent = {check.name: check.detail for check in found.checks if check.state is State.absent}
+        assert set(absent) == {"codes: torch on CUDA", "codes: triton"} and said in absent["codes: triton"]
+        assert found.objections == ()
+
+
 def test_a_package_that_cannot_be_imported_is_named(few, monkeypatch):
     import sys
 
