@@ -106,7 +106,7 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def notebook(path: Path) -> dict[str, str | bytes]:
-    """A notebook as a page, and its figures; executed, or as it lies here if ``CVXSAE_SITE_EXECUTE`` is 0.
+    """A notebook as a page, and its figures; executed, or as it was kept beside it if ``CVXSAE_SITE_EXECUTE`` is 0.
 
     Finished notebooks are kept in ``.cache`` by their source and that of the package.
     """
@@ -115,10 +115,8 @@ def notebook(path: Path) -> dict[str, str | bytes]:
     from nbclient import NotebookClient
     from nbconvert import MarkdownExporter
 
-    book, shown = jupytext.read(path), path.with_suffix(".ipynb")
-    if os.environ.get("CVXSAE_SITE_EXECUTE") == "0":
-        book = nbformat.read(shown, as_version=4) if shown.exists() else book
-    else:
+    book = jupytext.read(path)
+    if os.environ.get("CVXSAE_SITE_EXECUTE") != "0":
         sources = sorted([path, *ROOT.glob("cvxsae/**/*.py")])
         key = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:16]
         kept = ROOT / ".cache" / "notebooks" / f"{path.stem}-{key}.ipynb"
@@ -128,14 +126,21 @@ def notebook(path: Path) -> dict[str, str | bytes]:
             kept.parent.mkdir(parents=True, exist_ok=True)
             NotebookClient(book, timeout=NOTEBOOK_SECONDS, resources={"metadata": {"path": str(kept.parent)}}).execute()
             nbformat.write(book, kept)
-    for cell in book.cells:  # what libraries say of a terminal is not for readers
-        if "outputs" in cell:
-            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+    elif path.with_suffix(".ipynb").exists():
+        book = nbformat.read(path.with_suffix(".ipynb"), as_version=4)
     places = {"unique_key": path.stem, "output_files_dir": f"{path.stem}_files"}
-    body, extra = MarkdownExporter().from_notebook_node(book, places)
+    body, extra = MarkdownExporter().from_notebook_node(_quiet(book), places)
     body = re.sub(r"<style[^>]*>.*?</style>\n?", "", body, flags=re.DOTALL)
     found: dict[str, str | bytes] = {f"notebooks/{path.stem}.md": body}
     return found | {f"notebooks/{name}": data for name, data in extra["outputs"].items()}
+
+
+def _quiet(book: Any) -> Any:
+    """A notebook without what libraries say of a terminal."""
+    for cell in book.cells:
+        if "outputs" in cell:
+            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+    return book
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
@@ -152,9 +157,7 @@ def _led(found: re.Match[str], here: str) -> str:
     path = posixpath.normpath(posixpath.join(posixpath.dirname(_repository_path(here)), file))
     if (ROOT / path).is_dir():
         return text[1:-1]  # a folder of the repository is not on the site
-    site = ELSEWHERE.get(path, path.removeprefix("docs/"))
-    if site.startswith("notebooks/"):
-        site = re.sub(r"\.(ipynb|py)$", ".md", site)
+    site = ELSEWHERE.get(path, re.sub(r"\.ipynb$", ".md", path.removeprefix("docs/")))
     if not (ROOT / path).exists() and not path.startswith("docs/"):
         site = target
     led = posixpath.relpath(site, posixpath.dirname(here) or ".")
