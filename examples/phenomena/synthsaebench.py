@@ -84,7 +84,8 @@ class Size:
     test: int
     lambdas: tuple[float, ...]
     steps: int
-    seconds: float | None
+    search: int | None
+    """Steps of ``learn_dictionary``; None until it is stationary."""
 
     @property
     def width(self) -> int:
@@ -92,7 +93,7 @@ class Size:
         return self.features // 4
 
 
-FULL = Size(1024, 64, 8, 20_000, 4_000, (0.5, 1.0, 2.0), 1_500, 12.0)
+FULL = Size(1024, 64, 8, 20_000, 4_000, (0.5, 1.0, 2.0), 1_500, 400)
 SMALL = Size(128, 24, 1, 2_000, 400, (1.0,), 300, None)
 
 
@@ -272,8 +273,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows, ladders, identities = [], {}, []
     for lam in size.lambdas:
         sae = train_sae(X, size.width, lam, steps=size.steps, seed=0)
-        limit = {} if size.seconds is None else {"max_seconds": size.seconds}
-        fit = learn_dictionary(X, size.width, lam, seed=0, stationarity=1e-3, **limit)
+        fit = learn_dictionary(X, size.width, lam, seed=0, stationarity=1e-3, max_steps=size.search)
+        ended = f"{fit.status.name.lower()}, stationarity {fit.worst_stationarity:.2g}"
+        print(f"learned at λ = {lam:g}: {ended}", flush=True)
         places = {
             "trained SAE": (sae.dictionary, sae.b_dec.astype(np.float64), sae),
             "learned": (fit.dictionary, fit.bias, None),
