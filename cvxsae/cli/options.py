@@ -124,6 +124,15 @@ class DataOptions:
             raise InputError(f"--rows is {self.rows}; DATA has {n_points} rows.")
         return np.sort(np.random.default_rng(self.seed).choice(n_points, size=self.rows, replace=False))
 
+    @property
+    def takes_all(self) -> bool:
+        """Whether all rows that are there are used."""
+        return self.rows is None
+
+    def those_used(self, labels: Any) -> Any:
+        """Of one label for each row that is there, those of the rows that are used, in their order."""
+        return labels[self.drawn(len(labels))]
+
 
 @dataclass(frozen=True, kw_only=True)
 class FilteredDataOptions(DataOptions):
@@ -140,6 +149,21 @@ class FilteredDataOptions(DataOptions):
             return X, []
         X, found = without_outliers(X, arguments.positive(self.drop_outliers, "--drop-outliers"))
         return X, [found.dropped()]
+
+    @property
+    def takes_all(self) -> bool:
+        """Whether all rows that are there are used."""
+        return super().takes_all and self.drop_outliers is None
+
+    def those_used(self, labels: Any) -> Any:
+        """Of one label for each row that is there, those of the rows that are used, in their order."""
+        import numpy as np
+
+        from cvxsae.data.outliers import find_outliers
+
+        if self.drop_outliers is not None:
+            labels = np.delete(labels, find_outliers(self.opened(), self.drop_outliers).rows)
+        return super().those_used(labels)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -42,6 +42,11 @@ def require_apart(learned_on: Activations, held_out: Activations, name: str) -> 
         )
     if count == 0:
         return None
+    return seen_in_words(count, total)
+
+
+def seen_in_words(count: int, total: int) -> str:
+    """What has to be said of so many rows held out that were learned from, without a period."""
     return (
         f"{count:,} of the {total:,} rows held out are equal to rows that are learned from, which flatters what is "
         "learned unless the distribution itself repeats rows"

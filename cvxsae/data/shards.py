@@ -41,6 +41,18 @@ def are_paths(X: Any) -> bool:
     return isinstance(X, list | tuple) and len(X) > 0 and all(isinstance(one, str | os.PathLike) for one in X)
 
 
+def files_of(X: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], name: str) -> list[Path]:
+    """The files that paths stand for, in their order; nothing is read.
+
+    Raises
+    ------
+    InputError
+        If a folder or pattern has none.
+    """
+    texts = [os.fspath(one) for one in ([X] if isinstance(X, str | os.PathLike) else X)]
+    return [_split(one)[0] for text in texts for one in (_expanded(text, name) or [text])]
+
+
 def opened_rows(X: Any, name: str) -> Any:
     """What paths name, opened and not read, where rows of it can then be read alone; anything else as it is."""
     found = open_paths(X, name) if are_paths(X) else X

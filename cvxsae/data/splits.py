@@ -6,12 +6,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from cvxsae.data import arguments
+from cvxsae.data.activations import Activations
 from cvxsae.errors import InputError, reason
 
 if TYPE_CHECKING:
-    from jaxtyping import Int64
+    from collections.abc import Iterator
+
+    from jaxtyping import Bool, Int64
 
 HELD_OUT_SHARE = 0.25
 """Part of the rows set aside where only one set of data is given."""
@@ -112,3 +116,16 @@ def split_rows(n_points: int, seed: int, *, groups: Any = None, share: float = H
         return Split(train, held_out, None, None, unit)
     own = [np.unique(labels[rows], return_inverse=True)[1].astype(np.int64) for rows in (train, held_out)]
     return Split(train, held_out, own[0], own[1], unit)
+
+
+def chosen_rows(data: Activations, mask: Bool[np.ndarray, " N"]) -> Activations:
+    """Rows of a mask as a copy: in memory up to 1 GiB and beyond that in an unnamed file, read block by block."""
+    where = torch.from_numpy(mask)
+    return data[where.to(data.device)] if data.device.type != "cpu" else Activations(_blocks(data, where))
+
+
+def _blocks(data: Activations, mask: torch.Tensor) -> Iterator[torch.Tensor]:
+    start = 0
+    for block in data.batches(dtype=None):
+        yield block[mask[start : start + len(block)]]
+        start += len(block)

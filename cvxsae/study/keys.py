@@ -94,6 +94,7 @@ def one_of(names: Sequence[str], *, many: bool = False) -> Key:
 COUNT = Key(_count(1), "a whole number of at least 1", kind=int)
 SEED = Key(_count(0), "a whole number of at least 0", kind=int)
 SHARE = Key(lambda value: _positive(value) and value < 1, "a share of the rows, between 0 and 1", kind=float)
+LEVEL = Key(lambda value: _positive(value) and value < 1, "a number between 0 and 1, such as 0.95", kind=float)
 POSITIVE = Key(_positive, "a number above zero", kind=float)
 YES_OR_NO = Key(lambda value: isinstance(value, bool), "true or false")
 TEXT = Key(lambda value: isinstance(value, str) and bool(value), "a text in quotes")

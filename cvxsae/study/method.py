@@ -21,6 +21,7 @@ from cvxsae.data.activations import Activations
 from cvxsae.parallel.context import Run
 from cvxsae.relaxations.candidate import Candidate
 from cvxsae.relaxations.problem import Problem
+from cvxsae.solvers.codes.evaluation import CONFIDENCE
 from cvxsae.study.keys import COUNTS, Key
 
 Start = tuple[np.ndarray, np.ndarray]
@@ -42,6 +43,12 @@ class CellInput:
         The datapoints, (N, d).
     held_out
         Datapoints that nothing is learned from, (M, d), or None.
+    groups, held_out_groups
+        Which document each datapoint of either is of, integers from 0; None if rows are independent.
+    confidence
+        Of intervals for the distribution.
+    n_seen
+        How many datapoints of ``held_out`` are known to be equal to some of ``X``.
     lam
         λ; NaN for the calibration of λ.
     bias
@@ -66,6 +73,10 @@ class CellInput:
     target_l0: float | None = None
     start: Start | None = None
     held_out: Activations | None = None
+    groups: np.ndarray | None = None
+    held_out_groups: np.ndarray | None = None
+    confidence: float = CONFIDENCE
+    n_seen: int = 0
     run: Run = field(default_factory=lambda: Run(is_outermost=False))
 
     @property
@@ -99,14 +110,15 @@ class Outcome:
         What the referee says is wrong with it, a sentence each.
     arrays
         Dictionary and bias, for cells that start from them.
-    ledger
-        That of a trained SAE, at the wide limit's floor.
+    ledger, held_out_ledger
+        Those of a trained SAE on the rows learned from and on the rows held out, at their wide limits' floors.
     """
 
     numbers: dict[str, Any]
     objections: tuple[str, ...] = ()
     arrays: dict[str, Any] = field(default_factory=dict)
     ledger: dict[str, Any] | None = None
+    held_out_ledger: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,10 @@ from typing import Any
 
 from cvxsae.data.activations import Activations
 from cvxsae.errors import InputError
+from cvxsae.study.files import ARRAY
 from cvxsae.study.registry import CALIBRATION, METHODS
-from cvxsae.study.sources import ARRAY, GENERATORS, HELD_OUT, Rows, rows_of
+from cvxsae.study.rows import Rows, rows_of
+from cvxsae.study.sources import CONFIDENCE, GENERATORS, GROUPS, HELD_OUT, HELD_OUT_GROUPS
 from cvxsae.study.spec import StudySpec
 
 SCHEMA = 2
@@ -22,6 +24,10 @@ SCHEMA = 2
 
 ID_LENGTH = 16
 """Hexadecimal digits of a cell's name: 64 bits, so that two of a billion cells are alike with a chance of 3 %."""
+
+
+ONLY_OF_INTERVALS = (CONFIDENCE, HELD_OUT_GROUPS)
+"""What is said of rows held out that decides intervals, and no answer of a method without any."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +45,7 @@ class Cell:
     options
         Of the method.
     held_out
-        What identifies the rows that nothing is learned from (:class:`~cvxsae.study.sources.Rows`); None without any.
+        What identifies the rows that nothing is learned from (:class:`~cvxsae.study.rows.Rows`); None without any.
     needs
         Cells without which this one cannot be computed: the λ it takes, the dictionary it checks. They decide its
         answer, so they are part of its identity; what it merely starts from is not.
@@ -75,9 +81,16 @@ class Cell:
         }
         if self.held_out is None:  # cells of studies that hold nothing out keep the names they had
             del own["held_out"]
+        elif not self.is_evaluated:  # and those that say nothing of a distribution whatever the confidence
+            own["held_out"] = {key: value for key, value in self.held_out.items() if key not in ONLY_OF_INTERVALS}
         own["options"] = {key: value for key, value in self.options.items() if key != "n_atoms"}
         text = json.dumps({"schema": SCHEMA, **own}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:ID_LENGTH]
+
+    @property
+    def is_evaluated(self) -> bool:
+        """Whether its dictionary is evaluated on rows held out."""
+        return self.held_out is not None and self.method in METHODS and METHODS[self.method].evaluates
 
     @property
     def problem(self) -> tuple[Any, ...]:
@@ -136,7 +149,7 @@ def _read(study: StudySpec, name: str, n_points: int | None) -> Rows:
     try:
         return rows_of(source, n_points, study.held_out, arrays_of(study, source))
     except InputError as error:
-        if source["source"] not in GENERATORS:
+        if not isinstance(source["source"], str) or source["source"] not in GENERATORS:
             raise
         raise InputError(f"[data.{name}] {error}") from None
     except MemoryError:
@@ -145,7 +158,8 @@ def _read(study: StudySpec, name: str, n_points: int | None) -> Rows:
 
 def arrays_of(study: StudySpec, source: Mapping[str, Any]) -> dict[str, Activations]:
     """The arrays in memory that a source names, by fingerprint."""
-    names = [source[key].removeprefix(ARRAY) for key in ("source", HELD_OUT) if key in source]
+    named = [source.get(key) for key in ("source", HELD_OUT, GROUPS, HELD_OUT_GROUPS)]
+    names = [name.removeprefix(ARRAY) for name in named if isinstance(name, str)]
     return {name: study.arrays[name] for name in names if name in study.arrays}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -12,13 +12,14 @@ from cvxsae.data.activations import Activations
 from cvxsae.data.storage import Kept
 from cvxsae.parallel.context import Run
 from cvxsae.relaxations.convex.fixed_atoms import SparseCodes
+from cvxsae.sae.audits.ledger import LossLedger
 from cvxsae.solvers.codes.encode import encode_rows
-from cvxsae.solvers.codes.evaluation import evaluation_of
-from cvxsae.study.held_out import LOCAL, OWN, SAE_ARRAYS, gap_of, kept_evaluation, numbers_of
+from cvxsae.solvers.codes.evaluation import Evaluation, evaluation_of
+from cvxsae.study.held_out import LOCAL, OWN, SAE_ARRAYS, described, gap_of, kept_evaluation, numbers_of
 from cvxsae.study.method import CODES_TOL, mean_of
 from cvxsae.study.plan import Cell
 from cvxsae.study.registry import METHODS
-from cvxsae.study.sources import Rows
+from cvxsae.study.rows import Rows
 
 NORM_TOLERANCE = 1e-9
 """How far the norm of a kept atom may be from 1."""
@@ -97,9 +98,11 @@ def _require_held_out(cell: Cell, rows: Rows, kept: Kept, run: Run) -> None:
     for name, arrays in ((OWN, SAE_ARRAYS if is_sae else plain), *(((LOCAL, plain),) if is_sae else ())):
         dictionary, bias = (np.asarray(kept.arrays[array], np.float64) for array in arrays)
         _require_unit(dictionary)
-        claimed = kept_evaluation(kept.arrays, name)
+        claimed = kept_evaluation(kept, name)
         if claimed is None or rows.held_out is None or claimed.n_points != len(rows.held_out):
             raise ValueError("it does not hold what it says of the rows held out")
+        if not _are_alike(claimed.groups, rows.held_out_groups) or claimed.confidence != rows.confidence:
+            raise ValueError("its intervals are of other documents or another confidence")
         at = SparseCodes(rows.held_out, dictionary, lam, bias=bias)
         again = evaluation_of(at, replace(run, progress=False), tol=CODES_TOL)
         is_borne_out = (again.lower <= claimed.values * (1 + CODES_TOL)) & (claimed.lower <= again.values)
@@ -111,8 +114,37 @@ def _require_held_out(cell: Cell, rows: Rows, kept: Kept, run: Run) -> None:
         found.append(claimed)
     columns = numbers_of(found[0], float(numbers["exact" if is_sae else "value"]))
     columns |= gap_of(*found) if is_sae else {}
-    if not all(np.isclose(float(numbers[name]), value, rtol=SAME, atol=SAME) for name, value in columns.items()):
-        raise ValueError("its columns are not what its rows held out say")
+    for name, value in columns.items():
+        if name not in numbers and name in described(found[0].mean):  # a cell of before these columns
+            continue
+        is_same = numbers[name] == value if isinstance(value, str) else _is_same(numbers[name], value)
+        if not is_same:
+            raise ValueError("its columns are not what its rows held out say")
+    if is_sae:
+        _require_ledger(kept.record, found)
+
+
+def _require_ledger(record: Mapping[str, Any], found: list[Evaluation]) -> None:
+    """The ledger of the rows held out has the levels that these rows have."""
+    if not record.get("held_out_ledger"):
+        raise ValueError("it has no ledger of the rows held out")
+    ledger = LossLedger.from_dict(record["held_out_ledger"])
+    levels = {"exact": found[0].value, "local": found[1].value, "loss": float(record["numbers"]["held_out_loss"])}
+    gap = found[0].minus(found[1]) if ledger.improved else None
+    told = ledger.estimates["dictionary_gap"]
+    if not all(_is_same(getattr(ledger, name), value) for name, value in levels.items()) or (
+        gap is not None and not (_is_same(told.low, gap.low) and _is_same(told.high, gap.high))
+    ):
+        raise ValueError("its ledger is not what its rows held out say")
+
+
+def _is_same(claimed: Any, value: float) -> bool:
+    number = np.nan if claimed is None else float(claimed)
+    return bool(np.isclose(number, value, rtol=SAME, atol=SAME, equal_nan=True))
+
+
+def _are_alike(claimed: np.ndarray | None, known: np.ndarray | None) -> bool:
+    return claimed is known if claimed is None or known is None else np.array_equal(claimed, known)
 
 
 def _fixed_bias(cell: Cell, X: Activations) -> np.ndarray | None:

@@ -26,7 +26,7 @@ from cvxsae.study.method import CellInput, Outcome, Start
 from cvxsae.study.plan import SCHEMA, Cell, arrays_of, plan
 from cvxsae.study.proof import proven
 from cvxsae.study.registry import CALIBRATION, compute
-from cvxsae.study.sources import Rows, rows_of
+from cvxsae.study.rows import Rows, rows_of
 from cvxsae.study.spec import StudySpec
 from cvxsae.study.status import in_words, seconds_left
 from cvxsae.study.store import Record, Store
@@ -286,6 +286,7 @@ def run_cell(task: Task) -> Record:
         "numbers": {"lam": task.lam, **strict_json(outcome.numbers)},
         "objections": [violated] if violated else list(outcome.objections),
         "ledger": strict_json(outcome.ledger) if outcome.ledger else None,
+        "held_out_ledger": strict_json(outcome.held_out_ledger) if outcome.held_out_ledger else None,
         "warm_from": task.warm_from,
         "note": task.note,
         "threads": task.threads,
@@ -312,6 +313,10 @@ def _input(task: Task) -> CellInput:
         method=cell.method,
         X=rows.X,
         held_out=rows.held_out,
+        groups=rows.groups,
+        held_out_groups=rows.held_out_groups,
+        confidence=rows.confidence,
+        n_seen=rows.n_seen,
         lam=math.nan if task.lam is None else task.lam,
         bias=cell.bias,
         options=cell.options,
@@ -330,7 +335,7 @@ def _input(task: Task) -> CellInput:
 
 def _failed(cell: Cell, why: str | None) -> Record:
     """The record of a cell that has no numbers; of one that has, the rest is filled in."""
-    nothing = dict.fromkeys(("ledger", "warm_from", "note", "threads"))
+    nothing = dict.fromkeys(("ledger", "held_out_ledger", "warm_from", "note", "threads"))
     return {
         "schema": SCHEMA,
         "id": cell.id,

@@ -17,15 +17,17 @@ from cvxsae.data.atomic import shown
 from cvxsae.data.embedded import EMBEDDED_NAMES
 from cvxsae.data.storage import fingerprint
 from cvxsae.errors import InputError, reason
+from cvxsae.study.files import ARRAY, data_files, is_data
 from cvxsae.study.keys import COUNTS, NONNEGATIVES, POSITIVES, SEEDS, SHARE, TEXT, Key, known, nearest, one_of, refuse
 from cvxsae.study.registry import METHODS, OPTIONS, depending_on, options
+from cvxsae.study.rows import labels_column
 from cvxsae.study.sources import (
-    ARRAY,
     DATA_NAMES,
     GENERATORS,
+    GROUPS,
     HELD_OUT,
+    HELD_OUT_GROUPS,
     Source,
-    data_file,
     data_source,
     table_of_tables,
 )
@@ -138,7 +140,7 @@ class StudySpec:
                 raise InputError(
                     f"[grid] held_out is a share and [data.{name}] held_out has rows; give one of the two."
                 )
-            if source["source"] in GENERATORS and not self.n_points:
+            if isinstance(source["source"], str) and source["source"] in GENERATORS and not self.n_points:
                 raise InputError(f"[grid] lacks n_points, which the generator of data {name!r} needs; give a list.")
 
     def to_dict(self) -> dict[str, Any]:
@@ -201,7 +203,7 @@ def _arrays_apart(
     """Names, sources ready for JSON, and the arrays in memory among them by fingerprint."""
 
     def kept(array: Any, name: str) -> str:
-        rows = Activations(array, name=f"data {name!r}")
+        rows = array if isinstance(array, Activations) else Activations(array, name=f"data {name!r}")
         digest = fingerprint(rows)
         arrays[digest] = rows
         return f"{ARRAY}{digest}"
@@ -219,6 +221,9 @@ def _arrays_apart(
         for key in ("source", HELD_OUT):
             if isinstance(given, Mapping) and _is_array(given.get(key)):
                 given = {**given, key: kept(given[key], name)}
+        for key in (GROUPS, HELD_OUT_GROUPS):
+            if isinstance(given, Mapping) and not isinstance(given.get(key, ""), str):
+                given = {**given, key: kept(labels_column(given[key], f"[data.{name}] {key}"), name)}
         plain[name] = given
     return data, plain, arrays
 
@@ -235,8 +240,7 @@ def _sources(names: Sequence[str], tables: Mapping[str, Any], beside: Path) -> d
         if name in bare and name not in given:
             given[name] = data_source(name, {}, beside)
         elif name not in given:
-            if "." not in name:
+            if not is_data(name, beside):
                 refuse("[grid] data", name, f"{DATA_NAMES.allowed}{nearest(name, [*given, *bare])}")
-            file = data_file(name, beside, "[grid] data")
-            given[name] = data_source(name, {"source": file}, beside)
+            given[name] = data_source(name, {"source": data_files(name, beside, "[grid] data", bare)}, beside)
     return {name: given[name] for name in names}

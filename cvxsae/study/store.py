@@ -108,7 +108,7 @@ class Store:
     def evaluation(self, cell: str, name: str = OWN) -> Evaluation | None:
         """What a cell's dictionary is worth on every row held out; None if it has none, or nothing verifies."""
         kept = self.cells.read(cell)
-        return None if kept is None else kept_evaluation(kept.arrays, name)
+        return None if kept is None else kept_evaluation(kept, name)
 
     # ------------------------------------------------------------------ tables
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cvxsae.data.overlap import seen_in_words
 from cvxsae.study.laws import (
     RESOLVED,
     by_width,
@@ -78,9 +79,13 @@ def _held_out(rows: pd.DataFrame) -> list[str]:
         flattered = " to ".join(f"{end['memorization']:.2g}" for end in ends)
         lines.append(
             f"On {ends[0]['n_held_out']:,} rows held out {name} cost {costs}, {flattered} more than on the "
-            "rows learned from (memorization, and the luck of both draws)."
+            f"rows learned from (memorization, and the luck of both draws); {said_of_intervals(ends[0])}."
         )
         lines += _falls(seen) if method == "learned" else []
+    repeated = rows["n_held_out_seen"].dropna()
+    if len(repeated):
+        told = seen_in_words(int(repeated.max()), int(rows["n_held_out"].max()))
+        lines.insert(0, f"{told}.")
     seen = held_out_by_width(rows)
     left = numbers(seen["held_out"]) - numbers(seen["held_out_wide"])
     law = power_law(numbers(seen["n_atoms"]), np.where(np.isfinite(left), left, 0.0))
@@ -110,7 +115,16 @@ def _falls(seen: pd.DataFrame) -> list[str]:
         ]
         parts += [f"{said} {', '.join(found)}"] if found else []
     every = "Each wider dictionary" if bool((low > 0).all()) else "Going wider"
-    return [f"{every}, on rows not seen (paired 95 % intervals), {'; '.join(parts)}."]
+    return [f"{every}, on rows not seen ({said_of_intervals(seen.iloc[0], paired=True)}), {'; '.join(parts)}."]
+
+
+def said_of_intervals(row: Any, *, paired: bool = False) -> str:
+    """What the intervals of a row of the table are: confidence, unit and method."""
+    which = "paired intervals" if paired else "intervals"
+    if row["held_out_method"] is None or row["held_out_method"] != row["held_out_method"]:
+        return f"{which} of one {row['held_out_unit']} there are none"
+    units = f"{row['n_held_out_units']:,} {row['held_out_unit']}s"
+    return f"{which}: {100 * row['held_out_confidence']:.4g} %, {row['held_out_method']}, {units}"
 
 
 def _joined(steps: list[tuple[int, int]]) -> list[str]:

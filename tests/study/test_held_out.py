@@ -21,7 +21,7 @@ from cvxsae.population import Evaluation, evaluate
 from cvxsae.solvers.dictionary.spheres import unit
 from cvxsae.study import HeldOutWidth, WidthResult
 from cvxsae.study.plan import Cell
-from cvxsae.study.sources import rows_of
+from cvxsae.study.rows import rows_of
 from cvxsae.study.store import Store
 from cvxsae.study.summary import _falls, summary
 from tests.helpers.forged import forge

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from cvxsae import ScaleStudy
 from cvxsae.study.plan import Cell
 from cvxsae.study.registry import METHODS, depending_on
-from cvxsae.study.sources import datapoints
+from cvxsae.study.rows import datapoints
 from tests.helpers.sentences import rejects
 
 BY_WIDTH = depending_on("n_atoms")

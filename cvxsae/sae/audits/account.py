@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +23,8 @@ from cvxsae.validation.certify import certify
 from cvxsae.validation.claims import row_values, stationarity
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from jaxtyping import Bool, Float64, Int64
 
     from cvxsae.parallel.context import Run
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from cvxsae.relaxations.joint.joint import JointProblem
     from cvxsae.relaxations.solution import Solution
     from cvxsae.sae.autoencoder import SparseAutoencoder
+    from cvxsae.solvers.codes.evaluation import Evaluation
     from cvxsae.solvers.codes.result import Codes
     from cvxsae.solvers.dictionary.result import DictionaryFit
 
@@ -60,6 +63,8 @@ class Accounts:
         The numbers of these rows in the data that they are from, (N,).
     missing
         Stages that were not begun because time had run out.
+    evaluations
+        On rows held out: the SAE's dictionary (``"exact"``) and the better one (``"local"``), row by row.
     """
 
     ledger: LossLedger
@@ -71,6 +76,7 @@ class Accounts:
     exact_values: Float64[np.ndarray, " N"]
     numbers: Int64[np.ndarray, " N"]
     missing: tuple[str, ...] = ()
+    evaluations: Mapping[str, Evaluation] = field(default_factory=dict)
 
 
 def account(model: SparseAutoencoder, floor: Floor, wide: Solution, tol: float, run: Run) -> LossLedger:

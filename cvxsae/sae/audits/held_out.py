@@ -128,6 +128,7 @@ def held_out_accounts(
         encoder_values=values,
         exact_values=np.minimum(values, exact.values),
         numbers=drawn.numbers,
+        evaluations={"exact": exact, "local": local},
     )
 
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
-import torch
 
 from cvxsae.data import arguments
 from cvxsae.data.activations import Activations
 from cvxsae.data.outliers import OUTLIER_RATIO, find_outliers, without_outliers
 from cvxsae.data.overlap import require_apart
-from cvxsae.data.splits import HELD_OUT_SHARE, document_labels, split_rows
+from cvxsae.data.splits import HELD_OUT_SHARE, chosen_rows, document_labels, split_rows
 from cvxsae.errors import InputError
 from cvxsae.parallel.group import all_rows
 from cvxsae.sae.audits.held_out import Drawn
@@ -120,19 +119,6 @@ def _shared(given: _Given, share: Any, confidence: float, seed: int) -> Rows:
     said = str(split).replace(f"by {split.unit};", f"by {split.unit} with seed {seed};")
     learned_on, held_out = chosen_rows(given.data, ~is_held_out), chosen_rows(given.data, is_held_out)
     return Rows(given=given.data, learned_on=learned_on, held_out=held_out, drawn=drawn, notes=(said, *given.notes))
-
-
-def chosen_rows(data: Activations, mask: np.ndarray) -> Activations:
-    """Rows of a mask as a copy: in memory up to 1 GiB and beyond that in an unnamed file, read block by block."""
-    where = torch.from_numpy(mask)
-    return data[where.to(data.device)] if data.device.type != "cpu" else Activations(_blocks(data, where))
-
-
-def _blocks(data: Activations, mask: torch.Tensor) -> Iterator[torch.Tensor]:
-    start = 0
-    for block in data.batches(dtype=None):
-        yield block[mask[start : start + len(block)]]
-        start += len(block)
 
 
 class _Given:

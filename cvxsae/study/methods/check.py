@@ -48,7 +48,7 @@ def check(
     }
     aside = evaluated(cell, dictionary, bias)
     arrays = {} if aside is None else {"dictionary": dictionary, "bias": bias}
-    return added(Outcome(numbers, inexact(gap, CODES_TOL), arrays), aside, report.value)
+    return added(cell, Outcome(numbers, inexact(gap, CODES_TOL), arrays), aside, report.value)
 
 
 METHOD = Method(

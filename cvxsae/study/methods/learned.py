@@ -7,15 +7,21 @@ from typing import Annotated, Any
 
 import numpy as np
 
+from cvxsae.data.activations import Activations
+from cvxsae.errors import InputError
 from cvxsae.relaxations.convex.fixed_atoms import SparseCodes
+from cvxsae.relaxations.convex.wide_limit import WideLimit
 from cvxsae.relaxations.joint.joint import JointProblem
+from cvxsae.solvers.codes.encode import encode_rows
+from cvxsae.solvers.dictionary.held_out import HeldOut, set_aside
 from cvxsae.solvers.dictionary.learn import Settings
 from cvxsae.solvers.dictionary.learn import learn as search
 from cvxsae.solvers.dictionary.result import DictionaryFit
 from cvxsae.solvers.dictionary.start import Given
+from cvxsae.solvers.floors.search import WIDE_TOL, solved_wide_limit
 from cvxsae.study.held_out import added, evaluated
-from cvxsae.study.keys import COUNT, POSITIVE, YES_OR_NO, one_of
-from cvxsae.study.method import CODES_TOL, CellInput, Method, Outcome, fvu
+from cvxsae.study.keys import COUNT, POSITIVE, SHARE, YES_OR_NO, one_of
+from cvxsae.study.method import CODES_TOL, CellInput, Method, Outcome, fvu, l0
 from cvxsae.validation.certify import certify
 from cvxsae.validation.claims import stationarity as residuals_of
 
@@ -27,8 +33,18 @@ def learned(
     max_seconds: Annotated[float | None, POSITIVE] = None,
     max_steps: Annotated[int | None, COUNT] = None,
     second_order: Annotated[bool, YES_OR_NO] = False,
+    validation: Annotated[float | None, SHARE] = None,
+    patience: Annotated[int | None, COUNT] = None,
 ) -> Outcome:
-    """Learn a dictionary; the referee says what it attains, from data and arrays alone."""
+    """Learn a dictionary; the referee says what it attains, from data and arrays alone.
+
+    With ``validation`` a share of the rows learned from watches the search (:mod:`cvxsae.solvers.dictionary.watching`);
+    what the row of the table says is of all of them, and of none of the rows held out.
+    """
+    if patience is not None and validation is None:
+        raise InputError("[learned] patience is given without validation; give validation too, or leave patience out.")
+    watched: dict[str, Any] = {"validation": validation, "patience": patience, "seed": cell.run.seed}
+    seen, watch = set_aside(cell.X, {**watched, "validation_groups": None if validation is None else cell.groups})
     fit = learn(
         cell,
         cell.lam,
@@ -37,7 +53,10 @@ def learned(
         max_seconds=max_seconds,
         max_steps=max_steps,
         second_order=second_order,
+        apart=None if watch is None else (seen, watch),
     )
+    if watch is not None:
+        return _of_all_rows(cell, fit)
     problem = SparseCodes(cell.X, fit.dictionary, cell.lam, bias=fit.bias)
     found = certify(problem, fit.candidate(), tol=CODES_TOL)
     residuals, drift = residuals_of(problem, fit.candidate())
@@ -54,7 +73,34 @@ def learned(
         "fvu": fvu(problem, fit.candidate(), cell.X),
     }
     outcome = Outcome(numbers, found.objections, {"dictionary": fit.dictionary, "bias": fit.bias})
-    return added(outcome, evaluated(cell, fit.dictionary, fit.bias), found.value)
+    return added(cell, outcome, evaluated(cell, fit.dictionary, fit.bias), found.value)
+
+
+def _of_all_rows(cell: CellInput, fit: DictionaryFit) -> Outcome:
+    """A dictionary that some rows watched, on these and on those that it was learned on."""
+    run, problem = cell.run.inner(), SparseCodes(cell.X, fit.dictionary, cell.lam, bias=fit.bias)
+    codes = encode_rows(problem, run, tol=CODES_TOL)
+    found = certify(codes, tol=CODES_TOL)
+    own = SparseCodes(fit.problem.X, fit.dictionary, cell.lam, bias=fit.bias)
+    residuals, drift = residuals_of(own, fit.candidate())
+    wide = solved_wide_limit(WideLimit(cell.X, cell.lam, bias=cell.bias_value), WIDE_TOL, run)
+    watched = fit.validation
+    numbers = {
+        "value": found.value,
+        "lower_bound": certify(wide.problem, wide).lower_bound,
+        "codes_gap": found.gap,
+        "stationarity": float(np.nanmax(residuals, initial=0)),
+        "bias_residual": drift if cell.bias == "free" else None,
+        "least_curvature": fit.least_curvature,
+        "l0": l0(codes),
+        "live_atoms": int((np.asarray(codes.codes.sum(axis=0)).ravel() > 0).sum()),
+        "outcome": fit.status.name,
+        "fvu": fvu(problem, codes, cell.X),
+        "validation": None if watched is None else watched.value,
+        "n_validation": len(cell.X) - len(fit.problem.X),
+    }
+    outcome = Outcome(numbers, found.objections, {"dictionary": fit.dictionary, "bias": fit.bias})
+    return added(cell, outcome, evaluated(cell, fit.dictionary, fit.bias), found.value)
 
 
 def learn(
@@ -66,10 +112,12 @@ def learn(
     second_order: bool = False,
     max_seconds: float | None = None,
     max_steps: int | None = None,
+    apart: tuple[Activations, HeldOut] | None = None,
 ) -> DictionaryFit:
-    """Learn at this λ from this start. An interrupt passes through."""
-    problem = JointProblem(cell.X, cell.width, lam, bias=cell.bias_value)
-    settings = Settings(stationarity, Given.of(start, problem), second_order)
+    """Learn at this λ from this start, on some of the rows where others watch. An interrupt passes through."""
+    rows, watch = (cell.X, None) if apart is None else apart
+    problem = JointProblem(rows, cell.width, lam, bias=cell.bias_value)
+    settings = Settings(stationarity, Given.of(start, problem), second_order, held_out=watch)
     return search(problem, settings, replace(cell.within(max_seconds).inner(), max_steps=max_steps))
 
 
@@ -80,5 +128,12 @@ METHOD = Method(
     attains=("value",),
     evaluates=True,
     attained="value",
+    columns={
+        "validation": (
+            "Float64",
+            "learned: F on the rows that watched the search, where it ended; having chosen that, they flatter it",
+        ),
+        "n_validation": ("Int64", "learned: how many rows watched the search; they are among those of value"),
+    },
     planned={"warm": (one_of(("n_atoms", "lam", "none"), many=True), ("n_atoms", "lam"))},
 )

@@ -8,16 +8,20 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 
+from cvxsae.data.overlap import seen_in_words
 from cvxsae.relaxations.convex.wide_limit import WideLimit
 from cvxsae.relaxations.floors.floor import Floor
 from cvxsae.relaxations.joint.joint import JointProblem
 from cvxsae.sae.audits.account import account
-from cvxsae.sae.audits.ledger import GAPS
+from cvxsae.sae.audits.held_out import STAGES as HELD_OUT_STAGES
+from cvxsae.sae.audits.held_out import Drawn, held_out_accounts
+from cvxsae.sae.audits.ledger import GAPS, LossLedger
+from cvxsae.sae.audits.stages import Stages
 from cvxsae.sae.train import Recipe, plan_of, train
 from cvxsae.solvers.floors.search import WIDE_SHARE, WIDE_TOL, solved_wide_limit
-from cvxsae.study.held_out import LOCAL, SAE_ARRAYS, added, arrays_of, by_encoder, evaluated, gap_of, not_exact
+from cvxsae.study.held_out import LOCAL, SAE_ARRAYS, added, arrays_of, gap_of, not_exact
 from cvxsae.study.keys import COUNT, POSITIVE, YES_OR_NO, one_of
-from cvxsae.study.method import CellInput, Method, Outcome, inexact, unexplained
+from cvxsae.study.method import CODES_TOL, CellInput, Method, Outcome, inexact, unexplained
 
 TRAINING_SHARE = 0.5
 """Part of the time left, if there is a limit for the whole run, that training may take; the audit has the rest."""
@@ -61,28 +65,41 @@ def trained_sae(
     }
     arrays = {"dictionary": found.dictionary, "bias": found.decoder_bias}
     objections = inexact(max(found.codes_gap, found.local_codes_gap), stationarity)
-    return _with_held_out(cell, sae, Outcome(numbers, objections, arrays, found.to_dict()))
+    return _with_held_out(cell, sae, found, Outcome(numbers, objections, arrays, found.to_dict()))
 
 
-def _with_held_out(cell: CellInput, sae: Any, outcome: Outcome) -> Outcome:
+def _with_held_out(cell: CellInput, sae: Any, sample: LossLedger, outcome: Outcome) -> Outcome:
     """With what the SAE, its own dictionary and the best found from it are worth on the rows held out."""
     if cell.held_out is None:
         return outcome
-    live = sae.atom_norms > 0
-    own_bias = sae.b_dec.astype(np.float64) if cell.bias == "free" else cell.bias_value
-    own_bias = np.zeros(cell.X.shape[1]) if own_bias is None else own_bias
-    own = evaluated(cell, sae.dictionary[live], own_bias)
-    local = evaluated(cell, outcome.arrays["dictionary"], outcome.arrays["bias"])
-    assert own is not None and local is not None
-    kept = dict(zip(SAE_ARRAYS, (sae.dictionary[live], own_bias), strict=True))
-    more = {"held_out_loss": by_encoder(cell.held_out, sae, cell.lam, own_bias), **gap_of(own, local)}
-    found = replace(
+    run = cell.run.inner()
+    joint = JointProblem(cell.held_out, cell.width, cell.lam, bias=cell.bias_value)
+    wide = solved_wide_limit(WideLimit(cell.held_out, cell.lam, bias=cell.bias_value), WIDE_TOL, run)
+    numbers = np.arange(len(cell.held_out))
+    drawn = Drawn(numbers=numbers, groups=cell.held_out_groups, confidence=cell.confidence)
+    with Stages(run, "trained_sae", len(HELD_OUT_STAGES)) as stages:
+        under = (Floor(joint, wide.lower_bound, "T9"), wide)
+        found = held_out_accounts(sae, sample, drawn, under, CODES_TOL, stages)
+    own, local, lost = (*found.evaluations.values(), found.ledger.estimates["amortization_gap"])
+    kept = (found.problem.atoms.numpy(), found.problem.fixed_bias().numpy())
+    more = {
+        "held_out_loss": found.ledger.loss,
+        "held_out_amortization_gap": lost.value,
+        "held_out_amortization_gap_low": lost.low,
+        "held_out_amortization_gap_high": lost.high,
+        **gap_of(own, local),
+    }
+    ledger = found.ledger
+    if cell.n_seen:
+        ledger = replace(ledger, notes=(*ledger.notes, seen_in_words(cell.n_seen, len(cell.held_out))))
+    outcome = replace(
         outcome,
         numbers={**outcome.numbers, **more},
-        arrays={**outcome.arrays, **kept, **arrays_of(local, LOCAL)},
+        arrays={**outcome.arrays, **dict(zip(SAE_ARRAYS, kept, strict=True)), **arrays_of(local, LOCAL)},
         objections=(*outcome.objections, *not_exact(local)),
+        held_out_ledger=ledger.to_dict(),
     )
-    return added(found, own, outcome.numbers["exact"])
+    return added(cell, outcome, own, outcome.numbers["exact"])
 
 
 def _squared_error(sae: Any, cell: CellInput) -> float:
@@ -116,8 +133,11 @@ METHOD = Method(
         "train_seconds": ("Float64", "trained_sae: wall-clock time of training alone"),
         "held_out_loss": ("Float64", "trained_sae: by its own encoder, on the rows held out"),
         "held_out_local": ("Float64", "trained_sae: best dictionary found from its own, on the rows held out"),
-        "held_out_gap": ("Float64", "trained_sae: held_out − held_out_local, paired row by row"),
-        "held_out_gap_low": ("Float64", "trained_sae: lower end of its 95 % interval"),
+        "held_out_amortization_gap": ("Float64", "trained_sae: held_out_loss − held_out, paired"),
+        "held_out_amortization_gap_low": ("Float64", "trained_sae: lower end of its interval"),
+        "held_out_amortization_gap_high": ("Float64", "trained_sae: upper end of it"),
+        "held_out_gap": ("Float64", "trained_sae: held_out − held_out_local, paired"),
+        "held_out_gap_low": ("Float64", "trained_sae: lower end of its interval"),
         "held_out_gap_high": ("Float64", "trained_sae: upper end of it"),
     },
     attains=("value", "exact", "local"),

@@ -20,7 +20,7 @@ from cvxsae.data.synthetic import sparse_features
 from cvxsae.errors import CertificateError
 from cvxsae.sae import Audit, LossLedger
 from cvxsae.sae.audits.held_out import estimates_of
-from cvxsae.sae.audits.rows import chosen_rows, rows_asked
+from cvxsae.sae.audits.rows import rows_asked
 from cvxsae.sae.audits.verdict import Verdict
 from cvxsae.statistics.estimates import Estimate
 from tests.helpers.problems import primal, unit
