@@ -287,6 +287,7 @@ def _ledger(demo: Demo) -> tuple[dict[str, Any], Comparison]:
         LEDGER_WIDTHS,
         LAM,
         bias=None,
+        held_out=None,
         training=training,
         stationarity=LEDGER_STATIONARITY,
         max_seconds=LEDGER_SECONDS,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cvxsae.cli.errors import EXIT_CERTIFIED, exit_code
-from cvxsae.cli.held_out import HeldOutOptions, rows_or_share
+from cvxsae.cli.held_out import DrawnOptions, HeldOutOptions, rows_or_share
 from cvxsae.cli.options import (
     Answer,
     DataOptions,
@@ -247,10 +247,6 @@ class TrainingOptions:
 
     steps: Annotated[int | None, typer.Option("--steps", help="Training steps of each SAE.")] = None
     trainer: Annotated[str, typer.Option("--trainer", help="adam or saelens.")] = "adam"
-    held_out: Annotated[
-        str | None,
-        typer.Option("--held-out", help="File with rows that nothing is learned from, or the share to set aside."),
-    ] = None
 
 
 def compare_command(
@@ -259,6 +255,7 @@ def compare_command(
     folder: Annotated[Path, typer.Option("--folder", help="Folder for table, figure and arrays; resumed in it.")],
     training: TrainingOptions,
     compute: TimedOptions,
+    drawn: DrawnOptions,
     stationarity: Stationarity = 1e-4,
 ) -> Answer:
     """Train SAEs and learn dictionaries at several widths; set both above the floors."""
@@ -266,9 +263,12 @@ def compare_command(
     from cvxsae.study.compare import compare
 
     X, lam, bias, notes, prepared = terms.prepare()
-    how = {name: value for name, value in asdict(training).items() if name != "held_out" and value is not None}
-    held_out = rows_or_share(training.held_out, "--held-out", prepared)
-    options: dict[str, Any] = {"held_out": held_out} if held_out is not None else {}
+    if drawn.held_out_groups is not None and terms.data.drop_outliers is not None:
+        raise InputError(
+            "--held-out-groups has labels of rows that --drop-outliers may leave out; leave them out of the files first."
+        )
+    how = {name: value for name, value in asdict(training).items() if value is not None}
+    options = drawn.keywords(terms.data, len(X), prepared)
     options |= {"stationarity": stationarity, "seed": terms.data.seed, **compute.keywords()}
     comparison = compare(X, _whole_widths(widths), lam, bias=bias, training=how, folder=folder, **options)
     table = comparison.table()
@@ -276,8 +276,10 @@ def compare_command(
     write_figure(folder / "compare.png", comparison.figure(), "--folder")
     notes.append(f"table, figure and dictionaries written to {folder}")
     names = ["n_atoms", "loss", "exact", "local", "best", "floor", "wide"]
-    if held_out is not None:
-        notes.append(f"{comparison.settings['n_held_out']:,} rows are held out; loss to wide are of the others")
+    notes += comparison.notes
+    seen_first = comparison.results[0].held_out
+    if seen_first is not None:
+        notes.append(f"loss to wide are of the rows learned from; {seen_first.said}")
         seen = ("exact", "grown", "dictionary_gap", "dictionary_gap_low", "dictionary_gap_high")
         names[1:1] = [f"held_out_{name}" for name in seen]
     shown = table[names]

@@ -7,35 +7,44 @@ A comparison is a study (:class:`~cvxsae.ScaleStudy`) of one data set and λ wit
 from __future__ import annotations
 
 import math
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
-from numbers import Real
 from pathlib import Path
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
+import torch
+from tqdm.auto import tqdm
 
 from cvxsae.data import arguments
 from cvxsae.data.activations import Activations, ActivationsLike
 from cvxsae.data.arguments import Bias, BiasLike
 from cvxsae.data.overlap import require_apart
-from cvxsae.data.splits import split_rows
+from cvxsae.data.splits import document_labels, split_rows
 from cvxsae.data.storage import Folder, fingerprint, json_text, write_atomically
+from cvxsae.data.transforms import Affine
 from cvxsae.errors import CertificateError, Error, InputError
 from cvxsae.parallel.context import Compute, Kept, Run, Seeded, keywords
 from cvxsae.parallel.group import all_rows
 from cvxsae.sae.audits.ledger import LossLedger
+from cvxsae.sae.audits.rows import SHARE, HeldOutOptions, alone, held_out_asked
 from cvxsae.solvers.codes.encode import relative_gap_asked
+from cvxsae.solvers.codes.evaluation import CONFIDENCE
 from cvxsae.study.comparison import Comparison, HeldOutWidth, WidthResult
 from cvxsae.study.held_out import LOCAL
 from cvxsae.study.plan import Cell
 from cvxsae.study.registry import OPTIONS
+from cvxsae.study.rows import labels_digest
 from cvxsae.study.run import HowToRun, run
 from cvxsae.study.spec import StudySpec
 from cvxsae.study.store import Record, Store
+
+if TYPE_CHECKING:
+    from jaxtyping import Int64
 
 FILE, CELLS = "compare.json", "study"
 """What a comparison writes beside one ``dictionary_K.npz`` a width; the folder of its study."""
@@ -46,18 +55,15 @@ NO_LIMIT = 1e9
 TRAINING = tuple(name for name in OPTIONS["trained_sae"] if name not in ("n_atoms", "stationarity", "search_seconds"))
 """Options of training."""
 
-FLOORS = tuple(name for name in OPTIONS["width_floor"] if name not in ("n_atoms", "max_seconds"))
+FLOORS = tuple(name for name in OPTIONS["width_floor"] if name not in ("n_atoms", "max_seconds", "held_out"))
 """Options of the floors."""
 
 
-class CompareOptions(Compute, Seeded, Kept, total=False):
+class CompareOptions(HeldOutOptions, Compute, Seeded, Kept, total=False):
     """How :func:`compare` runs, and on which rows."""
 
-    held_out: Any
-    """Rows (M, d) that nothing is learned from, or the share of X to set aside; None for none."""
 
-
-@keywords(CompareOptions)
+@keywords(CompareOptions, held_out=SHARE, groups=None, held_out_groups=None, confidence=CONFIDENCE)
 def compare(
     X: ActivationsLike,
     widths: Sequence[int],
@@ -94,10 +100,16 @@ def compare(
     callback
         Called with every :class:`~cvxsae.study.WidthResult` as soon as its width is done.
     held_out
-        Rows (M, d) that nothing is learned from, or a share of X (0.25) that is set aside by ``seed``. SAEs,
-        dictionaries and floors are then of the other rows, and what the dictionaries cost on these comes first, with
-        intervals for the distribution and paired differences (T17 b; :attr:`WidthResult.held_out
-        <cvxsae.study.WidthResult>`).
+        A share of X that nothing is learned from (a quarter unless told otherwise, drawn with ``seed``), or other rows
+        (M, d), or None. SAEs, dictionaries and floors are then of the other rows, and what the dictionaries cost on
+        these comes first: the ledgers of the SAEs, intervals for the distribution and paired differences (T17 b;
+        :attr:`WidthResult.ledger <cvxsae.study.WidthResult>`, :attr:`WidthResult.held_out`). With None everything is
+        about the rows given, a dictionary's memory of them included.
+    groups, held_out_groups
+        Which document each row is of, (N,) of X or (M,) of other rows held out, integers or strings: whole documents
+        are held out, and intervals are over documents (T17 d). None if rows are independent.
+    confidence
+        Of every interval for the distribution.
     options
         ``device``; ``max_seconds`` (of the whole call: what is left is shared out over the searches that are left; once
         it has passed, the first width is finished as quickly as can be, and the others are left out); ``progress``;
@@ -119,17 +131,15 @@ def compare(
         On Ctrl-C; what was finished is in the folder.
     """
     how, callback = Run.start(options, CompareOptions), arguments.function_or_none(callback, "callback")
-    data, penalty = all_rows(X), arguments.penalty(lam, "lam")
-    data, aside = _held_out(data, options.get("held_out"), how.seed)
+    drawn = _Drawn.of(X, options, how.seed)
+    data, penalty = drawn.data, arguments.penalty(lam, "lam")
     chosen = Bias.of(bias, data.shape[1])
     shift = None if chosen.vector is None else chosen.vector.numpy()
-    rows: Any = data if shift is None else Activations(data.to_numpy() - shift)
-    if aside is not None:
-        rows = {"source": rows, "held_out": aside if shift is None else Activations(aside.to_numpy() - shift)}
     stationarity = relative_gap_asked(stationarity, "stationarity")
     spec = StudySpec(
         name="compare",
-        data={"X": rows},
+        data={"X": drawn.table(shift)},
+        held_out=drawn.share,
         methods=("wide_limit", "width_floor", "learned", "trained_sae"),
         n_atoms=tuple(sorted(set(arguments.each(widths, "widths", arguments.count)))),
         lam=(penalty,),
@@ -142,12 +152,15 @@ def compare(
                 "search_seconds": NO_LIMIT,
                 **_options(training, "training", TRAINING),
             },
-            "width_floor": _options(floors, "floors", FLOORS),
+            "width_floor": {
+                **_options(floors, "floors", FLOORS),
+                **({"held_out": True} if drawn.n_held_out else {}),
+            },
         },
     )
     seconds = options.get("max_seconds")
     settings = {
-        "n_points": len(data),
+        "n_points": drawn.n_points,
         "dim": data.shape[1],
         "lam": penalty,
         "widths": list(spec.n_atoms),
@@ -158,28 +171,98 @@ def compare(
         "training": {name: spec.options["trained_sae"][name] for name in TRAINING},
         "floors": {name: spec.options["width_floor"].get(name) for name in FLOORS},
     }
-    known = {**settings, "data": fingerprint(data)}
-    if aside is not None:
-        settings["n_held_out"] = len(aside)
-        known["held_out"] = fingerprint(aside)
+    settings |= drawn.settings
+    if how.progress:
+        for note in drawn.notes:
+            tqdm.write(f"compare: {note}", file=sys.stderr)
+    known = {**settings, "data": fingerprint(data), **drawn.known()} if how.folder is not None else {}
     kept = None if how.folder is None else Folder(how.folder, "a comparison", known)
-    return _compare(_Progress(settings, spec, shift, kept, callback, how.deadline), how)
+    return _compare(_Progress(settings, spec, shift, kept, callback, how.deadline, drawn.notes), how)
 
 
-def _held_out(data: Activations, held_out: Any, seed: int) -> tuple[Activations, Activations | None]:
-    """The rows to learn from, and those set aside."""
-    if held_out is None:
-        return data, None
-    if isinstance(held_out, Real) and not isinstance(held_out, bool | np.bool_):
-        split = split_rows(len(data), seed, share=float(held_out))
-        return data[split.train], data[split.held_out]
-    aside = Activations(held_out, name="held_out")
-    if aside.shape[1] != data.shape[1]:
-        raise InputError(
-            f"held_out has {aside.shape[1]} columns and X has {data.shape[1]}; pass rows of the same width."
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Drawn:
+    """The rows of a comparison: those given, those held out, their documents, and what has to be said of them."""
+
+    data: Activations
+    seed: int
+    n_points: int
+    n_held_out: int = 0
+    share: float | None = None
+    aside: Activations | None = None
+    groups: Int64[np.ndarray, " N"] | None = None
+    confidence: float = CONFIDENCE
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, X: Any, options: Mapping[str, Any], seed: int) -> _Drawn:
+        """The rows that were asked for."""
+        held_out, is_share, confidence = held_out_asked(X, options)
+        data = all_rows(X)
+        if held_out is None:
+            if options.get("confidence") is not None:
+                raise InputError("confidence was passed, but no rows are held out; leave it out, or pass held_out.")
+            return cls(data=data, seed=seed, n_points=len(data))
+        if is_share:
+            labels = document_labels(options.get("groups"), len(data))
+            split = split_rows(len(data), seed, groups=labels, share=held_out)
+            return cls(
+                data=data,
+                seed=seed,
+                n_points=len(split.train),
+                n_held_out=len(split.held_out),
+                share=float(held_out),
+                groups=labels,
+                confidence=confidence,
+                notes=(str(split).replace(f"by {split.unit};", f"by {split.unit} with seed {seed};"),),
+            )
+        aside = alone(held_out)
+        if aside.shape[1] != data.shape[1]:
+            raise InputError(
+                f"held_out has {aside.shape[1]} columns and X has {data.shape[1]}; pass rows of the same width."
+            )
+        own = document_labels(options.get("held_out_groups"), len(aside), "held_out_groups")
+        said = f"the {len(aside):,} rows held out are other data; what is learned has not seen them"
+        return cls(
+            data=data,
+            seed=seed,
+            n_points=len(data),
+            n_held_out=len(aside),
+            aside=aside,
+            groups=own,
+            confidence=confidence,
+            notes=(require_apart(data, aside, "held_out") or said,),
         )
-    require_apart(data, aside, "held_out")
-    return data, aside
+
+    def table(self, shift: np.ndarray | None) -> dict[str, Any]:
+        """As a study names data; with a fixed bias subtracted."""
+
+        def shifted(rows: Activations) -> Activations:
+            return rows if shift is None else Affine(shift).apply(rows, dtype=torch.float64)
+
+        table: dict[str, Any] = {"source": shifted(self.data), "seed": self.seed}
+        if not self.n_held_out:
+            return table
+        table["confidence"] = self.confidence
+        if self.aside is not None:
+            table["held_out"] = shifted(self.aside)
+        if self.groups is not None:
+            table["groups" if self.aside is None else "held_out_groups"] = self.groups
+        return table
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What a comparison says of the rows held out."""
+        if not self.n_held_out:
+            return {}
+        how = {"held_out": "other data" if self.share is None else self.share}
+        unit = "row" if self.groups is None else "document"
+        return {"n_held_out": self.n_held_out, **how, "unit": unit, "confidence": self.confidence}
+
+    def known(self) -> dict[str, str]:
+        """What identifies the rows held out beyond that."""
+        rows = {} if self.aside is None else {"held_out_rows": fingerprint(self.aside)}
+        return rows | ({} if self.groups is None else {"groups": labels_digest(self.groups)})
 
 
 def _compare(progress: _Progress, how: Run) -> Comparison:
@@ -223,6 +306,7 @@ class _Progress:
     kept: Folder | None
     callback: Callable[[WidthResult], None] | None
     deadline: float
+    notes: tuple[str, ...]
     store: Store = field(init=False)
     records: dict[tuple[str, int | None], Record] = field(default_factory=dict)
     results: list[WidthResult] = field(default_factory=list)
@@ -230,7 +314,7 @@ class _Progress:
 
     def comparison(self) -> Comparison:
         """What is done so far."""
-        return Comparison(tuple(self.results), self.settings, tuple(self.dictionaries))
+        return Comparison(tuple(self.results), self.settings, tuple(self.dictionaries), self.notes)
 
     def ended(self, cell: Cell, record: Record) -> None:
         """Take a cell in; a width is done once its four cells are."""
@@ -264,15 +348,19 @@ class _Progress:
     def _result(self, width: int) -> WidthResult:
         """Set the SAE and the dictionary of one width beside each other, above their floor."""
         sae, learned, proved = (self.records[name, width] for name in ("trained_sae", "learned", "width_floor"))
-        ledger, floor = LossLedger.from_dict(sae["ledger"]), proved["numbers"]
-        if floor["lower_bound"] > ledger.floor:
-            ledger = replace(ledger, floor=floor["lower_bound"], floor_theorem=floor["theorem"])
-        attained = {"grown": learned["numbers"]["value"], "sae": ledger.local}
+        floor = proved["numbers"]
+        sample = _above(LossLedger.from_dict(sae["ledger"]), floor["lower_bound"], floor["theorem"])
+        ledger = sample
+        if sae["held_out_ledger"]:
+            there = LossLedger.from_dict(sae["held_out_ledger"])
+            ledger = _above(there, floor["held_out_floor"], floor["held_out_floor_theorem"])
+        attained = {"grown": learned["numbers"]["value"], "sae": sample.local}
         if self.results:
             attained["narrower"] = self.results[-1].best
         best_from = min(attained, key=attained.__getitem__)
         return WidthResult(
             ledger=ledger,
+            sample=sample,
             best=attained[best_from],
             best_from=best_from,
             grown=attained["grown"],
@@ -305,6 +393,11 @@ class _Progress:
             fall=None if narrower is None else narrower.minus(grown),
             wide=self.records["wide_limit", None]["numbers"]["held_out_wide"],
         )
+
+
+def _above(ledger: LossLedger, floor: float, theorem: str) -> LossLedger:
+    """The ledger above the floor of its width, where that is higher than the one it has."""
+    return ledger if floor <= ledger.floor else replace(ledger, floor=floor, floor_theorem=theorem)
 
 
 def _error(reason: str) -> Exception:

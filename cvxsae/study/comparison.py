@@ -57,7 +57,17 @@ class HeldOutWidth:
             nothing = float("nan")
             ends = (nothing,) * 3 if estimate is None else (estimate.value, estimate.low, estimate.high)
             columns |= {f"held_out_{name}{end}": value for end, value in zip(("", "_low", "_high"), ends, strict=True)}
-        return {**columns, "held_out_wide": self.wide}
+        sure = self.exact
+        how = {"confidence": sure.confidence, "method": sure.method, "unit": sure.unit, "n_units": sure.n_units}
+        return {**columns, "held_out_wide": self.wide, **{f"held_out_{name}": value for name, value in how.items()}}
+
+    @property
+    def said(self) -> str:
+        """What the intervals are: confidence, unit and method."""
+        one = self.exact
+        if np.isnan(one.low):
+            return f"there are no intervals of one {one.unit}"
+        return f"intervals: {100 * one.confidence:.4g} %, {one.method}, {one.n_units:,} {one.unit}s"
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
@@ -75,10 +85,14 @@ class HeldOutWidth:
 class WidthResult:
     """One width of a comparison. Values are in units of (P): mean per datapoint.
 
+    What is held out is in ``ledger`` and ``held_out``; all else is of the rows learned from.
+
     Attributes
     ----------
     ledger
-        That of the trained SAE.
+        That of the trained SAE, on the rows held out, with intervals for the distribution; without any, ``sample``.
+    sample
+        The same on the rows that were learned from.
     best
         Lowest F(D, b) found at this width with exact codes: by growing from narrower widths, from the SAE, or (a
         dictionary may leave atoms unused) at a narrower width.
@@ -91,11 +105,11 @@ class WidthResult:
     train_seconds, learn_seconds, floor_seconds, seconds
         Wall-clock time: training, growing, the floor, all for this width.
     held_out
-        The same width on rows that nothing was learned from; None without any. All else here is of the rows learned
-        from.
+        The same width on rows that nothing was learned from; None without any.
     """
 
     ledger: LossLedger
+    sample: LossLedger
     best: float
     best_from: str
     grown: float
@@ -108,10 +122,10 @@ class WidthResult:
     held_out: HeldOutWidth | None = None
 
     def __post_init__(self) -> None:
-        if self.best < self.ledger.floor - GAP_SLACK * abs(self.best):
+        if self.best < self.sample.floor - GAP_SLACK * abs(self.best):
             raise CertificateError(
-                f"a dictionary of {self.ledger.n_atoms} atoms attains {self.best!r}, below the floor "
-                f"{self.ledger.floor!r} of that width; please report this."
+                f"a dictionary of {self.sample.n_atoms} atoms attains {self.best!r}, below the floor "
+                f"{self.sample.floor!r} of that width; please report this."
             )
 
     def row(self) -> dict[str, Any]:
@@ -120,31 +134,46 @@ class WidthResult:
         sparsity = ("l0", "exact_l0", "local_l0", "dead", "exact_dead")
         certificates = ("codes_gap", "local_codes_gap", "stationarity", "bias_residual", "wide_gap")
         tail = ("floor", "wide", *GAPS, "floor_theorem", *sparsity, *certificates)
-        own = [f.name for f in fields(self) if f.name not in ("ledger", "held_out")]
-        held_out = {} if self.held_out is None else self.held_out.row()
+        own = [f.name for f in fields(self) if f.name not in _PARTS]
+        held_out = {} if self.held_out is None else {**self.held_out.row(), **self._lines_held_out()}
         return {
-            "n_atoms": self.ledger.n_atoms,
+            "n_atoms": self.sample.n_atoms,
             **held_out,
-            **{name: getattr(self.ledger, name) for name in names},
+            **{name: getattr(self.sample, name) for name in names},
             "best": self.best,
-            **{name: getattr(self.ledger, name) for name in tail},
-            "best_gap": self.best - self.ledger.floor,
+            **{name: getattr(self.sample, name) for name in tail},
+            "best_gap": self.best - self.sample.floor,
             **{name: getattr(self, name) for name in own if name != "best"},
         }
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
-        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("ledger", "held_out")}
+        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _PARTS}
         held_out = {} if self.held_out is None else {"held_out": self.held_out.to_dict()}
-        return {**held_out, "ledger": self.ledger.to_dict(), **own}
+        return {**held_out, "ledger": self.ledger.to_dict(), "sample": self.sample.to_dict(), **own}
+
+    def _lines_held_out(self) -> dict[str, Any]:
+        """The ledger of the rows held out, but for what :class:`HeldOutWidth` has of it."""
+        lost = self.ledger.estimates["amortization_gap"]
+        names = ("local", "floor", "local_gap", "width_gap", "memorization", "floor_theorem")
+        ends = {"": lost.value, "_low": lost.low, "_high": lost.high}
+        return {
+            **{f"held_out_amortization_gap{end}": value for end, value in ends.items()},
+            **{f"held_out_{name}": getattr(self.ledger, name) for name in names},
+        }
 
     @classmethod
     def from_dict(cls, report: Mapping[str, Any]) -> WidthResult:
         """The inverse of :meth:`to_dict`."""
-        parts = {f.name: report[f.name] for f in fields(cls) if f.name != "held_out"}
+        own = {f.name: report[f.name] for f in fields(cls) if f.name not in _PARTS}
         held_out = HeldOutWidth.from_dict(report["held_out"]) if "held_out" in report else None
-        return cls(**{**parts, "ledger": LossLedger.from_dict(report["ledger"]), "held_out": held_out})
+        ledger = LossLedger.from_dict(report["ledger"])
+        sample = LossLedger.from_dict(report["sample"]) if ledger.is_held_out else ledger
+        return cls(**own, ledger=ledger, sample=sample, held_out=held_out)
 
+
+_PARTS = ("ledger", "sample", "held_out")
+"""What a width has beside numbers of its own."""
 
 _HELD_OUT = (
     ("held_out_exact", "SAE's dictionary, rows held out", "#e8a33d"),
@@ -164,21 +193,25 @@ class Comparison:
         What was asked for.
     dictionaries
         The grown dictionary (K, d) and bias (d,) of each width.
+    notes
+        What has to be said of the rows, a sentence each, without a period.
     """
 
     results: tuple[WidthResult, ...]
     settings: dict[str, Any] = field(default_factory=dict)
     dictionaries: tuple[tuple[np.ndarray, np.ndarray], ...] = field(default=(), repr=False)
+    notes: tuple[str, ...] = ()
 
     def table(self) -> pd.DataFrame:
-        """One row a width."""
+        """One row a width; what is held out begins with ``held_out_``, all else is of the rows learned from."""
         import pandas as pd
 
         return pd.DataFrame([result.row() for result in self.results])
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
-        return {"settings": self.settings, "results": [result.to_dict() for result in self.results]}
+        results = [result.to_dict() for result in self.results]
+        return {"settings": self.settings, "notes": list(self.notes), "results": results}
 
     def figure(self) -> Figure:
         """Left: the ledgers, stacked by width. Right: what is attained and what cannot be, against width."""
@@ -191,9 +224,14 @@ class Comparison:
         return figure
 
     def draw_ledgers(self, axes: Axes) -> None:
-        """The ledgers of the trained SAEs, stacked, one bar a width."""
-        stack_ledgers(axes, self.table())
-        axes.set_title("Where the loss of a trained SAE goes")
+        """The ledgers of the trained SAEs, stacked, one bar a width: of the rows held out, if there are any."""
+        import pandas as pd
+
+        names = ("n_atoms", "wide", *GAPS)
+        lines = [{name: getattr(result.ledger, name) for name in names} for result in self.results]
+        stack_ledgers(axes, pd.DataFrame(lines, columns=names))
+        where = ", rows held out" if any(result.ledger.is_held_out for result in self.results) else ""
+        axes.set_title(f"Where the loss of a trained SAE goes{where}")
 
     def draw_levels(self, axes: Axes) -> None:
         """What is attained, and the floors, against width."""
@@ -215,4 +253,6 @@ class Comparison:
         axes.set_xscale("log", base=2)
         axes.set_ylim(bottom=0)
         axes.set(xlabel="width K", title="What is attained, and what cannot be")
-        axes.legend(frameon=False, fontsize="small")
+        seen = [result.held_out for result in self.results if result.held_out is not None]
+        title = f"shaded {seen[0].said}" if seen else None
+        axes.legend(frameon=False, fontsize="small", title=title, title_fontsize="x-small")

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from cvxsae.data.atomic import make_folder, write_atomically
 from cvxsae.sae.audits.ledger import stack_ledgers
 from cvxsae.study.laws import by_width, ended_by_themselves, held_out_by_width, numbers, power_law, problems, resolved
+from cvxsae.study.summary import said_of_intervals
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -114,7 +115,7 @@ def _objective(axis: Axes, rows: pd.DataFrame) -> None:
     axis.set_xscale("log", base=2)
     axis.set_ylim(bottom=0)
     axis.set(xlabel="width K", ylabel="F per datapoint")
-    axis.legend(frameon=False, fontsize="small")
+    _legend(axis, rows)
 
 
 _ENDS = ("held_out", "held_out_low", "held_out_high")
@@ -130,6 +131,13 @@ def _held_out(axis: Axes, rows: pd.DataFrame, levels: Callable[[pd.DataFrame], I
             widths, (value, low, high) = numbers(seen["n_atoms"]), levels(seen)
             axis.plot(widths, value, label=label, color=color, marker="x", markersize=5, linestyle="-.")
             axis.fill_between(widths, low, high, color=color, alpha=0.15, linewidth=0)
+
+
+def _legend(axis: Axes, rows: pd.DataFrame) -> None:
+    """What each line is, and under it what the shaded intervals are, if there are any."""
+    seen = rows[rows["held_out"].notna()]
+    told = "" if seen.empty else f"shaded {said_of_intervals(seen.iloc[0])}"
+    axis.legend(frameon=False, fontsize="small", title=told or None, title_fontsize="x-small")
 
 
 def _approach(axis: Axes, rows: pd.DataFrame) -> None:
@@ -155,7 +163,7 @@ def _approach(axis: Axes, rows: pd.DataFrame) -> None:
     axis.set_xscale("log", base=2)
     axis.set_yscale("log")
     axis.set(xlabel="width K", ylabel="F − F_wide")
-    axis.legend(frameon=False, fontsize="small")
+    _legend(axis, rows)
 
 
 def _ledger(axis: Axes, rows: pd.DataFrame) -> None:

@@ -105,7 +105,8 @@ def _require_held_out(cell: Cell, rows: Rows, kept: Kept, run: Run) -> None:
             raise ValueError("its intervals are of other documents or another confidence")
         at = SparseCodes(rows.held_out, dictionary, lam, bias=bias)
         again = evaluation_of(at, replace(run, progress=False), tol=CODES_TOL)
-        is_borne_out = (again.lower <= claimed.values * (1 + CODES_TOL)) & (claimed.lower <= again.values)
+        is_borne_out = again.lower <= claimed.values * (1 + CODES_TOL)
+        is_borne_out &= claimed.lower <= again.values * (1 + SAME)  # where codes are exact both are the same number
         if not kept.record["objections"]:
             is_borne_out &= claimed.values <= again.values * (1 + 2 * CODES_TOL)
             is_borne_out &= claimed.values * (1 - 2 * CODES_TOL) <= claimed.lower

@@ -113,7 +113,7 @@ def _rows(source: Source, n_points: int | None, share: float | None, arrays: Map
         own = _labels(source, HELD_OUT_GROUPS, len(aside), arrays)
         _require_several(source, HELD_OUT_GROUPS, own)
         said = require_apart(given, aside, _named(source, HELD_OUT))
-        known = {"rows": fingerprint(aside), **({} if own is None else {HELD_OUT_GROUPS: _digest(own)}), **sure}
+        known = {"rows": fingerprint(aside), **({} if own is None else {HELD_OUT_GROUPS: labels_digest(own)}), **sure}
         seen = 0 if said is None else shared_rows(given, aside)
         parts = _prepared(source, given, aside)
         return Rows(*parts, digest, known, None, own, confidence, seen)
@@ -124,7 +124,7 @@ def _rows(source: Source, n_points: int | None, share: float | None, arrays: Map
     is_held_out = np.zeros(len(given), dtype=np.bool_)
     is_held_out[split.held_out] = True
     parts = _prepared(source, chosen_rows(given, ~is_held_out), chosen_rows(given, is_held_out))
-    documents = {} if labels is None else {GROUPS: _digest(labels)}
+    documents = {} if labels is None else {GROUPS: labels_digest(labels)}
     known = {"share": share, "seed": source["seed"], **documents, **sure}
     return Rows(*parts, digest, known, split.train_groups, split.held_out_groups, confidence)
 
@@ -206,7 +206,8 @@ def _require_several(source: Source, key: str, labels: Int64[np.ndarray, " N"] |
         )
 
 
-def _digest(labels: Int64[np.ndarray, " N"]) -> str:
+def labels_digest(labels: Int64[np.ndarray, " N"]) -> str:
+    """SHA-256 of labels, so that they are known again."""
     return hashlib.sha256(labels.astype("<i8").tobytes()).hexdigest()
 
 

@@ -19,7 +19,7 @@ from cvxsae.study.compare import WidthResult  # type: ignore[attr-defined]
 from tests.helpers.sentences import rejects
 
 LAM = 0.2
-OPTIONS: dict[str, Any] = {"training": {"steps": 60, "batch_size": 32}, "stationarity": 1e-3}
+OPTIONS: dict[str, Any] = {"training": {"steps": 60, "batch_size": 32}, "stationarity": 1e-3, "held_out": None}
 WIDTHS = (2, 4, 7)
 
 

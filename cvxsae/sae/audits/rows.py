@@ -26,7 +26,7 @@ SHARE = HELD_OUT_SHARE
 """Part of the rows that an audit holds out, unless told otherwise."""
 
 
-class RowOptions(TypedDict, total=False):
+class HeldOutOptions(TypedDict, total=False):
     """Which rows are held out, and what is said of the distribution that they were drawn from."""
 
     held_out: Any
@@ -37,6 +37,11 @@ class RowOptions(TypedDict, total=False):
     """The same for data held out: documents, not rows, are then independent."""
     confidence: float
     """Of every interval for the distribution."""
+
+
+class RowOptions(HeldOutOptions, total=False):
+    """The same, and what becomes of outliers."""
+
     drop_outliers: float | bool
     """Whether to leave out rows of 10 times the median norm and more, or how many times it is."""
 
@@ -71,18 +76,22 @@ class Rows:
         return self.learned_on if self.held_out is None else self.held_out
 
 
-def rows_asked(X: ActivationsLike, dim: int, options: Mapping[str, Any], seed: int) -> Rows:
-    """The rows that an audit was asked to learn on and to hold out."""
+def held_out_asked(X: ActivationsLike, options: Mapping[str, Any]) -> tuple[Any, bool, float]:
+    """What is held out of X, whether that is a share of it, and the confidence, of :class:`HeldOutOptions`.
+
+    Raises
+    ------
+    InputError
+        If these do not go together.
+    """
     held_out = options.get("held_out", SHARE)
     confidence = level(options.get("confidence", CONFIDENCE))
-    ratio = _ratio(options.get("drop_outliers", False))
     if isinstance(held_out, bool | np.bool_):
         raise InputError(f"held_out is {held_out}; pass a share of the rows, other data, or None for none.")
     is_share = isinstance(held_out, int | float | np.number)
     are_paths = isinstance(X, str | Path) and isinstance(held_out, str | Path)
     if held_out is not None and (held_out is X or (are_paths and str(held_out) == str(X))):
         raise InputError("held_out is X itself; pass other data, or a share of X.")
-    given = _Given(all_rows(X), "X", dim, options.get("groups"), ratio)
     if not is_share:
         for name in ("groups",) if held_out is not None else ("groups", "held_out_groups"):
             if options.get(name) is not None:
@@ -90,11 +99,19 @@ def rows_asked(X: ActivationsLike, dim: int, options: Mapping[str, Any], seed: i
                 raise InputError(f"{name} was passed, but {why}; leave it out, or pass held_out and what goes with it.")
     elif options.get("held_out_groups") is not None:
         raise InputError("held_out_groups was passed, but held_out is a share of X; pass groups, or other data.")
+    return held_out, is_share, confidence
+
+
+def rows_asked(X: ActivationsLike, dim: int, options: Mapping[str, Any], seed: int) -> Rows:
+    """The rows that an audit was asked to learn on and to hold out."""
+    held_out, is_share, confidence = held_out_asked(X, options)
+    ratio = _ratio(options.get("drop_outliers", False))
+    given = _Given(all_rows(X), "X", dim, options.get("groups"), ratio)
     if held_out is None:
         drawn = Drawn(numbers=given.numbers, groups=None, confidence=confidence)
         return Rows(given=given.data, learned_on=given.data, held_out=None, drawn=drawn, notes=given.notes)
     if not is_share:
-        other = _Given(_alone(held_out), "held_out", dim, options.get("held_out_groups"), ratio)
+        other = _Given(alone(held_out), "held_out", dim, options.get("held_out_groups"), ratio)
         drawn = Drawn(numbers=other.numbers, groups=other.groups, confidence=confidence)
         seen = require_apart(given.data, other.data, "held_out")
         said = f"the {len(other.data):,} rows held out are other data; what is learned has not seen them"
@@ -155,7 +172,7 @@ def _ratio(value: Any) -> float | None:
     return ratio
 
 
-def _alone(held_out: Any) -> Activations:
+def alone(held_out: Any) -> Activations:
     """Data held out, all of them in this process."""
     data = Activations(held_out, name="held_out")
     if data.group is not None:
