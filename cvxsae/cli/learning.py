@@ -265,7 +265,7 @@ def compare_command(
     X, lam, bias, notes, prepared = terms.prepare()
     if drawn.held_out_groups is not None and terms.data.drop_outliers is not None:
         raise InputError(
-            "--held-out-groups has labels of rows that --drop-outliers may leave out; leave them out of the files first."
+            "--held-out-groups has labels of rows that --drop-outliers may leave out; leave these out of the files."
         )
     how = {name: value for name, value in asdict(training).items() if value is not None}
     options = drawn.keywords(terms.data, len(X), prepared)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Unpack
@@ -19,6 +20,7 @@ from cvxsae.parallel.threads import threads_for_cost
 from cvxsae.relaxations.convex.wide_limit import WideLimit
 from cvxsae.sae.autoencoder import SparseAutoencoder
 from cvxsae.sae.record import TrainingRecord
+from cvxsae.solvers.dictionary.sample import stretches
 from cvxsae.solvers.floors.search import solved_wide_limit
 
 if TYPE_CHECKING:
@@ -137,14 +139,18 @@ class Plan:
         return len(self.start)
 
     def batches(self) -> Iterator[torch.Tensor]:
-        """Endless minibatches: every epoch is a fresh permutation; rows in order within a batch, to read forwards."""
+        """Endless minibatches: every epoch is a fresh permutation, of data that are read forward one of each stretch."""
         rng = np.random.default_rng(self.run.seed)
-        n, size = len(self.data), min(self.recipe.batch_size, len(self.data))
+        size = min(self.recipe.batch_size, len(self.data))
+        ends = stretches(self.data, len(self.data) // size)
         while True:
-            order = rng.permutation(n)
-            for begin in range(0, n - size + 1, size):
-                rows = self.data[np.sort(order[begin : begin + size])].tensor
-                yield rows.to(device=self.run.device, dtype=torch.float32) * self.scale
+            for first, last in itertools.pairwise(ends):
+                held = self.data[first:last].tensor if self.data.is_forward_only else None
+                order = rng.permutation(last - first)
+                for begin in range(0, last - first - size + 1, size):
+                    chosen = np.sort(order[begin : begin + size])
+                    rows = self.data[chosen].tensor if held is None else held[torch.from_numpy(chosen)]
+                    yield rows.to(device=self.run.device, dtype=torch.float32) * self.scale
 
 
 @keywords(TrainOptions, **_CHOSEN)
@@ -174,6 +180,8 @@ def train_sae(
     ----------
     X
         Datapoints, (N, d): anything :class:`~cvxsae.Activations` accepts; read in minibatches, never modified.
+        Minibatches are drawn from all rows; of data that can only be read forward (functions, Parquet, compressed
+        Arrow) within stretches of 64 MB, as from a shuffle buffer, so that an epoch costs one pass.
     n_atoms
         Width K.
     lam

@@ -17,34 +17,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
-import torch
 from tqdm.auto import tqdm
 
 from cvxsae.data import arguments
-from cvxsae.data.activations import Activations, ActivationsLike
 from cvxsae.data.arguments import Bias, BiasLike
-from cvxsae.data.overlap import require_apart
-from cvxsae.data.splits import document_labels, split_rows
 from cvxsae.data.storage import Folder, fingerprint, json_text, write_atomically
-from cvxsae.data.transforms import Affine
 from cvxsae.errors import CertificateError, Error, InputError
 from cvxsae.parallel.context import Compute, Kept, Run, Seeded, keywords
-from cvxsae.parallel.group import all_rows
 from cvxsae.sae.audits.ledger import LossLedger
-from cvxsae.sae.audits.rows import SHARE, HeldOutOptions, alone, held_out_asked
+from cvxsae.sae.audits.rows import SHARE, HeldOutOptions
 from cvxsae.solvers.codes.encode import relative_gap_asked
 from cvxsae.solvers.codes.evaluation import CONFIDENCE
+from cvxsae.study.compared_rows import ComparedRows
 from cvxsae.study.comparison import Comparison, HeldOutWidth, WidthResult
 from cvxsae.study.held_out import LOCAL
 from cvxsae.study.plan import Cell
 from cvxsae.study.registry import OPTIONS
-from cvxsae.study.rows import labels_digest
 from cvxsae.study.run import HowToRun, run
 from cvxsae.study.spec import StudySpec
 from cvxsae.study.store import Record, Store
 
 if TYPE_CHECKING:
-    from jaxtyping import Int64
+    from cvxsae.data.activations import ActivationsLike
 
 FILE, CELLS = "compare.json", "study"
 """What a comparison writes beside one ``dictionary_K.npz`` a width; the folder of its study."""
@@ -131,7 +125,7 @@ def compare(
         On Ctrl-C; what was finished is in the folder.
     """
     how, callback = Run.start(options, CompareOptions), arguments.function_or_none(callback, "callback")
-    drawn = _Drawn.of(X, options, how.seed)
+    drawn = ComparedRows.of(X, options, how.seed)
     data, penalty = drawn.data, arguments.penalty(lam, "lam")
     chosen = Bias.of(bias, data.shape[1])
     shift = None if chosen.vector is None else chosen.vector.numpy()
@@ -178,91 +172,6 @@ def compare(
     known = {**settings, "data": fingerprint(data), **drawn.known()} if how.folder is not None else {}
     kept = None if how.folder is None else Folder(how.folder, "a comparison", known)
     return _compare(_Progress(settings, spec, shift, kept, callback, how.deadline, drawn.notes), how)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Drawn:
-    """The rows of a comparison: those given, those held out, their documents, and what has to be said of them."""
-
-    data: Activations
-    seed: int
-    n_points: int
-    n_held_out: int = 0
-    share: float | None = None
-    aside: Activations | None = None
-    groups: Int64[np.ndarray, " N"] | None = None
-    confidence: float = CONFIDENCE
-    notes: tuple[str, ...] = ()
-
-    @classmethod
-    def of(cls, X: Any, options: Mapping[str, Any], seed: int) -> _Drawn:
-        """The rows that were asked for."""
-        held_out, is_share, confidence = held_out_asked(X, options)
-        data = all_rows(X)
-        if held_out is None:
-            if options.get("confidence") is not None:
-                raise InputError("confidence was passed, but no rows are held out; leave it out, or pass held_out.")
-            return cls(data=data, seed=seed, n_points=len(data))
-        if is_share:
-            labels = document_labels(options.get("groups"), len(data))
-            split = split_rows(len(data), seed, groups=labels, share=held_out)
-            return cls(
-                data=data,
-                seed=seed,
-                n_points=len(split.train),
-                n_held_out=len(split.held_out),
-                share=float(held_out),
-                groups=labels,
-                confidence=confidence,
-                notes=(str(split).replace(f"by {split.unit};", f"by {split.unit} with seed {seed};"),),
-            )
-        aside = alone(held_out)
-        if aside.shape[1] != data.shape[1]:
-            raise InputError(
-                f"held_out has {aside.shape[1]} columns and X has {data.shape[1]}; pass rows of the same width."
-            )
-        own = document_labels(options.get("held_out_groups"), len(aside), "held_out_groups")
-        said = f"the {len(aside):,} rows held out are other data; what is learned has not seen them"
-        return cls(
-            data=data,
-            seed=seed,
-            n_points=len(data),
-            n_held_out=len(aside),
-            aside=aside,
-            groups=own,
-            confidence=confidence,
-            notes=(require_apart(data, aside, "held_out") or said,),
-        )
-
-    def table(self, shift: np.ndarray | None) -> dict[str, Any]:
-        """As a study names data; with a fixed bias subtracted."""
-
-        def shifted(rows: Activations) -> Activations:
-            return rows if shift is None else Affine(shift).apply(rows, dtype=torch.float64)
-
-        table: dict[str, Any] = {"source": shifted(self.data), "seed": self.seed}
-        if not self.n_held_out:
-            return table
-        table["confidence"] = self.confidence
-        if self.aside is not None:
-            table["held_out"] = shifted(self.aside)
-        if self.groups is not None:
-            table["groups" if self.aside is None else "held_out_groups"] = self.groups
-        return table
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """What a comparison says of the rows held out."""
-        if not self.n_held_out:
-            return {}
-        how = {"held_out": "other data" if self.share is None else self.share}
-        unit = "row" if self.groups is None else "document"
-        return {"n_held_out": self.n_held_out, **how, "unit": unit, "confidence": self.confidence}
-
-    def known(self) -> dict[str, str]:
-        """What identifies the rows held out beyond that."""
-        rows = {} if self.aside is None else {"held_out_rows": fingerprint(self.aside)}
-        return rows | ({} if self.groups is None else {"groups": labels_digest(self.groups)})
 
 
 def _compare(progress: _Progress, how: Run) -> Comparison:

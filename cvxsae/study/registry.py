@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from cvxsae.errors import InputError
 from cvxsae.study.keys import COUNT, Key, known, refuse
 from cvxsae.study.method import CellInput, Method, Outcome
 from cvxsae.study.methods import (
@@ -57,6 +58,11 @@ def options(method: str, given: Any, widths: tuple[int, ...]) -> dict[str, Any]:
         if stray:
             refuse(f"[{method}] n_atoms", stray[0], f"among [grid] n_atoms, {', '.join(map(str, widths)) or 'none'}")
         read["n_atoms"] = tuple(sorted(read["n_atoms"]))
+    if "patience" in read and "validation" not in read:
+        raise InputError(
+            f"[{method}] patience is given without validation; give validation, the share of the rows that watch the "
+            "search, or leave patience out."
+        )
     if "warm" in read and "none" in read["warm"]:
         if len(read["warm"]) > 1:
             refuse(f"[{method}] warm", list(read["warm"]), "'none' alone, or some of n_atoms and lam")

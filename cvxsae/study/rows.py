@@ -1,4 +1,4 @@
-"""The datapoints of a data set, made wherever a cell runs: those to learn from, and those held out, by row or document."""
+"""The datapoints of a data set, made wherever a cell runs: those to learn from, and those held out."""
 
 from __future__ import annotations
 
@@ -172,8 +172,8 @@ def _opened(name: Paths, arrays: Mapping[str, Activations]) -> Activations:
         if name.removeprefix(ARRAY) not in arrays:
             raise InputError(f"data {name!r} are not at hand; pass the array again.")
         return arrays[name.removeprefix(ARRAY)]
-    is_embedded = isinstance(name, str) and name in EMBEDDED_NAMES
-    return Activations(embedded(name) if is_embedded else name, name=f"data {name!r}")
+    rows = embedded(name) if isinstance(name, str) and name in EMBEDDED_NAMES else name
+    return Activations(rows, name=f"data {name!r}")
 
 
 def _labels(

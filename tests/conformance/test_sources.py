@@ -26,8 +26,9 @@ from cvxsae import (
 )
 from cvxsae.data import activations, pieces, sources, sparse_features, streams
 from cvxsae.diagnostics import sums
+from cvxsae.parallel.context import Run
 from cvxsae.relaxations.convex import wide_limit
-from cvxsae.sae import autoencoder, metrics, self_test
+from cvxsae.sae import autoencoder, metrics, self_test, train
 from cvxsae.sae.measures import measuring
 from cvxsae.solvers.codes import activity, plan, rounds
 from cvxsae.solvers.codes.plan import Plan
@@ -159,6 +160,22 @@ def test_minibatches_of_data_that_are_read_forward():
     assert all(sorted(order) == list(range(16)) for order in orders)
     assert all([part // 4 for part in order] == sorted(part // 4 for part in order) for order in orders)
     assert orders[0] != orders[1]
+
+
+def test_training_costs_a_pass_an_epoch_of_data_that_are_read_forward():
+    function = Batches(X)
+    recipe = train.Recipe(batch_size=100)
+    asked = train.plan_of(Activations(function), K, LAM, None, None, recipe, "adam", Run())
+    function.calls = 0
+    batches = asked.batches()
+    epochs = [torch.cat([next(batches) for _ in range(10)]) / asked.scale for _ in range(3)]
+    assert function.calls <= 4  # 30 steps
+    for epoch in epochs:  # two minibatches from each 200 rows, as these come, and at random within them
+        for part, rows in enumerate(torch.split(epoch, 200)):
+            found = np.abs(rows.numpy()[:, None] - X[None, 200 * part : 200 * (part + 1)]).max(axis=2) < 1e-5
+            assert (found.sum(axis=1) == 1).all() and (found.sum(axis=0) == 1).all()
+            assert not np.array_equal(found.argmax(axis=1), np.arange(200))
+    assert not torch.equal(epochs[0], epochs[1])
 
 
 def test_selections_are_read_together_where_they_cost_a_pass():

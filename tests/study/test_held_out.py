@@ -248,13 +248,15 @@ def seen(**columns: Any) -> pd.DataFrame:
 
 
 def test_the_summary_says_pays_only_where_the_interval_says_so():
-    nan = np.nan
+    nan, how = np.nan, "on rows not seen (paired intervals: 95 %, t, 30 rows)"
     (said,) = _falls(seen(**{"": [nan, 2, 1, 1], "_low": [nan, 1, 0.5, 0.1], "_high": [nan, 3, 2, 2]}))
-    assert said == "Each wider dictionary, on rows not seen (paired intervals: 95 %, t, 30 rows), pays from K = 2 to 16."
+    assert (
+        said == "Each wider dictionary, on rows not seen (paired intervals: 95 %, t, 30 rows), pays from K = 2 to 16."
+    )
     (said,) = _falls(seen(**{"": [nan, 2, 1, -1], "_low": [nan, 1, -0.5, -2], "_high": [nan, 3, 2, -0.5]}))
     assert said == (
-        "Going wider, on rows not seen (paired intervals: 95 %, t, 30 rows), pays from K = 2 to 4; none shown from 4 to 8 "
-        "(1 [-0.5, 2]); costs more from 8 to 16 (1 [0.5, 2])."
+        f"Going wider, {how}, pays from K = 2 to 4; none shown from 4 to 8 (1 [-0.5, 2]); "
+        "costs more from 8 to 16 (1 [0.5, 2])."
     )
     assert _falls(seen(**{"": [nan] * 4, "_low": [nan] * 4, "_high": [nan] * 4})) == []
 

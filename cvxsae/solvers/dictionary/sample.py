@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int64
 
+from cvxsae.data.activations import Activations
 from cvxsae.data.streams import SHUFFLED_BYTES
 from cvxsae.parallel.group import ProcessGroup
 
@@ -55,6 +56,15 @@ def windows(n_points: int, row_bytes: int, parts: int) -> list[range]:
     rows = -(-n_points // parts)
     size = max(1, SHUFFLED_BYTES // max(1, rows * row_bytes))
     return [range(first, min(first + size, parts)) for first in range(0, parts, size)]
+
+
+def stretches(X: Activations, parts: int) -> list[int]:
+    """Where each stretch of rows begins from which so many minibatches are drawn, and the end.
+
+    All rows are one stretch, but of data that can only be read forward, where each is one of :func:`windows`.
+    """
+    dealt = windows(len(X), X.shape[1] * X.dtype.itemsize, parts) if X.is_forward_only else [range(parts)]
+    return [*(len(X) * one.start // parts for one in dealt), len(X)]
 
 
 def deal_forward(n_points: int, dealt: list[range], seed: int) -> tuple[Int64[np.ndarray, " _"], ...]:

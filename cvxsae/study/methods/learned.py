@@ -8,7 +8,6 @@ from typing import Annotated, Any
 import numpy as np
 
 from cvxsae.data.activations import Activations
-from cvxsae.errors import InputError
 from cvxsae.relaxations.convex.fixed_atoms import SparseCodes
 from cvxsae.relaxations.convex.wide_limit import WideLimit
 from cvxsae.relaxations.joint.joint import JointProblem
@@ -41,8 +40,6 @@ def learned(
     With ``validation`` a share of the rows learned from watches the search (:mod:`cvxsae.solvers.dictionary.watching`);
     what the row of the table says is of all of them, and of none of the rows held out.
     """
-    if patience is not None and validation is None:
-        raise InputError("[learned] patience is given without validation; give validation too, or leave patience out.")
     watched: dict[str, Any] = {"validation": validation, "patience": patience, "seed": cell.run.seed}
     seen, watch = set_aside(cell.X, {**watched, "validation_groups": None if validation is None else cell.groups})
     fit = learn(

@@ -15,6 +15,7 @@ import cvxsae
 from cvxsae import SparseAutoencoder, encode
 from cvxsae.data import files
 from cvxsae.data.activations import Activations
+from cvxsae.data.splits import chosen_rows
 from cvxsae.data.stored import StoredRows
 from cvxsae.data.synthetic import sparse_features
 from cvxsae.errors import CertificateError
