@@ -139,7 +139,7 @@ class Plan:
         return len(self.start)
 
     def batches(self) -> Iterator[torch.Tensor]:
-        """Endless minibatches: every epoch is a fresh permutation, of data that are read forward one of each stretch."""
+        """Endless minibatches: every epoch is a fresh permutation, of data read forward one of each stretch."""
         rng = np.random.default_rng(self.run.seed)
         size = min(self.recipe.batch_size, len(self.data))
         ends = stretches(self.data, len(self.data) // size)
