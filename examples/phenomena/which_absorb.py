@@ -1,13 +1,13 @@
-"""(h) Which successor absorbs? Certified global optima of a parent and its child under eight objectives.
+"""(h) Which successor absorbs? Certified global optima of a parent and its child under ten objectives.
 
-    python examples/phenomena/which_absorb.py [--out folder]
+    python examples/phenomena/which_absorb.py [--out folder] [--results folder]
 
 Datapoints are v1 (the parent alone), v1 + v2 (parent and child) and, in some settings, v2 (the child alone), with an
 angle θ between v1 and v2. Every cell is the global optimum of two atoms, found by branch and bound with a relative gap
 of at most 1e-6 (T18), and says in words what became of the truth {v1, v2}:
 
 true            both atoms within 2° of v1 and v2
-absorbed        one atom is v1, the other (v1 + v2)/‖v1 + v2‖ (T16: optimal for L1, L0, Top-1, (Σz)² and signed codes)
+absorbed        one atom is v1, the other (v1 + v2)/‖v1 + v2‖ (T16: optimal for L1, L0, Top-1, log, (Σz)² and signed codes)
 partly          one atom is v1, the other lies between these two; δ is its share of v1
 hedged          the atom of the parent leans towards the child
 swapped         one atom is near (v1 + v2)/‖v1 + v2‖, the other v1 less some of v2
@@ -23,10 +23,22 @@ from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
-from reporting import Claims, parser, save, table
+from reporting import Claims, Results, parser, save
 
 from cvxsae import certify, solve_globally
-from cvxsae.penalties import L0, L1, ElasticNet, Matryoshka, Orthogonality, Signed, SquaredSum, TopOne, radial_bound
+from cvxsae.penalties import (
+    L0,
+    L1,
+    ElasticNet,
+    Log,
+    Matryoshka,
+    Orthogonality,
+    Signed,
+    SquaredSum,
+    TopOne,
+    Tree,
+    radial_bound,
+)
 
 LAM = 0.1
 NEAR = 2.0
@@ -37,13 +49,25 @@ OBJECTIVES = (
     Signed(),
     L0(),
     TopOne(),
+    Log(0.5),
     SquaredSum(),
-    ElasticNet(0.1),
+    ElasticNet(1.0),
     Orthogonality(0.2),
     Matryoshka(0.25),
+    Tree.of_parents([-1, 0]),
 )
-ABSORBING = 5
+ABSORBING = 6
 """The first of these are those of T16."""
+
+
+PARAMETERS = {
+    "log": "log, ε = 0.5",
+    "elastic net": "elastic net, ridge 1",
+    "orthogonality": "OrtSAE, 0.2 cos²",
+    "Matryoshka": "Matryoshka, β = 0.25",
+    "tree": "tree, λ(‖(z₁, z₂)‖ + z₂)",
+}
+"""What the table calls an objective that has a parameter."""
 
 
 class Setting(NamedTuple):
@@ -109,14 +133,14 @@ def verdict(dictionary: np.ndarray, setting: Setting, signed: bool) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run; 0 if all claims hold."""
     options = parser(__doc__)
-    options.add_argument("--small", action="store_true", help="two settings and five objectives only")
+    options.add_argument("--small", action="store_true", help="two settings and six objectives only")
     given = options.parse_args(arguments)
     settings = SETTINGS[:2] if given.small else SETTINGS
     objectives = (OBJECTIVES[0], OBJECTIVES[2], *OBJECTIVES[ABSORBING:]) if given.small else OBJECTIVES
-    claims, cells, rows = Claims(), {}, []
+    claims, results, cells, rows = Claims(), Results(), {}, []
     gaps, floors, unique = [], [], []
     for objective in objectives:
-        row = [objective.name]
+        row = [PARAMETERS.get(objective.name, objective.name)]
         for setting in settings:
             X, weights = setting.data
             found = solve_globally(X, 2, LAM, penalty=objective, weights=weights)
@@ -129,27 +153,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 floors.append(abs(found.value - float(weights @ radial_bound(X, LAM, objective))))
                 unique.append(said == "absorbed")
         rows.append(row)
-    table(["objective", *map(str, settings)], rows)
+    results.table("objectives", ["objective", *map(str, settings)], rows)
     claims.check(f"T18: every cell is certified, largest relative gap {max(gaps):.1e} ≤ 1e-06", max(gaps) <= 1e-6)
     claims.check(
         f"T16: its penalties reach the bound of every width, to {max(floors):.1e} ≤ 1e-09", max(floors) <= 1e-9
     )
     claims.check("T16: under all of them the child is absorbed wherever it never fires alone", all(unique))
     first, second = settings[:2]
-    for name in ("elastic net", "orthogonality", "Matryoshka"):
+    for name in ("elastic net", "orthogonality", "Matryoshka", "tree"):
         claims.check(f"{name} does not absorb at 90°", all(cells[name, s][1] != "absorbed" for s in (first, second)))
-    for name in ("orthogonality", "Matryoshka"):
+    for name in ("orthogonality", "Matryoshka", "tree"):
         swaps = cells[name, first][1].startswith("swapped") and not cells[name, second][1].startswith("swapped")
         claims.check(f"{name} swaps the roles at p = 0.5 and not at p = 0.2", swaps)
     spot = certify(cells["L1", first][0])
     claims.check("the referee has no objections to the first cell", not spot.objections)
+    grid = {90: ((43, -26), (2, 72)), 60: (None, (2, 62))}  # what a grid of a degree finds, for p = 0.5 and 0.2
+    for setting in settings:
+        wanted = None if setting.alone else grid[int(setting.degrees)][setting.together < 0.5]
+        if wanted is not None:
+            atoms = cells["tree", setting][0].dictionary
+            off = np.abs(np.rad2deg(np.arctan2(atoms[:, 1], atoms[:, 0])) - wanted).max()
+            claims.check(f"tree, {setting}: within {off:.1f}° of {wanted} ≤ 1°", off <= 1)
+    results.save(given.results, "which_absorb")
     save(draw(settings, objectives, cells), given.out, "which_absorb")
     return claims.exit_code
 
 
 def draw(settings: Sequence[Setting], objectives: Sequence, cells: dict) -> Figure:
     """Angles of both atoms, a column a setting."""
-    figure = Figure(figsize=(2.6 * len(settings) + 2.4, 4), layout="constrained")
+    figure = Figure(figsize=(2.6 * len(settings) + 2.4, 4.6), layout="constrained")
     axes = figure.subplots(1, len(settings), sharey=True, squeeze=False)[0]
     for ax, setting in zip(axes, settings, strict=True):
         for height, objective in enumerate(objectives):

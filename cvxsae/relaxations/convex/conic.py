@@ -161,6 +161,8 @@ def _fixed_atoms(problem: FixedAtoms) -> ConicForm:
 
 def _penalized(problem: PenalizedCodes) -> ConicForm:
     """A cone program of every penalty as its docstring writes it."""
+    if problem.lasso is not None:
+        return _fixed_atoms(problem.lasso)
     data, shift, penalty = _Data.of(problem), _shift(problem, problem.dim), problem.penalty
     Z = cp.Variable((problem.n_points, problem.n_atoms), nonneg=True)
     R = cp.Variable((problem.n_points, problem.dim))

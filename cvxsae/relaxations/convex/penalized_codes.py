@@ -18,14 +18,16 @@ from cvxsae.data.deadline import go_on
 from cvxsae.errors import InputError
 from cvxsae.relaxations.candidate import Candidate, Codes
 from cvxsae.relaxations.convex.code_penalty import ROUNDINGS, product_rounding
-from cvxsae.relaxations.convex.fixed_atoms import FixedAtoms
+from cvxsae.relaxations.convex import code_penalty
+from cvxsae.relaxations.convex.fixed_atoms import FixedAtoms, SparseCodes
 from cvxsae.relaxations.convex.penalties.row_penalty import RowPenalty
+from cvxsae.relaxations.convex.penalties.separable import L1, ElasticNet, Signed
 from cvxsae.relaxations.exact_sums import sum_slack, without_sum
 from cvxsae.relaxations.linalg import EPS
 from cvxsae.relaxations.problem import float64_tensor, made_together
 from cvxsae.relaxations.proofs import CopositivityProof
 
-WANTED = "Group, Tree, Exclusive, Slope or Simplex of cvxsae.penalties (encode has L1, with weights and a ridge)"
+WANTED = "L1, Signed, ElasticNet, Group, Tree, Exclusive, Slope or Simplex of cvxsae.penalties"
 """What ``penalty`` may be."""
 
 BLOCK_ENTRIES = 2**20
@@ -52,7 +54,8 @@ class PenalizedCodes(FixedAtoms):
     lam
         Penalty λ > 0; 1 for :class:`cvxsae.penalties.Simplex`, which is a limit and has no price.
     penalty
-        Ω: :class:`cvxsae.penalties.Group`, ``Tree``, ``Exclusive``, ``Slope`` or ``Simplex``.
+        Ω: :class:`cvxsae.penalties.L1`, ``ElasticNet``, ``Signed``, ``Group``, ``Tree``, ``Exclusive``, ``Slope`` or
+        ``Simplex``. Of ``Signed`` the atoms are ``[D; −D]``, twice as many, and :meth:`signed` puts their codes together.
     bias
         None (zero), an array (d,) (fixed) or ``"free"`` (optimized with the codes).
 
@@ -78,6 +81,8 @@ class PenalizedCodes(FixedAtoms):
     dictionary: torch.Tensor = field(repr=False)
     row_norms: torch.Tensor = field(init=False, repr=False)
     penalty: RowPenalty = field(repr=False, default=cast("RowPenalty", None))  # type: ignore[assignment]
+    lasso: SparseCodes | None = field(init=False, repr=False, default=None)
+    """The same problem as a lasso with weights and a ridge, where it is one: L1, elastic net and signed L1."""
 
     @made_together
     def __init__(
@@ -96,7 +101,17 @@ class PenalizedCodes(FixedAtoms):
         penalty.require_atoms(len(rows))
         if penalty.degree == 1 and self.lam != 1:
             raise InputError(f"lam is {self.lam:g} but the penalty {penalty.name!r} is a limit without price; pass 1.")
-        self._set(dictionary=given, atoms=rows.cpu(), row_norms=norms.cpu(), penalty=penalty)
+        rows, norms = rows.cpu(), norms.cpu()
+        weights = ridge = None
+        if isinstance(penalty, L1 | ElasticNet):
+            weights, ridge = code_penalty.prices(*penalty.prices(len(rows)), len(rows) * (1 + _is_signed(penalty)))
+        if _is_signed(penalty):
+            rows, norms = torch.cat([rows, -rows]), norms.repeat(2)
+        self._set(dictionary=given, atoms=rows, row_norms=norms, penalty=penalty, lasso=None)
+        if isinstance(penalty, L1 | ElasticNet):
+            lasso = SparseCodes.of_unit_rows(self.X, rows, self.lam, self.bias)  # type: ignore[arg-type]
+            lasso._set(weights=weights, ridge=ridge)
+            self._set(lasso=lasso)
 
     def _meet(self) -> None:
         raise InputError(
@@ -132,6 +147,11 @@ class PenalizedCodes(FixedAtoms):
                 )
         return said
 
+    def signed(self, codes: Codes) -> Codes:
+        """Codes of both signs for the dictionary given, (n, K), of those for ``[D; −D]``; other codes as they are."""
+        half = len(self.dictionary)
+        return codes[:, :half] - codes[:, half:] if _is_signed(self.penalty) else codes
+
     def row_penalties(self, codes: Codes) -> Float64[np.ndarray, " n"]:
         """Ω of every row of codes (n, K)."""
         found = []
@@ -153,6 +173,8 @@ class PenalizedCodes(FixedAtoms):
 
     def row_polars(self, Y: Float[torch.Tensor, "n d"]) -> Float[torch.Tensor, " n"]:
         """``Ω°(D y_n)`` for every n; zeros where Ω is no gauge and charges the dual value instead."""
+        if self.lasso is not None:
+            return cast("torch.Tensor", self.lasso.row_polars(Y))
         if not self.penalty.is_gauge:
             return torch.zeros(len(Y)).to(Y)
         return torch.cat([self.penalty.polar(Y[rows] @ self.atoms.to(Y).T) for rows in self._blocks(len(Y))])
@@ -164,7 +186,8 @@ class PenalizedCodes(FixedAtoms):
 
         Rows scale one by one at a fixed bias, and all alike, with their sum taken off, at a free one.
         """
-        del proof
+        if self.lasso is not None:
+            return self.lasso.feasible_dual(Y, proof)
         Y = self.centered(Y.to(torch.float64))
         scales = self._hard_scales(Y) if self.penalty.is_gauge else self._best_scales(Y)
         return without_sum(Y * scales.min()) if self.bias_is_free else Y * scales[:, None]
@@ -189,6 +212,8 @@ class PenalizedCodes(FixedAtoms):
 
     def conjugates(self, Y: Float[torch.Tensor, "n d"]) -> Float[torch.Tensor, " n"]:
         """``λ Ω*(D y_n/λ)``, rounded up: what comes off the dual value of each row; zeros of a gauge."""
+        if self.lasso is not None:
+            return self.lasso.conjugates(Y)
         if self.penalty.is_gauge:
             return torch.zeros(len(Y)).to(Y)
         found = [self.penalty.conjugate(self._correlations(Y[rows]) / self.lam) for rows in self._blocks(len(Y))]
@@ -207,3 +232,8 @@ class PenalizedCodes(FixedAtoms):
             for rows in self._blocks(len(offsets)):
                 largest = max(largest, float(self.penalty.polar(offsets[rows] @ self.atoms.T).max()))
         return largest
+
+
+def _is_signed(penalty: RowPenalty) -> bool:
+    """Whether atoms come with their negatives."""
+    return isinstance(penalty, Signed)

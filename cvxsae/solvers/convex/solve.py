@@ -118,8 +118,14 @@ def _loop(make: Callable[[float], Any]) -> Callable[[Any, float, Run], Solution]
     return lambda problem, tol, run: iterate(make(tol), problem, tol, run)
 
 
-def _bias_is_free(problem: SparseCodes, device: torch.device) -> str | None:
+def _bias_is_free(problem: FixedAtoms, device: torch.device) -> str | None:
     return "works datapoint by datapoint, and a free bias couples them" if problem.bias_is_free else None
+
+
+def _not_a_lasso(problem: PenalizedCodes, device: torch.device) -> str | None:
+    if working_set.fits(problem):
+        return None
+    return _bias_is_free(problem, device) or f"solves a lasso, and the penalty is {problem.penalty.name!r}"
 
 
 def _not_on_cpu(problem: CandidateDictionary, device: torch.device) -> str | None:
@@ -165,6 +171,7 @@ def _no_reference(problem: Problem, device: torch.device) -> str | None:
 METHODS: tuple[Method, ...] = (
     Method(WideLimitNewton.name, WideLimit, _wide),
     Method(working_set.NAME, SparseCodes, working_set.solve_working_set, _bias_is_free, has_steps=False),
+    Method(working_set.NAME, PenalizedCodes, working_set.solve_penalized, _not_a_lasso, has_steps=False),
     Method(
         interior_point.NAME,
         FixedAtoms,

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from cvxsae.relaxations.solution import relative_gap
+from cvxsae.solvers.global_search.curved import CurvedCost
 from cvxsae.solvers.global_search.objective import CodeCost
 
 PLANE, SPACE = 2, 3
@@ -95,7 +96,7 @@ class Landscape:
 
     X: Float64[np.ndarray, "N d"]
     weights: Float64[np.ndarray, " N"]
-    cost: CodeCost
+    cost: CodeCost | CurvedCost
     bias: Float64[np.ndarray, " d"] | None
 
     @property

@@ -1,13 +1,13 @@
-"""Penalties of codes that small problems are solved globally for, and what T16 proves of each.
+"""Penalties that small problems are solved globally for, and the bound of T16.
 
-One class a penalty, with its parameters; λ is that of the problem. ``of_mass(t, λ)`` is the g of T16, the cost of codes
-that sum to t, where the penalty has one: then no dictionary of any width does better than :func:`radial_bound` at a
-point, absorption reaches it, and no choice of λ cures that.
+Those that other problems have too are in ``cvxsae/relaxations/convex/penalties``; here are the others, and what codes of
+few atoms cost under each. Where a penalty has the g of T16 no dictionary of any width does better than
+:func:`radial_bound` at a point, absorption reaches it, and no choice of λ cures that.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
@@ -15,100 +15,32 @@ from jaxtyping import Float64
 
 from cvxsae.data import arguments, tensors
 from cvxsae.errors import InputError
+from cvxsae.relaxations.convex.penalties.groups import Tree
+from cvxsae.relaxations.convex.penalties.nonconvex import L0, Log, NonconvexPenalty, TopOne
+from cvxsae.relaxations.convex.penalties.row_penalty import RowPenalty
+from cvxsae.relaxations.convex.penalties.separable import L1, ElasticNet, Signed
+from cvxsae.solvers.global_search.curved import CurvedCost, LogCost, TreeCost
 from cvxsae.solvers.global_search.objective import CodeCost
 
 
 @dataclass(frozen=True)
-class L1:
-    """``λ Σ_k z_k``: the sparse autoencoder's own."""
-
-    name: ClassVar[str] = "L1"
-    absorbs: ClassVar[bool] = True
-
-    def cost(self, n_atoms: int, lam: float) -> CodeCost:
-        """Numbers a support."""
-        return CodeCost.plain(self.name, n_atoms, lam)
-
-    def radial(self, r: Float64[np.ndarray, " N"], lam: float) -> Float64[np.ndarray, " N"]:
-        """h_g of T16 at lengths r: ``λr − λ²/2`` from λ on, ``r²/2`` below."""
-        return np.where(r > lam, lam * r - lam**2 / 2, r**2 / 2)
-
-
-@dataclass(frozen=True)
-class Signed(L1):
-    """``λ Σ_k |z_k|`` with codes of both signs: a dictionary and its negative."""
-
-    name: ClassVar[str] = "signed L1"
-
-    def cost(self, n_atoms: int, lam: float) -> CodeCost:
-        """Numbers a support."""
-        return CodeCost.plain(self.name, n_atoms, lam, signed=True)
-
-
-@dataclass(frozen=True)
-class L0:
-    """``λ`` for every active atom: what a JumpReLU SAE is trained for."""
-
-    name: ClassVar[str] = "L0"
-    absorbs: ClassVar[bool] = True
-
-    def cost(self, n_atoms: int, lam: float) -> CodeCost:
-        """Numbers a support."""
-        return CodeCost.plain(self.name, n_atoms, 0.0, per_atom=lam)
-
-    def radial(self, r: Float64[np.ndarray, " N"], lam: float) -> Float64[np.ndarray, " N"]:
-        """``min(r²/2, λ)``."""
-        return np.minimum(r**2 / 2, lam)
-
-
-@dataclass(frozen=True)
-class TopOne:
-    """At most one active atom, and no other cost; λ is not used."""
-
-    name: ClassVar[str] = "Top-1"
-    absorbs: ClassVar[bool] = True
-
-    def cost(self, n_atoms: int, lam: float) -> CodeCost:
-        """Numbers a support."""
-        return CodeCost.plain(self.name, n_atoms, 0.0, most_active=1)
-
-    def radial(self, r: Float64[np.ndarray, " N"], lam: float) -> Float64[np.ndarray, " N"]:
-        """Zero: every point may have an atom of its own."""
-        return np.zeros_like(r)
-
-
-@dataclass(frozen=True)
 class SquaredSum:
-    """``λ (Σ_k z_k)²``."""
+    """``λ (Σ_k z_k)²``: T16 with ``g(t) = t²``. Twice :class:`Exclusive` with one group of any number of atoms."""
 
     name: ClassVar[str] = "squared sum"
-    absorbs: ClassVar[bool] = True
+    mass_objection: ClassVar[str | None] = None
 
     def cost(self, n_atoms: int, lam: float) -> CodeCost:
         """Numbers a support."""
         return CodeCost.plain(self.name, n_atoms, 0.0, ridge=np.full((n_atoms, n_atoms), 2 * lam))
 
-    def radial(self, r: Float64[np.ndarray, " N"], lam: float) -> Float64[np.ndarray, " N"]:
+    def of_mass(self, s: Float64[np.ndarray, "*n"]) -> Float64[np.ndarray, "*n"]:
+        """``t²``."""
+        return s**2
+
+    def radial(self, r: Float64[np.ndarray, "*n"], lam: float) -> Float64[np.ndarray, "*n"]:
         """``λ r²/(1 + 2λ)``."""
         return lam * r**2 / (1 + 2 * lam)
-
-
-@dataclass(frozen=True)
-class ElasticNet:
-    """``λ Σ_k z_k + (ridge/2) Σ_k z_k²``. Superadditive, so T16 does not hold; neutral where atoms are orthogonal."""
-
-    ridge: float
-
-    name: ClassVar[str] = "elastic net"
-    absorbs: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "ridge", arguments.positive(self.ridge, "ridge"))
-
-    def cost(self, n_atoms: int, lam: float) -> CodeCost:
-        """Numbers a support."""
-        _require_two(self.name, n_atoms)
-        return CodeCost.plain(self.name, n_atoms, lam, ridge=self.ridge)
 
 
 @dataclass(frozen=True)
@@ -118,7 +50,6 @@ class Orthogonality:
     gamma: float
 
     name: ClassVar[str] = "orthogonality"
-    absorbs: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "gamma", arguments.positive(self.gamma, "gamma"))
@@ -135,7 +66,6 @@ class Matryoshka:
     beta: float
 
     name: ClassVar[str] = "Matryoshka"
-    absorbs: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "beta", arguments.positive(self.beta, "beta"))
@@ -154,17 +84,50 @@ class Matryoshka:
         )
 
 
-Penalty: TypeAlias = L1 | L0 | TopOne | SquaredSum | ElasticNet | Orthogonality | Matryoshka
+Penalty: TypeAlias = L1 | ElasticNet | Tree | L0 | TopOne | Log | SquaredSum | Orthogonality | Matryoshka
 """What :func:`cvxsae.solve_globally` takes."""
 
-PENALTIES = (L1, Signed, L0, TopOne, SquaredSum, ElasticNet, Orthogonality, Matryoshka)
+PENALTIES = (L1, Signed, L0, TopOne, Log, SquaredSum, ElasticNet, Tree, Orthogonality, Matryoshka)
 """All of them."""
 
-WANTED = "L1, Signed, L0, TopOne, SquaredSum, ElasticNet, Orthogonality or Matryoshka of cvxsae.penalties"
+WANTED = "L1, Signed, L0, TopOne, Log, SquaredSum, ElasticNet, Tree, Orthogonality or Matryoshka of cvxsae.penalties"
 """What ``penalty`` may be, in words: the others there are for codes of a fixed dictionary."""
 
-WIDE = (L1, L0, TopOne, SquaredSum)
-"""Those of T16, by class (:class:`Signed` is an :class:`L1`)."""
+BOUNDED = (RowPenalty, NonconvexPenalty, SquaredSum)
+"""Those that know whether T16 holds."""
+
+
+def cost_of(penalty: Penalty, n_atoms: int, lam: float) -> CodeCost | CurvedCost:
+    """What codes of few atoms cost under a penalty, in the form that bounds over boxes are made of.
+
+    Raises
+    ------
+    InputError
+        For a number of atoms that the penalty cannot be searched with, or is not for.
+    """
+    name = penalty.name
+    if isinstance(penalty, SquaredSum | Orthogonality | Matryoshka):
+        return penalty.cost(n_atoms, lam)
+    if isinstance(penalty, L1 | ElasticNet):
+        penalty.require_atoms(n_atoms)
+        weights = np.ones(n_atoms) if penalty.weights is None else np.array(penalty.weights)
+        if isinstance(penalty, L1):
+            return replace(CodeCost.plain(name, n_atoms, lam, signed=penalty.signed), linear=lam * weights)
+        _require_two(name, n_atoms)
+        return replace(CodeCost.plain(name, n_atoms, lam, ridge=lam * penalty.ridge), linear=lam * weights)
+    if isinstance(penalty, L0):
+        return CodeCost.plain(name, n_atoms, 0.0, per_atom=lam)
+    if isinstance(penalty, TopOne):
+        return CodeCost.plain(name, n_atoms, 0.0, most_active=1)
+    _require_two(name, n_atoms, least=2)
+    if isinstance(penalty, Log):
+        return LogCost(name, lam, penalty)
+    if penalty.groups != ((0, 1), (1,)):
+        raise InputError(
+            "penalty is a tree of other groups than [[0, 1], [1]], a parent and its child; pass Tree.of_parents([-1, 0])."
+        )
+    both, child = penalty.weights
+    return TreeCost(name, lam * both, lam * child)
 
 
 def _require_two(name: str, n_atoms: int, *, least: int = 1) -> None:
@@ -173,13 +136,31 @@ def _require_two(name: str, n_atoms: int, *, least: int = 1) -> None:
         raise InputError(f"n_atoms is {n_atoms}; with the penalty {name!r} pass {'2' if least == 2 else '1 or 2'}.")
 
 
-def radial_bound(X: Float64[np.ndarray, "N d"], lam: float, penalty: Penalty) -> Float64[np.ndarray, " N"]:
+def radial_bound(
+    X: Float64[np.ndarray, "N d"], lam: float, penalty: RowPenalty | NonconvexPenalty | SquaredSum
+) -> Float64[np.ndarray, " N"]:
     """Bound φ from below at every datapoint, for every dictionary of every width: h_g(‖x_n‖) of T16, without a bias.
 
-    ``Ω(z) ≥ g(Σz)`` with equality for a single active atom, and ``‖zD‖ ≤ Σz``, give ``½‖x − zD‖² + Ω(z) ≥ h_g(‖x‖)``
-    with ``h_g(r) = min over 0 ≤ t ≤ r of ½(r − t)² + g(t)``; an atom along x attains it.
+    ``Ω(z) ≥ g(Σz)`` with equality for a single active atom, and ``‖zD‖ ≤ Σz``, give ``½‖x − zD‖² + λΩ(z) ≥ h(‖x‖)``
+    with ``h(r) = min over 0 ≤ t ≤ r of ½(r − t)² + λg(t)``; an atom along x attains it.
+
+    Parameters
+    ----------
+    X
+        Datapoints, (N, d).
+    lam
+        λ > 0; limits without a price do not use it.
+    penalty
+        Any of :mod:`cvxsae.penalties` that has a g.
+
+    Raises
+    ------
+    InputError
+        For a penalty that T16 does not hold of, with the reason.
     """
-    wide: Any = arguments.instance(penalty, "penalty", WIDE, "L1, Signed, L0, TopOne or SquaredSum")
+    wide: Any = arguments.instance(penalty, "penalty", BOUNDED, "a penalty of codes of cvxsae.penalties that has a g")
     rows = tensors.matrix(X, "X").double()
     tensors.require_finite(rows, "X")
+    if wide.mass_objection is not None:
+        wide.require_mass()
     return wide.radial(np.linalg.norm(rows.numpy(), axis=1), arguments.penalty(lam, "lam"))

@@ -14,7 +14,7 @@ from cvxsae.parallel.context import Run, Steps, keywords
 from cvxsae.relaxations.solution import Status
 from cvxsae.solvers.global_search.boxes import PLANE, SPACE, Landscape
 from cvxsae.solvers.global_search.branch_and_bound import BranchAndBound, Search, minimizers_of
-from cvxsae.solvers.global_search.penalties import L1, PENALTIES, WANTED, ElasticNet, Penalty
+from cvxsae.solvers.global_search.penalties import L1, PENALTIES, WANTED, ElasticNet, Penalty, cost_of
 from cvxsae.solvers.global_search.result import GlobalOptimum
 
 if TYPE_CHECKING:
@@ -56,7 +56,8 @@ def solve_globally(
         Datapoints (N, d): anything :class:`~cvxsae.Activations` accepts; d = 2 or 3, and few of them (time grows
         as N times the number of boxes).
     n_atoms
-        Width K: at most 3 in the plane, 2 in three dimensions; with an elastic net or Matryoshka at most 2.
+        Width K: at most 3 in the plane, 2 in three dimensions; with an elastic net or Matryoshka at most 2, and with
+        Log or Tree 2 in the plane.
     lam
         Penalty λ > 0.
     penalty
@@ -129,9 +130,9 @@ def _landscape(
             raise InputError(f"bias is 'free' with the penalty {omega.name!r}; pass None or an array.")
         # F ≥ mean λ‖x − b‖ − λ²/2 (T9), and zero codes at the mean attain half the variance.
         spread = float(w @ ((points - w @ points) ** 2).sum(axis=1)) / 2
-        return Landscape(points, w, omega.cost(n_atoms, lam), None), spread / lam + lam / 2
+        return Landscape(points, w, cost_of(omega, n_atoms, lam), None), spread / lam + lam / 2
     fixed = np.zeros(d) if vector is None else vector.numpy()
-    return Landscape(points, w, omega.cost(n_atoms, lam), fixed), 0.0
+    return Landscape(points, w, cost_of(omega, n_atoms, lam), fixed), 0.0
 
 
 def _result(state: Search, omega: Penalty, lam: float, began: float) -> GlobalOptimum:

@@ -4,11 +4,27 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from cvxsae import Status, certify, encode, learn_dictionary, solve_globally
-from cvxsae.penalties import L0, L1, ElasticNet, Matryoshka, Orthogonality, Signed, SquaredSum, TopOne, radial_bound
+from cvxsae.penalties import (
+    L0,
+    L1,
+    ElasticNet,
+    Group,
+    Log,
+    Matryoshka,
+    Orthogonality,
+    Signed,
+    Simplex,
+    SquaredSum,
+    TopOne,
+    Tree,
+    radial_bound,
+)
 from cvxsae.solvers.global_search.boxes import Boxes
 from cvxsae.solvers.global_search.branch_and_bound import Search
+from cvxsae.solvers.global_search.penalties import cost_of
 from tests.helpers.sentences import rejects
 
 NESTED = np.array([[1.0, 0.0], [1.0, 1.0]])
@@ -31,20 +47,20 @@ def test_c1_is_absorbed_and_unique(lam):
     assert certify(found).is_certified
 
 
-@pytest.mark.parametrize("penalty", [L1(), Signed(), L0(), TopOne(), SquaredSum()], ids=lambda one: type(one).__name__)
+@pytest.mark.parametrize("penalty", [L1(), Signed(), L0(), TopOne(), SquaredSum(), Log(0.3)], ids=lambda one: type(one).__name__)
 def test_t16_the_absorbed_dictionary_reaches_the_bound_at_any_angle_and_probability(penalty):
     rng = np.random.default_rng(16)
     for theta, p, lam in rng.uniform([0.05, 0, 0.01], [3.0, 1, 1.5], size=(200, 3)):
         both = np.array([1 + np.cos(theta), np.sin(theta)])
         X, weights = np.array([[1.0, 0.0], both]), np.array([1 - p, p])
         absorbed = np.array([[1.0, 0.0], both / np.linalg.norm(both)])
-        value = weights @ penalty.cost(2, lam).costs(X, absorbed)[0]
+        value = weights @ cost_of(penalty, 2, lam).costs(X, absorbed)[0]
         assert value == pytest.approx(weights @ radial_bound(X, lam, penalty), abs=1e-9)
         true = np.array([[1.0, 0.0], [np.cos(theta), np.sin(theta)]])
-        assert weights @ penalty.cost(2, lam).costs(X, true)[0] >= value - 1e-12
+        assert weights @ cost_of(penalty, 2, lam).costs(X, true)[0] >= value - 1e-12
 
 
-@pytest.mark.parametrize("penalty", [Signed(), L0(), SquaredSum()], ids=lambda one: type(one).__name__)
+@pytest.mark.parametrize("penalty", [Signed(), L0(), SquaredSum(), Log(0.5)], ids=lambda one: type(one).__name__)
 def test_t16_absorption_is_optimal_for_all_of_them(penalty):
     found = solve_globally(NESTED, 2, 0.1, penalty=penalty)
     floor = float(radial_bound(NESTED, 0.1, penalty).mean())
@@ -68,7 +84,7 @@ def test_cures_move_the_optimum_where_a_grid_finds_it(penalty, p, expected):
     assert degrees(found.dictionary) == pytest.approx(expected, abs=1.0)
     steps = np.deg2rad(np.arange(0, 360, 10))
     circle = np.column_stack([np.cos(steps), np.sin(steps)])
-    cost = penalty.cost(2, 0.1)
+    cost = cost_of(penalty, 2, 0.1)
     grid = [
         found.landscape.weights @ cost.costs(NESTED, circle[[i, j]])[0] + cost.coherence * (circle[i] @ circle[j]) ** 2
         for i in range(len(circle))
@@ -136,11 +152,11 @@ def test_time_and_steps_leave_a_true_gap():
 def test_the_value_is_that_of_the_codes_also_where_opposite_atoms_cancel(angle):
     atoms = np.array([[1.0, 0.0], [-np.cos(angle), np.sin(angle)]])
     X = np.array([[0.85, 0.58], [-1.0, 0.3], [0.2, 1.0]])
-    values, codes = L0().cost(2, 0.01).costs(X, atoms)
+    values, codes = cost_of(L0(), 2, 0.01).costs(X, atoms)
     direct = 0.5 * ((X - codes @ atoms) ** 2).sum(axis=1) + 0.01 * (codes > 0).sum(axis=1)
     assert codes.max() > 0.1 / angle  # large codes that cancel
     assert values == pytest.approx(direct, rel=1e-14)
-    values, codes = Matryoshka(0.4).cost(2, 0.01).costs(X, atoms)
+    values, codes = cost_of(Matryoshka(0.4), 2, 0.01).costs(X, atoms)
     both = 0.5 * ((X - codes @ atoms) ** 2).sum(axis=1) + 0.2 * ((X - codes[:, :1] @ atoms[:1]) ** 2).sum(axis=1)
     assert values == pytest.approx(both + 0.01 * codes.sum(axis=1), rel=1e-12)
 
@@ -233,3 +249,44 @@ def test_the_bound_of_t16_needs_one_of_its_penalties():
 def test_the_report_says_what_is_proved():
     found = solve_globally(NESTED, 2, 0.1)
     assert "1, all there are" in str(found) and found.to_dict()["certified"]
+
+
+@pytest.mark.parametrize(
+    ("theta", "p", "expected"), [(90, 0.5, (-26, 43)), (60, 0.2, (2, 62))], ids=str
+)
+def test_a_tree_norm_moves_the_optimum_to_where_a_grid_finds_it(theta, p, expected):
+    child = np.array([np.cos(np.deg2rad(theta)), np.sin(np.deg2rad(theta))])
+    X, tree = np.array([[1.0, 0.0], [1.0, 0.0] + child]), Tree.of_parents([-1, 0])
+    found = solve_globally(X, 2, 0.1, penalty=tree, weights=[1 - p, p])
+    assert found.gap <= TOL and certify(found).is_certified
+    assert degrees(found.dictionary) == pytest.approx(expected, abs=1.0)
+    parent = np.rad2deg(np.arctan2(*found.dictionary[0, ::-1]))  # roles are ordered: the first atom is the parent
+    assert parent == pytest.approx(expected[1] if expected[0] < -10 else expected[0], abs=1.0)
+
+
+@pytest.mark.parametrize("penalty", [Log(0.4), Log(0.03), Tree.of_parents([-1, 0], [1.0, 0.5])], ids=str)
+def test_codes_of_two_atoms_are_those_of_a_grid(penalty):
+    """Values by brute force over the codes, and bounds over random dictionaries."""
+    rng = np.random.default_rng(7)
+    axis = np.linspace(0, 3, 151)
+    Z = np.stack(np.meshgrid(axis, axis, indexing="ij"), axis=-1).reshape(-1, 2)
+    charge = 0.2 * penalty.value(torch.from_numpy(Z)).numpy()
+    X, cost = rng.normal(size=(4, 2)), cost_of(penalty, 2, 0.2)
+    for angles in rng.uniform(0, 2 * np.pi, (12, 2)):
+        atoms = np.column_stack([np.cos(angles), np.sin(angles)])
+        values, codes = cost.costs(X, atoms)
+        grid = np.array([(0.5 * ((x - Z @ atoms) ** 2).sum(axis=1) + charge).min() for x in X])
+        own = 0.5 * ((X - codes @ atoms) ** 2).sum(axis=1) + 0.2 * penalty.value(torch.from_numpy(codes)).numpy()
+        assert values == pytest.approx(own, rel=1e-13)
+        assert (values <= grid + 1e-12).all() and (codes >= 0).all()
+        near = (codes < 3).all(axis=1)
+        assert (grid[near] <= values[near] + 1e-3).all()
+
+
+def test_trees_of_other_shapes_and_widths_are_refused():
+    with rejects(r"penalty is a tree of other groups than \[\[0, 1\], \[1\]\]"):
+        solve_globally(NESTED, 2, 0.1, penalty=Tree([[0, 1]]))
+    with rejects("n_atoms is 1; with the penalty 'log' pass 2"):
+        solve_globally(NESTED, 1, 0.1, penalty=Log(0.5))
+    with rejects("bias is 'free' with the penalty 'log'"):
+        solve_globally(NESTED, 2, 0.1, penalty=Log(0.5), bias="free")

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Float64, Int64
 
 from cvxsae.data import arguments
 from cvxsae.data.deadline import go_on
@@ -16,6 +17,7 @@ from cvxsae.relaxations.convex.penalties.row_penalty import (
     RowPenalty,
     group_sums,
     labels_of,
+    linear_radial,
     require_length,
     weights_of,
 )
@@ -32,7 +34,8 @@ DOUBLINGS = 60
 class Group(RowPenalty):
     """``Ω(z) = Σ_g w_g ‖z_g‖₂`` over disjoint groups g of atoms, ``z ≥ 0``: groups are active or not as a whole.
 
-    Its polar is ``max_g ‖(v_g)_+‖ / w_g``.
+    Its polar is ``max_g ‖(v_g)_+‖ / w_g``. T16 holds only where it is L1, groups of one atom with equal weights: m equal
+    codes of a group that sum to s cost ``w s/√m``, less than a single code.
 
     Parameters
     ----------
@@ -76,6 +79,22 @@ class Group(RowPenalty):
     def polar(self, V: Float[torch.Tensor, "n K"]) -> Float[torch.Tensor, " n"]:
         """``max_g ‖(v_g)_+‖ / w_g`` of every row."""
         return (self._level.norms(V.clamp(min=0)) / self._level.weights.to(V)).amax(dim=1)
+
+    @property
+    def mass_objection(self) -> str | None:
+        """T16 needs groups of one atom and equal weights."""
+        if len(self.groups) > len(self.weights):
+            return "codes of one group that share a sum cost less than a single one"
+        return None if min(self.weights) == max(self.weights) else "groups differ in weight"
+
+    def of_mass(self, s: Float64[np.ndarray, "*n"]) -> Float64[np.ndarray, "*n"]:
+        """``w t`` of groups of one atom."""
+        self.require_mass()
+        return self.weights[0] * s
+
+    def radial(self, r: Float64[np.ndarray, "*n"], lam: float) -> Float64[np.ndarray, "*n"]:
+        """That of L1."""
+        return linear_radial(r, lam * float(self.of_mass(np.ones(1))[0]))
 
 
 class Level(NamedTuple):
@@ -235,6 +254,28 @@ class Tree(RowPenalty):
                 break
             T, slack = torch.where(missing, T * (1 + slack), T), 2 * slack
         return T.amax(dim=1)
+
+    @property
+    def mass_objection(self) -> str | None:
+        """T16 needs what is L1: every atom in groups of its own, of the same total weight."""
+        if any(len(group) > 1 for group in self.groups):
+            return "an atom below another pays for more groups, and codes of one group that share a sum cost less"
+        totals = self._totals
+        return None if np.ptp(totals) <= 1e-15 * totals.max() else "atoms differ in weight"
+
+    @property
+    def _totals(self) -> Float64[np.ndarray, " K"]:
+        """What a single code of every atom pays."""
+        return np.array([sum(w for w, g in zip(self.weights, self.groups, strict=True) if k in g) for k in range(self.n_atoms)])
+
+    def of_mass(self, s: Float64[np.ndarray, "*n"]) -> Float64[np.ndarray, "*n"]:
+        """``w t`` of groups of one atom."""
+        self.require_mass()
+        return self._totals.min() * s
+
+    def radial(self, r: Float64[np.ndarray, "*n"], lam: float) -> Float64[np.ndarray, "*n"]:
+        """That of L1."""
+        return linear_radial(r, lam * float(self.of_mass(np.ones(1))[0]))
 
     def _excess(
         self, V: Float[torch.Tensor, "n K"], T: Float[torch.Tensor, "n R"]

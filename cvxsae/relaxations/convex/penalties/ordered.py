@@ -8,12 +8,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 
 from cvxsae.data import arguments, tensors
 from cvxsae.data.deadline import go_on
 from cvxsae.errors import InputError
-from cvxsae.relaxations.convex.penalties.row_penalty import RowPenalty, require_length
+from cvxsae.relaxations.convex.penalties.row_penalty import RowPenalty, linear_radial, require_length
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,8 @@ class Slope(RowPenalty):
     """``Ω(z) = Σ_i w_i z_(i)`` with ``z_(1) ≥ z_(2) ≥ …`` and ``w_1 ≥ w_2 ≥ … ≥ 0``: SLOPE, which ties similar atoms.
 
     Its polar is ``max_j Σ_{i≤j} (v_+)_(i) / Σ_{i≤j} w_i``. Equal weights are L1.
+    Only then T16 holds: m equal codes that sum to s cost ``s`` times the mean of the m largest weights, and a single one
+    the largest.
 
     Parameters
     ----------
@@ -86,3 +88,17 @@ class Slope(RowPenalty):
         """``max_j Σ_{i≤j} (v_+)_(i) / Σ_{i≤j} w_i`` of every row."""
         sums = V.clamp(min=0).sort(dim=1, descending=True).values.cumsum(dim=1)
         return (sums / self._sorted.to(V).cumsum(dim=0)).amax(dim=1)
+
+    @property
+    def mass_objection(self) -> str | None:
+        """T16 needs equal weights."""
+        return None if self.weights[0] == self.weights[-1] else "equal codes that share a sum cost less than a single one"
+
+    def of_mass(self, s: Float64[np.ndarray, "*n"]) -> Float64[np.ndarray, "*n"]:
+        """``w t`` of equal weights."""
+        self.require_mass()
+        return self.weights[0] * s
+
+    def radial(self, r: Float64[np.ndarray, "*n"], lam: float) -> Float64[np.ndarray, "*n"]:
+        """That of L1."""
+        return linear_radial(r, lam * float(self.of_mass(np.ones(1))[0]))

@@ -15,8 +15,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Float64, Int64
 
 from cvxsae.data import tensors
 from cvxsae.data.arithmetic import computes
@@ -30,8 +31,9 @@ class RowPenalty(ABC):
     formula: ClassVar[str]
     atom_cost: ClassVar[float] = 0.0
     """The surcharge τ of an :class:`~cvxsae.relaxations.AtomPenalty`: none."""
-    degree: ClassVar[int] = 0
-    """Ω* at ``s v`` is ``s`` to this power times Ω* at v, for ``s ≥ 0``; 0 for a gauge, which has a polar instead."""
+    degree: ClassVar[int | None] = 0
+    """Ω* at ``s v`` is ``s`` to this power times Ω* at v, for ``s ≥ 0``; 0 for a gauge, which has a polar instead, and
+    None where it is no power."""
 
     def __init_subclass__(cls) -> None:
         computes(cls)
@@ -60,6 +62,49 @@ class RowPenalty(ABC):
     def conjugate(self, V: Float[torch.Tensor, "n K"]) -> Float[torch.Tensor, " n"]:
         """``max_{z ≥ 0} v·z − Ω(z)`` of every row: of a gauge 0 where its polar is at most 1 and infinite elsewhere."""
         return torch.where(self.polar(V) <= 1, 0.0, torch.inf)
+
+    # ------------------------------------------------------------------ for every dictionary (T16)
+
+    @property
+    @abstractmethod
+    def mass_objection(self) -> str | None:
+        """Why there is no g with ``Ω(z) ≥ g(Σz)`` and equality for a single active atom; None where there is one."""
+
+    def require_mass(self) -> None:
+        """Refuse what needs g of a penalty that has none.
+
+        Raises
+        ------
+        InputError
+            With the reason.
+        """
+        if self.mass_objection is not None:
+            raise InputError(
+                f"penalty {self.name!r} has no bound by the sum of the codes (T16): {self.mass_objection}; pass another."
+            )
+
+    def of_mass(self, s: Float64[np.ndarray, "*n"]) -> Float64[np.ndarray, "*n"]:
+        """The g of T16.
+
+        Raises
+        ------
+        InputError
+            If there is none.
+        """
+        self.require_mass()
+        raise NotImplementedError
+
+    def radial(self, r: Float64[np.ndarray, "*n"], lam: float) -> Float64[np.ndarray, "*n"]:
+        """``min over t of ½(r − t)² + λg(t)`` at lengths r: no dictionary does better (T16).
+
+        Raises
+        ------
+        InputError
+            If there is no g.
+        """
+        del r, lam
+        self.require_mass()
+        raise NotImplementedError
 
 
 def labels_of(groups: Any) -> tuple[int, ...]:
@@ -115,3 +160,8 @@ def group_largest(
     """Largest entry of every group, and 0 where none is positive."""
     index = labels.to(V.device).expand(len(V), -1)
     return V.new_zeros((len(V), n)).scatter_reduce_(1, index, V, "amax")
+
+
+def linear_radial(r: Float64[np.ndarray, "*n"], slope: float) -> Float64[np.ndarray, "*n"]:
+    """``min over t ≥ 0 of ½(r − t)² + slope·t``: the Huber function of T9."""
+    return np.where(r > slope, slope * r - slope**2 / 2, r**2 / 2)

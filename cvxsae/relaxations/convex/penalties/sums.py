@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 
 from cvxsae.data import arguments
 from cvxsae.relaxations.convex.penalties.row_penalty import (
@@ -27,6 +28,7 @@ class Exclusive(RowPenalty):
     """``Ω(z) = ½ Σ_g (Σ_{k∈g} z_k)²`` over disjoint groups, ``z ≥ 0``: atoms of a group exclude each other.
 
     Its conjugate is ``½ Σ_g (max_{k∈g} v_k)_+²``. No λ makes all codes zero: Ω has slope 0 there.
+    With a single group it is ``g(Σz)`` for ``g(t) = ½t²``, and T16 holds; of G groups a sum that is shared costs ``½s²/G``.
 
     Parameters
     ----------
@@ -90,12 +92,29 @@ class Exclusive(RowPenalty):
         """``½ Σ_g (max_{k∈g} v_k)_+²`` of every row."""
         return group_largest(V, self._labels, self.n_groups).square().sum(dim=1) / 2
 
+    @property
+    def mass_objection(self) -> str | None:
+        """T16 needs a single group."""
+        return "a sum that groups share costs less than in one group" if self.n_groups > 1 else None
+
+    def of_mass(self, s: Float64[np.ndarray, "*n"]) -> Float64[np.ndarray, "*n"]:
+        """``½t²`` of a single group."""
+        self.require_mass()
+        return s**2 / 2
+
+    def radial(self, r: Float64[np.ndarray, "*n"], lam: float) -> Float64[np.ndarray, "*n"]:
+        """``½ λ r²/(1 + λ)``."""
+        self.require_mass()
+        return lam / (1 + lam) * r**2 / 2
+
 
 @dataclass(frozen=True)
 class Simplex(RowPenalty):
     """``Ω(z) = 0`` if ``Σ_k z_k ≤ s`` (or ``= s``) and infinite otherwise, ``z ≥ 0``: a limit instead of a price.
 
     λ has nothing to multiply: pass 1. The conjugate is ``s max_k (v_k)_+``, and ``s max_k v_k`` of ``= s``.
+    T16 holds of ``≤ s`` with ``g(t) = 0`` up to s and infinite beyond. Of ``= s`` it does not: zero codes are not
+    allowed, so g would have to fall from infinity to zero.
 
     Parameters
     ----------
@@ -150,3 +169,19 @@ class Simplex(RowPenalty):
         """``s max_k (v_k)_+`` (``s max_k v_k`` of ``= s``) of every row, at the largest sum that counts as s."""
         most = V.amax(dim=1) if self.exactly else V.amax(dim=1).clamp(min=0)
         return self.total * (most + SUM_TOLERANCE * most.abs())
+
+    @property
+    def mass_objection(self) -> str | None:
+        """T16 needs codes that may be zero."""
+        return "codes must not be zero" if self.exactly else None
+
+    def of_mass(self, s: Float64[np.ndarray, "*n"]) -> Float64[np.ndarray, "*n"]:
+        """0 up to the total, infinite beyond."""
+        self.require_mass()
+        return np.where(s / self.total - 1 <= SUM_TOLERANCE, 0.0, np.inf)
+
+    def radial(self, r: Float64[np.ndarray, "*n"], lam: float) -> Float64[np.ndarray, "*n"]:
+        """``½ (r − s)_+²``, at the largest sum that counts as s."""
+        del lam
+        self.require_mass()
+        return np.maximum(r - self.total * (1 + SUM_TOLERANCE), 0.0) ** 2 / 2
