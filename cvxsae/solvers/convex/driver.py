@@ -26,7 +26,11 @@ S = TypeVar("S")
 S_in = TypeVar("S_in", contravariant=True)
 
 _PROGRESS = 1e-3
-"""A gap that shrank by less than this share has not moved: it counts against the algorithm's patience."""
+"""A gap that shrank by less than this share has not moved: it counts against the algorithm's patience. Where the optimum
+is zero the relative gap stays at 1, and the difference of value and bound is what moves."""
+
+_NOTHING = 1e-20
+"""Of the first value: a difference of value and bound below this is rounding, and no relative gap closes at zero."""
 
 _STRIDE = 4
 """Evaluations are spaced by one part in this many of the iterations done: their cost stays a fraction of the steps'."""
@@ -197,7 +201,7 @@ def run_loop(algorithm: Algorithm[P, S], problem: P, tol: float, run: Run, *, ev
 
     Value and bound are evaluated at iterations spaced by a growing stride (a quarter of the iterations done), or at
     ``every_step`` where they cost nothing, always at the point that would be returned. ``patience`` evaluations in a
-    row without a better gap mean STALLED. Processes of a group take each step together, so their clocks are asked
+    row without a better gap, relative or absolute, mean STALLED. Processes of a group take each step together, so their clocks are asked
     together and an interrupt ends them all. An interrupt becomes a status in the outermost call only.
 
     Of one process, a step that the deadline finds unfinished is given up, and so is an evaluation ``GRACE`` seconds
@@ -215,7 +219,7 @@ def run_loop(algorithm: Algorithm[P, S], problem: P, tol: float, run: Run, *, ev
     limits = _Limits(run.deadline, is_firm=group.is_alone)
     with limits.of_an_evaluation():
         state = primal = dual = algorithm.init(problem, run.device)
-    lowest, highest, best_gap = math.inf, -math.inf, math.inf
+    lowest, highest, best_gap, best_rest = math.inf, -math.inf, math.inf, math.inf
     idle, iteration, next_check = 0, 0, 0
     status = Status.MAX_ITER
     try:
@@ -241,13 +245,14 @@ def run_loop(algorithm: Algorithm[P, S], problem: P, tol: float, run: Run, *, ev
                     status = Status.NONFINITE
                     break
                 gap = relative_gap(lowest, highest)
-                idle = 0 if gap < best_gap * (1 - _PROGRESS) else idle + 1
-                best_gap = min(best_gap, gap)
+                moves = gap < best_gap * (1 - _PROGRESS) or lowest - highest < best_rest * (1 - _PROGRESS)
+                idle = 0 if moves else idle + 1
+                best_gap, best_rest = min(best_gap, gap), min(best_rest, lowest - highest)
                 bar.set_postfix_str(f"value {lowest:.6g}, gap {gap:.1e}", refresh=False)
                 if best_gap <= tol:
                     status = Status.CERTIFIED
                     break
-                if idle >= algorithm.patience:
+                if idle >= algorithm.patience or 0 <= lowest - highest <= _NOTHING * history[0].value:
                     status = Status.STALLED
                     break
                 verdict = algorithm.verdict(problem, state) if isinstance(algorithm, Decides) else None

@@ -13,13 +13,24 @@ import scipy.sparse
 import torch
 
 from cvxsae import PenalizedCodes, SparseCodes, encode
-from cvxsae.penalties import L1, Exclusive, Group, Simplex, Slope, Tree
+from cvxsae.penalties import L1, ElasticNet, Exclusive, Group, Orthogonality, Signed, Simplex, Slope, Tree
 from cvxsae.results import Candidate
 from tests.helpers.problems import certify, solve, unit
 from tests.helpers.sentences import rejects
 from tests.relaxations.convex.penalties.test_penalties import GAUGES, PENALTIES, K, written
 
-PRICES = {"group": 0.4, "tree": 0.2, "SLOPE": 0.2, "exclusive": 0.4, "simplex": 1.0, "simplex, exactly": 1.0}
+PRICES = {
+    "L1": 0.3,
+    "signed L1": 0.3,
+    "elastic net": 0.3,
+    "group": 0.4,
+    "tree": 0.2,
+    "SLOPE": 0.2,
+    "exclusive": 0.4,
+    "simplex": 1.0,
+    "simplex, exactly": 1.0,
+}
+LASSO = ("L1", "signed L1", "elastic net")
 
 
 def hard(rng, n=6, d=5):
@@ -32,7 +43,8 @@ def hard(rng, n=6, d=5):
 
 def objective(name, X, D, lam, bias, Z):
     """As the docstring writes it."""
-    fits = np.sum((X - bias - Z @ unit(D)) ** 2, axis=1) / 2
+    atoms = np.vstack([unit(D), -unit(D)]) if name == "signed L1" else unit(D)
+    fits = np.sum((X - bias - Z @ atoms) ** 2, axis=1) / 2
     return np.mean(fits + [lam * written(name, z) for z in Z])
 
 
@@ -44,7 +56,8 @@ def test_codes_are_certified_and_agree_with_the_conic_solver(name, bias, rng):
     given = {"zero": None, "fixed": rng.normal(size=5), "free": "free"}[bias]
     problem = PenalizedCodes(X, D, PRICES[name], PENALTIES[name], bias=given)
     solution = solve(problem, tol=1e-8)
-    assert solution.solver == "proximal-gradient"
+    by_engine = bias != "free" and name in (*LASSO, "exclusive")
+    assert solution.solver == ("working-set" if by_engine else "proximal-gradient")
     assert certify(solution).is_certified
     assert certify(problem, solution, tol=1e-6).is_certified
     written_out = objective(name, X, D, problem.lam, solution.bias, solution.codes)
@@ -122,8 +135,8 @@ def test_what_is_refused_and_what_the_referee_says(rng):
     X, D = hard(rng)
     unchecked: Any = inspect.unwrap(PenalizedCodes.__init__)
     made = PenalizedCodes(X, D, 0.3, Group(range(K)))
-    with rejects("penalty is a L1; pass Group, Tree, Exclusive, Slope or Simplex of cvxsae.penalties"):
-        unchecked(made, made.X, D, 0.3, L1())
+    with rejects("penalty is a Orthogonality; pass L1, Signed, ElasticNet, Group, .* of cvxsae.penalties"):
+        unchecked(made, made.X, D, 0.3, Orthogonality(0.1))
     with rejects("penalty has groups for 2 atoms and the dictionary has 7; "):
         PenalizedCodes(X, D, 0.3, Group([0, 1]))
     with rejects("penalty has weights for 1 atoms and the dictionary has 7; "):
@@ -143,3 +156,48 @@ def test_what_is_refused_and_what_the_referee_says(rng):
     solution = solve(made)
     other = PenalizedCodes(X, D, 0.3, Group(range(K), [1.001] * K))
     assert "The solution's problem has another penalty than the problem." in certify(other, solution).objections
+
+
+def test_these_are_the_lasso_of_encode(rng):
+    X, D = hard(rng)
+    weights, problem = rng.uniform(0.5, 2, K), PenalizedCodes
+    known = encode(X, D, 0.3, weights=weights, ridge=np.full(K, 0.7), tol=1e-10, engine="torch")
+    for solver in ("working-set", "proximal-gradient"):
+        mine = solve(problem(X, D, 0.3, ElasticNet(0.7, weights)), tol=1e-9, solver=solver)
+        assert mine.value == pytest.approx(known.value, rel=1e-8)
+    signed = problem(X, D, 0.3, Signed(weights))
+    codes = solve(signed, tol=1e-9).codes
+    both = np.asarray(signed.signed(codes).todense() if scipy.sparse.issparse(codes) else signed.signed(codes))
+    assert both.shape == (len(X), K) and (both < 0).any()
+    value = np.mean(np.sum((X - both @ unit(D)) ** 2, axis=1) / 2 + 0.3 * np.abs(both) @ weights)
+    assert value == pytest.approx(encode(X, np.vstack([D, -D]), 0.3, weights=np.tile(weights, 2), tol=1e-10).value)
+
+
+@pytest.mark.parametrize("lam", [1.0, 1e-4, 1e-7])
+def test_exclusive_codes_are_nonnegative_least_squares(lam, rng):
+    """On stacked rows, at penalties where gradient steps take tens of thousands."""
+    from scipy.optimize import nnls
+
+    X, D = hard(rng)
+    labels = np.arange(K) % 3
+    solution = solve(PenalizedCodes(X, D, lam, Exclusive(labels)), tol=1e-9)
+    assert solution.solver == "working-set" and certify(solution).is_certified
+    rows = np.hstack([unit(D), np.sqrt(lam) * np.eye(3)[labels]])
+    best = np.mean([nnls(rows.T, np.concatenate([x, np.zeros(3)]))[1] ** 2 / 2 for x in X])
+    assert solution.value == pytest.approx(best, rel=1e-8)
+
+
+def test_a_sample_of_the_random_and_adversarial_problems():
+    from benchmarks.convex_penalties import KINDS, TOL, outcomes
+
+    found = list(outcomes(1, 3 * len(KINDS), conic=False))
+    assert {one.kind for one in found} == set(KINDS)
+    for one in found:
+        assert one.is_closed and not one.objections, one
+    assert sum(one.gap <= TOL for one in found) >= len(found) - 3
+
+
+def test_where_the_optimum_is_zero_the_search_ends():
+    """No relative gap closes there; the value goes down to rounding."""
+    solution = solve(PenalizedCodes([[1.0, 2.0]], np.eye(2), 1.0, Simplex(10.0)), raise_on_failure=False)
+    assert solution.value < 1e-18 and solution.info["iterations"] < 10_000

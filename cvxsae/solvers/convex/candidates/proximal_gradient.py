@@ -41,7 +41,7 @@ class ProximalGradient:
     """
 
     name = "proximal-gradient"
-    default_iterations = 50_000
+    default_iterations = 200_000
     first_check = 10
     patience = 12
     bound_stands: Literal[True] = True

@@ -12,7 +12,22 @@ import torch
 
 from cvxsae import PenalizedCodes, certify, encode, solve, solve_globally
 from cvxsae.errors import CertificateError
-from cvxsae.penalties import Exclusive, Group, Prefixes, Simplex, Slope, Tree
+from cvxsae.penalties import (
+    L0,
+    L1,
+    ElasticNet,
+    Exclusive,
+    Group,
+    Log,
+    Prefixes,
+    Signed,
+    Simplex,
+    Slope,
+    SquaredSum,
+    TopK,
+    Tree,
+    radial_bound,
+)
 from cvxsae.results import Candidate
 from tests.helpers.sentences import rejects
 
@@ -22,7 +37,11 @@ WEIGHTS = (1.0, 0.5, 2.0)
 NESTED = ((0, 1, 2, 3), (1, 2), (2,), (4, 5, 6), (6,), (4, 5, 6))
 NESTED_WEIGHTS = (1.0, 0.5, 0.7, 0.4, 2.0, 0.3)
 SORTED = (2.0, 1.5, 1.5, 1.0, 0.3, 0.0, 0.0)
+EACH = (1.0, 0.5, 2.0, 1.0, 0.7, 0.3, 1.2)
 PENALTIES = {
+    "L1": L1(EACH),
+    "signed L1": Signed(),
+    "elastic net": ElasticNet(0.6, EACH),
     "group": Group(LABELS, WEIGHTS),
     "tree": Tree(NESTED, NESTED_WEIGHTS),
     "SLOPE": Slope(SORTED),
@@ -30,7 +49,7 @@ PENALTIES = {
     "simplex": Simplex(0.8),
     "simplex, exactly": Simplex(1.5, exactly=True),
 }
-GAUGES = ("group", "tree", "SLOPE")
+GAUGES = ("L1", "signed L1", "group", "tree", "SLOPE")
 
 
 @pytest.fixture(params=PENALTIES)
@@ -41,6 +60,12 @@ def named(request):
 def written(name, z):
     """Ω of one vector, as the docstring writes it."""
     z = np.asarray(z)
+    if name == "L1":
+        return np.dot(EACH, z)
+    if name == "signed L1":
+        return np.sum(np.abs(z))
+    if name == "elastic net":
+        return np.dot(EACH, z) + 0.3 * np.sum(z**2)
     members = [[k for k in range(K) if LABELS[k] == g] for g in range(3)]
     if name == "group":
         return sum(w * np.sqrt(np.sum(z[g] ** 2)) for w, g in zip(WEIGHTS, members, strict=True))
@@ -93,6 +118,8 @@ def test_prox_value_and_conjugate_agree_by_fenchel_and_young(named, step, rng):
 @pytest.mark.parametrize(
     "wrong",
     [
+        type("Full", (ElasticNet,), {"conjugate": lambda self, V: 2 * ElasticNet.conjugate(self, V)})(0.6, EACH),
+        type("Cheap", (L1,), {"polar": lambda self, V: 0.9 * L1.polar(self, V)})(EACH),
         type("Short", (Group,), {"polar": lambda self, V: 0.9 * Group.polar(self, V)})(LABELS, WEIGHTS),
         type("Long", (Slope,), {"polar": lambda self, V: 1.1 * Slope.polar(self, V)})(SORTED),
         type("Half", (Exclusive,), {"conjugate": lambda self, V: Exclusive.conjugate(self, V) / 2})(LABELS),
@@ -145,7 +172,7 @@ def test_no_point_nearby_and_none_of_a_grid_beats_the_prox(name, rng):
 
 def test_a_grid_of_two_codes():
     v = torch.tensor([[0.9, 0.5]], dtype=torch.float64)
-    small = [Group([0, 0]), Tree([[0, 1], [1]]), Slope([1.0, 0.4]), Exclusive([0, 0]), Simplex(0.7)]
+    small = [L1([1.0, 0.5]), ElasticNet(0.4), Group([0, 0]), Tree([[0, 1], [1]]), Slope([1.0, 0.4]), Exclusive([0, 0]), Simplex(0.7)]
     axis = np.linspace(0, 1, 101)
     grid = torch.tensor(list(itertools.product(axis, axis)), dtype=torch.float64)
     for penalty in small:
@@ -254,3 +281,72 @@ def test_solve_globally_refuses_them_in_a_sentence():
     unchecked: Any = inspect.unwrap(solve_globally)
     with rejects(r"penalty is a Group; pass L1, Signed, L0, .* of cvxsae.penalties\."):
         unchecked(np.eye(2), 2, 0.1, penalty=Group([0, 0]))
+
+
+WITH_G = {
+    "L1": L1(),
+    "weighted alike": L1([0.5] * K),
+    "signed L1": Signed(),
+    "groups of one": Group(range(K)),
+    "tree of one": Tree([[k] for k in range(K)]),
+    "SLOPE, equal": Slope([0.7] * K),
+    "exclusive, one group": Exclusive([0] * K),
+    "simplex": Simplex(1.3),
+    "squared sum": SquaredSum(),
+    "L0": L0(),
+    "TopK": TopK(3),
+    "log": Log(0.4),
+}
+
+
+@pytest.mark.parametrize("name", WITH_G)
+def test_t16_g_is_below_and_reached_by_single_codes(name, rng):
+    penalty = WITH_G[name]
+    Z = rng.exponential(size=(400, K)) * (rng.random((400, K)) < rng.random((400, 1)))
+    single = np.eye(K)[rng.integers(K, size=50)] * rng.exponential(size=(50, 1))
+
+    def value(codes):
+        if isinstance(penalty, SquaredSum):
+            return codes.sum(axis=1) ** 2
+        return penalty.value(torch.from_numpy(codes)).numpy()
+
+    assert (value(Z) >= penalty.of_mass(Z.sum(axis=1)) * (1 - 1e-12)).all()
+    np.testing.assert_allclose(value(single), penalty.of_mass(single.sum(axis=1)), rtol=1e-12)
+    t = np.linspace(0, 4, 200)
+    g = penalty.of_mass(t)
+    assert g[0] == 0 and (g[1:] >= g[:-1]).all()
+    for lam in (0.1, 1.5):  # the radial bound is the least of ½(r − t)² + λg(t), and no codes do better
+        lengths = np.array([0.0, 0.3, 1.0, 3.0])
+        fine = np.linspace(0, 3, 30001)
+        charge = np.where(penalty.of_mass(fine) == 0, 0.0, lam * penalty.of_mass(fine))
+        grid = [np.min((r - fine) ** 2 / 2 + charge) for r in lengths]
+        np.testing.assert_allclose(penalty.radial(lengths, lam), grid, atol=1e-7)
+        X, D = rng.normal(size=(400, 4)), rng.normal(size=(K, 4))
+        D /= np.linalg.norm(D, axis=1, keepdims=True)
+        cost = value(Z)
+        attained = ((X - Z @ D) ** 2).sum(axis=1) / 2 + np.where(cost == 0, 0.0, lam * cost)
+        assert (radial_bound(X, lam, penalty) <= attained * (1 + 1e-12)).all()
+
+
+WITHOUT_G = {
+    "weights": (L1(EACH), np.eye(K)[2]),
+    "elastic net": (ElasticNet(0.6), np.full(K, 1 / K)),
+    "group": (Group(LABELS), np.array([0.5, 0, 0, 0.5, 0, 0, 0])),
+    "tree": (Tree(NESTED), np.array([0.5, 0, 0, 0.5, 0, 0, 0])),
+    "SLOPE": (Slope(SORTED), np.full(K, 1 / K)),
+    "exclusive": (Exclusive(LABELS), np.array([0.5, 0.5, 0, 0, 0, 0, 0])),
+}
+
+
+@pytest.mark.parametrize("name", WITHOUT_G)
+def test_others_have_no_g_and_say_why(name):
+    """The codes given have the same sum as a single one and another cost: below it, or that of a dearer atom."""
+    penalty, z = WITHOUT_G[name]
+    costs = penalty.value(torch.from_numpy(np.stack([z, np.eye(K)[0]])))
+    assert costs[0] < costs[1] or name == "weights"
+    assert costs[0] != costs[1] and penalty.mass_objection
+    for refused in (lambda: radial_bound(np.eye(2), 0.1, penalty), lambda: penalty.of_mass(np.ones(1))):
+        with rejects(f"penalty '{penalty.name}' has no bound by the sum of the codes"):
+            refused()
+    with rejects("penalty 'simplex' has no bound by the sum of the codes .*: codes must not be zero"):
+        radial_bound(np.eye(2), 1.0, Simplex(exactly=True))
