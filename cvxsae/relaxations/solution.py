@@ -37,6 +37,10 @@ class Status(Enum):
         "the solver's gap closed to tol: value and bound enclose what the relaxation leaves open",
         "accept it (the solution says how much of the gap is the solver's and how much the relaxation's)",
     )
+    BOUNDED = (
+        "the problem is not convex: the value is that of a local search, the lower bound holds, and they differ",
+        "accept it (both hold); fewer atoms or active atoms, or a less coherent dictionary, have better bounds",
+    )
     STALLED = (
         "the gap stopped shrinking before it reached tol",
         "accept the gap reached (raise_on_failure=False, or a larger tol); in the large-dictionary problem the "
@@ -65,7 +69,7 @@ class Status(Enum):
     @property
     def is_success(self) -> bool:
         """Whether the solve reached the best end there is for its problem, so that nothing is raised."""
-        return self in (Status.CERTIFIED, Status.STATIONARY, Status.RELAXED)
+        return self in (Status.CERTIFIED, Status.STATIONARY, Status.RELAXED, Status.BOUNDED)
 
 
 @dataclass(frozen=True)

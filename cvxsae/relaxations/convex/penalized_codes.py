@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import scipy.sparse
@@ -20,14 +20,16 @@ from cvxsae.relaxations.candidate import Candidate, Codes
 from cvxsae.relaxations.convex.code_penalty import ROUNDINGS, product_rounding
 from cvxsae.relaxations.convex import code_penalty
 from cvxsae.relaxations.convex.fixed_atoms import FixedAtoms, SparseCodes
+from cvxsae.relaxations.convex.penalties.nonconvex import NonconvexPenalty
 from cvxsae.relaxations.convex.penalties.row_penalty import RowPenalty
 from cvxsae.relaxations.convex.penalties.separable import L1, ElasticNet, Signed
+from cvxsae.relaxations.convex.support_bounds import RowBounds, row_bounds
 from cvxsae.relaxations.exact_sums import sum_slack, without_sum
 from cvxsae.relaxations.linalg import EPS
 from cvxsae.relaxations.problem import float64_tensor, made_together
 from cvxsae.relaxations.proofs import CopositivityProof
 
-WANTED = "L1, Signed, ElasticNet, Group, Tree, Exclusive, Slope or Simplex of cvxsae.penalties"
+WANTED = "L1, Signed, ElasticNet, Group, Tree, Exclusive, Slope, Simplex, L0, TopK or Log of cvxsae.penalties"
 """What ``penalty`` may be."""
 
 BLOCK_ENTRIES = 2**20
@@ -44,6 +46,9 @@ class PenalizedCodes(FixedAtoms):
     the constraint ``Ω°(D y_n) ≤ λ`` for group, tree and SLOPE. A residual, scaled, is the dual point of any codes, and
     the duality gap certifies the answer.
 
+    Under ``L0``, ``TopK`` and ``Log`` the value is attained by a local search and the bound is that of relaxations and, of
+    few atoms, of branch and bound, row by row (:meth:`row_values`, :meth:`row_bounds`): ``BOUNDED`` where they differ.
+
     Parameters
     ----------
     X
@@ -55,7 +60,7 @@ class PenalizedCodes(FixedAtoms):
         Penalty λ > 0; 1 for :class:`cvxsae.penalties.Simplex`, which is a limit and has no price.
     penalty
         Ω: :class:`cvxsae.penalties.L1`, ``ElasticNet``, ``Signed``, ``Group``, ``Tree``, ``Exclusive``, ``Slope`` or
-        ``Simplex``. Of ``Signed`` the atoms are ``[D; −D]``, twice as many, and :meth:`signed` puts their codes together.
+        ``Simplex``; or ``L0``, ``TopK`` or ``Log``, which are not convex. Of ``Signed`` the atoms are ``[D; −D]``, twice as many, and :meth:`signed` puts their codes together.
     bias
         None (zero), an array (d,) (fixed) or ``"free"`` (optimized with the codes).
 
@@ -80,7 +85,7 @@ class PenalizedCodes(FixedAtoms):
     atoms: torch.Tensor = field(init=False, repr=False)
     dictionary: torch.Tensor = field(repr=False)
     row_norms: torch.Tensor = field(init=False, repr=False)
-    penalty: RowPenalty = field(repr=False, default=cast("RowPenalty", None))  # type: ignore[assignment]
+    penalty: Any = field(repr=False, default=None)
     lasso: SparseCodes | None = field(init=False, repr=False, default=None)
     """The same problem as a lasso with weights and a ridge, where it is one: L1, elastic net and signed L1."""
 
@@ -90,16 +95,19 @@ class PenalizedCodes(FixedAtoms):
         X: ActivationsLike,
         dictionary: object,
         lam: float,
-        penalty: RowPenalty,
+        penalty: RowPenalty | NonconvexPenalty,
         *,
         bias: BiasLike = None,
     ) -> None:
         super().__init__(X, lam, bias)
         rows, norms = tensors.unit_rows(dictionary, "dictionary", self.dim)
         given = tensors.matrix(dictionary, "dictionary", rows="atom").clone()
-        arguments.instance(penalty, "penalty", RowPenalty, WANTED)
+        arguments.instance(penalty, "penalty", (RowPenalty, NonconvexPenalty), WANTED)
         penalty.require_atoms(len(rows))
-        if penalty.degree == 1 and self.lam != 1:
+        if isinstance(penalty, NonconvexPenalty) and self.bias_is_free:
+            raise InputError(f"bias is 'free' with the penalty {penalty.name!r}, which is not convex; pass None or an array.")
+        limits = penalty.degree == 1 if isinstance(penalty, RowPenalty) else not penalty.has_price
+        if limits and self.lam != 1:
             raise InputError(f"lam is {self.lam:g} but the penalty {penalty.name!r} is a limit without price; pass 1.")
         rows, norms = rows.cpu(), norms.cpu()
         weights = ridge = None
@@ -109,9 +117,19 @@ class PenalizedCodes(FixedAtoms):
             rows, norms = torch.cat([rows, -rows]), norms.repeat(2)
         self._set(dictionary=given, atoms=rows, row_norms=norms, penalty=penalty, lasso=None)
         if isinstance(penalty, L1 | ElasticNet):
-            lasso = SparseCodes.of_unit_rows(self.X, rows, self.lam, self.bias)  # type: ignore[arg-type]
-            lasso._set(weights=weights, ridge=ridge)
+            lasso = SparseCodes.of_unit_rows(self.X, rows, self.lam)
+            lasso._set(bias=self.bias, weights=weights, ridge=ridge)
             self._set(lasso=lasso)
+
+    @property
+    def is_convex(self) -> bool:
+        """Whether Ω is convex; otherwise values are those of a local search, and bounds those of relaxations."""
+        return isinstance(self.penalty, RowPenalty)
+
+    @property
+    def polar_is_exact(self) -> bool:
+        """Whether the bound can reach the optimum."""
+        return self.is_convex
 
     def _meet(self) -> None:
         raise InputError(
@@ -167,7 +185,41 @@ class PenalizedCodes(FixedAtoms):
     def zero_candidate(self) -> Candidate:
         """The allowed codes nearest to zero, and the bias of zero codes."""
         zeros = torch.zeros((self.n_points, self.n_atoms), dtype=torch.float64)
+        if not self.is_convex:
+            return self.candidate(zeros.numpy(), self.starting_bias().numpy())
         return self.candidate(self.penalty.prox(zeros, 0.0).numpy(), self.starting_bias().numpy())
+
+    # ------------------------------------------------------------------ penalties that are not convex
+
+    def row_values(self, candidate: Candidate) -> Float64[np.ndarray, " N"]:
+        """``½‖x_n − b − z_n D‖² + λ Ω(z_n)`` of every datapoint."""
+        squares = [residual.square().sum(dim=1) / 2 for _, residual in self.residual_batches(candidate)]
+        if candidate.codes is None:
+            return torch.cat(squares).numpy()
+        return torch.cat(squares).numpy() + self.lam * self.row_penalties(candidate.codes)
+
+    def row_bounds(self, candidate: Candidate) -> RowBounds:
+        """Lower bounds of every datapoint under a penalty that is not convex (``support_bounds``), row by row.
+
+        They are computed from the data and the dictionary; the codes of the candidate say what is attained, and its
+        dual, where it has one, where the bound by big M is looked at.
+
+        Raises
+        ------
+        InputError
+            For a convex penalty: its bound is that of the dual.
+        """
+        if self.is_convex:
+            raise InputError(f"penalty {self.penalty.name!r} is convex; the lower bound of its codes is that of the dual.")
+        offsets = self.X.to_numpy().astype(np.float64) - self.fixed_bias().numpy()
+        values = self.row_values(candidate)
+        return row_bounds(offsets, self.atoms.numpy(), self.lam, self.penalty, values, candidate.dual)
+
+    def lower_bound(self, candidate: Candidate) -> float:
+        """Of the dual point, or where Ω is not convex the mean of :meth:`row_bounds`."""
+        if self.is_convex:
+            return super().lower_bound(candidate)
+        return float(self.row_bounds(candidate).bounds.mean())
 
     # ------------------------------------------------------------------ dual
 
@@ -175,7 +227,7 @@ class PenalizedCodes(FixedAtoms):
         """``Ω°(D y_n)`` for every n; zeros where Ω is no gauge and charges the dual value instead."""
         if self.lasso is not None:
             return cast("torch.Tensor", self.lasso.row_polars(Y))
-        if not self.penalty.is_gauge:
+        if not self.is_convex or not self.penalty.is_gauge:
             return torch.zeros(len(Y)).to(Y)
         return torch.cat([self.penalty.polar(Y[rows] @ self.atoms.to(Y).T) for rows in self._blocks(len(Y))])
 
@@ -225,7 +277,9 @@ class PenalizedCodes(FixedAtoms):
         return 0.0 if self.penalty.is_gauge else float(self.conjugates(Y).sum())
 
     def _lambda_max_here(self, bias: Float[torch.Tensor, " d"]) -> float:
-        """``max_n Ω°(D(x_n − b))``; infinite where no λ makes all codes zero (exclusive, simplex)."""
+        """``max_n Ω°(D(x_n − b))``; infinite where no λ makes all codes zero (exclusive, simplex), or it is not known."""
+        if not self.is_convex:
+            return float("inf")
         largest = 0.0
         for batch in self.X.batches():
             offsets = batch.cpu() - bias
@@ -234,6 +288,6 @@ class PenalizedCodes(FixedAtoms):
         return largest
 
 
-def _is_signed(penalty: RowPenalty) -> bool:
+def _is_signed(penalty: RowPenalty | NonconvexPenalty) -> bool:
     """Whether atoms come with their negatives."""
     return isinstance(penalty, Signed)

@@ -162,8 +162,10 @@ class Supports:
         return sp.csr_array((values, (rows, columns)), shape=(len(self.x), atoms.n))
 
 
-def pursue(supports: Supports, atoms: Atoms, run: Run) -> Supports:
+def pursue(supports: Supports, atoms: Atoms, run: Run, price: float = 0.0) -> Supports:
     """Add the atom that correlates most with the residual, refit, and again: nonnegative orthogonal matching pursuit.
+
+    An atom that gains no more than ``price`` is not added, and ends it.
 
     A datapoint ends with k atoms, or where no atom correlates with the residual: then its codes are those of
     nonnegative least squares over all atoms.
@@ -184,7 +186,7 @@ def pursue(supports: Supports, atoms: Atoms, run: Run) -> Supports:
             index=some.index.scatter(1, place, torch.where(adds, best[:, None], some.index.gather(1, place))),
             held=some.held.scatter(1, place, adds),
         ).refitted(atoms)
-        gained = residual.square().sum(dim=1) / 2 - grown.errors(atoms) > ROUNDING * some.scale
+        gained = residual.square().sum(dim=1) / 2 - grown.errors(atoms) > price + ROUNDING * some.scale
         grown = replace(grown, closed=~(open_ & gained), done=~(open_ & gained))
         worse = (~gained).nonzero().ravel()
         grown = grown.updated(worse, replace(some, closed=grown.closed, done=grown.done).rows(worse))

@@ -22,6 +22,7 @@ from cvxsae.relaxations.joint.joint import JointProblem
 from cvxsae.relaxations.problem import Problem
 from cvxsae.relaxations.proofs import LARGEST_TRIPLES
 from cvxsae.relaxations.solution import Solution, judge
+from cvxsae.solvers.codes import nonconvex
 from cvxsae.solvers.convex import working_set
 from cvxsae.solvers.convex.candidates import interior_point
 from cvxsae.solvers.convex.candidates.block_descent import BlockDescent
@@ -128,6 +129,16 @@ def _not_a_lasso(problem: PenalizedCodes, device: torch.device) -> str | None:
     return _bias_is_free(problem, device) or f"solves a lasso, and the penalty is {problem.penalty.name!r}"
 
 
+def _not_convex(problem: FixedAtoms, device: torch.device) -> str | None:
+    if isinstance(problem, PenalizedCodes) and not problem.is_convex:
+        return f"needs a convex penalty, and {problem.penalty.name!r} is not"
+    return None
+
+
+def _convex(problem: PenalizedCodes, device: torch.device) -> str | None:
+    return "is for penalties that are not convex" if problem.is_convex else None
+
+
 def _not_on_cpu(problem: CandidateDictionary, device: torch.device) -> str | None:
     return None if device.type == "cpu" else f"is compiled for CPUs, and device is {str(device)!r}"
 
@@ -165,7 +176,7 @@ def _no_interior_point(problem: FixedAtoms, device: torch.device) -> str | None:
 def _no_reference(problem: Problem, device: torch.device) -> str | None:
     if device.type != "cpu":
         return f"computes on the CPU, and device is {str(device)!r}"
-    return size_objection(problem)
+    return (_not_convex(problem, device) if isinstance(problem, PenalizedCodes) else None) or size_objection(problem)
 
 
 METHODS: tuple[Method, ...] = (
@@ -187,7 +198,8 @@ METHODS: tuple[Method, ...] = (
         _not_on_cpu,
         is_worthwhile=lambda problem: problem.evaluation_cost >= interior_point.WORTH_COMPILING,
     ),
-    Method(ProximalGradient.name, FixedAtoms, _loop(lambda _: ProximalGradient())),
+    Method(ProximalGradient.name, FixedAtoms, _loop(lambda _: ProximalGradient()), _not_convex),
+    Method(nonconvex.NAME, PenalizedCodes, nonconvex.solve_nonconvex, _convex, has_steps=False),
     Method(WideLimitNewton.name, LargeDictionary, _free_atoms, _atoms_cost),
     Method(Directions.name, LargeDictionary, _loop(Directions), _too_many_dimensions),
     Method(DoublyNonnegative.name, LargeDictionary, _loop(DoublyNonnegative), _too_few_dimensions),
@@ -215,7 +227,7 @@ def solve(
     raise_on_failure: bool = True,
     **options: Unpack[SolveOptions],
 ) -> Solution:
-    """Solve a convex problem to a certified relative gap.
+    """Solve a convex problem to a certified relative gap, or bound codes under a penalty that is not convex.
 
     Datapoints shared by several processes (:meth:`cvxsae.parallel.ProcessGroup.shard`) make a :class:`WideLimit` of all
     of them: value, bound and bias are those of all rows, atoms, codes and dual those of the rows here.
@@ -234,7 +246,8 @@ def solve(
     tol
         Relative gap ``(value − lower_bound)/value`` to reach, evaluated in float64 at the returned point.
     raise_on_failure
-        Whether a solve that failed raises. A relaxation that was solved as far as it goes (``RELAXED``) has not failed.
+        Whether a solve that failed raises. A relaxation that was solved as far as it goes (``RELAXED``)
+        has not failed, nor has a search that is not convex (``BOUNDED``).
     max_seconds, max_steps
         Limits; None for no limit, and for the algorithm's own.
     device

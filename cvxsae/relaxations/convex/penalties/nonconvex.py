@@ -1,7 +1,7 @@
 """Penalties of codes that are not convex: a price for every active atom, a limit of their number, a log.
 
 Codes under these are searched for and bounded from below, both row by row; the bounds are in
-:mod:`cvxsae.solvers.codes.nonconvex`. All of them obey T16.
+``cvxsae/relaxations/convex/support_bounds.py``. All of them obey T16.
 """
 
 from __future__ import annotations
@@ -32,6 +32,10 @@ class NonconvexPenalty(ABC):
 
     def __init_subclass__(cls) -> None:
         computes(cls)
+
+    def require_atoms(self, n_atoms: int) -> None:
+        """Any number of atoms will do."""
+        del n_atoms
 
     @abstractmethod
     def value(self, Z: Float[torch.Tensor, "n K"]) -> Float[torch.Tensor, " n"]:

@@ -1,0 +1,312 @@
+"""Lower bounds of codes under penalties that are not convex, row by row: a price or a limit of active atoms, and a log.
+
+For a datapoint x (less the bias), unit-norm atoms and codes z ≥ 0. Several bounds, of which the largest counts; none is
+above the optimum.
+
+*Every dictionary's.* The radial bound of T16.
+
+*By the number of active atoms.* With at most m of them ``½‖x − zD‖²`` is at least E_m: ``E_0 = ½‖x‖²``, ``E_1`` and
+``E_2`` exactly, by all atoms and all pairs, and beyond by :class:`Coherence`. So TopK has the bound E_k, and L0 the least
+``E_m + λm``; more than ``v/λ`` atoms are never worth it, where v is attained.
+
+*By a bound of the codes (big M).* At an optimum whose codes are at most M the penalty may be replaced by its convex
+envelope on [0, M], and any y gives ``φ(x) ≥ y·x − ½‖y‖² − Σ_k max_{0 ≤ z ≤ M} (z d_k·y − λω(z))``: of L0 the maximum is
+``(M d_k·y − λ)_+`` and of a concave log ``(M d_k·y − λω(M))_+``. Of TopK, where it is the length of the codes that is
+bounded, the sum is ``M`` times the length of the k largest ``(d_k·y)_+``, the dual of the k-support norm. M is proved: optimal codes of L0 and TopK are least squares on their support, so ``‖x‖ ≥ ‖zD‖ ≥ √λ_m ‖z‖`` with λ_m of
+:class:`Coherence`; those of a log obey ``λω(z_k) ≤ v``.
+
+*By branch and bound,* for few atoms. Of a set S that must be active and a set F that may be, codes cost at least
+nonnegative least squares over S ∪ F and the price of S; if S alone does not do as well, of one more. The atom of F with
+the largest code splits the node in two.
+"""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass
+from itertools import count
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float64, Int64
+
+from cvxsae.data.deadline import go_on
+from cvxsae.relaxations.convex.code_penalty import product_rounding
+from cvxsae.relaxations.convex.penalties.nonconvex import L0, Log, NonconvexPenalty, TopK
+from cvxsae.relaxations.linalg import EPS
+
+BOUND_ROUNDING = 1e-11
+"""Rounding of a lower bound, relative to ½‖x − b‖²: thousands of machine epsilons, more than its sums can lose."""
+
+COHERENCE_ENTRIES = 2**24
+"""Entries of the Gram matrix that is looked at at a time for the lower bound: 128 MB in float64."""
+
+MOST_PAIRED = 1024
+"""Atoms up to which all pairs are looked at: K² products a datapoint."""
+
+MOST_ACTIVE = 64
+"""Active atoms up to which :class:`Coherence` is asked; beyond it says nothing of any dictionary that is not small."""
+
+MOST_BRANCHED = 24
+"""Atoms up to which supports are branched on: a node is a nonnegative least squares problem."""
+
+NODES = 2_000
+"""Nodes of a datapoint; where more are needed the bound is that of the nodes that are open."""
+
+PARALLEL = 1e-10
+"""Of ``1 − c²``: two atoms nearer than this are not told apart, and their pair is taken to reconstruct everything."""
+
+
+@dataclass(frozen=True, eq=False)
+class Coherence:
+    """How far from orthogonal any few atoms can be, in the way that matters for nonnegative codes.
+
+    For z ≥ 0 on at most k atoms, ``‖zD‖² ≥ ‖z‖² − Σ_{i≠j} z_i z_j (−d_i·d_j)_+ ≥ λ_k ‖z‖²`` with
+    ``λ_k = 1 − max_i Σ of the k − 1 largest (−d_i·d_j)_+``, by Perron and Frobenius. Where λ_k > 0, for every such z,
+
+        ½‖x − zD‖² ≥ ½‖x‖² − Σ_k z_k (d_k·x)_+ + ½ λ_k ‖z‖² ≥ ½‖x‖² − (sum of the k largest (d_j·x)_+²)/(2 λ_k).
+
+    Attributes
+    ----------
+    least
+        λ_k for k = 0, 1, 2, … (1 for the first two).
+    """
+
+    least: Float64[np.ndarray, " k"]
+
+    @classmethod
+    def of(cls, atoms: Float64[torch.Tensor, "K d"], k: int) -> Coherence:
+        """For up to k atoms; one product of the dictionary with itself, in blocks."""
+        K = len(atoms)
+        count, step = min(k, K) - 1, max(1, COHERENCE_ENTRIES // K)
+        if count < 1:
+            return cls(np.ones(2))
+        worst = torch.zeros(count, dtype=torch.float64)
+        for start in range(0, K, step):
+            negative = (-(atoms[start : start + step] @ atoms.T)).clamp_(min=0)
+            worst = torch.maximum(worst, negative.topk(count, dim=1).values.cumsum(dim=1).amax(dim=0))
+        return cls(np.concatenate([[1.0, 1.0], 1 - worst.numpy()]))
+
+    def bounds(
+        self, x: Float64[torch.Tensor, "n d"], atoms: Float64[torch.Tensor, "K d"], k: Int64[np.ndarray, " n"]
+    ) -> Float64[np.ndarray, " n"]:
+        """Lower bounds of ``½‖x − zD‖²`` over z ≥ 0 with at most k atoms, zero where there is none."""
+        k = np.minimum(k, len(self.least) - 1)
+        least, scale = self.least[k], x.square().sum(dim=1).numpy() / 2
+        count = max(1, int(k.max()))
+        largest = (x @ atoms.T).clamp_(min=0).topk(count, dim=1).values.square().cumsum(dim=1).numpy()
+        gained = np.where(k > 0, np.take_along_axis(largest, np.maximum(k - 1, 0)[:, None], 1)[:, 0], 0.0)
+        with np.errstate(divide="ignore"):
+            found = np.where(least > 0, scale - gained / (2 * np.where(least > 0, least, 1.0)), 0.0)
+        return np.maximum(found - BOUND_ROUNDING * scale, 0.0)
+
+
+@dataclass(frozen=True, eq=False)
+class RowBounds:
+    """Lower bounds of every datapoint.
+
+    Attributes
+    ----------
+    bounds
+        The largest, (n,).
+    is_exact
+        Where branch and bound ended with no node open, (n,).
+    nodes
+        How many it looked at, (n,).
+    supports
+        The best set of active atoms that it came across, where that beats the value given; None elsewhere.
+    """
+
+    bounds: Float64[np.ndarray, " n"]
+    is_exact: np.ndarray
+    nodes: Int64[np.ndarray, " n"]
+    supports: tuple[tuple[int, ...] | None, ...]
+
+
+def row_bounds(
+    x: Float64[np.ndarray, "n d"],
+    atoms: Float64[np.ndarray, "K d"],
+    lam: float,
+    penalty: NonconvexPenalty,
+    values: Float64[np.ndarray, " n"],
+    duals: Float64[np.ndarray, "n d"] | None = None,
+) -> RowBounds:
+    """Bound ``min_{z ≥ 0} ½‖x − zD‖² + λΩ(z)`` from below, for datapoints less the bias.
+
+    Parameters
+    ----------
+    x, atoms
+        Datapoints (n, d), and atoms of norm 1 (K, d).
+    lam, penalty
+        λ and Ω.
+    values
+        Attained by some codes, (n,): nothing that costs more needs to be looked at, and no bound exceeds them.
+    duals
+        Points y of the bounds by big M, (n, d); None for none.
+    """
+    scale = (x**2).sum(axis=1) / 2
+    found = penalty.radial(np.sqrt(2 * scale), lam)
+    exact, nodes = np.zeros(len(x), dtype=bool), np.zeros(len(x), dtype=np.int64)
+    supports: list[tuple[int, ...] | None] = [None] * len(x)
+    most = _most_active(penalty, lam, values, len(atoms))
+    coherence = Coherence.of(torch.from_numpy(atoms), int(min(most.max(initial=1), MOST_ACTIVE)))
+    if not isinstance(penalty, Log):
+        found = np.maximum(found, _by_size(x, atoms, lam, penalty, most, coherence))
+    if duals is not None:
+        found = np.maximum(found, dual_bounds(x, atoms, lam, penalty, values, duals, coherence))
+    if len(atoms) <= MOST_BRANCHED and isinstance(penalty, L0 | TopK):
+        for n in range(len(x)):
+            go_on()
+            branched = _branched(x[n], atoms, lam, penalty, float(values[n]))
+            nodes[n], exact[n], supports[n] = branched.looked, branched.is_exact, branched.support
+            found[n] = max(found[n], branched.low)
+    found = found - BOUND_ROUNDING * scale
+    return RowBounds(np.clip(found, 0.0, values), exact, nodes, tuple(supports))
+
+
+class Branched(NamedTuple):
+    """What branch and bound says of a datapoint: the least bound left, nodes, whether none is open, a better support."""
+
+    low: float
+    looked: int
+    is_exact: bool
+    support: tuple[int, ...] | None
+
+
+def _most_active(
+    penalty: NonconvexPenalty, lam: float, values: Float64[np.ndarray, " n"], n_atoms: int
+) -> Int64[np.ndarray, " n"]:
+    """How many atoms can be active at an optimum."""
+    if isinstance(penalty, TopK):
+        return np.full(len(values), min(penalty.k, n_atoms), dtype=np.int64)
+    if isinstance(penalty, L0):
+        return np.minimum(np.floor(values / lam * (1 + BOUND_ROUNDING)), n_atoms).astype(np.int64)
+    return np.full(len(values), n_atoms, dtype=np.int64)
+
+
+def _by_size(
+    x: Float64[np.ndarray, "n d"],
+    atoms: Float64[np.ndarray, "K d"],
+    lam: float,
+    penalty: NonconvexPenalty,
+    most: Int64[np.ndarray, " n"],
+    coherence: Coherence,
+) -> Float64[np.ndarray, " n"]:
+    """The bounds by the number of active atoms."""
+    scale, q = (x**2).sum(axis=1) / 2, x @ atoms.T
+    top = max(2, min(int(most.max(initial=0)), MOST_ACTIVE))
+    errors = np.zeros((top + 1, len(x)))
+    errors[0] = scale
+    errors[1] = scale - np.maximum(q.max(axis=1), 0.0) ** 2 / 2
+    for m in range(2, top + 1):
+        k = np.full(len(x), m)
+        errors[m] = coherence.bounds(torch.from_numpy(x), torch.from_numpy(atoms), k) if m < len(coherence.least) else 0
+    if len(atoms) <= MOST_PAIRED:
+        errors[2] = np.maximum(errors[2], scale - _best_pair(q, atoms, scale))
+    if isinstance(penalty, TopK):
+        return errors[most[0]] if most[0] <= top else np.zeros(len(x))
+    sizes = np.arange(top + 1)[:, None]
+    each = np.where(sizes <= np.maximum(most, 0), errors + lam * sizes, np.inf)
+    return np.minimum(each.min(axis=0), lam * (np.minimum(most, top) + 1))
+
+
+def _best_pair(
+    q: Float64[np.ndarray, "n K"], atoms: Float64[np.ndarray, "K d"], scale: Float64[np.ndarray, " n"]
+) -> Float64[np.ndarray, " n"]:
+    """What two atoms take off ``½‖x‖²`` at most."""
+    best = np.maximum(q.max(axis=1), 0.0) ** 2 / 2
+    gram = atoms @ atoms.T
+    for i in range(len(atoms) - 1):
+        go_on()
+        c, own, other = gram[i, i + 1 :], q[:, i, None], q[:, i + 1 :]
+        apart = 1 - c**2
+        both = (own > c * other) & (other > c * own)
+        gain = (own**2 + other**2 - 2 * c * own * other) / (2 * np.maximum(apart, PARALLEL))
+        gain = np.where(apart > PARALLEL, gain, scale[:, None])
+        best = np.maximum(best, np.where(both, gain, 0.0).max(axis=1))
+    return np.minimum(best * (1 + BOUND_ROUNDING / PARALLEL * EPS), scale)
+
+
+def largest_codes(
+    x: Float64[np.ndarray, "n d"],
+    lam: float,
+    penalty: NonconvexPenalty,
+    values: Float64[np.ndarray, " n"],
+    coherence: Coherence,
+    n_atoms: int,
+) -> Float64[np.ndarray, " n"]:
+    """M of every datapoint: no code of an optimum is larger (of TopK, nor is their length); infinite where not known."""
+    with np.errstate(over="ignore", divide="ignore"):
+        if isinstance(penalty, Log):
+            return penalty.epsilon * np.expm1(values / (lam * penalty.epsilon)) * (1 + BOUND_ROUNDING)
+        most = _most_active(penalty, lam, values, n_atoms)
+        least = np.where(most < len(coherence.least), coherence.least[np.minimum(most, len(coherence.least) - 1)], 0.0)
+        root = np.sqrt(np.maximum(least, 0.0))
+        return np.where(root > 0, np.linalg.norm(x, axis=1) / root * (1 + BOUND_ROUNDING), np.inf)
+
+
+def dual_bounds(
+    x: Float64[np.ndarray, "n d"],
+    atoms: Float64[np.ndarray, "K d"],
+    lam: float,
+    penalty: NonconvexPenalty,
+    values: Float64[np.ndarray, " n"],
+    duals: Float64[np.ndarray, "n d"],
+    coherence: Coherence,
+) -> Float64[np.ndarray, " n"]:
+    """The bounds by big M at given points, minus infinity where there is no M."""
+    M = largest_codes(x, lam, penalty, values, coherence, len(atoms))
+    known = np.isfinite(M)
+    blur = product_rounding(x.shape[1]) * np.linalg.norm(duals, axis=1)
+    reach = np.where(known, M, 0.0)[:, None] * np.maximum(duals @ atoms.T + blur[:, None], 0.0)
+    if isinstance(penalty, TopK):
+        k = min(penalty.k, len(atoms))
+        charge = np.sqrt(np.square(np.partition(reach, -k, axis=1)[:, -k:]).sum(axis=1))
+    else:
+        price = np.full(len(x), lam) if isinstance(penalty, L0) else lam * penalty.of_mass(np.where(known, M, 0.0))
+        charge = np.maximum(reach - price[:, None], 0.0).sum(axis=1)
+    value = (duals * x).sum(axis=1) - (duals**2).sum(axis=1) / 2 - charge * (1 + 2 * len(atoms) * EPS)
+    return np.where(known, value, -np.inf)
+
+
+def _branched(
+    x: Float64[np.ndarray, " d"], atoms: Float64[np.ndarray, "K d"], lam: float, penalty: NonconvexPenalty, value: float
+) -> Branched:
+    """Halve the supports until none can cost less than the best found, or there are too many nodes."""
+    limit = penalty.k if isinstance(penalty, TopK) else len(atoms)
+    price = 0.0 if isinstance(penalty, TopK) else lam
+    best, ticket, looked, support = value, count(), 0, None
+    heap: list[tuple[float, int, tuple[int, ...], tuple[int, ...]]] = [(0.0, next(ticket), (), tuple(range(len(atoms))))]
+    while heap and looked < NODES:
+        low, _, needed, free = heapq.heappop(heap)
+        if low >= best:
+            return Branched(best, looked, True, support)
+        looked += 1
+        whole, z = _least_squares(x, atoms, needed + free)
+        alone = _least_squares(x, atoms, needed)[0]
+        if alone + price * len(needed) < best:
+            best, support = alone + price * len(needed), needed
+        if len(needed) >= limit or not free:
+            continue
+        low = max(low, min(alone + price * len(needed), whole + price * (len(needed) + 1)))
+        if low >= best:
+            continue
+        j = free[int(np.argmax(z[len(needed) :]))]
+        rest = tuple(k for k in free if k != j)
+        heapq.heappush(heap, (low, next(ticket), (*needed, j), rest))
+        heapq.heappush(heap, (low, next(ticket), needed, rest))
+    low = min(best, heap[0][0]) if heap else best
+    return Branched(low, looked, low >= best, support)
+
+
+def _least_squares(
+    x: Float64[np.ndarray, " d"], atoms: Float64[np.ndarray, "K d"], support: tuple[int, ...]
+) -> tuple[float, Float64[np.ndarray, " s"]]:
+    """Nonnegative least squares on a support: half the squared error, and the codes."""
+    from scipy.optimize import nnls
+
+    if not support:
+        return float(x @ x) / 2, np.zeros(0)
+    z, length = nnls(atoms[list(support)].T, x)
+    return length**2 / 2, z

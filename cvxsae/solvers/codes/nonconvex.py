@@ -1,0 +1,210 @@
+"""Codes under penalties that are not convex: what a local search attains, with the bounds of the problem.
+
+*L0.* Matching pursuit as long as an atom gains more than λ; then, until nothing helps, the atom whose removal costs
+less than λ goes, one atom is exchanged for another, and atoms are added; every support is refitted exactly.
+*TopK.* The same with a limit (:mod:`cvxsae.solvers.codes.k_sparse`).
+*Log.* A log is below its tangents, so weighted L1 codes with the weights ``ε/(ε + z)`` of the last ones never cost more
+(Candes, Wakin and Boyd 2008); from the codes of L1 and from the best single atom.
+
+The dual point of the bounds by big M is the residual, scaled to where the bound is largest.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from jaxtyping import Float64
+
+from cvxsae.data.deadline import go_on
+from cvxsae.parallel.context import Run
+from cvxsae.relaxations import linalg
+from cvxsae.relaxations.convex.fixed_atoms import SparseCodes
+from cvxsae.relaxations.convex.penalized_codes import PenalizedCodes
+from cvxsae.relaxations.convex.penalties.nonconvex import L0, Log, TopK
+from cvxsae.relaxations.convex.support_bounds import MOST_BRANCHED, Coherence, dual_bounds
+from cvxsae.relaxations.joint.active_gram import gram_inverses
+from cvxsae.relaxations.solution import Record, Solution, Status, judge
+from cvxsae.solvers.codes.k_sparse import SWAP_ENTRIES, search
+from cvxsae.solvers.codes.swaps import Atoms, Supports, pursue, swap
+
+NAME = "local-search"
+"""What ``solver`` calls it."""
+
+ROUNDS = 8
+"""Most rounds of dropping, exchanging and adding: two or three are usual."""
+
+MOST_ACTIVE = 64
+"""Most active atoms of a datapoint that the search for L0 takes: what it attains stays attained."""
+
+REWEIGHTED, STEPS = 10, 60
+"""Reweightings of a log penalty, and accelerated gradient steps for each."""
+
+SCALES = np.geomspace(1e-3, 1.0, 13)
+"""Multiples of the residual that are tried as dual points."""
+
+
+def solve_nonconvex(problem: PenalizedCodes, asked: float, run: Run) -> Solution:
+    """Search for codes, and bound them: ``CERTIFIED`` where the gap closes, ``BOUNDED`` where it does not."""
+    began = time.perf_counter()
+    penalty = problem.penalty
+    offsets = problem.X.to_tensor().double().cpu() - problem.fixed_bias()
+    if isinstance(penalty, TopK):
+        plain = SparseCodes.of_unit_rows(problem.X, problem.atoms, 1.0, problem.bias)  # type: ignore[arg-type]
+        k = np.full(problem.n_points, min(penalty.k, problem.n_atoms), dtype=np.int64)
+        codes = search(plain, k, None, run).codes
+    elif isinstance(penalty, L0):
+        codes = _priced(offsets, problem.atoms, problem.lam, run)
+    else:
+        codes = _reweighted(offsets, problem.atoms, problem.lam, penalty, run)
+    bias = problem.fixed_bias().numpy()
+    candidate = problem.candidate(codes, bias)
+    if problem.n_atoms <= MOST_BRANCHED and not isinstance(penalty, Log) and not run.is_late:
+        codes = _with_supports(codes, offsets.numpy(), problem.atoms.numpy(), problem.row_bounds(candidate).supports)
+        candidate = problem.candidate(codes, bias)
+    candidate = problem.candidate(codes, bias, _dual(problem, offsets.numpy(), problem.row_values(candidate), codes))
+    late = Status.TIME_LIMIT if run.is_late else Status.BOUNDED
+    seconds = time.perf_counter() - began
+    info = {"l0": codes.nnz / problem.n_points, "device": str(run.device)}
+    solution = judge(problem, candidate, late, tol=asked, seconds=seconds, solver=NAME, info=info)
+    record = Record(1, seconds, solution.value, solution.lower_bound)
+    if run.callback is not None:
+        run.callback(record)
+    return replace(solution, history=(record,))
+
+
+def _with_supports(
+    codes: sp.csr_array,
+    x: Float64[np.ndarray, "n d"],
+    atoms: Float64[np.ndarray, "K d"],
+    supports: tuple[tuple[int, ...] | None, ...],
+) -> sp.csr_array:
+    """Nonnegative least squares on the better supports that branch and bound came across."""
+    from scipy.optimize import nnls
+
+    dense = codes.toarray()
+    for n, support in enumerate(supports):
+        if support is not None:
+            dense[n] = 0
+            if support:
+                dense[n, list(support)] = nnls(atoms[list(support)].T, x[n])[0]
+    return sp.csr_array(dense)
+
+
+def _dual(
+    problem: PenalizedCodes, x: Float64[np.ndarray, "n d"], values: Float64[np.ndarray, " n"], codes: sp.csr_array
+) -> Float64[np.ndarray, "n d"]:
+    """Of every datapoint the multiple of its residual with the largest bound by big M."""
+    atoms, penalty = problem.atoms.numpy(), problem.penalty
+    most = penalty.k if isinstance(penalty, TopK) else int(min(max(values.max() / problem.lam, 1), MOST_ACTIVE))
+    coherence = Coherence.of(problem.atoms, min(most, len(atoms)))
+    residual = x - codes @ atoms
+    best, point = np.full(len(x), -np.inf), np.zeros_like(x)
+    for scale in SCALES:
+        go_on()
+        bound = dual_bounds(x, atoms, problem.lam, penalty, values, scale * residual, coherence)
+        better = bound > best
+        best[better], point[better] = bound[better], scale * residual[better]
+    return point
+
+
+def _priced(
+    x: Float64[torch.Tensor, "n d"], rows: Float64[torch.Tensor, "K d"], lam: float, run: Run
+) -> sp.csr_array:
+    """The search for L0, block by block."""
+    atoms = Atoms.of(rows, run.device)
+    worth = (x.square().sum(dim=1) / (2 * lam)).floor().clamp(min=0, max=min(MOST_ACTIVE, *rows.shape)).long()
+    step = max(1, SWAP_ENTRIES // (max(1, int(worth.max())) * len(rows)))
+    parts = [_priced_block(x[i : i + step], worth[i : i + step], atoms, lam, run) for i in range(0, len(x), step)]
+    return sp.csr_array(sp.vstack(parts, format="csr"))
+
+
+def _priced_block(
+    x: Float64[torch.Tensor, "n d"], worth: torch.Tensor, atoms: Atoms, lam: float, run: Run
+) -> sp.csr_array:
+    def cost(some: Supports) -> torch.Tensor:
+        return some.errors(atoms) + lam * some.held.sum(dim=1)
+
+    fresh = Supports.empty(x.to(run.device), worth.to(run.device))
+    best = pursue(fresh, atoms, run, lam)
+    for _ in range(ROUNDS):
+        if run.is_late:
+            break
+        tried = _shortened(best, atoms, lam)
+        tried = swap(replace(tried, k=tried.held.sum(dim=1), closed=fresh.closed, done=fresh.done), atoms, run)
+        tried = pursue(replace(tried, k=fresh.k, closed=fresh.closed, done=fresh.done), atoms, run, lam)
+        helps = cost(tried) < cost(best) - 1e-12 * best.scale
+        if not bool(helps.any()):
+            break
+        where = helps.nonzero().ravel()
+        best = best.updated(where, tried.rows(where))
+    return best.to_sparse(atoms)
+
+
+def _shortened(some: Supports, atoms: Atoms, lam: float) -> Supports:
+    """Without the atoms whose removal costs less than λ, one after the other, the cheapest first."""
+    for _ in range(some.index.shape[1]):
+        members = atoms.rows[some.index] * some.held[:, :, None]
+        inverse, _ = gram_inverses(members, some.held)
+        own = inverse.diagonal(dim1=1, dim2=2).clamp(min=torch.finfo(torch.float64).tiny)
+        costs = torch.where(some.held, some.z.square() / (2 * own), torch.inf)
+        least, place = costs.min(dim=1)
+        rows = (least < lam).nonzero().ravel()
+        if not len(rows):
+            break
+        before = some.rows(rows)
+        after = replace(before, held=before.held.scatter(1, place[rows, None], False)).refitted(atoms)
+        keeps = after.errors(atoms) - before.errors(atoms) < lam
+        if not bool(keeps.any()):
+            break
+        kept = keeps.nonzero().ravel()
+        some = some.updated(rows[kept], after.rows(kept))
+    return some
+
+
+def _reweighted(
+    x: Float64[torch.Tensor, "n d"], rows: Float64[torch.Tensor, "K d"], lam: float, penalty: Log, run: Run
+) -> sp.csr_array:
+    """The search for a log penalty."""
+    x, rows = x.to(run.device), rows.to(run.device)
+    gram = rows @ rows.T if len(rows) < rows.shape[1] else rows.T @ rows
+    step = 1 / float(linalg.extreme_eigenvalues(gram)[1])
+
+    def cost(codes: torch.Tensor) -> torch.Tensor:
+        return (x - codes @ rows).square().sum(dim=1) / 2 + lam * penalty.value(codes)
+
+    q = x @ rows.T
+    most, atom = q.max(dim=1)
+    single = torch.zeros_like(q)
+    alone = torch.from_numpy(penalty.best_single(most.cpu().numpy(), lam)).to(q)
+    single.scatter_(1, atom[:, None], alone[:, None])
+    best = torch.zeros_like(q)
+    for start in (torch.zeros_like(q), single):
+        codes = start
+        for _ in range(REWEIGHTED):
+            if run.is_late:
+                break
+            weights = lam * step * penalty.epsilon / (penalty.epsilon + codes)
+            codes = _weighted(x, rows, codes, weights, step)
+        better = (cost(codes) < cost(best))[:, None]
+        best = torch.where(better, codes, best)
+    return sp.csr_array(best.cpu().numpy())
+
+
+def _weighted(
+    x: torch.Tensor, rows: torch.Tensor, codes: torch.Tensor, thresholds: torch.Tensor, step: float
+) -> torch.Tensor:
+    """Accelerated steps to codes under an L1 norm with weights of every datapoint's own."""
+    ahead, momentum = codes, 1.0
+    for _ in range(STEPS):
+        go_on()
+        following = (ahead + step * (x - ahead @ rows) @ rows.T - thresholds).clamp_(min=0)
+        move = following - codes
+        if float(torch.sum((ahead - following) * move)) > 0:
+            momentum = 1.0
+        later = (1 + (1 + 4 * momentum**2) ** 0.5) / 2
+        codes, ahead, momentum = following, following + (momentum - 1) / later * move, later
+    return codes
