@@ -6,7 +6,8 @@ Problem i is that of the seed and i: its penalty, sizes, λ, bias and what makes
 datapoints, repeated, nearly repeated, opposite and badly scaled atoms, λ down to a ten-thousandth of the data's
 length). A problem is *closed* where the referee finds a relative gap of at most 1e-6; where the optimum is zero up to
 rounding, which no relative gap can say, it is closed if value and bound differ by at most 1e-12 of ½ mean ‖x − b‖² or
-½ mean ‖x‖², and counted apart. The value of the conic solver agrees if it is within 1e-6 of the value, or of that floor.
+½ mean ‖x‖², and counted apart. The value of the conic solver agrees if it is within 1e-6 of the value, or of that
+floor.
 """
 
 from __future__ import annotations
@@ -133,10 +134,8 @@ def case(seed: int, i: int) -> Case:
         sizes = sorted({int(k) for k in rng.integers(1, len(D) + 1, 2)} | {len(D)})
         stacked = Prefixes(sizes, rng.uniform(0.1, 1, len(sizes))).stack(X, D, None if isinstance(bias, str) else bias)
         return Case(kind, SparseCodes(stacked.X, stacked.dictionary, lam * length, weights=stacked.weights))
-    if kind == "exclusive":
-        price = lam  # of a square: it has no length
-    else:
-        price = 1.0 if kind.startswith("simplex") else lam * length
+    limits, squares = kind.startswith("simplex"), kind == "exclusive"  # no price, and a price without a length
+    price = 1.0 if limits else lam if squares else lam * length
     return Case(kind, PenalizedCodes(X, D, price, penalty_of(kind, rng, len(D), length), bias=bias))
 
 

@@ -4,7 +4,7 @@
 :class:`Simplex` are convex, with value, prox, polar and conjugate. :class:`L0`, :class:`TopK` and :class:`Log` are not.
 :class:`Prefixes` writes Matryoshka losses for :func:`cvxsae.encode`. :func:`cvxsae.solve_globally` takes L1, Signed,
 ElasticNet, Tree, L0, :class:`TopOne`, Log, :class:`SquaredSum`, :class:`Orthogonality` and :class:`Matryoshka`. Where a
-penalty has the g of theory.md T16 (``penalty.mass_objection`` is None) :func:`radial_bound` is what no dictionary beats.
+penalty has the g of theory.md T16 (``penalty.mass_objection`` is None) no dictionary beats :func:`radial_bound`.
 """
 
 from cvxsae.relaxations.convex.penalties.groups import Group, Tree

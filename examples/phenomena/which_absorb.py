@@ -7,7 +7,7 @@ angle θ between v1 and v2. Every cell is the global optimum of two atoms, found
 of at most 1e-6 (T18), and says in words what became of the truth {v1, v2}:
 
 true            both atoms within 2° of v1 and v2
-absorbed        one atom is v1, the other (v1 + v2)/‖v1 + v2‖ (T16: optimal for L1, L0, Top-1, log, (Σz)² and signed codes)
+absorbed        one atom is v1, the other (v1 + v2)/‖v1 + v2‖ (T16: optimal for signed L1, L0, Top-1, log and (Σz)²)
 partly          one atom is v1, the other lies between these two; δ is its share of v1
 hedged          the atom of the parent leans towards the child
 swapped         one atom is near (v1 + v2)/‖v1 + v2‖, the other v1 less some of v2

@@ -1,4 +1,4 @@
-"""Codes of a fixed dictionary under a convex penalty other than a weighted L1 norm: group, tree, SLOPE and others."""
+"""Codes of a fixed dictionary under a penalty: convex ones with a dual, others with bounds row by row."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from cvxsae.data.arguments import BiasLike
 from cvxsae.data.deadline import go_on
 from cvxsae.errors import InputError
 from cvxsae.relaxations.candidate import Candidate, Codes
-from cvxsae.relaxations.convex.code_penalty import ROUNDINGS, product_rounding
 from cvxsae.relaxations.convex import code_penalty
+from cvxsae.relaxations.convex.code_penalty import ROUNDINGS, product_rounding
 from cvxsae.relaxations.convex.fixed_atoms import FixedAtoms, SparseCodes
 from cvxsae.relaxations.convex.penalties.nonconvex import NonconvexPenalty
 from cvxsae.relaxations.convex.penalties.row_penalty import RowPenalty
@@ -46,8 +46,9 @@ class PenalizedCodes(FixedAtoms):
     the constraint ``Ω°(D y_n) ≤ λ`` for group, tree and SLOPE. A residual, scaled, is the dual point of any codes, and
     the duality gap certifies the answer.
 
-    Under ``L0``, ``TopK`` and ``Log`` the value is attained by a local search and the bound is that of relaxations and, of
-    few atoms, of branch and bound, row by row (:meth:`row_values`, :meth:`row_bounds`): ``BOUNDED`` where they differ.
+    Under ``L0``, ``TopK`` and ``Log`` the value is attained by a local search and the bound is that of relaxations and,
+    of few atoms, of branch and bound, row by row (:meth:`row_values`, :meth:`row_bounds`): ``BOUNDED`` where they
+    differ.
 
     Parameters
     ----------
@@ -60,7 +61,8 @@ class PenalizedCodes(FixedAtoms):
         Penalty λ > 0; 1 for :class:`cvxsae.penalties.Simplex`, which is a limit and has no price.
     penalty
         Ω: :class:`cvxsae.penalties.L1`, ``ElasticNet``, ``Signed``, ``Group``, ``Tree``, ``Exclusive``, ``Slope`` or
-        ``Simplex``; or ``L0``, ``TopK`` or ``Log``, which are not convex. Of ``Signed`` the atoms are ``[D; −D]``, twice as many, and :meth:`signed` puts their codes together.
+        ``Simplex``; or ``L0``, ``TopK`` or ``Log``, which are not convex. Of ``Signed`` the atoms are ``[D; −D]``,
+        twice as many, and :meth:`signed` puts their codes together.
     bias
         None (zero), an array (d,) (fixed) or ``"free"`` (optimized with the codes).
 
@@ -105,7 +107,9 @@ class PenalizedCodes(FixedAtoms):
         arguments.instance(penalty, "penalty", (RowPenalty, NonconvexPenalty), WANTED)
         penalty.require_atoms(len(rows))
         if isinstance(penalty, NonconvexPenalty) and self.bias_is_free:
-            raise InputError(f"bias is 'free' with the penalty {penalty.name!r}, which is not convex; pass None or an array.")
+            raise InputError(
+                f"bias is 'free' with the penalty {penalty.name!r}, which is not convex; pass None or an array."
+            )
         limits = penalty.degree == 1 if isinstance(penalty, RowPenalty) else not penalty.has_price
         if limits and self.lam != 1:
             raise InputError(f"lam is {self.lam:g} but the penalty {penalty.name!r} is a limit without price; pass 1.")
@@ -210,7 +214,9 @@ class PenalizedCodes(FixedAtoms):
             For a convex penalty: its bound is that of the dual.
         """
         if self.is_convex:
-            raise InputError(f"penalty {self.penalty.name!r} is convex; the lower bound of its codes is that of the dual.")
+            raise InputError(
+                f"penalty {self.penalty.name!r} is convex; the lower bound of its codes is that of the dual."
+            )
         offsets = self.X.to_numpy().astype(np.float64) - self.fixed_bias().numpy()
         values = self.row_values(candidate)
         return row_bounds(offsets, self.atoms.numpy(), self.lam, self.penalty, values, candidate.dual)
@@ -277,7 +283,7 @@ class PenalizedCodes(FixedAtoms):
         return 0.0 if self.penalty.is_gauge else float(self.conjugates(Y).sum())
 
     def _lambda_max_here(self, bias: Float[torch.Tensor, " d"]) -> float:
-        """``max_n Ω°(D(x_n − b))``; infinite where no λ makes all codes zero (exclusive, simplex), or it is not known."""
+        """``max_n Ω°(D(x_n − b))``; infinite where no λ makes all codes zero (exclusive, simplex), or it is unknown."""
         if not self.is_convex:
             return float("inf")
         largest = 0.0

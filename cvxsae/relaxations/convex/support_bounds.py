@@ -6,13 +6,14 @@ above the optimum.
 *Every dictionary's.* The radial bound of T16.
 
 *By the number of active atoms.* With at most m of them ``½‖x − zD‖²`` is at least E_m: ``E_0 = ½‖x‖²``, ``E_1`` and
-``E_2`` exactly, by all atoms and all pairs, and beyond by :class:`Coherence`. So TopK has the bound E_k, and L0 the least
-``E_m + λm``; more than ``v/λ`` atoms are never worth it, where v is attained.
+``E_2`` exactly, by all atoms and all pairs, and beyond by :class:`Coherence`. So TopK has the bound E_k, and L0 the
+least ``E_m + λm``; more than ``v/λ`` atoms are never worth it, where v is attained.
 
 *By a bound of the codes (big M).* At an optimum whose codes are at most M the penalty may be replaced by its convex
 envelope on [0, M], and any y gives ``φ(x) ≥ y·x − ½‖y‖² − Σ_k max_{0 ≤ z ≤ M} (z d_k·y − λω(z))``: of L0 the maximum is
 ``(M d_k·y − λ)_+`` and of a concave log ``(M d_k·y − λω(M))_+``. Of TopK, where it is the length of the codes that is
-bounded, the sum is ``M`` times the length of the k largest ``(d_k·y)_+``, the dual of the k-support norm. M is proved: optimal codes of L0 and TopK are least squares on their support, so ``‖x‖ ≥ ‖zD‖ ≥ √λ_m ‖z‖`` with λ_m of
+bounded, the sum is ``M`` times the length of the k largest ``(d_k·y)_+``, the dual of the k-support norm. M is proved:
+optimal codes of L0 and TopK are least squares on their support, so ``‖x‖ ≥ ‖zD‖ ≥ √λ_m ‖z‖`` with λ_m of
 :class:`Coherence`; those of a log obey ``λω(z_k) ≤ v``.
 
 *By branch and bound,* for few atoms. Of a set S that must be active and a set F that may be, codes cost at least
@@ -166,7 +167,7 @@ def row_bounds(
 
 
 class Branched(NamedTuple):
-    """What branch and bound says of a datapoint: the least bound left, nodes, whether none is open, a better support."""
+    """What branch and bound says of a datapoint: its bound, nodes, whether none is open, a better support."""
 
     low: float
     looked: int
@@ -236,14 +237,16 @@ def largest_codes(
     coherence: Coherence,
     n_atoms: int,
 ) -> Float64[np.ndarray, " n"]:
-    """M of every datapoint: no code of an optimum is larger (of TopK, nor is their length); infinite where not known."""
+    """M of every datapoint: codes of an optimum are no longer than that (a log's no larger); infinite if not known."""
     with np.errstate(over="ignore", divide="ignore"):
         if isinstance(penalty, Log):
             return penalty.epsilon * np.expm1(values / (lam * penalty.epsilon)) * (1 + BOUND_ROUNDING)
         most = _most_active(penalty, lam, values, n_atoms)
         least = np.where(most < len(coherence.least), coherence.least[np.minimum(most, len(coherence.least) - 1)], 0.0)
         root = np.sqrt(np.maximum(least, 0.0))
-        return np.where(root > 0, np.linalg.norm(x, axis=1) / root * (1 + BOUND_ROUNDING), np.inf)
+        root = np.sqrt(np.where(least > PARALLEL, least, 1.0))
+        lengths = np.linalg.norm(x, axis=1) / root * (1 + BOUND_ROUNDING)
+    return np.where(least > PARALLEL, lengths, np.inf)
 
 
 def dual_bounds(
@@ -277,7 +280,9 @@ def _branched(
     limit = penalty.k if isinstance(penalty, TopK) else len(atoms)
     price = 0.0 if isinstance(penalty, TopK) else lam
     best, ticket, looked, support = value, count(), 0, None
-    heap: list[tuple[float, int, tuple[int, ...], tuple[int, ...]]] = [(0.0, next(ticket), (), tuple(range(len(atoms))))]
+    heap: list[tuple[float, int, tuple[int, ...], tuple[int, ...]]] = [
+        (0.0, next(ticket), (), tuple(range(len(atoms))))
+    ]
     while heap and looked < NODES:
         low, _, needed, free = heapq.heappop(heap)
         if low >= best:

@@ -111,9 +111,7 @@ def _dual(
     return point
 
 
-def _priced(
-    x: Float64[torch.Tensor, "n d"], rows: Float64[torch.Tensor, "K d"], lam: float, run: Run
-) -> sp.csr_array:
+def _priced(x: Float64[torch.Tensor, "n d"], rows: Float64[torch.Tensor, "K d"], lam: float, run: Run) -> sp.csr_array:
     """The search for L0, block by block."""
     atoms = Atoms.of(rows, run.device)
     worth = (x.square().sum(dim=1) / (2 * lam)).floor().clamp(min=0, max=min(MOST_ACTIVE, *rows.shape)).long()

@@ -26,8 +26,8 @@ S = TypeVar("S")
 S_in = TypeVar("S_in", contravariant=True)
 
 _PROGRESS = 1e-3
-"""A gap that shrank by less than this share has not moved: it counts against the algorithm's patience. Where the optimum
-is zero the relative gap stays at 1, and the difference of value and bound is what moves."""
+"""A gap that shrank by less than this share has not moved: it counts against the algorithm's patience. Where the
+optimum is zero the relative gap stays at 1, and the difference of value and bound is what moves."""
 
 _NOTHING = 1e-20
 """Of the first value: a difference of value and bound below this is rounding, and no relative gap closes at zero."""
@@ -201,8 +201,8 @@ def run_loop(algorithm: Algorithm[P, S], problem: P, tol: float, run: Run, *, ev
 
     Value and bound are evaluated at iterations spaced by a growing stride (a quarter of the iterations done), or at
     ``every_step`` where they cost nothing, always at the point that would be returned. ``patience`` evaluations in a
-    row without a better gap, relative or absolute, mean STALLED. Processes of a group take each step together, so their clocks are asked
-    together and an interrupt ends them all. An interrupt becomes a status in the outermost call only.
+    row without a better gap, relative or absolute, mean STALLED. Processes of a group take each step together, so their
+    clocks are asked together and an interrupt ends them all. An interrupt becomes a status in the outermost call only.
 
     Of one process, a step that the deadline finds unfinished is given up, and so is an evaluation ``GRACE`` seconds
     after it: the best points before are the answer. As long as the longest evaluation took is set aside for the end.

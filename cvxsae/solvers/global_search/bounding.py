@@ -14,7 +14,7 @@ minimizer whose Hessian is positive definite (T5) this is what ends the search.
 from __future__ import annotations
 
 from itertools import combinations
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float64

@@ -1,7 +1,7 @@
 """Exact codes of two atoms under penalties that are not quadratic on a support: a log penalty and a tree norm.
 
-With ``q_k = d_k·(x − b)`` and ``c = d_1·d_2`` the cost of codes is ``½‖x − b‖² − q·z + ½z_1² + ½z_2² + c z_1 z_2 + Ω(z)``.
-Its minimum is that of zero codes, of one atom, or of both at a root of a polynomial of degree four or of an equation in
+With ``q_k = d_k·(x − b)`` and ``c = d_1·d_2`` codes cost ``½‖x − b‖² − q·z + ½z_1² + ½z_2² + c z_1 z_2 + Ω(z)``.
+The minimum is that of zero codes, of one atom, or of both at a root of a polynomial of degree four or of an equation in
 one unknown that is increasing: every candidate is computed, and the cheapest is the answer.
 """
 
@@ -14,8 +14,8 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 from jaxtyping import Float64
 
-from cvxsae.relaxations.convex.penalties.row_penalty import linear_radial
 from cvxsae.relaxations.convex.penalties.nonconvex import Log
+from cvxsae.relaxations.convex.penalties.row_penalty import linear_radial
 
 BISECTIONS = 60
 """Halvings of an interval of length 1: to the last digit."""

@@ -7,13 +7,17 @@ the residual at θ is shorter than ``R = √(2φ(θ₀))``, and ``g(s) ≤ φ(θ
 
 *Second order, where the codes are strongly convex.* If Ω bends downwards by at most a, the cost is convex in the codes
 with a modulus ``μ = 1 − |c| − a``. Where that is positive the best codes are unique, and they lie within
-``‖∂(cost)(z₀)‖/μ`` of those at the center, z₀, with the derivatives at θ. In that enclosure of the codes the gradient of
-φ is that of the cost at fixed codes (which bounds φ by the mean value theorem), and on a support the Hessian is ``f_θθ − f_θz f_zz⁻¹ f_zθ``, all in interval
-arithmetic; φ has a Lipschitz gradient, with Hessians of the supports that are possible.
+``‖∂(cost)(z₀)‖/μ`` of those at the center, z₀, with the derivatives at θ. In that enclosure of the codes the gradient
+of φ is that of the cost at fixed codes (which bounds φ by the mean value theorem), and on a support the Hessian is
+``f_θθ − f_θz f_zz⁻¹ f_zθ``, all in interval arithmetic; φ has a Lipschitz gradient, with Hessians of the supports that
+are possible.
+
+*Support by support.* See :func:`_by_pieces`.
 """
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -114,9 +118,7 @@ def known_over(on: Landscape, boxes: Boxes, half: np.ndarray) -> Known:
     return Known(alone, start, gradient, hessian, is_smooth, np.where(np.isnan(steep), np.inf, steep))
 
 
-def _by_pieces(
-    on: Landscape, cost: CurvedCost, over: _Geometry, center: np.ndarray, half: np.ndarray
-) -> np.ndarray:
+def _by_pieces(on: Landscape, cost: CurvedCost, over: _Geometry, center: np.ndarray, half: np.ndarray) -> np.ndarray:
     """A lower bound of the cost, less ``½‖x − b‖²``, support by support.
 
     That of one atom decreases with its correlation. That of a pair, of sum s, is at least ``½ s² (1 + c)/2 − s max q +
@@ -154,7 +156,7 @@ def _of_strip(on: Landscape, cost: CurvedCost, center: np.ndarray, half: np.ndar
     across = np.abs(np.cos(line)[:, None] * offsets[:, 1] - np.sin(line)[:, None] * offsets[:, 0])
     length = np.hypot(*offsets.T)
     least = cost.of_mass(np.broadcast_to(_SUMS[-1] * length, along.shape))  # sums beyond the last
-    for low, high in zip(_SUMS[:-1], _SUMS[1:], strict=True):
+    for low, high in itertools.pairwise(_SUMS):
         far = np.maximum(across - high * length * sine_, 0.0), np.maximum(along - high * length, 0.0)
         least = np.minimum(least, 0.5 * far[0] ** 2 + 0.5 * far[1] ** 2 + cost.of_mass(low * length))
     return least * (1 - SOLVING)

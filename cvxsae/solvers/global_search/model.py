@@ -30,9 +30,7 @@ class Hull:
 class Model:
     """The quadratic model of all smooth datapoints together, with the others' own bounds."""
 
-    def __init__(
-        self, on: Landscape, values: np.ndarray, gradient: Hull, hessian: Hull, is_smooth: np.ndarray
-    ) -> None:
+    def __init__(self, on: Landscape, values: np.ndarray, gradient: Hull, hessian: Hull, is_smooth: np.ndarray) -> None:
         w = np.where(is_smooth, on.weights, 0.0)
         self.start = below(values @ on.weights)
         self.slope = Interval(*(_total("pbn,bn->bp", end, w, is_smooth) for end in (gradient.lo, gradient.hi)))

@@ -1,7 +1,7 @@
 """Penalties that small problems are solved globally for, and the bound of T16.
 
-Those that other problems have too are in ``cvxsae/relaxations/convex/penalties``; here are the others, and what codes of
-few atoms cost under each. Where a penalty has the g of T16 no dictionary of any width does better than
+Those that other problems have too are in ``cvxsae/relaxations/convex/penalties``; here are the others, and what codes
+of few atoms cost under each. Where a penalty has the g of T16 no dictionary of any width does better than
 :func:`radial_bound` at a point, absorption reaches it, and no choice of λ cures that.
 """
 
@@ -124,7 +124,8 @@ def cost_of(penalty: Penalty, n_atoms: int, lam: float) -> CodeCost | CurvedCost
         return LogCost(name, lam, penalty)
     if penalty.groups != ((0, 1), (1,)):
         raise InputError(
-            "penalty is a tree of other groups than [[0, 1], [1]], a parent and its child; pass Tree.of_parents([-1, 0])."
+            "penalty is a tree of other groups than [[0, 1], [1]], a parent and its child; "
+            "pass Tree.of_parents([-1, 0])."
         )
     both, child = penalty.weights
     return TreeCost(name, lam * both, lam * child)

@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 
 from cvxsae import encode
 from cvxsae.parallel.context import Run
+from cvxsae.relaxations.convex import support_bounds
+from cvxsae.relaxations.convex.support_bounds import Coherence
 from cvxsae.solvers import k_sparse_codes
 from cvxsae.solvers.codes import k_sparse, swaps
 from cvxsae.solvers.codes.swaps import Atoms, Supports, pair_gains, pursue
@@ -154,9 +156,9 @@ def test_gains_of_swaps_are_those_of_least_squares():
 def test_lower_bounds_need_a_dictionary_that_is_not_coherent():
     """Negative control: with λ_k as if atoms were orthogonal, the bound would be above what is attained."""
     found = k_sparse_codes(X, ATOMS, 3)
-    orthogonal = k_sparse.Coherence(np.ones(4)).bounds(torch.from_numpy(X), torch.from_numpy(ATOMS), np.full(N, 3))
+    orthogonal = Coherence(np.ones(4)).bounds(torch.from_numpy(X), torch.from_numpy(ATOMS), np.full(N, 3))
     assert (orthogonal > found.values + 1e-6).any()
-    least = k_sparse.Coherence.of(torch.from_numpy(ATOMS), 3).least
+    least = Coherence.of(torch.from_numpy(ATOMS), 3).least
     negative = np.maximum(-ATOMS @ ATOMS.T, 0)
     expected = [1 - max(np.sort(row)[::-1][: k - 1].sum() for row in negative) for k in (1, 2, 3)]
     np.testing.assert_allclose(least[1:], expected)
@@ -173,7 +175,7 @@ def test_duplicates_zero_rows_and_exact_reconstructions_are_legal():
 
 def test_blocks_and_kept_gram_matrices_change_nothing(monkeypatch: pytest.MonkeyPatch):
     whole = k_sparse_codes(X, ATOMS, 3)
-    for module, name in ((k_sparse, "BLOCK_ENTRIES"), (swaps, "PAIR_ENTRIES"), (k_sparse, "COHERENCE_ENTRIES")):
+    for module, name in ((k_sparse, "BLOCK_ENTRIES"), (swaps, "PAIR_ENTRIES"), (support_bounds, "COHERENCE_ENTRIES")):
         monkeypatch.setattr(module, name, 7 * K)
     monkeypatch.setattr(swaps, "GRAM_ENTRIES", 0)
     parts = k_sparse_codes(X, ATOMS, 3)

@@ -11,12 +11,10 @@ from cvxsae.penalties import (
     L0,
     L1,
     ElasticNet,
-    Group,
     Log,
     Matryoshka,
     Orthogonality,
     Signed,
-    Simplex,
     SquaredSum,
     TopOne,
     Tree,
@@ -47,7 +45,9 @@ def test_c1_is_absorbed_and_unique(lam):
     assert certify(found).is_certified
 
 
-@pytest.mark.parametrize("penalty", [L1(), Signed(), L0(), TopOne(), SquaredSum(), Log(0.3)], ids=lambda one: type(one).__name__)
+@pytest.mark.parametrize(
+    "penalty", [L1(), Signed(), L0(), TopOne(), SquaredSum(), Log(0.3)], ids=lambda one: type(one).__name__
+)
 def test_t16_the_absorbed_dictionary_reaches_the_bound_at_any_angle_and_probability(penalty):
     rng = np.random.default_rng(16)
     for theta, p, lam in rng.uniform([0.05, 0, 0.01], [3.0, 1, 1.5], size=(200, 3)):
@@ -251,12 +251,10 @@ def test_the_report_says_what_is_proved():
     assert "1, all there are" in str(found) and found.to_dict()["certified"]
 
 
-@pytest.mark.parametrize(
-    ("theta", "p", "expected"), [(90, 0.5, (-26, 43)), (60, 0.2, (2, 62))], ids=str
-)
+@pytest.mark.parametrize(("theta", "p", "expected"), [(90, 0.5, (-26, 43)), (60, 0.2, (2, 62))], ids=str)
 def test_a_tree_norm_moves_the_optimum_to_where_a_grid_finds_it(theta, p, expected):
     child = np.array([np.cos(np.deg2rad(theta)), np.sin(np.deg2rad(theta))])
-    X, tree = np.array([[1.0, 0.0], [1.0, 0.0] + child]), Tree.of_parents([-1, 0])
+    X, tree = np.array([[1.0, 0.0], [1.0 + child[0], child[1]]]), Tree.of_parents([-1, 0])
     found = solve_globally(X, 2, 0.1, penalty=tree, weights=[1 - p, p])
     assert found.gap <= TOL and certify(found).is_certified
     assert degrees(found.dictionary) == pytest.approx(expected, abs=1.0)

@@ -34,8 +34,8 @@ DOUBLINGS = 60
 class Group(RowPenalty):
     """``Ω(z) = Σ_g w_g ‖z_g‖₂`` over disjoint groups g of atoms, ``z ≥ 0``: groups are active or not as a whole.
 
-    Its polar is ``max_g ‖(v_g)_+‖ / w_g``. T16 holds only where it is L1, groups of one atom with equal weights: m equal
-    codes of a group that sum to s cost ``w s/√m``, less than a single code.
+    Its polar is ``max_g ‖(v_g)_+‖ / w_g``. T16 holds only where it is L1, groups of one atom with equal weights: m
+    equal codes of a group that sum to s cost ``w s/√m``, less than a single code.
 
     Parameters
     ----------
@@ -266,7 +266,9 @@ class Tree(RowPenalty):
     @property
     def _totals(self) -> Float64[np.ndarray, " K"]:
         """What a single code of every atom pays."""
-        return np.array([sum(w for w, g in zip(self.weights, self.groups, strict=True) if k in g) for k in range(self.n_atoms)])
+        return np.array(
+            [sum(w for w, g in zip(self.weights, self.groups, strict=True) if k in g) for k in range(self.n_atoms)]
+        )
 
     def of_mass(self, s: Float64[np.ndarray, "*n"]) -> Float64[np.ndarray, "*n"]:
         """``w t`` of groups of one atom."""

@@ -21,8 +21,8 @@ class Slope(RowPenalty):
     """``Ω(z) = Σ_i w_i z_(i)`` with ``z_(1) ≥ z_(2) ≥ …`` and ``w_1 ≥ w_2 ≥ … ≥ 0``: SLOPE, which ties similar atoms.
 
     Its polar is ``max_j Σ_{i≤j} (v_+)_(i) / Σ_{i≤j} w_i``. Equal weights are L1.
-    Only then T16 holds: m equal codes that sum to s cost ``s`` times the mean of the m largest weights, and a single one
-    the largest.
+    Only then T16 holds: m equal codes that sum to s cost ``s`` times the mean of the m largest weights, and a single
+    one the largest.
 
     Parameters
     ----------
@@ -92,7 +92,7 @@ class Slope(RowPenalty):
     @property
     def mass_objection(self) -> str | None:
         """T16 needs equal weights."""
-        return None if self.weights[0] == self.weights[-1] else "equal codes that share a sum cost less than a single one"
+        return None if self.weights[0] == self.weights[-1] else "codes that share a sum cost less than a single one"
 
     def of_mass(self, s: Float64[np.ndarray, "*n"]) -> Float64[np.ndarray, "*n"]:
         """``w t`` of equal weights."""

@@ -80,7 +80,8 @@ class RowPenalty(ABC):
         """
         if self.mass_objection is not None:
             raise InputError(
-                f"penalty {self.name!r} has no bound by the sum of the codes (T16): {self.mass_objection}; pass another."
+                f"penalty {self.name!r} has no bound by the sum of the codes (T16): {self.mass_objection}; "
+                "pass another."
             )
 
     def of_mass(self, s: Float64[np.ndarray, "*n"]) -> Float64[np.ndarray, "*n"]:

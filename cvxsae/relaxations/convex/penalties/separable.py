@@ -58,7 +58,11 @@ class L1(RowPenalty):
 
     @cached_property
     def _each(self) -> torch.Tensor:
-        return torch.ones(1, dtype=torch.float64) if self.weights is None else torch.tensor(self.weights, dtype=torch.float64)
+        return (
+            torch.ones(1, dtype=torch.float64)
+            if self.weights is None
+            else torch.tensor(self.weights, dtype=torch.float64)
+        )
 
     def require_atoms(self, n_atoms: int) -> None:
         """One weight an atom."""
@@ -133,7 +137,7 @@ class ElasticNet(RowPenalty):
     """``Ω(z) = Σ_k (w_k z_k + ½ρ z_k²)``, ``z ≥ 0``; like everything here it is multiplied by λ, as in ``encode``.
 
     Its conjugate is ``Σ_k (v_k − w_k)_+²/(2ρ)``. T16 does not hold: a sum s of codes costs ``s + ½ρs²`` of one atom and
-    ``s + ½ρs²/m`` of m alike, so the largest g that bounds every width from below is that of L1, which one atom exceeds.
+    ``s + ½ρs²/m`` of m alike, so the largest g that bounds every width is that of L1, which one atom exceeds.
 
     Parameters
     ----------

@@ -28,7 +28,7 @@ class Exclusive(RowPenalty):
     """``Ω(z) = ½ Σ_g (Σ_{k∈g} z_k)²`` over disjoint groups, ``z ≥ 0``: atoms of a group exclude each other.
 
     Its conjugate is ``½ Σ_g (max_{k∈g} v_k)_+²``. No λ makes all codes zero: Ω has slope 0 there.
-    With a single group it is ``g(Σz)`` for ``g(t) = ½t²``, and T16 holds; of G groups a sum that is shared costs ``½s²/G``.
+    With a single group it is ``g(Σz)`` for ``g(t) = ½t²``, and T16 holds; a sum that G groups share costs ``½s²/G``.
 
     Parameters
     ----------

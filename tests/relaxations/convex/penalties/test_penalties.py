@@ -172,7 +172,15 @@ def test_no_point_nearby_and_none_of_a_grid_beats_the_prox(name, rng):
 
 def test_a_grid_of_two_codes():
     v = torch.tensor([[0.9, 0.5]], dtype=torch.float64)
-    small = [L1([1.0, 0.5]), ElasticNet(0.4), Group([0, 0]), Tree([[0, 1], [1]]), Slope([1.0, 0.4]), Exclusive([0, 0]), Simplex(0.7)]
+    small = [
+        L1([1.0, 0.5]),
+        ElasticNet(0.4),
+        Group([0, 0]),
+        Tree([[0, 1], [1]]),
+        Slope([1.0, 0.4]),
+        Exclusive([0, 0]),
+        Simplex(0.7),
+    ]
     axis = np.linspace(0, 1, 101)
     grid = torch.tensor(list(itertools.product(axis, axis)), dtype=torch.float64)
     for penalty in small:
