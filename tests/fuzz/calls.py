@@ -250,6 +250,8 @@ def _population() -> list[Call]:
         *(_call(kind) for kind in (penalties.L1, penalties.Signed, penalties.L0, penalties.TopOne)),
         _call(penalties.SquaredSum),
         _call(penalties.ElasticNet, ridge=0.25),
+        _call(penalties.TopK, k=2),
+        _call(penalties.Log, epsilon=0.25),
         _call(penalties.Orthogonality, gamma=0.25),
         _call(penalties.Matryoshka, beta=0.25),
         _call(penalties.radial_bound, X=X, lam=0.25, penalty=penalties.L1()),

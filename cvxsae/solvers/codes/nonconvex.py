@@ -4,7 +4,7 @@
 less than λ goes, one atom is exchanged for another, and atoms are added; every support is refitted exactly.
 *TopK.* The same with a limit (:mod:`cvxsae.solvers.codes.k_sparse`).
 *Log.* A log is below its tangents, so weighted L1 codes with the weights ``ε/(ε + z)`` of the last ones never cost more
-(Candes, Wakin and Boyd 2008); from the codes of L1 and from the best single atom.
+(Candès et al. 2008); from the codes of L1 and from the best single atom.
 
 The dual point of the bounds by big M is the residual, scaled to where the bound is largest.
 """

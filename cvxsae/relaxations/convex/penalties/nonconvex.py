@@ -124,7 +124,7 @@ class TopOne(TopK):
 
 @dataclass(frozen=True)
 class Log(NonconvexPenalty):
-    """``Ω(z) = Σ_k ε log(1 + z_k/ε)``: what reweighted L1 minimizes (Candès, Wakin and Boyd 2008).
+    """``Ω(z) = Σ_k ε log(1 + z_k/ε)``: what reweighted L1 minimizes (Candès et al. 2008).
 
     Slope 1 at zero, as L1 has, and less beyond. Each term is concave from zero, so their sum is subadditive and T16
     holds with ``g(t) = ε log(1 + t/ε)``: the penalty absorbs as L1 does.
