@@ -29,7 +29,7 @@ from cvxsae import (
     learn_dictionary,
     solve,
 )
-from cvxsae.penalties import Group
+from cvxsae.penalties import L0, Exclusive, Group
 from cvxsae.solvers.convex.solve import METHODS
 
 pytestmark = pytest.mark.slow
@@ -48,6 +48,8 @@ PROBLEMS = {
     "wide": lambda X, _, bias: WideLimit(X, LAM, bias=bias),
     "codes": lambda X, atoms, bias: SparseCodes(X, atoms, LAM, bias=bias),
     "penalized": lambda X, atoms, bias: PenalizedCodes(X, atoms, LAM, Group([0, 0, 1, 1, 2, 2]), bias=bias),
+    "exclusive": lambda X, atoms, bias: PenalizedCodes(X, atoms, LAM, Exclusive([0, 0, 1, 1, 2, 2]), bias=bias),
+    "L0": lambda X, atoms, bias: PenalizedCodes(X, atoms, LAM, L0(), bias=None if isinstance(bias, str) else bias),
     "candidates": lambda X, atoms, bias: CandidateDictionary(X, atoms, LAM, TAU, bias=bias),
     "large, free atoms": lambda X, _, bias: LargeDictionary(X, LAM, 0.0, bias=bias),
     "large": lambda X, _, bias: LargeDictionary(X, LAM, TAU, bias=bias),

@@ -22,8 +22,7 @@ from cvxsae.relaxations.joint.joint import JointProblem
 from cvxsae.relaxations.problem import Problem
 from cvxsae.relaxations.proofs import LARGEST_TRIPLES
 from cvxsae.relaxations.solution import Solution, judge
-from cvxsae.solvers.codes import nonconvex
-from cvxsae.solvers.convex import working_set
+from cvxsae.solvers.convex import nonconvex, working_set
 from cvxsae.solvers.convex.candidates import interior_point
 from cvxsae.solvers.convex.candidates.block_descent import BlockDescent
 from cvxsae.solvers.convex.candidates.proximal_gradient import ProximalGradient

@@ -18,6 +18,7 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 from jaxtyping import Float64
+from tqdm.auto import tqdm
 
 from cvxsae.data.deadline import go_on
 from cvxsae.parallel.context import Run
@@ -30,6 +31,7 @@ from cvxsae.relaxations.joint.active_gram import gram_inverses
 from cvxsae.relaxations.solution import Record, Solution, Status, judge
 from cvxsae.solvers.codes.k_sparse import SWAP_ENTRIES, search
 from cvxsae.solvers.codes.swaps import Atoms, Supports, pursue, swap
+from cvxsae.solvers.convex.driver import announce
 
 NAME = "local-search"
 """What ``solver`` calls it."""
@@ -71,9 +73,7 @@ def solve_nonconvex(problem: PenalizedCodes, asked: float, run: Run) -> Solution
     info = {"l0": codes.nnz / problem.n_points, "device": str(run.device)}
     solution = judge(problem, candidate, late, tol=asked, seconds=seconds, solver=NAME, info=info)
     record = Record(1, seconds, solution.value, solution.lower_bound)
-    if run.callback is not None:
-        run.callback(record)
-    return replace(solution, history=(record,))
+    return announce(replace(solution, history=(record,)), run)
 
 
 def _with_supports(
@@ -116,7 +116,8 @@ def _priced(x: Float64[torch.Tensor, "n d"], rows: Float64[torch.Tensor, "K d"],
     atoms = Atoms.of(rows, run.device)
     worth = (x.square().sum(dim=1) / (2 * lam)).floor().clamp(min=0, max=min(MOST_ACTIVE, *rows.shape)).long()
     step = max(1, SWAP_ENTRIES // (max(1, int(worth.max())) * len(rows)))
-    parts = [_priced_block(x[i : i + step], worth[i : i + step], atoms, lam, run) for i in range(0, len(x), step)]
+    starts = tqdm(range(0, len(x), step), disable=not run.progress, desc="codes under L0", unit="block")
+    parts = [_priced_block(x[i : i + step], worth[i : i + step], atoms, lam, run) for i in starts]
     return sp.csr_array(sp.vstack(parts, format="csr"))
 
 
@@ -182,7 +183,7 @@ def _reweighted(
     best = torch.zeros_like(q)
     for start in (torch.zeros_like(q), single):
         codes = start
-        for _ in range(REWEIGHTED):
+        for _ in tqdm(range(REWEIGHTED), disable=not run.progress, desc="reweighted codes", unit="round"):
             if run.is_late:
                 break
             weights = lam * step * penalty.epsilon / (penalty.epsilon + codes)
