@@ -86,5 +86,5 @@ def _value(optimum: GlobalOptimum, atoms: np.ndarray, bias: np.ndarray) -> float
     on = optimum.landscape
     if optimum.penalty != "L1":
         return on.value(atoms, bias)
-    problem = SparseCodes(on.X, atoms, float(on.cost.linear[0]), bias=bias)
+    problem = SparseCodes(on.X, atoms, float(on.quadratic.linear[0]), bias=bias)
     return float(on.weights @ encode_rows(problem, Run(is_outermost=False), tol=_CODES_TOL).values)

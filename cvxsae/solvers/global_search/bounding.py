@@ -81,7 +81,7 @@ def _bounds(on: Landscape, center: Enclosure, inside: Enclosure, half: np.ndarra
                 hessian.add((i, j), wide(there.cost.hessian.get((i, j), 0.0), shape), there.possible)
     alone = np.where(np.isfinite(alone), alone, -np.inf)
     known = np.isfinite(start) & np.isfinite(gradient.lo).all(axis=0) & np.isfinite(gradient.hi).all(axis=0)
-    is_smooth = ((count == 1) | (inside.is_unique if on.cost.is_convex else False)) & known
+    is_smooth = ((count == 1) | (inside.is_unique if on.quadratic.is_convex else False)) & known
     model = Model(on, np.where(is_smooth, start, alone), gradient, hessian, is_smooth)
     separate, sides = below(alone @ on.weights), np.einsum("pbn,n->bp", np.minimum(steep, _STEEPEST), on.weights)
     if on.cost.coherence and on.n_atoms > 1:

@@ -100,6 +100,12 @@ class Landscape:
     bias: Float64[np.ndarray, " d"] | None
 
     @property
+    def quadratic(self) -> CodeCost:
+        """What codes cost, where that is quadratic on every support."""
+        assert isinstance(self.cost, CodeCost)
+        return self.cost
+
+    @property
     def n_atoms(self) -> int:
         """K."""
         return self.cost.n_atoms

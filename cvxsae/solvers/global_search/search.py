@@ -11,10 +11,11 @@ from cvxsae.data import arguments, tensors
 from cvxsae.data.activations import Activations, ActivationsLike
 from cvxsae.errors import InputError
 from cvxsae.parallel.context import Run, Steps, keywords
+from cvxsae.relaxations.convex.penalties.separable import L1, ElasticNet
 from cvxsae.relaxations.solution import Status
 from cvxsae.solvers.global_search.boxes import PLANE, SPACE, Landscape
 from cvxsae.solvers.global_search.branch_and_bound import BranchAndBound, Search, minimizers_of
-from cvxsae.solvers.global_search.penalties import L1, PENALTIES, WANTED, ElasticNet, Penalty, cost_of
+from cvxsae.solvers.global_search.penalties import PENALTIES, WANTED, Penalty, cost_of
 from cvxsae.solvers.global_search.result import GlobalOptimum
 
 if TYPE_CHECKING:

@@ -68,7 +68,7 @@ class Enclosure:
         return found
 
     def _add_pieces(self, shape: tuple[int, int], half: list[np.ndarray], center: Enclosure | None) -> None:
-        on, full = self.on, self.on.cost.both_signs()
+        on, full = self.on, self.on.quadratic.both_signs()
         numbers = zip(self.correlations, full.correlation_scale, full.linear, strict=True)
         p = [one * float(scale) - float(lam) for one, scale, lam in numbers]
         A = {pair: one * float(full.gram_scale[pair]) + float(full.ridge[pair]) for pair, one in self.cosines.items()}
@@ -121,7 +121,7 @@ class Enclosure:
         ``‖z_k d_k + z_j d_j‖² ≥ s² (1 + g)/2`` and ``zᵀMz ≥ m s²``, so the cost is at least ``½‖x‖² − s max(p) + ½ s²
         ((1 + g)/2 + m)``; and since that norm is at most s, it is at least ``½ (‖x‖ − s)² + λs + ½ m s²`` (T16).
         """
-        (k, j), full, shape = support, self.on.cost.both_signs(), small.shape
+        (k, j), full, shape = support, self.on.quadratic.both_signs(), small.shape
         m = _least_on_simplex(full.ridge[np.ix_(support, support)])
         top = np.maximum(np.maximum(small.p_value(k).hi, small.p_value(j).hi), 0.0)
         room = np.maximum((1 + wide(self.cosines[k, j].value, shape).lo) / 2 + m, 0.0)

@@ -43,7 +43,7 @@ def hard(rng, n=6, d=5):
 
 def objective(name, X, D, lam, bias, Z):
     """As the docstring writes it."""
-    Z = Z.toarray() if scipy.sparse.issparse(Z) else Z
+    Z = scipy.sparse.csr_array(Z).toarray()
     atoms = np.vstack([unit(D), -unit(D)]) if name == "signed L1" else unit(D)
     fits = np.sum((X - bias - Z @ atoms) ** 2, axis=1) / 2
     return np.mean(fits + [lam * written(name, z) for z in Z])
@@ -167,8 +167,7 @@ def test_these_are_the_lasso_of_encode(rng):
         mine = solve(problem(X, D, 0.3, ElasticNet(0.7, weights)), tol=1e-9, solver=solver)
         assert mine.value == pytest.approx(known.value, rel=1e-8)
     signed = problem(X, D, 0.3, Signed(weights))
-    codes = solve(signed, tol=1e-9).codes
-    both = np.asarray(signed.signed(codes).todense() if scipy.sparse.issparse(codes) else signed.signed(codes))
+    both = scipy.sparse.csr_array(signed.signed(scipy.sparse.csr_array(solve(signed, tol=1e-9).codes))).toarray()
     assert both.shape == (len(X), K) and (both < 0).any()
     value = np.mean(np.sum((X - both @ unit(D)) ** 2, axis=1) / 2 + 0.3 * np.abs(both) @ weights)
     assert value == pytest.approx(encode(X, np.vstack([D, -D]), 0.3, weights=np.tile(weights, 2), tol=1e-10).value)

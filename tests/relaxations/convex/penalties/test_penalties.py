@@ -291,7 +291,7 @@ def test_solve_globally_refuses_them_in_a_sentence():
         unchecked(np.eye(2), 2, 0.1, penalty=Group([0, 0]))
 
 
-WITH_G = {
+WITH_G: dict[str, Any] = {
     "L1": L1(),
     "weighted alike": L1([0.5] * K),
     "signed L1": Signed(),
