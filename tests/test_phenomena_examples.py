@@ -32,6 +32,9 @@ SMALL = {
     "two_feature_phases": ["--small"],
     "spiked": ["--small"],
     "synthsaebench": ["--small"],
+    "sparse_but_wrong": ["--small"],
+    "absorption_shares": ["--small"],
+    "cures": ["--small"],
 }
 
 
@@ -132,6 +135,46 @@ def test_leave_one_out_scores_of_other_codes_are_not_lam_plus_z(script, rng):
     script.identity(honest, "exact", X, exact)
     script.identity(dishonest, "refitted", X, replace(exact, codes=exact.refit().codes))
     assert (honest.exit_code, dishonest.exit_code) == (0, 1)
+
+
+def failures(printed: str) -> list[str]:
+    return [line for line in printed.splitlines() if line.startswith("FAILS")]
+
+
+@pytest.mark.parametrize("script", ["sparse_but_wrong"], indirect=True)
+def test_a_feature_that_never_fires_alone_is_noticed(script, monkeypatch, capsys):
+    draw = script.draw
+
+    def nested(*arguments: Any) -> Any:
+        toy = draw(*arguments)
+        strengths = toy.strengths.copy()
+        strengths[:, 1] *= strengths[:, 0] > 0
+        return toy._replace(points=strengths @ toy.features, strengths=strengths)
+
+    monkeypatch.setattr(script, "draw", nested)
+    script.at_truth(script.Claims(), script.Results(), (0.4,), script.Size(1, 400, 2))
+    assert any("T6: the cone condition" in line for line in failures(capsys.readouterr().out))
+
+
+@pytest.mark.parametrize("script", ["absorption_shares"], indirect=True)
+def test_an_encoder_that_is_to_blame_is_noticed(script, monkeypatch, capsys):
+    train = script.train_sae
+
+    def tied(*arguments: Any, **options: Any) -> Any:
+        sae = train(*arguments, **options)
+        return replace(sae, W_enc=sae.W_dec.T, b_enc=np.full(len(sae.W_dec), -script.LAM))
+
+    monkeypatch.setattr(script, "train_sae", tied)
+    assert script.main(["--small"]) == 1
+    assert any("the prediction holds" in line for line in failures(capsys.readouterr().out))
+
+
+@pytest.mark.parametrize("script", ["cures"], indirect=True)
+def test_a_cure_of_another_strength_is_noticed(script, monkeypatch, capsys):
+    name, make = next(iter(script.CURES.items()))
+    monkeypatch.setitem(script.CURES, name, lambda strength: make(1.2 * strength))
+    assert script.main(["--small"]) == 1
+    assert any("where the closed form says" in line for line in failures(capsys.readouterr().out))
 
 
 def test_as_a_reader_runs_them():
