@@ -28,13 +28,15 @@ elastic net     the parent's atom starts to fire with the child at a ridge of ``
 orthogonality   no formula for the end of the absorbed phase, since angles move first; given beside it is the γ at
                 which the true dictionary costs what {v1, w} costs: at 90° ``γ = 2pΔ``, ``Δ = (2 − √2)λ − λ²/2``. At
                 90° the child is within ε of v2 once ``γ = p c′(90° − ε)/sin 2ε``, c′ its pull towards the parent,
-                ``c′(φ) = λ/(2 cos²(φ/2)) − λ² sin φ/(1 + cos φ)²``. With atoms that have to be orthogonal (γ → ∞) the
-                truth gives way to the swapped pair ``{w, (v1 − v2)/√2}`` at ``p = a/(a + Δ)``,
+                ``c′(φ) = λ/(2 cos²(φ/2)) − λ² sin φ/(1 + cos φ)²``, with the parent at v1. With atoms that have to be
+                orthogonal (γ → ∞) the truth gives way to the swapped pair ``{w, (v1 − v2)/√2}`` at ``p = a/(a + Δ)``,
                 ``a = (√2 − 1)λ − λ²/2``: √2 − 1 as λ → 0
 
-Predictions (written down before anything was bisected): the four formulas for where a phase ends are what bisection
-finds, to 2 %; the elastic net has no separate phase at 90° that is true, at any strength; at 60° the orthogonality term
-passes through ``true`` only on a band of strengths, and overshoots beyond it.
+Predictions (written down before anything was bisected): the formulas for where a phase ends or the truth begins are
+what bisection finds, to 2 %; the elastic net has no separate phase at 90° that is true, at any strength; at 60° the
+orthogonality term passes through ``true`` only on a band of strengths, and overshoots beyond it. One failed: where the
+truth begins at 90° is later than predicted, by up to 7 %, since the parent leans away from the child. To first order it
+does so by ``pλ/((1−p)(1−λ) − 2pλ)`` times the angle that the two atoms are short of 90°, and γ is larger by as much.
 
 Costs at the far side of a boundary, in units of the absorbed optimum: the error of the reconstruction (with the cure's
 own codes) and F under L1 of its dictionary.
@@ -211,11 +213,12 @@ def truth_pays(pair: Pair) -> float:
     return price / (cosines[0] ** 2 - cosines[1] ** 2)
 
 
-def child_within(pair: Pair, degrees: float) -> float:
-    """The γ at which the child is that near 90°, the parent at v1."""
-    phi = np.deg2rad(90 - degrees)
+def child_within(pair: Pair, degrees: float, *, leaning: bool) -> float:
+    """The γ at which the child is that near 90°: with the parent held at v1, or leaning away to first order."""
+    phi, p = np.deg2rad(90 - degrees), pair.together
     pull = LAM / (2 * np.cos(phi / 2) ** 2) - LAM**2 * np.sin(phi) / (1 + np.cos(phi)) ** 2
-    return float(pair.together * pull / np.sin(2 * phi))
+    lean = p * LAM / ((1 - p) * (1 - LAM) - 2 * p * LAM) if leaning else 0.0
+    return float(p * pull / np.sin(2 * phi) * (1 + lean))
 
 
 def forced_swap() -> float:
@@ -334,21 +337,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def more(claims: Claims, found: dict[tuple[str, float, float], list[Cell]]) -> None:
     """The other predictions."""
+    off = {True: 0.0, False: 0.0}
     for p in TOGETHER:
         cells = found["orthogonality, γ", 90.0, p]
-        entered = [(low, high) for low, high in pairwise(cells) if low.zone != high.zone == "true"]
-        if entered:
-            low, high = entered[0]
-            claims.check(
-                f"orthogonality, 90°, p = {p:g}: true from γ = {np.sqrt(low.strength * high.strength):.4f}, "
-                f"closed form {child_within(Pair(90.0, p), NEAR):.4f}, to {AGREES:.0%}",
-                abs(np.sqrt(low.strength * high.strength) / child_within(Pair(90.0, p), NEAR) - 1) <= AGREES,
-            )
+        for low, high in pairwise(cells):
+            if low.zone != high.zone == "true":
+                at = float(np.sqrt(low.strength * high.strength))
+                for leaning in off:
+                    off[leaning] = max(off[leaning], abs(at / child_within(Pair(90.0, p), NEAR, leaning=leaning) - 1))
+    claims.check(
+        f"orthogonality, 90°: the prediction for where the truth begins fails, it is off by up to {off[False]:.1%}; "
+        f"with the parent leaning the formula is off by {off[True]:.1%} ≤ {AGREES:.0%}",
+        off[False] > AGREES >= off[True] > 0,
+    )
     flat = [cell for p in TOGETHER for cell in found["elastic net, ridge", 90.0, p]]
     claims.check("elastic net, 90°: true at no strength and no p", all(cell.zone != "true" for cell in flat))
-    for p in TOGETHER[:2]:
-        cells = found["orthogonality, γ", 60.0, p]
-        claims.check(f"orthogonality, 60°, p = {p:g}: ends beyond the truth", cells[-1].zone == "separate, beyond")
+    for p in TOGETHER[:3]:
+        passed = list(dict.fromkeys(cell.zone for cell in found["orthogonality, γ", 60.0, p]))
+        claims.check(
+            f"orthogonality, 60°, p = {p:g}: true only on a band, beyond the truth after it",
+            passed == ["absorbed", "separate", "true", "separate, beyond"],
+        )
     at, gap = swap_under(STRICT, 10)
     claims.check(f"that boundary's optima are certified, {gap:.1e} ≤ 1e-06", gap <= 1e-6)
     claims.close(f"orthogonal atoms (γ = {STRICT:g}) swap at p", at, forced_swap(), 1e-3)
