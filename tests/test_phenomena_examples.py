@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cvxsae import encode
+from cvxsae import SparseAutoencoder, encode
 from cvxsae.data import circle_feature
 
 pytestmark = pytest.mark.slow
@@ -158,23 +158,23 @@ def test_a_feature_that_never_fires_alone_is_noticed(script, monkeypatch, capsys
 
 @pytest.mark.parametrize("script", ["absorption_shares"], indirect=True)
 def test_an_encoder_that_is_to_blame_is_noticed(script, monkeypatch, capsys):
-    train = script.train_sae
-
-    def tied(*arguments: Any, **options: Any) -> Any:
-        sae = train(*arguments, **options)
-        return replace(sae, W_enc=sae.W_dec.T, b_enc=np.full(len(sae.W_dec), -script.LAM))
-
-    monkeypatch.setattr(script, "train_sae", tied)
+    (pair,) = script.problems(small=True)
+    atoms = pair.tree.absorbed
+    tied = SparseAutoencoder(W_enc=atoms.T, b_enc=np.full(2, -script.LAM), W_dec=atoms, b_dec=np.zeros(2))
+    monkeypatch.setattr(script, "train_sae", lambda *_, **__: tied)
     assert script.main(["--small"]) == 1
     assert any("the prediction holds" in line for line in failures(capsys.readouterr().out))
 
 
 @pytest.mark.parametrize("script", ["cures"], indirect=True)
-def test_a_cure_of_another_strength_is_noticed(script, monkeypatch, capsys):
-    name, make = next(iter(script.CURES.items()))
-    monkeypatch.setitem(script.CURES, name, lambda strength: make(1.2 * strength))
-    assert script.main(["--small"]) == 1
-    assert any("where the closed form says" in line for line in failures(capsys.readouterr().out))
+def test_a_boundary_elsewhere_is_noticed(script):
+    pair = script.Pair(90.0, 0.2)
+    at = script.end_of_absorbed("Matryoshka, β", pair)
+    right, wrong, missing = script.Claims(), script.Claims(), script.Claims()
+    script.compare_ends(right, "", {pair: at}, {pair: 1.01 * at})
+    script.compare_ends(wrong, "", {pair: at}, {pair: 1.2 * at})
+    script.compare_ends(missing, "", {pair: at}, {})
+    assert (right.exit_code, wrong.exit_code, missing.exit_code) == (0, 1, 1)
 
 
 def test_as_a_reader_runs_them():

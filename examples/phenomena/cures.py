@@ -255,7 +255,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     given = options.parse_args(arguments)
     claims, results = Claims(), Results()
-    angles, together, strengths = (ANGLES[:1], (0.2,), (0.028, 0.031)) if given.small else (ANGLES, TOGETHER, STRENGTHS)
+    angles, together, strengths = (
+        (ANGLES[:1], (0.2,), (0.0287, 0.0301)) if given.small else (ANGLES, TOGETHER, STRENGTHS)
+    )
     cures = dict(list(CURES.items())[:1]) if given.small else CURES
     found = {
         (name, degrees, p): zones(Pair(degrees, p), make, strengths)
@@ -315,24 +317,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in cures:
         known = {pair: at for n, pair, at in expected_ends if n == name and strengths[0] < at < strengths[-1]}
         if known:
-            measured = {pair: at for n, pair, at, _ in ends if n == name}
-            off = {pair: measured.get(pair, np.inf) / at - 1 for pair, at in known.items()}
-            worst_at = max(off, key=lambda pair: abs(off[pair]))
-            claims.check(
-                f"{name}: absorption ends where the closed form says in {len(off)} settings, "
-                f"off by {off[worst_at]:+.1%} at most ({worst_at})",
-                abs(off[worst_at]) <= AGREES,
-            )
+            compare_ends(claims, name, known, {pair: at for n, pair, at, _ in ends if n == name})
     if not given.small:
         more(claims, found)
-    some = next(iter(found.values()))[0]
-    again = solve_globally(
-        some.pair.points, 2, LAM, penalty=next(iter(cures.values()))(some.strength), weights=some.pair.weights
-    )
-    claims.check("the referee has no objections to the first cell", not certify(again).objections)
     save(draw(found, cures, angles), given.out, "cures")
     results.save(given.results, "cures")
     return claims.exit_code
+
+
+def compare_ends(claims: Claims, name: str, known: dict[Pair, float], measured: dict[Pair, float]) -> None:
+    """Claim that absorption ends where the closed form says; a boundary that was not found is infinitely far off."""
+    off = {pair: measured.get(pair, np.inf) / at - 1 for pair, at in known.items()}
+    worst = max(off, key=lambda pair: abs(off[pair]))
+    claims.check(
+        f"{name}: absorption ends where the closed form says in {len(off)} settings, "
+        f"off by {off[worst]:+.1%} at most ({worst})",
+        abs(off[worst]) <= AGREES,
+    )
 
 
 def more(claims: Claims, found: dict[tuple[str, float, float], list[Cell]]) -> None:
@@ -358,6 +359,11 @@ def more(claims: Claims, found: dict[tuple[str, float, float], list[Cell]]) -> N
             f"orthogonality, 60°, p = {p:g}: true only on a band, beyond the truth after it",
             passed == ["absorbed", "separate", "true", "separate, beyond"],
         )
+    name, degrees, p = next(iter(found))
+    first = found[name, degrees, p][0].strength
+    pair = Pair(degrees, p)
+    again = solve_globally(pair.points, 2, LAM, penalty=CURES[name](first), weights=pair.weights)
+    claims.check("the referee has no objections to the first cell", not certify(again).objections)
     at, gap = swap_under(STRICT, 10)
     claims.check(f"that boundary's optima are certified, {gap:.1e} ≤ 1e-06", gap <= 1e-6)
     claims.close(f"orthogonal atoms (γ = {STRICT:g}) swap at p", at, forced_swap(), 1e-3)
