@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: site release-check demo test quick documents lint types clean
+.PHONY: site release-check demo example test quick documents lint types clean
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -12,6 +12,9 @@ BIN := .venv/bin
 
 demo: .venv/.installed
 	$(BIN)/cvxsae demo
+
+example: .venv/.installed
+	$(BIN)/cvxsae example example
 
 test: .venv/.installed
 	$(BIN)/python -m pytest -n auto
@@ -43,4 +46,4 @@ release-check:
 	PYTHON=$(PYTHON) tests/release.sh
 
 clean:
-	rm -rf .venv .cache site demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .cache site demo example .pytest_cache .mypy_cache .ruff_cache .hypothesis

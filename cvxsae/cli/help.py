@@ -9,6 +9,7 @@ from typer.core import TyperGroup
 JOBS: dict[str, dict[str, str]] = {
     "First steps": {
         "doctor": "Try every engine here; versions, GPU, caches.",
+        "example": "A trained SAE and data to try the other verbs on.",
         "demo": "A short story on real embeddings, in a minute.",
     },
     "Trained SAEs": {

@@ -48,6 +48,25 @@ def demo_command(
     return Answer("", report, EXIT_CERTIFIED if report["certified"] else EXIT_NOT_CERTIFIED)
 
 
+@command(app, "example")
+def example_command(
+    folder: Annotated[Path, typer.Argument(help="Where to write it; made if it is not there.", metavar="FOLDER")],
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the rows and of the training.")] = 0,
+    as_json: Json = False,
+) -> Answer:
+    """Write a small trained SAE and activations that it has not seen, to try the other verbs on."""
+    from cvxsae.sae.example import write_example
+
+    made = write_example(folder, seed=seed)
+    text = [
+        f"{made.folder}: an SAE of {made.sae.n_atoms} features, trained briefly on token embeddings",
+        f"{made.activations}: other embeddings, which it has not seen",
+        f"Next: {made.command}",
+    ]
+    report = {"sae": str(made.folder), "activations": str(made.activations), "lam": made.sae.lam, "next": made.command}
+    return Answer("\n".join(text), report)
+
+
 @app.callback(invoke_without_command=True, help=HELP)
 def version_option(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
     """Print the version where that is asked for, whatever the verb."""

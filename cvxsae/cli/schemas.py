@@ -371,6 +371,17 @@ _TABLE = (
         {},
     ),
     Schema(
+        "example",
+        1,
+        {
+            "sae: string": "the folder with the SAE",
+            "activations: string": "the file with rows that it has not seen",
+            "lam: number": "λ that it was trained with",
+            "next: string": "a command to go on with",
+        },
+        {},
+    ),
+    Schema(
         "doctor",
         1,
         {

@@ -25,6 +25,12 @@ from .chosen_lambda import (
 from .chosen_lambda import (
     lambda_matching_l0 as lambda_matching_l0,
 )
+from .example import (
+    Example as Example,
+)
+from .example import (
+    write_example as write_example,
+)
 from .formats.penalty import (
     Penalty as Penalty,
 )
