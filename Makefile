@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: site release-check demo example test quick documents lint types clean
+.PHONY: site release-check demo example test quick documents notebooks lint types clean
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -41,6 +41,10 @@ types: .venv/.installed
 
 site: .venv/.documented
 	$(BIN)/mkdocs build --strict --quiet
+
+# Runs the notebooks and keeps what they show beside them: a few minutes. Tests run them with small sizes.
+notebooks: .venv/.documented
+	$(BIN)/python -m jupytext --quiet --to ipynb --execute --run-path docs/notebooks docs/notebooks/*.py
 
 release-check:
 	PYTHON=$(PYTHON) tests/release.sh
