@@ -42,6 +42,7 @@ plt.style.use("tableau-colorblind10")
 
 # %% tags=["parameters"]
 FOLDER = "example"  # where the SAE and its activations are
+N_ATOMS = 64  # width of the example SAE
 ROWS = 8000  # rows that train the example SAE, and as many others to audit it on
 
 # %% [markdown]
@@ -56,7 +57,7 @@ ROWS = 8000  # rows that train the example SAE, and as many others to audit it o
 # Use activations that the SAE was not trained on.
 
 # %%
-example = write_example(FOLDER, rows=ROWS)
+example = write_example(FOLDER, n_atoms=N_ATOMS, rows=ROWS)
 print(*sorted(path.name for path in Path(FOLDER).iterdir()), sep="\n")
 
 # %%
