@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -98,38 +101,53 @@ def test_every_axis_has_a_name(notebook):
     assert 'style.use("tableau-colorblind10")' in everywhere
 
 
-def run(notebook: str, parameters: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> list[plt.Figure]:
-    """Run the code of a notebook with other parameters; the figures that it draws."""
-    drawn: list[plt.Figure] = []
+def run(notebook: str, parameters: dict[str, Any]) -> list[Any]:
+    """Run the code of a notebook with other parameters, in this process; the figures that it draws."""
+    drawn: list[Any] = []
 
     def keep() -> None:
-        drawn.extend(plt.figure(number) for number in plt.get_fignums() if plt.figure(number) not in drawn)
+        drawn.extend(map(plt.figure, plt.get_fignums()))
+        plt.close("all")
 
-    monkeypatch.setattr(plt, "show", keep)
+    plt.switch_backend("agg")
     names: dict[str, Any] = {}
-    with plt.rc_context({"backend": "agg"}):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plt, "show", keep)
         for place, (kind, source, is_parameters) in enumerate(cells(notebook)):
             if kind == "code":
                 exec(compile(source, f"{notebook}.py, cell {place}", "exec"), names)
             if is_parameters:
                 assert parameters.keys() <= names.keys()
                 names.update(parameters)
-        plt.close("all")
     return drawn
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("notebook", SMALL)
-def test_it_runs_and_its_claims_hold(notebook, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    plt.switch_backend("agg")
-    for figure in run(notebook, SMALL[notebook], monkeypatch):
-        for axes in figure.axes:
-            assert axes.get_ylabel() or axes.get_xlabel() or axes.get_yticklabels(), "an axis without a name"
-
-
-@pytest.mark.slow
-def test_a_false_claim_is_noticed(monkeypatch):
-    plt.switch_backend("agg")
+def run_all() -> None:
+    """Run every notebook, and one with a setting at which its claim is false; a line for each."""
+    for notebook, parameters in SMALL.items():
+        axes = [axis for figure in run(notebook, parameters) for axis in figure.axes]
+        assert axes
+        assert all(axis.get_xlabel() or axis.get_ylabel() for axis in axes), "an axis without a name"
+        print(f"holds: {notebook}")
     with pytest.raises(AssertionError):
-        run("what_the_optimum_does", {"SOLOS": (0.2,)}, monkeypatch)  # where nothing is absorbed
+        run("what_the_optimum_does", {"SOLOS": (0.2,)})  # where nothing is absorbed
+    print("noticed: a false claim")
+
+
+@pytest.mark.slow
+def test_they_run_and_their_claims_hold(tmp_path):
+    """In a process without the checks of annotations, which would take most of the time."""
+    here = {**os.environ, "PYTHONPATH": str(FOLDER.parents[1])}
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.test_notebooks"], cwd=tmp_path, env=here, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    lines = done.stdout.splitlines()
+    assert [line for line in lines if line.startswith(("holds", "noticed"))] == [
+        *(f"holds: {notebook}" for notebook in SMALL),
+        "noticed: a false claim",
+    ]
+
+
+if __name__ == "__main__":
+    run_all()
