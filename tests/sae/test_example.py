@@ -9,7 +9,7 @@ import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from cvxsae import InputError, SparseAutoencoder
+from cvxsae import InputError, SparseAutoencoder, train_sae
 from cvxsae.cli.main import app
 from cvxsae.data import center_and_scale, wordllama
 from cvxsae.sae import example, write_example
@@ -32,8 +32,12 @@ def test_what_is_written_is_read_again(tmp_path):
 
 def test_rows_are_embeddings_that_trained_nothing(tmp_path, monkeypatch):
     seen = []
-    train = example.train_sae
-    monkeypatch.setattr(example, "train_sae", lambda X, *a, **o: seen.append(X.to_numpy()) or train(X, *a, **o))
+
+    def watched(X, *arguments, **options):
+        seen.append(X.to_numpy())
+        return train_sae(X, *arguments, **options)
+
+    monkeypatch.setattr(example, "train_sae", watched)
     made = write_example(tmp_path, n_atoms=2, rows=200)
     raw = wordllama()
     every = {row.tobytes() for row in center_and_scale(raw).apply(raw).to_numpy().astype(np.float32)}
