@@ -115,7 +115,7 @@ VERBS: dict[str, tuple[str, ...]] = {
     "study status": ("done",),
     "study plot": ("done", "--out", "figures"),
 }  # fmt: skip
-"""A valid call of every verb but the demo and the example, which take only a folder and train on 32,000 rows."""
+"""A valid call of every verb but three that take a while and little more than a folder: demo, doctor and example."""
 
 
 def draw_command(choose: Callable[[Sequence[Any]], Any]) -> Line:

@@ -49,7 +49,7 @@ def test_calls_name_parameters_that_there_are():
 
 
 def test_every_verb_is_tried():
-    assert command.verbs() - {"demo", "example"} == set(command.VERBS)
+    assert command.verbs() - {"demo", "doctor", "example"} == set(command.VERBS)
 
 
 # ---------------------------------------------------------------------- what it must see
