@@ -25,7 +25,7 @@ from cvxsae.solvers.global_search.objective import CodeCost
 
 @dataclass(frozen=True)
 class SquaredSum:
-    """``λ (Σ_k z_k)²``: T16 with ``g(t) = t²``. Twice :class:`Exclusive` with one group of any number of atoms."""
+    """``λ (Σ_k z_k)²``: T16 with ``g(t) = t²``. Twice :class:`cvxsae.penalties.Exclusive` with one group."""
 
     name: ClassVar[str] = "squared sum"
     mass_objection: ClassVar[str | None] = None
