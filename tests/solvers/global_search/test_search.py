@@ -251,6 +251,7 @@ def test_the_report_says_what_is_proved():
     assert "1, all there are" in str(found) and found.to_dict()["certified"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("theta", "p", "expected"), [(90, 0.5, (-26, 43)), (60, 0.2, (2, 62))], ids=str)
 def test_a_tree_norm_moves_the_optimum_to_where_a_grid_finds_it(theta, p, expected):
     child = np.array([np.cos(np.deg2rad(theta)), np.sin(np.deg2rad(theta))])
