@@ -63,7 +63,7 @@ LEDGER_WIDTHS, LEDGER_TOKENS, LEDGER_STEPS, LEDGER_SECONDS = (32, 128), 3000, 80
 """Widths of the SAEs that are taken apart, tokens they are trained on, steps of training, seconds of all."""
 
 LEDGER_STATIONARITY = 1e-4
-"""What the search for better dictionaries aims at; its time is up first."""
+"""The stationarity that the search for better dictionaries aims at; its time runs out first."""
 
 WIDE_TOL, CODES_TOL, LEDGER_TOL, SHARING_TOL = 1e-9, 1e-6, 1e-3, 1e-4
 """Relative gaps asked of floors, of codes, of the codes in a ledger, and of large dictionaries."""
@@ -310,7 +310,7 @@ def _ledger(demo: Demo) -> tuple[dict[str, Any], Comparison]:
 
 
 def _groups(solution: Solution) -> list[list[str]]:
-    """Which words an atom serves, for atoms that serve several; the widest first, each word set once."""
+    """The words that an atom serves, for atoms that serve several; the largest group first, each group once."""
     codes = np.asarray(solution.codes)
     served = {tuple(WORDS[n] for n in np.flatnonzero(column > 0.05 * column.max())) for column in codes.T}
     return [list(words) for words in sorted(served, key=lambda w: (-len(w), w)) if len(words) > 1]

@@ -84,7 +84,7 @@ class DrawnOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class HeldOutOptions(DrawnOptions):
-    """The same of an audit, which leaves out outliers itself."""
+    """The same options for an audit, which leaves out outliers itself."""
 
     drop_outliers: DropOutliers = None
 

@@ -50,7 +50,7 @@ class TermsOptions:
         return self.prepare()[:4]
 
     def prepare(self) -> tuple[Activations, float, Any, list[str], Callable[[Activations], Activations]]:
-        """The same, and what does to other rows what was done to these."""
+        """The same, and a function that treats other rows as these were treated."""
         from cvxsae.relaxations.convex.wide_limit import WideLimit
 
         self.penalty.check()
@@ -68,7 +68,7 @@ def _whole_widths(text: str) -> list[int]:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchOptions:
-    """Where a search starts, the rows it is watched on, and what is looked at where it ends."""
+    """Where a search starts, which rows it is watched on, and what is computed at its end."""
 
     init: Annotated[str | None, typer.Option("--init", help="File with atoms to start from, as rows.")] = None
     validation: Annotated[

@@ -31,7 +31,7 @@ _HELP = (
 
 @dataclass(frozen=True, kw_only=True)
 class TwoDictionaries:
-    """Where the two lie."""
+    """The paths of the two dictionaries."""
 
     a: Annotated[str, typer.Argument(help=_HELP, metavar="A")]
     b: Annotated[str, typer.Argument(help="Another.", metavar="B")]

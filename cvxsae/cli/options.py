@@ -73,7 +73,7 @@ class DataOptions:
         return X, notes
 
     def prepare(self) -> tuple[Activations, list[str], Callable[[Activations], Activations]]:
-        """The same, and what does to other rows what was done to these."""
+        """The same, and a function that treats other rows as these were treated."""
         from cvxsae.data import arguments, transforms
 
         arguments.count(self.seed, "--seed", least=0)
@@ -115,7 +115,7 @@ class DataOptions:
         return Activations(first if len(self.data) == 1 else self.data, name="DATA")
 
     def drawn(self, n_points: int) -> Any:
-        """Which of so many rows --rows asks for, in their order; all of them where it was not passed."""
+        """The rows that --rows asks for, of so many, in their order; all of them where it was not passed."""
         import numpy as np
 
         if self.rows is None:
@@ -324,7 +324,7 @@ def _built(name: str, hint: Any, values: dict[str, Any]) -> Any:
 
 
 def wants_progress(flag: bool | None) -> bool:
-    """What was asked for, else whether stderr is a terminal."""
+    """The flag if it was passed, otherwise whether stderr is a terminal."""
     return sys.stderr.isatty() if flag is None else flag
 
 

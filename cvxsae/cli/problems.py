@@ -57,7 +57,7 @@ DictionaryFile = Annotated[str | None, typer.Option("--dictionary", help="codes:
 
 @dataclass(frozen=True, kw_only=True)
 class AtomOptions:
-    """What only some problems have."""
+    """Options that only some problems have."""
 
     bias: Annotated[
         str | None,

@@ -141,7 +141,7 @@ class SparseAutoencoder:
         return sp.csr_array(sp.vstack(blocks, format="csr"))
 
     def reconstruct(self, X: ActivationsLike) -> Float[np.ndarray, "N d"]:
-        """What decoder and encoder make of every datapoint, in the units of ``X``, float64.
+        """Reconstruct every datapoint from its own codes, in the units of ``X``, float64.
 
         Raises
         ------

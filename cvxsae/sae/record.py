@@ -1,4 +1,4 @@
-"""What training writes down on its way."""
+"""The records that training keeps of its progress."""
 
 from __future__ import annotations
 

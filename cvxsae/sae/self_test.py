@@ -26,7 +26,7 @@ CONVINCING = 0.9
 
 @dataclass(frozen=True)
 class Trial:
-    """What an SAE, as it is or with something changed, makes of the data.
+    """How well an SAE reconstructs the data, as it is or with one thing changed.
 
     Attributes
     ----------

@@ -222,7 +222,7 @@ def floors(floor: Floor, wide: Solution) -> dict[str, Any]:
 
 
 def require_live(model: SparseAutoencoder) -> Bool[np.ndarray, " K"]:
-    """Which atoms have a norm; without any there is no dictionary."""
+    """Say which atoms have a norm above zero; refuse a dictionary without any."""
     live = model.atom_norms > 0
     if not live.any():
         raise InputError("W_dec has only rows of norm 0; there is no dictionary to audit.")

@@ -37,7 +37,7 @@ LEVELS = {
 """The levels of a ledger, from the top down."""
 
 MEMORIZATION = "what D' gains on the rows it was learned on, less what it gains here"
-"""What the line below a ledger of rows held out means."""
+"""The meaning of the last line of a ledger of rows held out."""
 
 NONE_SHOWN = "none shown"
 """What is said of a dictionary gap whose interval holds zero, or is below it."""
@@ -194,7 +194,7 @@ class LossLedger:
         return self.floor - self.wide
 
     def certificates(self) -> dict[str, str]:
-        """What stands behind each line, in words."""
+        """What certifies each line, in words."""
         found = f"{'' if self.improved else 'nothing better found, '}stationary to {self.stationarity:.1e}"
         drift = "" if self.bias_residual is None else f", bias to {self.bias_residual:.1e}"
         seen = f" on the {self.n_seen:,} rows it was learned on" if self.is_held_out else ""
@@ -206,7 +206,7 @@ class LossLedger:
         }
 
     def meanings(self) -> dict[str, str]:
-        """What each line means, in words; of a dictionary gap that is not one, that none is shown."""
+        """What each line means, in words; a dictionary gap whose interval holds zero says that none is shown."""
         said = {name: meaning for name, (_, _, meaning) in GAPS.items()}
         if self.is_held_out:
             none = "" if self.shows_better else f"{NONE_SHOWN}: "

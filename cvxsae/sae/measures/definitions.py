@@ -1,4 +1,4 @@
-"""What other libraries call their metrics, computed as they compute them, what is wrong with it included.
+"""The metrics of other libraries, computed as they compute them, errors included.
 
 Each is taken over all rows as one batch: what a library averages over batches depends on how these were cut.
 Sources read: SAELens 6.54 (``evals.py``, the ``explained_variance_legacy`` it still reports, which papers quote),
@@ -36,7 +36,7 @@ class Rows:
 
     @property
     def error(self) -> Float64[np.ndarray, "n d"]:
-        """What is not reconstructed."""
+        """The part of the data that is not reconstructed."""
         return self.x - self.reconstruction
 
     @property

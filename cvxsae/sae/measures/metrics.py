@@ -1,4 +1,4 @@
-"""What the field measures of an SAE, with the right definitions: for its codes, exact codes, and these refitted."""
+"""The field's metrics of an SAE, for its own codes, for exact codes, and for exact codes refitted."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def metrics(
 
 @dataclass(frozen=True)
 class Asked:
-    """What is to be measured, checked."""
+    """The checked arguments: what is to be measured."""
 
     compat: str | None
     loss: Callable[..., Any] | None
@@ -276,7 +276,7 @@ def _finished(
 def _losses(
     data: Activations, kinds: dict[str, Measuring], loss: Callable[[np.ndarray], float]
 ) -> dict[str, dict[str, Any]]:
-    """What the caller's function makes of reconstructions, by kind, beside X itself and zeros."""
+    """Apply the caller's function to the reconstructions of each kind of codes, to X itself, and to zeros."""
 
     def of(rows: np.ndarray) -> float:
         return arguments.real(loss(rows), "what loss returned")

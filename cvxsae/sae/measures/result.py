@@ -74,7 +74,7 @@ class KindMetrics:
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Metrics:
-    """What the field measures, for several kinds of codes side by side (:func:`cvxsae.sae.metrics`).
+    """The field's metrics for several kinds of codes side by side (:func:`cvxsae.sae.metrics`).
 
     Attributes
     ----------
