@@ -89,7 +89,7 @@ def _verbs(group, prefix=()):
 
 def test_every_verb_has_help_and_json():
     found = dict(_verbs(get_command(app)))
-    assert len(found) == 18
+    assert len(found) == 19
     for verb, it in found.items():
         assert it.help, verb
         assert "--json" in {flag for parameter in it.params for flag in parameter.opts}, verb
