@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 SOLVERS = (
     "auto, torch, newton, working-set, interior-point, proximal-gradient, block-descent, splitting, directions, "
-    "copositive, factorized, reference"
+    "copositive, factorized, local-search, reference"
 )
 """Names of the solvers for the help text; a test compares them with the table of ``solve``."""
 
