@@ -1,6 +1,7 @@
 """The large dictionary of a finite population: gap against batch size, and what a pass costs at a million rows.
 
 Run from the repository root: ``python -m benchmarks.population_dictionary``; writes ``benchmarks/results``.
+``--sections upper --against FOLDER`` compares the upper sides with those of another checkout, side by side.
 Times are CPU seconds of the process, which a busy machine lengthens less than the clock's.
 """
 
@@ -12,8 +13,10 @@ import os
 import platform
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +34,9 @@ N_ROWS, SAMPLE_ROWS, LAM = 20_000, 2000, 0.08
 PRICES = (0.05, 0.01, 0.002)
 BATCHES = {250: 4, 500: 3, 1000: 2, 2000: 2}
 """Batches at each size."""
+
+UPPER_STARTS = 256
+"""Directions from which the polar is searched at the end of an upper side, of three times as many looked at."""
 
 STREAM_SIZES = (10_000, 100_000, 1_000_000)
 STREAM_DIM, STREAM_CLUSTERS = 8, 8
@@ -61,7 +67,7 @@ def unit_mean_square(X: np.ndarray) -> np.ndarray:
 
 def populations(asked: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Upper and lower side of both populations at every price; cells beyond the budget of CPU seconds are blank."""
-    for name, make in (("clustered", clustered_rows), ("wordllama", wordllama_rows)):
+    for name, make in MADE.items():
         X = make()
         for price in PRICES:
             problem, started = PopulationDictionary(LAM, price), time.process_time()
@@ -79,6 +85,72 @@ def populations(asked: argparse.Namespace) -> Iterator[dict[str, Any]]:
             }
             cells = [floor_cell(X, fit, batch, count, asked) for batch, count in BATCHES.items()]
             yield {**row, "floors": cells}
+
+
+MADE = {"clustered": clustered_rows, "wordllama": wordllama_rows}
+
+
+def upper_cell(name: str, price: float, seconds: float, file: str) -> dict[str, Any]:
+    """In a process of its own, of this version or another: the search until so many CPU seconds have passed."""
+    torch.set_num_threads(1)
+    X, problem = MADE[name](), PopulationDictionary(LAM, price)
+    solve_population(X[:500], problem, max_steps=12, sample_rows=SAMPLE_ROWS)  # compiles
+    started = time.process_time()
+
+    def stop(_: Any) -> None:
+        if time.process_time() - started > seconds:
+            raise KeyboardInterrupt
+
+    fit = solve_population(X, problem, sample_rows=SAMPLE_ROWS, tol=3e-4, callback=stop)
+    fit.save(file)
+    told = fit.to_dict()
+    kept = {key: told[key] for key in ("value", "n_atoms", "l0", "status", "passes", "new_atom_ratio")}
+    return {**kept, "cpu_seconds": time.process_time() - started}
+
+
+def uppers(asked: argparse.Namespace) -> list[dict[str, Any]]:
+    """Each cell by this version and by another, side by side; the polar at both ends by the same search of all rows."""
+    from cvxsae.population.large.directions import new_atoms
+
+    here, rows = Path(__file__).resolve(), []
+    roots = {"before": Path(asked.against).resolve(), "after": here.parent.parent}
+    cells = [(name, price) for price in PRICES for name in MADE]
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(asked.jobs) as pool:
+
+        def told(name: str, price: float, which: str) -> dict[str, Any]:
+            file = str(Path(folder) / f"{name}{price}{which}.npz")
+            cell = ["--upper-cell", name, str(price), str(asked.seconds), file]
+            environment = {**os.environ, "PYTHONPATH": str(roots[which]), "OMP_NUM_THREADS": "1"}
+            run = subprocess.run(
+                [sys.executable, str(here), *cell], check=True, capture_output=True, text=True, env=environment
+            )
+            found: dict[str, Any] = json.loads(run.stdout.splitlines()[-1])
+            print(name, price, which, found, flush=True)
+            return {**found, "file": file}
+
+        waiting = [(name, price, {k: pool.submit(told, name, price, k) for k in roots}) for name, price in cells]
+        for name, price, jobs in waiting:
+            X, problem = MADE[name](), PopulationDictionary(LAM, price)
+            row: dict[str, Any] = {"data": name, "atom_price": price, "cpu_limit": asked.seconds}
+            for which, job in jobs.items():
+                found = job.result()
+                fit = PopulationDictionaryFit.load(found.pop("file"), X, problem)
+                residual = X - fit.bias - fit.encode(X) @ fit.dictionary
+                found["polar_ratio"] = new_atoms(residual, problem, 0, UPPER_STARTS).ratio
+                row[which] = {**found, "value": fit.value}
+            rows.append(row)
+    return rows
+
+
+def with_uppers(told: dict[str, Any]) -> None:
+    """What the upper sides attain by now, in the table of floors."""
+    for row in told["populations"]:
+        for new in told.get("upper", []):
+            if (new["data"], new["atom_price"]) == (row["data"], row["atom_price"]):
+                row["value"] = new["after"]["value"]
+        for cell in row["floors"]:
+            if "limit" in cell:
+                cell["gap_of_mean"], cell["gap"] = (1 - cell[name] / row["value"] for name in ("mean", "limit"))
 
 
 def floor_cell(
@@ -178,16 +250,24 @@ def page(told: dict[str, Any]) -> str:
         f"Machine: {m['cpu']}, {m['cores']} shared cores, load {m['load']:.1f} at the end; no GPU was measured.",
         f"λ = {LAM}, free bias, finite populations of {N_ROWS:,} rows of unit mean-square norm; times are CPU seconds.",
         "The value is attained on all rows; limits are 95 % lower limits by Student's t over batches of these rows.",
-        f"Dictionaries are grown on {SAMPLE_ROWS:,} rows and moved on all; s is the limit of each search by the clock.",
+        f"Dictionaries are grown on {SAMPLE_ROWS:,} rows first, then on all, by one thread each, several at a time.",
+        "Before is another checkout, which added no atoms once it had left the sample.",
+        "Each search was interrupted at the first pass that ended after the limit of CPU seconds; the pass counts.",
+        f"The polar is searched in the residual of all rows at the end, the same way for both, from {UPPER_STARTS} "
+        "directions: a lower bound.",
         "",
-        "| data | τ̄ | value | atoms | largest polar/λ | s | CPU s | ended |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| data | τ̄ | CPU s allowed | value before | after | ratio | atoms before | after | polar/λ before | after | "
+        "CPU s before | after | ended before | after |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for row in told["populations"]:
-        ratio = "" if row["new_atom_ratio"] is None else f"{row['new_atom_ratio']:.3f}"
+    for row in told.get("upper", []):
+        old, new = row["before"], row["after"]
+        pairs = [("n_atoms", "d"), ("polar_ratio", ".3f"), ("cpu_seconds", ".0f")]
+        numbers = [f"{end[key]:{spec}}" for key, spec in pairs for end in (old, new)]
         lines.append(
-            f"| {row['data']} | {100 * row['atom_price']:g} % | {row['value']:.5f} | {row['n_atoms']} | {ratio} | "
-            f"{row['seconds']:.0f} | {row['cpu_seconds']:.0f} | {row['status'].lower()} |"
+            f"| {row['data']} | {100 * row['atom_price']:g} % | {row['cpu_limit']:.0f} | {old['value']:.5f} | "
+            f"{new['value']:.5f} | {new['value'] / old['value']:.4f} | {' | '.join(numbers)} | "
+            f"{old['status'].lower()} | {new['status'].lower()} |"
         )
     there = {(row["data"], row["atom_price"]) for row in told["populations"]}
     lines += [
@@ -239,18 +319,31 @@ def main() -> None:
     parser.add_argument("--budget", type=float, default=500.0, help="CPU seconds after which floors are left blank")
     parser.add_argument("--sections", nargs="*", default=["populations", "streams"])
     parser.add_argument("--keep", action="store_true", help="keep the rows of populations that are there")
+    parser.add_argument("--against", help="folder of another checkout, for the section upper")
+    parser.add_argument("--jobs", type=int, default=2, help="upper sides at a time")
+    parser.add_argument("--upper-cell", nargs=4, help="data, price, CPU seconds, file: in this process, as JSON")
     parser.add_argument("--stream-cell", type=int, help="one size, in this process, as JSON")
+    parser.add_argument("--stream-sizes", type=int, nargs="*", default=STREAM_SIZES)
     asked = parser.parse_args()
     if asked.stream_cell:
         print(json.dumps(stream_cell(asked.stream_cell)))
         return
+    if asked.upper_cell:
+        name, price, seconds, target = asked.upper_cell
+        print(json.dumps(upper_cell(name, float(price), float(seconds), target)))
+        return
     file = RESULTS / "population_dictionary.json"
     told = json.loads(file.read_text()) if file.exists() else {"populations": [], "streams": []}
     for section in asked.sections:
-        made = populations(asked) if section == "populations" else streams(STREAM_SIZES)
-        told[section] = [] if section == "streams" else [row for row in told[section] if asked.keep]
+        made: Iterator[dict[str, Any]] = iter(())
+        if section == "upper":
+            made = iter(uppers(asked))
+        else:
+            made = populations(asked) if section == "populations" else streams(tuple(asked.stream_sizes))
+        told[section] = [row for row in told[section] if asked.keep] if section == "populations" else []
         for cell in made:  # written after each, so that what ended is there if the rest is not
             told[section].append(cell)
+            with_uppers(told)
             print(json.dumps(cell), flush=True)
             told["machine"] = machine()
             file.write_text(json.dumps(told, indent=1) + "\n")

@@ -28,6 +28,12 @@ BLOCK_ROWS = 8192
 CODE_TOL = 1e-4
 """Relative gap of each row's codes. Any codes attain what is evaluated; these are within 1e-4 of the best ones."""
 
+PASS_TOL = 1e-3
+"""The same while the dictionary moves: from the last pass' codes that takes half the time, and costs 1e-8."""
+
+KEPT_CODES = 2**23
+"""Most nonzero codes kept to start the next pass from: 100 MB. Where there are more, passes start from zero."""
+
 
 @dataclass(frozen=True, eq=False)
 class PricedDictionary:
@@ -44,34 +50,46 @@ class PricedDictionary:
         (d,).
     weights, ridge
         w and ρ, (K,).
+    start
+        Codes that a pass over the rows of the last pass starts from, block by block; empty to start from zero.
     """
 
     dictionary: Float64[np.ndarray, "K d"]
     bias: Float64[np.ndarray, " d"]
     weights: Float64[np.ndarray, " K"]
     ridge: Float64[np.ndarray, " K"]
+    start: tuple[sp.csr_array, ...] = ()
 
     @property
     def n_atoms(self) -> int:
         """K."""
         return len(self.dictionary)
 
+    def from_zero(self) -> PricedDictionary:
+        """The same, for other rows than those of the last pass."""
+        return replace(self, start=())
+
     def only(self, atoms: np.ndarray) -> PricedDictionary:
         """Some of the atoms."""
         rows = (self.dictionary[atoms], self.bias, self.weights[atoms], self.ridge[atoms])
-        return PricedDictionary(*rows)
+        return PricedDictionary(*rows, start=tuple(codes[:, atoms] for codes in self.start))
 
     def with_atoms(self, more: PricedDictionary) -> PricedDictionary:
         """These atoms and others, at this bias."""
         names = ("dictionary", "weights", "ridge")
-        return replace(self, **{name: np.concatenate([getattr(self, name), getattr(more, name)]) for name in names})
+        both = {name: np.concatenate([getattr(self, name), getattr(more, name)]) for name in names}
+        width = self.n_atoms + more.n_atoms
+        wider = (sp.csr_array((c.data, c.indices, c.indptr), shape=(c.shape[0], width)) for c in self.start)
+        return replace(self, **both, start=tuple(wider))
 
-    def codes(self, block: Activations, lam: float, run: Run, tol: float = CODE_TOL) -> sp.csr_array:
+    def codes(
+        self, block: Activations, lam: float, run: Run, tol: float = CODE_TOL, warm: sp.csr_array | None = None
+    ) -> sp.csr_array:
         """Codes of a block of rows, (n, K)."""
         if self.n_atoms == 0:
             return sp.csr_array((len(block), 0), dtype=np.float64)
         problem = SparseCodes(block, self.dictionary, lam, bias=self.bias, weights=self.weights, ridge=self.ridge)
-        return encode_rows(problem, run, tol=tol).codes
+        return encode_rows(problem, run, tol=tol, warm=warm).codes
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,9 +145,9 @@ def coded_blocks(
     X: Activations, priced: PricedDictionary, lam: float, run: Run, *, tol: float = CODE_TOL
 ) -> Iterator[tuple[np.ndarray, sp.csr_array, np.ndarray]]:
     """Rows, their codes and their residuals ``x − b − zD``, block by block; past the deadline codes are zero."""
-    for rows in X.batches(rows=BLOCK_ROWS):
-        block = rows.cpu()
-        codes = priced.codes(Activations(block), lam, run, tol)
+    for number, rows in enumerate(X.batches(rows=BLOCK_ROWS)):
+        block, warm = rows.cpu(), priced.start[number] if priced.start else None
+        codes = priced.codes(Activations(block), lam, run, tol, warm)
         points = block.numpy()
         yield points, codes, points - priced.bias - codes @ priced.dictionary
 
@@ -188,7 +206,7 @@ class Pass:
     Attributes
     ----------
     priced
-        The dictionary with the prices at which rows were coded.
+        The dictionary with the prices at which rows were coded, and their codes to start the next pass from.
     attained, value
         What it attains.
     sums
@@ -213,8 +231,11 @@ def pass_over(facts: Facts, priced: PricedDictionary, problem: PopulationDiction
     total = torch.from_numpy(facts.total).to(run.device)
     sums = CodeSums.empty(K, total, facts.energy, len(X))
     tally, probed, first = Tally(K), list[Any](), 0
-    for points, codes, residual in coded_blocks(X, priced, problem.lam, run):
+    kept, n_kept = list[sp.csr_array](), 0
+    for points, codes, residual in coded_blocks(X, priced, problem.lam, run, tol=PASS_TOL):
         tally.add(residual, codes)
+        n_kept += codes.nnz
+        kept = [*kept, codes] if n_kept <= KEPT_CODES else []
         if K:
             sums.add(codes, torch.from_numpy(points - facts.origin))
         here = facts.probes[(facts.probes >= first) & (facts.probes < first + len(points))] - first
@@ -224,4 +245,5 @@ def pass_over(facts: Facts, priced: PricedDictionary, problem: PopulationDiction
             break
     attained = tally.attained()
     whole = first == len(X) and not run.is_late
-    return Pass(priced, attained, attained.value(problem), sums, np.concatenate(probed), whole)
+    coded = replace(priced, start=tuple(kept) if whole and n_kept <= KEPT_CODES else ())
+    return Pass(coded, attained, attained.value(problem), sums, np.concatenate(probed), whole)

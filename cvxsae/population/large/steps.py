@@ -1,4 +1,4 @@
-"""Steps that lower the population value: prices, atoms and bias from sums, atoms merged, removed and added."""
+"""Steps that lower the population value: prices, atoms and bias from sums, and atoms merged and removed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import torch
 from cvxsae.data.deadline import go_on
 from cvxsae.parallel.threads import threads_for_cost
 from cvxsae.population.large.rows import Pass, PricedDictionary
-from cvxsae.relaxations.convex.penalty import AtomPenalty, polar_threshold
 
 if TYPE_CHECKING:
     from jaxtyping import Float64
@@ -27,15 +26,6 @@ LEAST_WEIGHT = 1e-6
 
 LEAST_MASS = 1e-9
 """Mass of an atom, relative to all, below which it is gone but for rounding."""
-
-ASCENTS = 12
-"""Most steps of a search: directions need not be exact, since passes move the atoms."""
-
-APART = 0.9
-"""Cosine above which two directions found are one: what is between them is seen in the next round."""
-
-PAYS = 1e-3
-"""By which share the polar must exceed λ for a new atom to be worth a round of passes."""
 
 
 def improved(step: Pass, problem: PopulationDictionary, facts: Facts) -> PricedDictionary:
@@ -54,8 +44,9 @@ def improved(step: Pass, problem: PopulationDictionary, facts: Facts) -> PricedD
         moved = priced.weights + (attained.mass - theta * priced.weights) / (theta + slope)
         ridge = problem.atom_price / theta
     live = alive(step)
-    better = PricedDictionary(atoms, bias, np.clip(moved, LEAST_WEIGHT, 1.0), ridge)
-    return replace(better, weights=np.where(live, better.weights, 1.0), ridge=np.where(live, ridge, priced.ridge))
+    weights = np.where(live, np.clip(moved, LEAST_WEIGHT, 1.0), 1.0)
+    ridge = np.where(live, ridge, priced.ridge)
+    return replace(priced, dictionary=atoms, bias=bias, weights=weights, ridge=ridge)
 
 
 def _atoms_and_bias(step: Pass, problem: PopulationDictionary, facts: Facts) -> tuple[np.ndarray, np.ndarray]:
@@ -89,7 +80,7 @@ def between(here: PricedDictionary, there: PricedDictionary, share: float) -> Pr
     weights = here.weights + share * (there.weights - here.weights)
     ridge = here.ridge * (there.ridge / here.ridge) ** share
     bias = here.bias + share * (there.bias - here.bias)
-    return PricedDictionary(atoms, bias, np.clip(weights, LEAST_WEIGHT, 1.0), ridge)
+    return replace(here, dictionary=atoms, bias=bias, weights=np.clip(weights, LEAST_WEIGHT, 1.0), ridge=ridge)
 
 
 # ---------------------------------------------------------------------- fewer atoms
@@ -171,83 +162,3 @@ def _merged(
         return None
     scale = (length - lam * price) / square
     return target / length, mass / price, problem.atom_price / (scale * price)
-
-
-# ---------------------------------------------------------------------- more atoms
-
-
-def new_atoms(
-    residuals: Float64[np.ndarray, "n d"], problem: PopulationDictionary, seed: int, starts: int
-) -> tuple[PricedDictionary, float]:
-    """Atoms that lower the value at first order, each at the prices that are best for it alone, and the best polar/λ.
-
-    ``u ← normalize(E[r (r·u − a)_+])`` increases ``θ°(R u)`` (T13); it starts from residuals drawn by their lengths.
-    The polar found is a lower bound of the polar on these rows.
-    """
-    n, dim = residuals.shape
-    lengths = np.linalg.norm(residuals, axis=1)
-    if not lengths.sum() > 0:
-        return _no_atoms(dim), 0.0
-    with threads_for_cost(n * dim * starts):
-        return _found(residuals, lengths, problem, seed, starts)
-
-
-def _found(
-    residuals: Float64[np.ndarray, "n d"],
-    lengths: Float64[np.ndarray, " n"],
-    problem: PopulationDictionary,
-    seed: int,
-    starts: int,
-) -> tuple[PricedDictionary, float]:
-    n, dim = residuals.shape
-    R, penalty = torch.from_numpy(residuals), AtomPenalty(problem.atom_cost(n))
-    some = int((lengths > 0).sum())
-    drawn = np.random.default_rng(seed).choice(n, min(starts, some), replace=False, p=lengths / lengths.sum())
-    U = torch.from_numpy((residuals[drawn] / lengths[drawn, None]).T.copy())
-    best = torch.zeros(U.shape[1], dtype=torch.float64)
-    for _ in range(ASCENTS):
-        go_on()
-        V = R @ U
-        now = (V - polar_threshold(V, penalty.atom_cost)).clamp_(min=0)
-        polar = (V * now).sum(dim=0) / penalty.value(now).clamp(min=torch.finfo(V.dtype).tiny)
-        step = R.T @ now
-        norms = torch.linalg.vector_norm(step, dim=0)
-        U = torch.where(norms > 0, step / norms.clamp(min=torch.finfo(V.dtype).tiny), U)
-        if bool((polar <= best * (1 + PAYS)).all()):
-            break
-        best = torch.maximum(best, polar)
-    polar = penalty.polar(R @ U)
-    order = polar.argsort(descending=True)
-    order = order[polar[order] > problem.lam * (1 + PAYS)]
-    chosen = _apart(U[:, order].T.numpy())
-    largest = float(polar.max()) / problem.lam
-    if not len(chosen):
-        return _no_atoms(dim), largest
-    return _alone(R, torch.from_numpy(chosen), problem, penalty), largest
-
-
-def _no_atoms(dim: int) -> PricedDictionary:
-    return PricedDictionary(np.zeros((0, dim)), np.zeros(dim), np.zeros(0), np.zeros(0))
-
-
-def _apart(directions: Float64[np.ndarray, "m d"]) -> Float64[np.ndarray, "k d"]:
-    """The first of each set of directions that are close to each other."""
-    kept = directions[:0]
-    for direction in directions:
-        if not len(kept) or float((kept @ direction).max()) < APART:
-            kept = np.concatenate([kept, direction[None]])
-    return kept
-
-
-def _alone(
-    R: torch.Tensor, atoms: torch.Tensor, problem: PopulationDictionary, penalty: AtomPenalty
-) -> PricedDictionary:
-    """Each atom with the prices of the codes ``s (r·u − a)_+`` that are best for it if no other is added."""
-    V, n = R @ atoms.T, len(R)
-    codes = (V - polar_threshold(V, penalty.atom_cost)).clamp_(min=0)
-    square = codes.square().sum(dim=0)
-    size = ((V * codes).sum(dim=0) - problem.lam * penalty.value(codes)) / square
-    mass, squares = ((size * codes.sum(dim=0)) / n).numpy(), ((size.square() * square) / n).numpy()
-    theta = problem.prices(mass, squares)
-    weights = np.clip(mass / theta, LEAST_WEIGHT, 1.0)
-    return PricedDictionary(atoms.numpy(), np.zeros(R.shape[1]), weights, problem.atom_price / theta)

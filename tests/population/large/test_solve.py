@@ -13,7 +13,7 @@ from cvxsae.parallel.context import Run
 from cvxsae.population import PopulationDictionary, large_floor, solve_population
 from cvxsae.population.large import rows as rows_module
 from cvxsae.population.large import solve as solve_module
-from cvxsae.population.large import steps
+from cvxsae.population.large import directions, steps
 from cvxsae.relaxations.solution import Status
 from tests.helpers.interrupts import InterruptOnce
 from tests.helpers.problems import huber, primal, unit
@@ -159,14 +159,15 @@ def test_merging_and_removing_say_exactly_what_they_gain(fitted):
 def test_sums_give_directions_that_pay():
     X = clusters()
     nothing = rows_module.PricedDictionary(np.zeros((0, 6)), X.mean(axis=0), np.zeros(0), np.zeros(0))
-    found, ratio = steps.new_atoms(X - X.mean(axis=0), PROBLEM, 0, 128)
-    assert found.n_atoms >= 2 and ratio > 1
+    search = directions.new_atoms(X - X.mean(axis=0), PROBLEM, 0)
+    found = search.atoms
+    assert found.n_atoms >= 2 and search.ratio > 1
     facts = rows_module.Facts.of(cvxsae.Activations(X), PROBLEM, 50)
     run = Run()
     for k in range(found.n_atoms):  # each alone, at its own prices
         alone = rows_module.pass_over(facts, nothing.with_atoms(found.only(np.array([k]))), PROBLEM, run)
         assert alone.value < rows_module.pass_over(facts, nothing, PROBLEM, run).value
-    assert steps.new_atoms(1e-3 * X, PROBLEM, 0, 128)[0].n_atoms == 0
+    assert directions.new_atoms(1e-3 * X, PROBLEM, 0).atoms.n_atoms == 0
 
 
 def test_limits_callbacks_and_interrupts(monkeypatch):
