@@ -108,11 +108,13 @@ def upper_cell(name: str, price: float, seconds: float, file: str) -> dict[str, 
     return {**kept, "cpu_seconds": time.process_time() - started}
 
 
-def uppers(asked: argparse.Namespace) -> list[dict[str, Any]]:
+def uppers(asked: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Each cell by this version and by another, side by side; the polar at both ends by the same search of all rows."""
+    from cvxsae.data.files import read_arrays
     from cvxsae.population.large.directions import new_atoms
+    from cvxsae.population.large.rows import PricedDictionary, coded_blocks
 
-    here, rows = Path(__file__).resolve(), []
+    here = Path(__file__).resolve()
     roots = {"before": Path(asked.against).resolve(), "after": here.parent.parent}
     cells = [(name, price) for price in PRICES for name in MADE]
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(asked.jobs) as pool:
@@ -134,12 +136,13 @@ def uppers(asked: argparse.Namespace) -> list[dict[str, Any]]:
             row: dict[str, Any] = {"data": name, "atom_price": price, "cpu_limit": asked.seconds}
             for which, job in jobs.items():
                 found = job.result()
-                fit = PopulationDictionaryFit.load(found.pop("file"), X, problem)
-                residual = X - fit.bias - fit.encode(X) @ fit.dictionary
+                held = dict(read_arrays(found.pop("file")))
+                arrays = [np.asarray(held[part]) for part in ("dictionary", "bias", "weights", "ridge")]
+                blocks = coded_blocks(Activations(X), PricedDictionary(*arrays), LAM, Run())
+                residual = np.concatenate([block for _, _, block in blocks])
                 found["polar_ratio"] = new_atoms(residual, problem, 0, UPPER_STARTS).ratio
-                row[which] = {**found, "value": fit.value}
-            rows.append(row)
-    return rows
+                row[which] = found
+            yield row
 
 
 def with_uppers(told: dict[str, Any]) -> None:
@@ -335,9 +338,8 @@ def main() -> None:
     file = RESULTS / "population_dictionary.json"
     told = json.loads(file.read_text()) if file.exists() else {"populations": [], "streams": []}
     for section in asked.sections:
-        made: Iterator[dict[str, Any]] = iter(())
         if section == "upper":
-            made = iter(uppers(asked))
+            made = uppers(asked)
         else:
             made = populations(asked) if section == "populations" else streams(tuple(asked.stream_sizes))
         told[section] = [row for row in told[section] if asked.keep] if section == "populations" else []
