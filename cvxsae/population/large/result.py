@@ -142,14 +142,17 @@ class PopulationDictionaryFit:
     fingerprint
         Of the rows given.
     status
-        ``STATIONARY`` if nothing that was tried pays any more; otherwise why the search ended.
+        ``STATIONARY`` if no direction was found in which the residual's polar exceeds λ by more than was asked for,
+        ``STALLED`` if one was but rounds gained no more; otherwise the limit that ended the search.
     history
         What each pass attained on the rows it was over, with the lower bound 0.
     seconds, passes
         Time and passes taken, the last evaluation apart.
     new_atom_ratio
-        The largest polar over λ of the residual that was found at the end: above 1 another atom would pay. NaN if it
-        was not looked for.
+        The largest polar over λ of the residual that was found at the end (T13): where it is above 1 another atom
+        pays, and at an optimum it is 1. The search is local, so it is a lower bound of the polar of the rows, and no
+        proof that nothing else pays. Where a limit ended the search, it is of up to 20,000 rows. NaN where there was
+        no such search.
     """
 
     problem: PopulationDictionary

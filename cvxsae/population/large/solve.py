@@ -110,7 +110,7 @@ def solve_population(
     ----------
     X
         Rows (N, d): anything :class:`~cvxsae.Activations` accepts; read in blocks. Memory is that of a block of
-        rows and of K × K and K × d sums, besides a sample.
+        rows and of K × K and K × d sums, besides a sample and up to eight million codes.
     problem
         λ, atom price and bias.
     held_out

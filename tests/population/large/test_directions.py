@@ -12,27 +12,29 @@ from cvxsae.population import PopulationDictionary, solve_population
 from cvxsae.population.large import directions
 from cvxsae.population.large.rows import Facts, PricedDictionary, pass_over
 from cvxsae.relaxations.convex.penalty import AtomPenalty
+from cvxsae.relaxations.convex.polar_search import sphere_polar
 from cvxsae.relaxations.solution import Status
 from tests.helpers.problems import primal
 from tests.population.large.test_solve import PROBLEM, clusters
 
 
 def exact_ratio(R, problem):
-    """θ°(R)/λ by branch and bound."""
-    return AtomPenalty(problem.atom_cost(len(R))).matrix_polar(torch.from_numpy(R)).upper / problem.lam
+    """θ°(R)/λ from above, by branch and bound."""
+    penalty = AtomPenalty(problem.atom_cost(len(R)))
+    return sphere_polar(penalty.polar, torch.from_numpy(R), (0.0, torch.zeros(2)), tol=1e-4).upper / problem.lam
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("is_thorough", [False, True])
 def test_the_polar_found_is_a_lower_bound_of_the_polar(seed, is_thorough):
-    R = np.random.default_rng(seed).normal(size=(200, 2))
+    R = np.random.default_rng(seed).normal(size=(100, 2))
     exact = exact_ratio(R, PROBLEM)
     found = directions.new_atoms(R, PROBLEM, seed, is_thorough=is_thorough).ratio
-    assert (0.999 if is_thorough else 0.95) * exact <= found <= exact * (1 + 1e-5)
+    assert (0.999 if is_thorough else 0.95) * exact <= found <= exact * (1 + 1e-5)  # rounding of single precision
 
 
 def test_on_all_rows_it_is_a_lower_bound_too():
-    X, problem = clusters(n=400, d=2), PopulationDictionary(0.3, 0.05, bias=None)
+    X, problem = clusters(n=300, d=2), PopulationDictionary(0.3, 0.05, bias=None)
     facts = Facts.of(Activations(X), problem, 50)
     nothing = PricedDictionary(np.zeros((0, 2)), np.zeros(2), np.zeros(0), np.zeros(0))
     here = pass_over(facts, nothing, problem, Run())
@@ -82,9 +84,9 @@ def test_no_residual_and_no_direction():
 
 @pytest.mark.slow
 def test_what_a_sample_cannot_teach_is_learned_on_all_rows():
-    """60 of 600 rows, three of them a price: a dictionary of the sample alone would be one of its noise."""
-    X = clusters(n=600)
-    fit, whole = (solve_population(X, PROBLEM, sample_rows=rows, tol=1e-3) for rows in (60, 600))
+    """60 of 300 rows, three of them a price: a dictionary of the sample alone would be one of its noise."""
+    X = clusters(n=300)
+    fit, whole = (solve_population(X, PROBLEM, sample_rows=rows, tol=1e-3) for rows in (60, 300))
     assert fit.status is Status.STATIONARY and fit.new_atom_ratio <= 1.01
     assert fit.value == pytest.approx(whole.value, rel=2e-3)
 

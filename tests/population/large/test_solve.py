@@ -11,9 +11,9 @@ import pytest
 import cvxsae
 from cvxsae.parallel.context import Run
 from cvxsae.population import PopulationDictionary, large_floor, solve_population
+from cvxsae.population.large import directions, steps
 from cvxsae.population.large import rows as rows_module
 from cvxsae.population.large import solve as solve_module
-from cvxsae.population.large import directions, steps
 from cvxsae.relaxations.solution import Status
 from tests.helpers.interrupts import InterruptOnce
 from tests.helpers.problems import huber, primal, unit
