@@ -15,6 +15,7 @@ import pytest
 
 from cvxsae import SparseAutoencoder, encode
 from cvxsae.data import circle_feature
+from cvxsae.population import PopulationDictionary
 
 pytestmark = pytest.mark.slow
 
@@ -35,6 +36,9 @@ SMALL = {
     "sparse_but_wrong": ["--small"],
     "absorption_shares": ["--small"],
     "cures": ["--small"],
+    "coherence_recovery": ["--small"],
+    "stop_splitting": ["--small"],
+    "stop_splitting_real": ["--small"],
 }
 
 
@@ -175,6 +179,33 @@ def test_a_boundary_elsewhere_is_noticed(script):
     script.compare_ends(wrong, "", {pair: at}, {pair: 1.2 * at})
     script.compare_ends(missing, "", {pair: at}, {})
     assert (right.exit_code, wrong.exit_code, missing.exit_code) == (0, 1, 1)
+
+
+@pytest.mark.parametrize("script", ["coherence_recovery"], indirect=True)
+def test_a_pair_that_is_not_antipodal_is_not_recovered(script, monkeypatch, capsys):
+    columns_at = script.columns_at
+    monkeypatch.setattr(script, "columns_at", lambda degrees: columns_at(min(degrees, 150.0)))
+    claims = script.Claims()
+    script.antipodal(claims, 0.1, 0.3, 4)
+    assert claims.exit_code == 1
+    assert "FAILS  S = 0.1, α = 0.6: W' is its own optimum" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("script", ["stop_splitting"], indirect=True)
+def test_a_worse_dictionary_has_not_stopped_splitting(script, monkeypatch, capsys):
+    monkeypatch.setattr(script, "learn_dictionary", spoiled(script.learn_dictionary, 0.2))
+    claims = script.Claims()
+    script.noiseless(claims, script.Results(), (6, script.RAYS))
+    assert claims.exit_code == 1
+    assert "FAILS  σ = 0: from K = R on F is F_wide" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("script", ["stop_splitting_real"], indirect=True)
+def test_a_cheaper_atom_than_was_paid_for_is_noticed(script, monkeypatch):
+    monkeypatch.setattr(
+        script, "PopulationDictionary", lambda lam, price, bias: PopulationDictionary(lam, price / 30, bias=bias)
+    )
+    assert script.measured(script.images()[:100], 0.2, 0.1)["identity"] > script.ROUGH
 
 
 def test_as_a_reader_runs_them():
