@@ -262,6 +262,9 @@ def _solver(method: Any) -> str:
     from cvxsae.parallel.context import Run
     from cvxsae.relaxations.convex.fixed_atoms import CandidateDictionary, SparseCodes
     from cvxsae.relaxations.convex.large_dictionary import LargeDictionary
+    from cvxsae.relaxations.convex.penalized_codes import PenalizedCodes
+    from cvxsae.relaxations.convex.penalties.nonconvex import L0
+    from cvxsae.relaxations.convex.penalties.separable import L1
     from cvxsae.relaxations.convex.wide_limit import WideLimit
 
     X, atoms = _tiny()
@@ -272,9 +275,13 @@ def _solver(method: Any) -> str:
         LargeDictionary(X, TINY_LAM, TINY_COST),
         LargeDictionary(X, TINY_LAM, 0.0),
         LargeDictionary(X[:, :3], TINY_LAM, TINY_COST),
+        PenalizedCodes(X, atoms, TINY_LAM, L1()),
+        PenalizedCodes(X, atoms, TINY_LAM, L0()),
     )
     cpu = torch.device("cpu")
     fitting = [p for p in problems if isinstance(p, method.problem) and method.why_not(p, cpu) is None]
+    if not fitting:
+        raise LookupError("no tiny problem here is one that it solves")
     solution = method.run(fitting[0], LOOSE, Run())
     return f"{_sound(solution, LOOSE)}, {solution.status.name}"
 
