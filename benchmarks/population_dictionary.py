@@ -137,8 +137,8 @@ def uppers(asked: argparse.Namespace) -> Iterator[dict[str, Any]]:
             for which, job in jobs.items():
                 found = job.result()
                 held = dict(read_arrays(found.pop("file")))
-                arrays = [np.asarray(held[part]) for part in ("dictionary", "bias", "weights", "ridge")]
-                blocks = coded_blocks(Activations(X), PricedDictionary(*arrays), LAM, Run())
+                D, bias, w, ridge = (np.asarray(held[part]) for part in ("dictionary", "bias", "weights", "ridge"))
+                blocks = coded_blocks(Activations(X), PricedDictionary(D, bias, w, ridge), LAM, Run())
                 residual = np.concatenate([block for _, _, block in blocks])
                 found["polar_ratio"] = new_atoms(residual, problem, 0, UPPER_STARTS).ratio
                 row[which] = found

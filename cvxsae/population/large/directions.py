@@ -147,7 +147,8 @@ def _ascended(
 ) -> tuple[Float32[torch.Tensor, "d m"], Float32[torch.Tensor, " m"]]:
     """Each direction after at most so many steps, and its polar."""
     step = max(1, BLOCK_ENTRIES // len(R))
-    parts = [_ascended_block(R, part, price, most) for part in U.split(step, dim=1)]
+    columns = range(0, U.shape[1], step)
+    parts = [_ascended_block(R, U[:, first : first + step], price, most) for first in columns]
     return torch.cat([u for u, _ in parts], dim=1), torch.cat([p for _, p in parts])
 
 
@@ -209,9 +210,10 @@ def _together(
     mass, squares, linear = (torch.zeros(m, dtype=torch.float64) for _ in range(3))
     products = torch.zeros((m, m), dtype=torch.float64)
     threshold = torch.cat([_threshold(V, problem.atom_price, torch.zeros(V.shape[1])) for V in _products(R, U)])
-    for block in R.split(max(1, BLOCK_ENTRIES // m)):
+    step = max(1, BLOCK_ENTRIES // m)
+    for first in range(0, n, step):
         go_on()
-        V = block @ U
+        V = R[first : first + step] @ U
         codes = (V - threshold).clamp_(min=0)
         products += codes.T @ codes
         linear += (V * codes).sum(dim=0)
@@ -267,8 +269,9 @@ def ratio_on_all_rows(
 
 def _products(R: torch.Tensor, U: torch.Tensor) -> Iterator[torch.Tensor]:
     """``R U``, some columns at a time."""
-    for part in U.split(max(1, BLOCK_ENTRIES // len(R)), dim=1):
-        yield R @ part
+    step = max(1, BLOCK_ENTRIES // len(R))
+    for first in range(0, U.shape[1], step):
+        yield R @ U[:, first : first + step]
 
 
 def _sizes(curvature: Float64[np.ndarray, "m m"], worth: Float64[np.ndarray, " m"]) -> Float64[np.ndarray, " m"]:
