@@ -23,6 +23,7 @@ from cvxsae.relaxations.problem import Problem
 from cvxsae.relaxations.proofs import LARGEST_TRIPLES
 from cvxsae.relaxations.solution import Solution, judge
 from cvxsae.solvers.convex import nonconvex, working_set
+from cvxsae.solvers.convex.bias_descent import WORTH_CODING, BiasDescent
 from cvxsae.solvers.convex.candidates import interior_point
 from cvxsae.solvers.convex.candidates.block_descent import BlockDescent
 from cvxsae.solvers.convex.candidates.proximal_gradient import ProximalGradient
@@ -122,6 +123,14 @@ def _bias_is_free(problem: FixedAtoms, device: torch.device) -> str | None:
     return "works datapoint by datapoint, and a free bias couples them" if problem.bias_is_free else None
 
 
+def _descend_bias(problem: SparseCodes, tol: float, run: Run) -> Solution:
+    return iterate(BiasDescent(tol, run.inner()), problem, tol, run)
+
+
+def _bias_is_fixed(problem: SparseCodes, device: torch.device) -> str | None:
+    return None if problem.bias_is_free else "descends in a free bias, and this one is fixed"
+
+
 def _not_a_lasso(problem: PenalizedCodes, device: torch.device) -> str | None:
     if working_set.fits(problem):
         return None
@@ -181,6 +190,13 @@ def _no_reference(problem: Problem, device: torch.device) -> str | None:
 METHODS: tuple[Method, ...] = (
     Method(WideLimitNewton.name, WideLimit, _wide),
     Method(working_set.NAME, SparseCodes, working_set.solve_working_set, _bias_is_free, has_steps=False),
+    Method(
+        BiasDescent.name,
+        SparseCodes,
+        _descend_bias,
+        _bias_is_fixed,
+        is_worthwhile=lambda problem: problem.evaluation_cost >= WORTH_CODING,
+    ),
     Method(working_set.NAME, PenalizedCodes, working_set.solve_penalized, _not_a_lasso, has_steps=False),
     Method(
         interior_point.NAME,
@@ -238,10 +254,10 @@ def solve(
         :class:`LargeDictionary`.
     solver
         ``"auto"`` picks by problem, size, λ, device and bias. ``"torch"`` is the same without the conic solver:
-        ``"newton"``, ``"working-set"``, ``"proximal-gradient"`` or ``"block-descent"``, ``"splitting"`` or in up to
-        three dimensions ``"directions"``; where λ is far below λ_max, ``"auto"`` takes ``"interior-point"`` for given
-        atoms. ``"copositive"`` is the large dictionary with a bound above the doubly nonnegative one, for up to 100
-        datapoints; ``"reference"`` is cvxpy with Clarabel.
+        ``"newton"``, ``"working-set"`` or with a free bias ``"bias-descent"``, ``"proximal-gradient"`` or
+        ``"block-descent"``, ``"splitting"`` or in up to three dimensions ``"directions"``; where λ is far below λ_max,
+        ``"auto"`` takes ``"interior-point"`` for given atoms. ``"copositive"`` is the large dictionary with a bound
+        above the doubly nonnegative one, for up to 100 datapoints; ``"reference"`` is cvxpy with Clarabel.
     tol
         Relative gap ``(value − lower_bound)/value`` to reach, evaluated in float64 at the returned point.
     raise_on_failure

@@ -63,7 +63,7 @@ def solve_penalized(problem: PenalizedCodes, asked: float, run: Run) -> Solution
         )
     stacked, lengths, atom_norm = _stacked(problem)
     tol = min(max(STACKED_SHARE * asked, SMALLEST_TOL), 1.0)
-    codes = encode_rows(stacked, replace(run, folder=None), tol=tol, engine=_engine(stacked))
+    codes = encode_rows(stacked, replace(run, folder=None), tol=tol, engine=engine_for(stacked))
     Z = scipy.sparse.csr_array(scipy.sparse.diags_array(lengths / atom_norm) @ codes.codes)
     candidate = problem.candidate(Z, problem.fixed_bias().numpy())
     if codes.status not in (Status.TIME_LIMIT, Status.INTERRUPTED):
@@ -99,7 +99,8 @@ def _stacked(problem: PenalizedCodes) -> tuple[SparseCodes, np.ndarray, float]:
     return SparseCodes(np.hstack([unit, more]), rows, kappa, weights=weights), lengths, norm
 
 
-def _engine(problem: SparseCodes) -> str:
+def engine_for(problem: SparseCodes) -> str:
+    """The engine of the codes: compiled where that pays."""
     return "torch" if problem.evaluation_cost < _WORTH_COMPILING else "auto"
 
 
@@ -112,7 +113,7 @@ def solve_working_set(problem: SparseCodes, asked: float, run: Run) -> Solution:
     """
     tol = min(max(asked, SMALLEST_TOL), 1.0)
     bias = problem.fixed_bias()
-    codes = encode_rows(problem, replace(run, folder=None), tol=tol, engine=_engine(problem))
+    codes = encode_rows(problem, replace(run, folder=None), tol=tol, engine=engine_for(problem))
     candidate = problem.candidate(codes.codes, bias.numpy())
     is_cut = codes.status in (Status.TIME_LIMIT, Status.INTERRUPTED)
     if not is_cut and problem.n_points * problem.dim * 8 <= RECOVERY_BYTES:
