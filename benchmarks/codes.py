@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -24,6 +23,7 @@ import scipy.sparse as sp
 import torch
 
 from cvxsae.data.embedded import embedded
+from cvxsae.parallel.machine import describe, in_words
 from cvxsae.solvers.codes.encode import encode
 from cvxsae.solvers.codes.paths import lambda_for_l0
 
@@ -226,7 +226,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="spams only")
     parser.add_argument("--repeats", type=int, default=9)
     options = parser.parse_args()
-    machine = f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    machine = in_words()
     lines = [
         f"# Sparse codes\n\n{machine}. "
         "One encoder pass is `X @ D.T` in float32 into memory that is already mapped, "
@@ -254,7 +254,7 @@ def main() -> None:
         print("\n".join(lines[-len(rows) - 1 :]), flush=True)
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "codes.md").write_text("\n".join(lines) + "\n")
-    (RESULTS / "codes.json").write_text(json.dumps({"machine": machine, "results": everything}, indent=1) + "\n")
+    (RESULTS / "codes.json").write_text(json.dumps({"machine": describe(), "results": everything}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

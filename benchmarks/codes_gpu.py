@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -29,6 +28,7 @@ import numpy as np
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from cvxsae.parallel.machine import describe, processor
 from cvxsae.solvers.codes.encode import encode
 from cvxsae.solvers.codes.engines import engine_name, make_engine
 from cvxsae.solvers.codes.engines.screening import PreparedDictionary
@@ -184,7 +184,7 @@ def main() -> None:
         parser.error("no CUDA device; --device cpu --quick shows that this program works")
     torch.set_float32_matmul_precision("highest")
     name = engine_name(arguments.engine, device.type) if device.type == "cuda" else "torch"
-    label = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "CPU"
+    label = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
     print(f"{label}; torch {torch.__version__}; engine {name}")
     rows = []
     for d, K in QUICK if arguments.quick else PROBLEMS:
@@ -192,7 +192,7 @@ def main() -> None:
         rows.append(measure(d, K, n, name, device, arguments.tol, 1 if arguments.quick else 3))
         show(rows[-1])
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    machine = {"device": label, "torch": torch.__version__, "cuda": torch.version.cuda, "engine": name}
+    machine = describe() | {"device": label, "cuda": torch.version.cuda, "engine": name}
     arguments.out.write_text(json.dumps({"machine": machine, "problems": rows}, indent=1) + "\n")
 
 

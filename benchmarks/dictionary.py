@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import time
 import warnings
@@ -34,6 +33,7 @@ from threadpoolctl import threadpool_limits
 from cvxsae import encode, learn_dictionary
 from cvxsae.data.embedded import embedded
 from cvxsae.data.storage import write_atomically
+from cvxsae.parallel.machine import in_words
 from cvxsae.solvers.dictionary.learn import EPOCHS
 
 RESULTS = Path(__file__).parent / "results"
@@ -212,7 +212,7 @@ def seconds_to(curve: list[dict[str, float]], value: float) -> float:
 
 def report(runs: list[dict[str, Any]]) -> str:
     """The table: what each peer ends with, and how long ours takes to get there."""
-    machine = f"{platform.machine()}, one thread each, torch {torch.__version__}"
+    machine = f"{in_words()}; one thread each"
     lines = [
         "# Dictionary learning\n",
         f"{machine}. {(__doc__ or '').split(chr(10) * 2)[2]}\n",

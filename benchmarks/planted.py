@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import time
 from pathlib import Path
@@ -37,6 +36,7 @@ from threadpoolctl import threadpool_limits
 
 from cvxsae import dictionary_path, encode, learn_dictionary, width_floor
 from cvxsae.data.storage import write_atomically
+from cvxsae.parallel.machine import in_words
 from cvxsae.results import DictionaryFit
 
 RESULTS = Path(__file__).parent / "results"
@@ -133,7 +133,7 @@ def report(runs: list[dict[str, Any]]) -> str:
     prose = (__doc__ or "").split("\n\n")
     lines = [
         f"# Planted dictionaries\n\n{prose[2]}\n\n{prose[3]}\n",
-        f"{platform.machine()}, one thread, torch {torch.__version__}. CPU seconds are those of the whole path.\n",
+        f"{in_words()}; one thread used. CPU seconds are those of the whole path.\n",
         "| n | m | ours (mean of seeds) | seeds | promised | FISTA dictionary learning | TopK SAE | ReLU SAE | CPU s |",
         "|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]

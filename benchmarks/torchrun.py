@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -24,10 +23,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from cvxsae import WideLimit, encode, learn_dictionary, process_group, solve
 from cvxsae.data.embedded import embedded
+from cvxsae.parallel.machine import in_words
 
 RESULTS = Path(__file__).parent / "results"
 LAM = 0.08
@@ -140,7 +139,7 @@ def report(quick: bool, repeats: int, file: Path) -> None:
         print(lines[-1], flush=True)
     after = os.getloadavg()[0]
     command = f"python -m benchmarks.torchrun{' --quick' * quick} --repeats {repeats}"
-    machine = f"{os.cpu_count()} cores ({platform.machine()}), torch {torch.__version__.split('+')[0]}"
+    machine = in_words()
     text = [
         "# Two processes against one",
         "",

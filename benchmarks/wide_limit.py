@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import time
 from pathlib import Path
@@ -24,6 +23,7 @@ import torch
 
 from cvxsae import WideLimit, solve
 from cvxsae.data import center_and_scale, wordllama
+from cvxsae.parallel.machine import describe, processor
 
 
 def newton(problem, device):
@@ -80,10 +80,16 @@ def main():
     X = center_and_scale(rows).apply(rows).to_tensor(dtype=torch.float32, device=device)
     data = X.to(torch.float64)
     unit = median_seconds(lambda: torch.linalg.vector_norm(data - data[0], dim=1), device, options.repeats)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
     print(f"{options.rows} x {X.shape[1]} float32 on {name}, {torch.get_num_threads()} threads")
     print(f"one pass {unit * 1e3:.1f} ms")
-    report = {"machine": name, "rows": options.rows, "dim": X.shape[1], "pass_seconds": unit, "runs": []}
+    report = {
+        "machine": describe() | {"device": name},
+        "rows": options.rows,
+        "dim": X.shape[1],
+        "pass_seconds": unit,
+        "runs": [],
+    }
     print(f"{'lam':>8} {'solver':>12} {'seconds':>9} {'passes':>8} {'gap':>9}")
     for lam in (0.3, 0.08, 0.01):
         problem = WideLimit(X, lam)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import time
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ import torch
 
 from cvxsae import WideLimit, certify, learn_dictionary, solve, width_floor
 from cvxsae.data.embedded import embedded
+from cvxsae.parallel.machine import describe
 from cvxsae.relaxations.floors import kernels as bound
 from cvxsae.relaxations.floors.spectral import spectral_floor
 
@@ -112,9 +112,8 @@ def main() -> None:
     print(text)
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "width_floor.md").write_text(text + "\n", encoding="utf-8")
-    machine = {"processor": platform.machine(), "threads": torch.get_num_threads(), "torch": torch.__version__}
     (RESULTS / "width_floor.json").write_text(
-        json.dumps({"n": n, "lam": LAM, "machine": machine, "rows": rows}, indent=1) + "\n", encoding="utf-8"
+        json.dumps({"n": n, "lam": LAM, "machine": describe(), "rows": rows}, indent=1) + "\n", encoding="utf-8"
     )
 
 

@@ -49,6 +49,12 @@ def describe() -> dict[str, Any]:
     }
 
 
+def in_words() -> str:
+    """Processor with its instruction sets, threads and the version of torch, in one line."""
+    sets = f" ({', '.join(instruction_sets())})" if instruction_sets() else ""
+    return f"{processor()}{sets}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+
+
 def processor() -> str:
     """The name of the processor as Linux gives it, elsewhere its kind."""
     file = Path("/proc/cpuinfo")
