@@ -62,10 +62,15 @@ class HeldOutWidth:
         return {**columns, "held_out_wide": self.wide, **{f"held_out_{name}": value for name, value in how.items()}}
 
     @property
+    def has_intervals(self) -> bool:
+        """Whether there are intervals: of one row or document there are none."""
+        return not np.isnan(self.exact.low)
+
+    @property
     def said(self) -> str:
         """What the intervals are: confidence, unit and method."""
         one = self.exact
-        if np.isnan(one.low):
+        if not self.has_intervals:
             return f"there are no intervals of one {one.unit}"
         return f"intervals: {100 * one.confidence:.4g} %, {one.method}, {one.n_units:,} {one.unit}s"
 
@@ -254,5 +259,5 @@ class Comparison:
         axes.set_ylim(bottom=0)
         axes.set(xlabel="width K", title="What is attained, and what cannot be")
         seen = [result.held_out for result in self.results if result.held_out is not None]
-        title = f"shaded {seen[0].said}" if seen else None
+        title = f"{'shaded ' if seen[0].has_intervals else ''}{seen[0].said}" if seen else None
         axes.legend(frameon=False, fontsize="small", title=title, title_fontsize="x-small")

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from cvxsae.data.atomic import make_folder, write_atomically
 from cvxsae.sae.audits.ledger import stack_ledgers
 from cvxsae.study.laws import by_width, ended_by_themselves, held_out_by_width, numbers, power_law, problems, resolved
-from cvxsae.study.summary import said_of_intervals
+from cvxsae.study.summary import has_interval, said_of_intervals
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -136,7 +136,10 @@ def _held_out(axis: Axes, rows: pd.DataFrame, levels: Callable[[pd.DataFrame], I
 def _legend(axis: Axes, rows: pd.DataFrame) -> None:
     """What each line is, and under it what the shaded intervals are, if there are any."""
     seen = rows[rows["held_out"].notna()]
-    told = "" if seen.empty else f"shaded {said_of_intervals(seen.iloc[0])}"
+    told = ""
+    if not seen.empty:
+        first = seen.iloc[0]
+        told = f"{'shaded ' if has_interval(first) else ''}{said_of_intervals(first)}"
     axis.legend(frameon=False, fontsize="small", title=told or None, title_fontsize="x-small")
 
 

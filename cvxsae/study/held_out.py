@@ -160,7 +160,7 @@ def with_falls(cells: Sequence[Cell], records: Mapping[str, Record], store: Stor
         if "held_out_unit" not in numbers and (older := store.evaluation(cell.id)) is not None:
             joined[cell.id] = {**records[cell.id], "numbers": {**numbers, **described(older.mean)}}
         if cell.method in ("learned", "trained_sae"):
-            chains.setdefault((*cell.problem, cell.method, cell.seed), []).append(cell)
+            chains.setdefault((*cell.problem, *cell.intervals, cell.method, cell.seed), []).append(cell)
     for chain in chains.values():
         ordered = sorted(chain, key=lambda cell: cell.n_atoms or 0)
         found = [store.evaluation(cell.id) for cell in ordered]

@@ -76,7 +76,8 @@ def problems(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     """The rows that are done, problem by problem, with a label that says what tells them apart."""
     done = table[table["status"] == "done"]
     varying = [name for name in SHARED if done[name].nunique(dropna=False) > 1]
-    keys = ["data_hash", "bias", "target_l0" if done["target_l0"].notna().any() else "lam"]
+    # Rows of one hash may be split in several ways, which the name of the data tells apart.
+    keys = ["data", "data_hash", "bias", "target_l0" if done["target_l0"].notna().any() else "lam"]
     symbols = {"n_points": "N", "lam": "λ", "target_l0": "target L0"}
     for _, rows in done.groupby(keys, sort=False, dropna=False):
         first = rows.iloc[0]

@@ -82,7 +82,7 @@ class Cell:
         if self.held_out is None:  # cells of studies that hold nothing out keep the names they had
             del own["held_out"]
         elif not self.is_evaluated:  # and those that say nothing of a distribution whatever the confidence
-            own["held_out"] = {key: value for key, value in self.held_out.items() if key not in ONLY_OF_INTERVALS}
+            own["held_out"] = self._split
         own["options"] = {key: value for key, value in self.options.items() if key != "n_atoms"}
         text = json.dumps({"schema": SCHEMA, **own}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:ID_LENGTH]
@@ -94,9 +94,21 @@ class Cell:
 
     @property
     def problem(self) -> tuple[Any, ...]:
-        """Data, penalty and bias: what cells of one problem share, whatever their width, τ and seed."""
-        aside = None if self.held_out is None else tuple(sorted(self.held_out.items()))
+        """Data, penalty and bias: what cells of one problem share, whatever their width, τ, seed and confidence."""
+        aside = None if self._split is None else tuple(sorted(self._split.items()))
         return (self.data_hash, self.lam, self.target_l0, self.bias, aside)
+
+    @property
+    def intervals(self) -> tuple[Any, ...]:
+        """What decides the intervals of its problem."""
+        return tuple((self.held_out or {}).get(key) for key in ONLY_OF_INTERVALS)
+
+    @property
+    def _split(self) -> dict[str, Any] | None:
+        """Which rows are held out."""
+        if self.held_out is None:
+            return None
+        return {key: value for key, value in self.held_out.items() if key not in ONLY_OF_INTERVALS}
 
     @property
     def share(self) -> float | None:

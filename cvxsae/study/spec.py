@@ -222,6 +222,8 @@ def _arrays_apart(
             if isinstance(given, Mapping) and _is_array(given.get(key)):
                 given = {**given, key: kept(given[key], name)}
         for key in (GROUPS, HELD_OUT_GROUPS):
+            if isinstance(given, Mapping) and given.get(key, "") is None:  # rows are independent
+                given = {one: value for one, value in given.items() if one != key}
             if isinstance(given, Mapping) and not isinstance(given.get(key, ""), str):
                 given = {**given, key: kept(labels_column(given[key], f"[data.{name}] {key}"), name)}
         plain[name] = given

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cvxsae.data.overlap import seen_in_words
+from cvxsae.statistics.estimates import NONE
 from cvxsae.study.laws import (
     RESOLVED,
     by_width,
@@ -72,13 +73,11 @@ def _held_out(rows: pd.DataFrame) -> list[str]:
         if seen.empty:
             continue
         ends = [seen.iloc[end] for end in ((0, -1) if len(seen) > 1 else (0,))]
-        costs = " to ".join(
-            f"{end['held_out']:.4g} [{end['held_out_low']:.4g}, {end['held_out_high']:.4g}] at K = {end['n_atoms']}"
-            for end in ends
-        )
+        costs = " to ".join(f"{end['held_out']:.4g}{_between(end)} at K = {end['n_atoms']}" for end in ends)
         flattered = " to ".join(f"{end['memorization']:.2g}" for end in ends)
+        noun = "row" if ends[0]["n_held_out"] == 1 else "rows"
         lines.append(
-            f"On {ends[0]['n_held_out']:,} rows held out {name} cost {costs}, {flattered} more than on the "
+            f"On {ends[0]['n_held_out']:,} {noun} held out {name} cost {costs}, {flattered} more than on the "
             f"rows learned from (memorization, and the luck of both draws); {said_of_intervals(ends[0])}."
         )
         lines += _falls(seen) if method == "learned" else []
@@ -118,11 +117,21 @@ def _falls(seen: pd.DataFrame) -> list[str]:
     return [f"{every}, on rows not seen ({said_of_intervals(seen.iloc[0], paired=True)}), {'; '.join(parts)}."]
 
 
+def _between(row: Any) -> str:
+    """The interval of a row of the table, if it has one."""
+    return f" [{row['held_out_low']:.4g}, {row['held_out_high']:.4g}]" if has_interval(row) else ""
+
+
+def has_interval(row: Any) -> bool:
+    """Whether a row of the table has intervals: of one row or document there are none."""
+    return isinstance(row["held_out_method"], str) and row["held_out_method"] != NONE
+
+
 def said_of_intervals(row: Any, *, paired: bool = False) -> str:
     """What the intervals of a row of the table are: confidence, unit and method."""
     which = "paired intervals" if paired else "intervals"
-    if row["held_out_method"] is None or row["held_out_method"] != row["held_out_method"]:
-        return f"{which} of one {row['held_out_unit']} there are none"
+    if not has_interval(row):
+        return f"there are no {which} of one {row['held_out_unit']}"
     units = f"{row['n_held_out_units']:,} {row['held_out_unit']}s"
     return f"{which}: {100 * row['held_out_confidence']:.4g} %, {row['held_out_method']}, {units}"
 

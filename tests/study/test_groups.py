@@ -16,6 +16,7 @@ from cvxsae.cli.main import app
 from cvxsae.data.splits import split_rows
 from cvxsae.data.storage import Kept
 from cvxsae.study.held_out import kept_evaluation, numbers_of
+from cvxsae.study.laws import numbers, problems
 from cvxsae.study.rows import rows_of
 from cvxsae.study.store import Store
 from tests.helpers.sentences import rejects
@@ -407,3 +408,40 @@ def as_kept(values: np.ndarray, documents: np.ndarray | None) -> Kept:
     labels = {} if documents is None else {"held_out_documents": documents}
     arrays: dict[str, Any] = {"held_out_values": values, "held_out_lower": values, **labels}
     return Kept({"numbers": {"held_out_confidence": 0.95}}, arrays)
+
+
+@pytest.mark.slow
+def test_splits_of_the_same_rows_are_not_mixed(tmp_path):
+    rng = np.random.default_rng(3)
+    X = rng.normal(size=(40, 3))
+    one, other = (rng.integers(0, 8, 40) for _ in range(2))
+    tables = {
+        "one": {"source": X, "groups": one},
+        "other": {"source": X, "groups": other},
+        "surer": {"source": X, "groups": one, "confidence": 0.99},
+        "rows": {"source": X, "groups": None},
+    }
+    options: dict[str, Any] = {"n_atoms": [1, 2], "lam": [0.3], "methods": ["wide_limit", "learned"]}
+    made = ScaleStudy(folder=tmp_path / "all", data=tables, held_out=0.3, **options)
+    table = made.run()
+    assert table["violation"].isna().all()
+    panels = dict(problems(table))
+    assert set(panels) == {"one", "other", "surer", "rows"}
+    for name, given in tables.items():
+        alone = ScaleStudy(folder=tmp_path / name, data={name: given}, held_out=0.3, **options).run()
+        mine, own = (rows[rows["method"] == "learned"] for rows in (panels[name], alone))
+        for column in ("value", "floor", "wide", "held_out", "held_out_low", "held_out_wide", "held_out_fall_low"):
+            np.testing.assert_allclose(numbers(mine[column]), numbers(own[column]), rtol=1e-6, err_msg=column)
+    assert len(made.figures()["objective"].axes) >= 4
+
+
+def test_of_one_row_held_out_there_is_no_interval(tmp_path):
+    X = np.random.default_rng(0).normal(size=(4, 3))
+    made = ScaleStudy(
+        folder=tmp_path, data={"x": X}, held_out=0.25, n_atoms=[1, 2], lam=[0.3], methods=["wide_limit", "learned"]
+    )
+    made.run()
+    said = made.summary()
+    assert "On 1 row held out" in said and "there are no intervals of one row" in said
+    assert "NA" not in said and "nan" not in said
+    assert title(made.figures()["objective"].axes[0]) == "there are no intervals of one row"
