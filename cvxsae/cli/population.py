@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 GroupsFile = Annotated[
     str | None,
-    typer.Option("--groups", help="File with one label a row: which document it is of (a .npy file, or FILE::KEY)."),
+    typer.Option(
+        "--groups",
+        help="File that says which document each row is of: one label a line of a .txt file, or an array, FILE::KEY.",
+    ),
 ]
 
 
@@ -65,13 +68,9 @@ class BatchOptions:
             return None
         if data.rows is not None:
             raise InputError("--groups has one label a row of DATA and --rows draws some of them; leave one out.")
-        import numpy as np
-        import torch
+        from cvxsae.data.labels import labels_in
 
-        from cvxsae.data.files import read_array
-
-        found = read_array(self.groups, "--groups")
-        return found.cpu().numpy() if isinstance(found, torch.Tensor) else np.asarray(found)
+        return labels_in(self.groups, "--groups")
 
 
 def chosen_from_rows(terms: TermsOptions) -> list[str]:

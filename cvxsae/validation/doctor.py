@@ -270,6 +270,7 @@ def _solver(method: Any) -> str:
     X, atoms = _tiny()
     problems = (
         SparseCodes(X, atoms, TINY_LAM),
+        SparseCodes(X, atoms, TINY_LAM, bias="free"),
         CandidateDictionary(X, atoms, TINY_LAM, TINY_COST),
         WideLimit(X, TINY_LAM),
         LargeDictionary(X, TINY_LAM, TINY_COST),

@@ -25,6 +25,7 @@ def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("population")
     np.save(folder / "X.npy", np.random.default_rng(0).standard_normal((200, 3)))
     np.save(folder / "groups.npy", np.arange(200) // 5)
+    (folder / "groups.txt").write_text("".join(f"text {row // 5:02}\n" for row in range(200)), encoding="utf-8")
     np.save(folder / "D.npy", np.eye(3))
     return folder
 
@@ -37,6 +38,8 @@ def test_population_floor_gives_what_the_api_gives(folder, tmp_path):
     expected = population_floor(X, None, LAM, batch=40, confidence=0.9, groups=groups)
     assert json.loads(result.stdout)["lower_limit"] == pytest.approx(expected.lower_limit, rel=1e-12)
     assert len(list((tmp_path / "kept").glob("*.npz"))) == 5
+    lines = run("population-floor", folder / "X.npy", *options, "--groups", folder / "groups.txt", "--json")
+    assert json.loads(lines.stdout)["lower_limit"] == json.loads(result.stdout)["lower_limit"]  # from the same folder
     text = run("population-floor", folder / "X.npy", "--lam-ratio", 0.1, "--width", 2, "--batches", 3, "--batch", 20)
     assert "3 independent batches of 20 rows" in text.stdout and "--lam-ratio depends on these rows" in text.stdout
 
