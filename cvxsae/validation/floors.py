@@ -212,7 +212,8 @@ def _enclosed_limit(directions: np.ndarray, root: np.ndarray, n_atoms: int) -> t
     """Two ends between which the sum of the K largest eigenvalues of the kernel matrix of t² is."""
     from scipy.sparse.linalg import LinearOperator, eigsh
 
-    n = len(root)
+    n, scale = len(root), float(root.max())
+    root = root / scale  # single precision holds few powers of ten
     rng = np.random.default_rng(_SEED)
     columns = min(n, int(_COLUMNS * n_atoms) + 10)
     V, basis = directions.astype(np.float32), rng.standard_normal((n, columns), dtype=np.float32)
@@ -259,7 +260,7 @@ def _enclosed_limit(directions: np.ndarray, root: np.ndarray, n_atoms: int) -> t
             high = min(high, n_atoms * t + float((raised - t).clip(0).sum()))
         if high - low <= ENCLOSED / 2 * high:
             break
-    return low, high
+    return low * scale**2, high * scale**2
 
 
 def _kernel(kernel: ZonalKernel, t: np.ndarray) -> np.ndarray:

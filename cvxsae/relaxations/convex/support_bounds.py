@@ -18,7 +18,10 @@ optimal codes of L0 and TopK are least squares on their support, so ``‖x‖ �
 
 *By branch and bound,* for few atoms. Of a set S that must be active and a set F that may be, codes cost at least
 nonnegative least squares over S ∪ F and the price of S; if S alone does not do as well, of one more. The atom of F with
-the largest code splits the node in two.
+the largest code splits the node in two. Each least squares problem is bounded from below by its residual as a dual
+point; what the residual lacks to be feasible is charged to codes that sum to at most ``LONGEST ‖x‖``, or more where
+atoms are nearly opposite. That codes of an optimum are no larger is assumed of dictionaries whose atoms are otherwise
+positively dependent up to a 1e-5.
 """
 
 from __future__ import annotations
@@ -32,7 +35,7 @@ import numpy as np
 import torch
 from jaxtyping import Float64, Int64
 
-from cvxsae.data.deadline import go_on
+from cvxsae.data.deadline import go_on, is_over
 from cvxsae.relaxations.convex.code_penalty import product_rounding
 from cvxsae.relaxations.convex.penalties.nonconvex import L0, Log, NonconvexPenalty, TopK
 from cvxsae.relaxations.linalg import EPS
@@ -54,6 +57,9 @@ MOST_BRANCHED = 24
 
 NODES = 2_000
 """Nodes of a datapoint; where more are needed the bound is that of the nodes that are open."""
+
+LONGEST = 100.0
+"""What the codes of a least squares optimum of a few atoms are taken to sum to at most, in lengths of the datapoint."""
 
 PARALLEL = 1e-10
 """Of ``1 − c²``: two atoms nearer than this are not told apart, and their pair is taken to reconstruct everything."""
@@ -87,7 +93,8 @@ class Coherence:
         for start in range(0, K, step):
             negative = (-(atoms[start : start + step] @ atoms.T)).clamp_(min=0)
             worst = torch.maximum(worst, negative.topk(count, dim=1).values.cumsum(dim=1).amax(dim=0))
-        return cls(np.concatenate([[1.0, 1.0], 1 - worst.numpy()]))
+        rounding = product_rounding(atoms.shape[1]) * np.arange(1, count + 1)
+        return cls(np.concatenate([[1.0, 1.0], 1 - worst.numpy() - rounding]))
 
     def bounds(
         self, x: Float64[torch.Tensor, "n d"], atoms: Float64[torch.Tensor, "K d"], k: Int64[np.ndarray, " n"]
@@ -157,9 +164,11 @@ def row_bounds(
     if duals is not None:
         found = np.maximum(found, dual_bounds(x, atoms, lam, penalty, values, duals, coherence))
     if len(atoms) <= MOST_BRANCHED and isinstance(penalty, L0 | TopK):
+        reach = _longest(atoms)
         for n in range(len(x)):
-            go_on()
-            branched = _branched(x[n], atoms, lam, penalty, float(values[n]))
+            if is_over():  # the other bounds hold for the rest
+                break
+            branched = _branched(x[n], atoms, lam, penalty, float(values[n]), reach)
             nodes[n], exact[n], supports[n] = branched.looked, branched.is_exact, branched.support
             found[n] = max(found[n], branched.low)
     found = found - BOUND_ROUNDING * scale
@@ -215,18 +224,24 @@ def _by_size(
 def _best_pair(
     q: Float64[np.ndarray, "n K"], atoms: Float64[np.ndarray, "K d"], scale: Float64[np.ndarray, " n"]
 ) -> Float64[np.ndarray, " n"]:
-    """What two atoms take off ``½‖x‖²`` at most."""
+    """What two atoms take off ``½‖x‖²`` at most, rounding of nearly parallel ones included.
+
+    What is between two atoms is within half their angle of the nearer one, whose gain grows by ``2/(1 + c)`` at most.
+    """
     best = np.maximum(q.max(axis=1), 0.0) ** 2 / 2
     gram = atoms @ atoms.T
+    blur = 16 * product_rounding(atoms.shape[1]) * scale[:, None]
     for i in range(len(atoms) - 1):
         go_on()
         c, own, other = gram[i, i + 1 :], q[:, i, None], q[:, i + 1 :]
         apart = 1 - c**2
         both = (own > c * other) & (other > c * own)
         gain = (own**2 + other**2 - 2 * c * own * other) / (2 * np.maximum(apart, PARALLEL))
-        gain = np.where(apart > PARALLEL, gain, scale[:, None])
+        gain = np.where(apart > PARALLEL, gain + blur / np.maximum(apart, PARALLEL), scale[:, None])
+        near = np.where(c > 0, np.maximum(own, other) ** 2 / (1 + np.abs(c)), np.inf)
+        gain = np.minimum(gain, near)
         best = np.maximum(best, np.where(both, gain, 0.0).max(axis=1))
-    return np.minimum(best * (1 + BOUND_ROUNDING / PARALLEL * EPS), scale)
+    return np.minimum(best, scale)
 
 
 def largest_codes(
@@ -262,56 +277,95 @@ def dual_bounds(
     M = largest_codes(x, lam, penalty, values, coherence, len(atoms))
     known = np.isfinite(M)
     blur = product_rounding(x.shape[1]) * np.linalg.norm(duals, axis=1)
-    reach = np.where(known, M, 0.0)[:, None] * np.maximum(duals @ atoms.T + blur[:, None], 0.0)
-    if isinstance(penalty, TopK):
-        k = min(penalty.k, len(atoms))
-        charge = np.sqrt(np.square(np.partition(reach, -k, axis=1)[:, -k:]).sum(axis=1))
-    else:
-        price = np.full(len(x), lam) if isinstance(penalty, L0) else lam * penalty.of_mass(np.where(known, M, 0.0))
-        charge = np.maximum(reach - price[:, None], 0.0).sum(axis=1)
+    with np.errstate(over="ignore"):  # codes that may be as large as floating point holds prove nothing
+        reach = np.where(known, M, 0.0)[:, None] * np.maximum(duals @ atoms.T + blur[:, None], 0.0)
+        if isinstance(penalty, TopK):
+            k = min(penalty.k, len(atoms))
+            charge = np.sqrt(np.square(np.partition(reach, -k, axis=1)[:, -k:]).sum(axis=1))
+        else:
+            price = np.full(len(x), lam) if isinstance(penalty, L0) else lam * penalty.of_mass(np.where(known, M, 0.0))
+            charge = np.maximum(reach - price[:, None], 0.0).sum(axis=1)
     value = (duals * x).sum(axis=1) - (duals**2).sum(axis=1) / 2 - charge * (1 + 2 * len(atoms) * EPS)
     return np.where(known, value, -np.inf)
 
 
 def _branched(
-    x: Float64[np.ndarray, " d"], atoms: Float64[np.ndarray, "K d"], lam: float, penalty: NonconvexPenalty, value: float
+    x: Float64[np.ndarray, " d"],
+    atoms: Float64[np.ndarray, "K d"],
+    lam: float,
+    penalty: NonconvexPenalty,
+    value: float,
+    reach: float = LONGEST,
 ) -> Branched:
-    """Halve the supports until none can cost less than the best found, or there are too many nodes."""
+    """Halve the supports until none can cost less than the best found, or there are too many nodes, or time is over."""
     limit = penalty.k if isinstance(penalty, TopK) else len(atoms)
     price = 0.0 if isinstance(penalty, TopK) else lam
-    best, ticket, looked, support = value, count(), 0, None
+    best, ticket, looked, support, least = value, count(), 0, None, value
+    close = BOUND_ROUNDING * float(x @ x) / 2
     heap: list[tuple[float, int, tuple[int, ...], tuple[int, ...]]] = [
         (0.0, next(ticket), (), tuple(range(len(atoms))))
     ]
-    while heap and looked < NODES:
+    while heap and looked < NODES and not is_over():
         low, _, needed, free = heapq.heappop(heap)
-        if low >= best:
-            return Branched(best, looked, True, support)
+        if low >= best - close:
+            return Branched(min(best, least, low), looked, True, support)
         looked += 1
-        whole, z = _least_squares(x, atoms, needed + free)
-        alone = _least_squares(x, atoms, needed)[0]
-        if alone + price * len(needed) < best:
-            best, support = alone + price * len(needed), needed
+        whole = _least_squares(x, atoms, needed + free, reach)
+        alone = _least_squares(x, atoms, needed, reach)
+        if alone.attained + price * len(needed) < best:
+            best, support = alone.attained + price * len(needed), needed
+        least = min(least, max(low, alone.low + price * len(needed)))
         if len(needed) >= limit or not free:
             continue
-        low = max(low, min(alone + price * len(needed), whole + price * (len(needed) + 1)))
-        if low >= best:
+        low = max(low, whole.low + price * (len(needed) + 1))
+        if low >= best - close:
+            least = min(least, low)
             continue
-        j = free[int(np.argmax(z[len(needed) :]))]
+        j = free[int(np.argmax(whole.codes[len(needed) :]))]
         rest = tuple(k for k in free if k != j)
         heapq.heappush(heap, (low, next(ticket), (*needed, j), rest))
-        heapq.heappush(heap, (low, next(ticket), needed, rest))
-    low = min(best, heap[0][0]) if heap else best
-    return Branched(low, looked, low >= best, support)
+        heapq.heappush(heap, (max(low, 0.0), next(ticket), needed, rest))
+    low = min(best, least, heap[0][0]) if heap else min(best, least)
+    return Branched(low, looked, low >= best - close, support)
+
+
+class LeastSquares(NamedTuple):
+    """Nonnegative least squares on a support: half the squared error attained, one that none is below, the codes."""
+
+    attained: float
+    low: float
+    codes: Float64[np.ndarray, " s"]
 
 
 def _least_squares(
-    x: Float64[np.ndarray, " d"], atoms: Float64[np.ndarray, "K d"], support: tuple[int, ...]
-) -> tuple[float, Float64[np.ndarray, " s"]]:
-    """Nonnegative least squares on a support: half the squared error, and the codes."""
+    x: Float64[np.ndarray, " d"], atoms: Float64[np.ndarray, "K d"], support: tuple[int, ...], reach: float = LONGEST
+) -> LeastSquares:
+    """Half the squared error on a support: the residual y proves ``y·x − ½‖y‖² − Σ_k z_k (d_k·y)_+`` of all codes z.
+
+    Those of an optimum are taken to sum to at most ``reach ‖x‖``.
+    """
     from scipy.optimize import nnls
 
     if not support:
-        return float(x @ x) / 2, np.zeros(0)
-    z, length = nnls(atoms[list(support)].T, x)
-    return length**2 / 2, z
+        half = float(x @ x) / 2
+        return LeastSquares(half, half, np.zeros(0))
+    rows = atoms[list(support)]
+    try:
+        z = nnls(rows.T, x)[0]
+    except RuntimeError:  # too many exchanges: of degenerate supports
+        z = np.zeros(len(support))
+    y = x - z @ rows
+    half = float(y @ y) / 2
+    over = max(float((rows @ y).max()), 0.0) + product_rounding(len(x)) * float(np.sqrt(2 * half))
+    return LeastSquares(half, max(float(y @ x) - half - over * reach * float(np.linalg.norm(x)), 0.0), z)
+
+
+def _longest(atoms: Float64[np.ndarray, "K d"]) -> float:
+    """How large codes of an optimum are taken to be, in lengths of the datapoint.
+
+    What ``LONGEST`` says, and more where two atoms are nearly opposite: it takes codes of ``1/‖d_i + d_j‖`` to
+    reconstruct what is across them. Atoms that are opposite up to rounding are taken to be opposite.
+    """
+    apart = np.sqrt(np.array([np.square(atoms + row).sum(axis=1) for row in atoms]))
+    apart = apart[apart > 8 * product_rounding(atoms.shape[1])]
+    return max(LONGEST, 4 / float(apart.min(initial=np.inf)))

@@ -11,7 +11,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float, Float64
 
@@ -27,6 +29,12 @@ LANCZOS_STEPS = 200
 
 FAILURE = 1e-12
 """Probability, over the random start, that the bound of a largest eigenvalue is too low."""
+
+STARTS = 3
+"""Independent starts of Lanczos' method that must end early before it is believed that nothing is left."""
+
+_STREAM = 1992
+"""What sets the numbers of its starts apart from all others of the same seed."""
 
 EXCESSES = (-12, 0, 37)
 """Powers of two of ``t/s − 1`` at which the upper bound of a sum of eigenvalues is evaluated, and how many.
@@ -133,9 +141,12 @@ def operator_share_limit(
 
     values = linalg.eigvalsh(inner).flip(0)
     top = float(values[0])
-    rounding = EPS * (2 * n + 8 * d + 64) * top  # of A, of the products and of the basis, in the spectral norm
-    s = largest_eigenvalue_limit(deflated, n, seed) + rounding
+    found = largest_eigenvalue_limit(deflated, n, seed)
+    rounding = EPS * (2 * n + 8 * d + 64) * max(top, min(found, mass))  # of A, of the products and of the basis
+    s = found + rounding
     best = mass * (1 + 4 * n * EPS)
+    if s == 0 or n_atoms > len(values):
+        return best
     levels = [s * (1 + excess) for excess in torch.logspace(*EXCESSES, base=2.0, dtype=torch.float64).tolist()]
     for t in (*levels, max(float(values[n_atoms - 1]), levels[0])):
         raised = linalg.eigvalsh(inner + squares / (t - s))
@@ -152,36 +163,63 @@ def largest_eigenvalue_limit(
     """An upper bound of the largest eigenvalue of a positive semidefinite operator, from its products with vectors.
 
     After k steps from a start uniform on the sphere the largest Ritz value ξ is below (1 − ε) times the largest
-    eigenvalue with a probability of at most ``1.648 √n exp(−√ε (2k − 1))``; ε is chosen to make that ``FAILURE``.
-    Vectors are kept orthogonal to all earlier ones.
+    eigenvalue with a probability of at most ``1.648 √n exp(−√ε (2k − 1))``; ε is chosen to make that small. Where a
+    residual of norm δ ends the steps early, an eigenvector with an eigenvalue above ξ + g has a part of at most δ/g of
+    the start, which has a probability below ``√n δ/g``: too much for one start, not for ``STARTS`` independent ones.
+    In all a probability of ``FAILURE`` is shared by the starts and that end.
     """
-    generator = torch.Generator().manual_seed(seed)
-    vector = torch.randn(n, generator=generator, dtype=torch.float64)
+    # a stream of its own: the operator is made with other numbers of the same seed
+    generator = np.random.default_rng([seed, _STREAM])
+    allowed = FAILURE / (STARTS + 1)
+    found = rest = 0.0
+    for _ in range(STARTS):
+        end = _lanczos(product, torch.from_numpy(generator.standard_normal(n)), steps)
+        found, rest = max(found, end.ritz), max(rest, end.rest)
+        if end.count == n:
+            return found * (1 + 8 * n * EPS) + rest  # the space is exhausted
+        if not end.is_early:
+            missed = (math.log(1.648 * math.sqrt(n) / allowed) / (2 * end.count - 1)) ** 2
+            return math.inf if missed >= 1 else found / (1 - missed) * (1 + n * EPS)
+    return found * (1 + 8 * n * EPS) + math.sqrt(n) * rest * allowed ** (-1 / STARTS)
+
+
+class LanczosEnd(NamedTuple):
+    """The largest Ritz value, the norm of the residual that is left, the steps done, whether it ended them early."""
+
+    ritz: float
+    rest: float
+    count: int
+    is_early: bool
+
+
+def _lanczos(
+    product: Callable[[Float64[torch.Tensor, " n"]], Float64[torch.Tensor, " n"]],
+    start: Float64[torch.Tensor, " n"],
+    steps: int,
+) -> LanczosEnd:
+    """Lanczos' method; vectors are kept orthogonal to all earlier ones."""
+    n = len(start)
     kept = torch.zeros((min(steps, n), n), dtype=torch.float64)
-    diagonal, off = [], []
-    count = 0
-    vector = vector / vector.norm()
+    diagonal: list[float] = []
+    off: list[float] = []
+    vector, least, is_early = start / start.norm(), 0.0, False
     for step in range(len(kept)):
         go_on()
         kept[step] = vector
-        count = step + 1
         moved = product(vector)
         diagonal.append(float(moved @ vector))
         for _ in range(2):
-            moved = moved - kept[:count].T @ (kept[:count] @ moved)
-        length = float(moved.norm())
-        off.append(length)
-        if length <= n * EPS * max(map(abs, diagonal)):
+            moved = moved - kept[: step + 1].T @ (kept[: step + 1] @ moved)
+        off.append(float(moved.norm()))
+        least = n * EPS * max(map(abs, diagonal))  # what rounding leaves of a residual
+        is_early = off[-1] <= least
+        if is_early:
             break
-        vector = moved / length
-    between = torch.tensor(off[: count - 1], dtype=torch.float64)
+        vector = moved / off[-1]
+    between = torch.tensor(off[:-1], dtype=torch.float64)
     ritz = torch.diag(torch.tensor(diagonal, dtype=torch.float64)) + torch.diag(between, 1) + torch.diag(between, -1)
-    found = max(float(linalg.eigvalsh(ritz)[-1]), 0.0)
-    exponent = math.log(1.648 * math.sqrt(n) / FAILURE)
-    missed = (exponent / (2 * count - 1)) ** 2
-    if count == n or off[-1] <= n * EPS * max(map(abs, diagonal)):
-        return found + 8 * n * EPS * found + off[-1]  # the space is exhausted: no start but one of measure zero misses
-    return math.inf if missed >= 1 else found / (1 - missed) * (1 + n * EPS)
+    largest = max(float(linalg.eigvalsh(ritz)[-1]), 0.0)
+    return LanczosEnd(largest, max(off[-1], least), len(diagonal), is_early)
 
 
 def _blocks(n: int, width: int) -> Iterator[slice]:

@@ -12,6 +12,7 @@ The dual point of the bounds by big M is the residual, scaled to where the bound
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -20,7 +21,7 @@ import torch
 from jaxtyping import Float64
 from tqdm.auto import tqdm
 
-from cvxsae.data.deadline import go_on
+from cvxsae.data.deadline import OutOfTime, go_on, until
 from cvxsae.parallel.context import Run
 from cvxsae.relaxations import linalg
 from cvxsae.relaxations.convex.fixed_atoms import SparseCodes
@@ -28,7 +29,7 @@ from cvxsae.relaxations.convex.penalized_codes import PenalizedCodes
 from cvxsae.relaxations.convex.penalties.nonconvex import L0, Log, TopK
 from cvxsae.relaxations.convex.support_bounds import MOST_BRANCHED, Coherence, dual_bounds
 from cvxsae.relaxations.joint.active_gram import gram_inverses
-from cvxsae.relaxations.solution import Record, Solution, Status, judge
+from cvxsae.relaxations.solution import Evaluated, Record, Solution, Status, judge
 from cvxsae.solvers.codes.k_sparse import SWAP_ENTRIES, search
 from cvxsae.solvers.codes.swaps import Atoms, Supports, pursue, swap
 from cvxsae.solvers.convex.driver import announce
@@ -50,8 +51,35 @@ SCALES = np.geomspace(1e-3, 1.0, 13)
 
 
 def solve_nonconvex(problem: PenalizedCodes, asked: float, run: Run) -> Solution:
-    """Search for codes, and bound them: ``CERTIFIED`` where the gap closes, ``BOUNDED`` where it does not."""
+    """Search for codes, and bound them: ``CERTIFIED`` where the gap closes, ``BOUNDED`` where it does not.
+
+    Past the deadline, or after an interrupt of the outermost call, what was found and proved before is returned.
+    """
     began = time.perf_counter()
+    found, status = Evaluated(problem.zero_candidate(), bound=0.0), Status.BOUNDED
+    try:
+        with until(run.last_moment):
+            for better in _found(problem, run):
+                found = better
+        if run.is_late:
+            status = Status.TIME_LIMIT
+    except OutOfTime:
+        status = Status.TIME_LIMIT
+    except KeyboardInterrupt:
+        if not run.is_outermost:
+            raise
+        status = Status.INTERRUPTED
+    seconds = time.perf_counter() - began
+    codes = found.candidate.codes
+    active = 0 if codes is None else codes.nnz if sp.issparse(codes) else np.count_nonzero(codes)
+    info = {"l0": active / problem.n_points, "device": str(run.device)}
+    solution = judge(problem, found, status, tol=asked, seconds=seconds, solver=NAME, info=info)
+    record = Record(1, seconds, solution.value, solution.lower_bound)
+    return announce(replace(solution, history=(record,)), run)
+
+
+def _found(problem: PenalizedCodes, run: Run) -> Iterator[Evaluated]:
+    """Candidates, each with a bound that holds: of the search, of branch and bound, with a dual point."""
     penalty = problem.penalty
     offsets = problem.X.to_tensor().double().cpu() - problem.fixed_bias()
     if isinstance(penalty, TopK):
@@ -62,18 +90,18 @@ def solve_nonconvex(problem: PenalizedCodes, asked: float, run: Run) -> Solution
         codes = _priced(offsets, problem.atoms, problem.lam, run)
     else:
         codes = _reweighted(offsets, problem.atoms, problem.lam, penalty, run)
-    bias = problem.fixed_bias().numpy()
+    bias, bound = problem.fixed_bias().numpy(), 0.0
     candidate = problem.candidate(codes, bias)
-    if problem.n_atoms <= MOST_BRANCHED and not isinstance(penalty, Log) and not run.is_late:
-        codes = _with_supports(codes, offsets.numpy(), problem.atoms.numpy(), problem.row_bounds(candidate).supports)
-        candidate = problem.candidate(codes, bias)
-    candidate = problem.candidate(codes, bias, _dual(problem, offsets.numpy(), problem.row_values(candidate), codes))
-    late = Status.TIME_LIMIT if run.is_late else Status.BOUNDED
-    seconds = time.perf_counter() - began
-    info = {"l0": codes.nnz / problem.n_points, "device": str(run.device)}
-    solution = judge(problem, candidate, late, tol=asked, seconds=seconds, solver=NAME, info=info)
-    record = Record(1, seconds, solution.value, solution.lower_bound)
-    return announce(replace(solution, history=(record,)), run)
+    yield Evaluated(candidate, bound=bound)
+    if problem.n_atoms <= MOST_BRANCHED and not isinstance(penalty, Log):
+        with until(run.deadline):
+            rows = problem.row_bounds(candidate)
+        codes = _with_supports(codes, offsets.numpy(), problem.atoms.numpy(), rows.supports)
+        candidate, bound = problem.candidate(codes, bias), float(rows.bounds.mean())
+        yield Evaluated(candidate, bound=bound)
+    dual = _dual(problem, offsets.numpy(), problem.row_values(candidate), codes)
+    candidate = problem.candidate(codes, bias, dual)
+    yield Evaluated(candidate, bound=max(bound, problem.lower_bound(candidate)))
 
 
 def _with_supports(

@@ -14,7 +14,7 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 from jaxtyping import Float64
 
-from cvxsae.relaxations.convex.penalties.nonconvex import Log
+from cvxsae.relaxations.convex.penalties.nonconvex import Log, larger_root
 from cvxsae.relaxations.convex.penalties.row_penalty import linear_radial
 
 BISECTIONS = 60
@@ -184,8 +184,7 @@ class LogCost(CurvedCost):
 
     def of_sum(self, q: np.ndarray, a: np.ndarray) -> np.ndarray:
         """Zero, or at the larger root of ``(as − q)(s + ε) + λε``."""
-        inside = (q + a * self.epsilon) ** 2 - 4 * a * self.lam * self.epsilon
-        s = np.maximum((q - a * self.epsilon + np.sqrt(np.maximum(inside, 0.0))) / (2 * a), 0.0)
+        s = larger_root(q / a - self.epsilon, self.epsilon * (q - self.lam) / a)
         return np.minimum((0.5 * a * s - q) * s + self.of_mass(s), 0.0)
 
     @property

@@ -91,3 +91,35 @@ def test_lanczos_bounds_the_largest_eigenvalue(kind, steps, rng):
         assert found >= spectrum.max() * (1 - 1e-13)
         if steps == 200:
             assert found <= spectrum.max() * 1.01 + 1e-12
+
+
+def test_one_start_that_misses_is_not_enough():
+    """The identity but for one direction, of which the first start has next to nothing: its steps end early."""
+    n, seed = 20_000, 3
+    start = torch.from_numpy(np.random.default_rng([seed, square._STREAM]).standard_normal(n))
+    start = start / start.norm()
+    hidden = torch.randn(n, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    hidden = hidden - (hidden @ start) * start
+    hidden = hidden / hidden.norm() + 2e-12 * start
+    hidden = hidden / hidden.norm()
+
+    def product(vector: torch.Tensor) -> torch.Tensor:
+        return vector + hidden * (hidden @ vector)
+
+    assert square._lanczos(product, start, 200).is_early and square._lanczos(product, start, 200).ritz < 1.1
+    assert 2 <= square.largest_eigenvalue_limit(product, n, seed) <= 2.1
+
+
+def test_starts_are_independent_of_what_the_search_drew(case):
+    """The operator is made from a basis of the same seed; the theorem wants a start that knows nothing of it."""
+    seed, n = 5, 90
+    drawn = torch.randn(n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    other = torch.from_numpy(np.random.default_rng([seed, square._STREAM]).standard_normal(n))
+    assert abs(float(drawn @ other)) < 0.5 * float(drawn.norm() * other.norm())
+
+
+def test_more_atoms_than_columns_or_no_weights_leave_the_mass(case, rng):
+    features, w, _ = case
+    basis = torch.from_numpy(rng.normal(size=(90, 4)))
+    assert square.operator_share_limit(features, w, 6, basis, seed=0) == pytest.approx(float(w.sum()))
+    assert square.operator_share_limit(features, 0 * w, 2, basis, seed=0) == 0

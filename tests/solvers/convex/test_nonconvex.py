@@ -8,6 +8,7 @@ import pytest
 from scipy.optimize import nnls
 
 from cvxsae import PenalizedCodes, Status, encode
+from cvxsae.data.deadline import until
 from cvxsae.penalties import L0, Log, TopK, TopOne
 from cvxsae.relaxations.convex import support_bounds
 from cvxsae.relaxations.convex.support_bounds import RowBounds
@@ -159,3 +160,62 @@ def test_what_is_refused():
     beyond = PenalizedCodes(X, D, 1.0, TopK(1))
     codes = np.ones((3, 3))
     assert any("not allowed (TopK)" in one for one in certify(beyond, beyond.candidate(codes, np.zeros(3))).objections)
+
+
+def test_bounds_hold_where_atoms_are_nearly_parallel_or_opposite(rng):
+    """Rounding grows as one over the angle: what is attained by codes that were made first is never below a bound."""
+    for angle in (1e-2, 1e-4, 1e-5, 1e-7, 1e-9):
+        u, v = np.linalg.qr(rng.normal(size=(4, 2)))[0].T
+        for side in (1, -1):
+            D = np.stack([np.cos(angle) * u + np.sin(angle) * v, side * np.cos(angle) * u + np.sin(angle) * v])
+            Z = np.array([[1.0, 2.0], [3.0, 0.5]]) / (angle if side < 0 else 1.0)
+            X = Z @ unit(D) + 1e-3 * rng.normal(size=(2, 4))
+            for penalty, lam in ((TopK(2), 1.0), (L0(), 1e-6)):
+                problem = PenalizedCodes(X, D, lam, penalty)
+                attained = problem.row_values(problem.candidate(Z, np.zeros(4)))
+                loose = problem.row_bounds(problem.zero_candidate()).bounds
+                assert (loose <= attained + 1e-15 * np.sum(X**2, axis=1)).all()
+
+
+def test_codes_far_below_the_scale_of_a_log(rng):
+    """With ε far above the codes a log is L1: no digits are lost on the way to the best single code."""
+    for epsilon in (1e8, 1e12, 1e16, 1e20):
+        np.testing.assert_allclose(Log(epsilon).radial(np.array([3.0]), 1.0), 2.5, rtol=1e-7)
+        solution = solve(PenalizedCodes([[3.0, 0.0]], [[1.0, 0.0]], 1.0, Log(epsilon)))
+        assert solution.is_certified and solution.value == pytest.approx(2.5, rel=1e-7)
+
+
+@pytest.mark.parametrize(("penalty", "lam"), [(L0(), 0.02), (TopK(4), 1.0), (Log(0.3), 0.1)], ids=str)
+def test_limits_are_honored(penalty, lam, rng, monkeypatch):
+    """No time: codes and a bound that hold, and the status says so; likewise after an interrupt in the search."""
+    monkeypatch.setattr(support_bounds, "NODES", 20)
+    X, D = rng.normal(size=(10, 8)), rng.normal(size=(20, 8))
+    problem = PenalizedCodes(X, D, lam, penalty)
+    solution = solve(problem, max_seconds=1e-6, raise_on_failure=False)
+    assert solution.status is Status.TIME_LIMIT and 0 <= solution.lower_bound <= solution.value
+    assert not [said for said in certify(solution).objections if "exceeds tol" not in said]
+
+    def interrupted(*given):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cvxsae.solvers.convex.nonconvex._dual", interrupted)
+    solution = solve(problem, raise_on_failure=False)
+    assert solution.status in (Status.INTERRUPTED, Status.CERTIFIED) and solution.lower_bound <= solution.value
+
+
+def test_branch_and_bound_ends_with_the_time(rng):
+    X, D = rng.normal(size=(3, 6)), rng.normal(size=(12, 6))
+    problem = PenalizedCodes(X, D, 0.02, L0())
+    with until(0.0):
+        found = support_bounds._branched(X[0], problem.atoms.numpy(), 0.02, L0(), 1.0)
+    assert found.looked == 0 and found.low == 0 and not found.is_exact
+
+
+def test_too_many_exchanges_leave_a_bound(rng, monkeypatch):
+    def fails(*given):
+        raise RuntimeError("too many")
+
+    monkeypatch.setattr("scipy.optimize.nnls", fails)
+    X, D = rng.normal(size=(1, 3)), rng.normal(size=(4, 3))
+    found = support_bounds.row_bounds(X, unit(D), 0.1, L0(), np.sum(X**2, axis=1) / 2)
+    assert not found.is_exact.any() and (found.bounds >= 0).all()

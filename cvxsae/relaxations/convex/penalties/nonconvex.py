@@ -158,11 +158,19 @@ class Log(NonconvexPenalty):
 
     def best_single(self, q: Float64[np.ndarray, "*n"], lam: float) -> Float64[np.ndarray, "*n"]:
         """The code of one atom of correlation q that costs least: a root of ``(z − q)(z + ε) + λε``, or zero."""
-        inside = (q + self.epsilon) ** 2 - 4 * lam * self.epsilon
-        z = np.maximum((q - self.epsilon + np.sqrt(np.maximum(inside, 0.0))) / 2, 0.0)
-        return np.where((inside >= 0) & ((0.5 * z - q) * z + lam * self.of_mass(z) < 0), z, 0.0)
+        z = larger_root(q - self.epsilon, self.epsilon * (q - lam))
+        return np.where((0.5 * z - q) * z + lam * self.of_mass(z) < 0, z, 0.0)
 
     def radial(self, r: Float64[np.ndarray, "*n"], lam: float) -> Float64[np.ndarray, "*n"]:
         """The cost of a single code with the correlation r."""
         t = self.best_single(r, lam)
         return np.minimum(0.5 * r**2, 0.5 * (r - t) ** 2 + lam * self.of_mass(t))
+
+
+def larger_root(b: Float64[np.ndarray, "*n"], c: Float64[np.ndarray, "*n"]) -> Float64[np.ndarray, "*n"]:
+    """The larger root of ``z² − bz − c`` where that is real and above zero, else zero: without cancellation."""
+    inside = b**2 + 4 * c
+    root = np.sqrt(np.maximum(inside, 0.0))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        z = np.where(b > 0, (b + root) / 2, 2 * c / (root - b))
+    return np.where((inside >= 0) & (z > 0), z, 0.0)
