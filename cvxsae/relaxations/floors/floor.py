@@ -115,4 +115,5 @@ class Floor:
 
     def __repr__(self) -> str:
         bias = "every bias" if self.problem.bias_is_free else "this bias"
-        return f"Floor({self.value:.9g} for {self.n_atoms} atoms and {bias}, λ {self.lam:.4g}, {self.theorem})"
+        doubt = f", wrong with probability {self.failure_probability:.1g}" if self.failure_probability else ""
+        return f"Floor({self.value:.9g} for {self.n_atoms} atoms and {bias}, λ {self.lam:.4g}, {self.theorem}{doubt})"

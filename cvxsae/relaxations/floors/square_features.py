@@ -175,10 +175,10 @@ def largest_eigenvalue_limit(
     for _ in range(STARTS):
         end = _lanczos(product, torch.from_numpy(generator.standard_normal(n)), steps)
         found, rest = max(found, end.ritz), max(rest, end.rest)
-        if end.count == n:
+        if end.steps == n:
             return found * (1 + 8 * n * EPS) + rest  # the space is exhausted
         if not end.is_early:
-            missed = (math.log(1.648 * math.sqrt(n) / allowed) / (2 * end.count - 1)) ** 2
+            missed = (math.log(1.648 * math.sqrt(n) / allowed) / (2 * end.steps - 1)) ** 2
             return math.inf if missed >= 1 else found / (1 - missed) * (1 + n * EPS)
     return found * (1 + 8 * n * EPS) + math.sqrt(n) * rest * allowed ** (-1 / STARTS)
 
@@ -188,7 +188,7 @@ class LanczosEnd(NamedTuple):
 
     ritz: float
     rest: float
-    count: int
+    steps: int
     is_early: bool
 
 

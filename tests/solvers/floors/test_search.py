@@ -311,6 +311,7 @@ def test_many_datapoints_give_the_floor_of_the_whole_matrix(way, width, bias, rn
     assert found.value == pytest.approx(whole.value, rel=5e-3)
     assert (found.failure_probability > 0) == (way is Blocks)
     assert found.to_dict()["failure_probability"] == found.failure_probability <= 1e-11
+    assert ("wrong with probability" in repr(found)) == (found.failure_probability > 0)
     assert certify(found).is_certified
 
 
