@@ -16,10 +16,10 @@
 # You have a sparse autoencoder (SAE) in a folder and activations in a file.
 # In ten minutes you will know where its loss goes: how much the encoder loses, how much a better dictionary of the same width would gain, and what no dictionary can reach.
 #
-# Install the package with the example data and the report:
+# Install the package with the example data and the report, from a clone of the repository:
 #
 # ```sh
-# pip install 'cvxsae[data,report]'
+# pip install '.[data,report]'
 # ```
 #
 # Everything in this notebook can also be done from the command line, with two commands:

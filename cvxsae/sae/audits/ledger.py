@@ -28,9 +28,9 @@ GAPS: dict[str, tuple[str, str, str]] = {
 """The lines of a ledger: between which two levels, and what they mean."""
 
 LEVELS = {
-    "loss": "F(D, b, E(X))",
-    "exact": "F(D, b)",
-    "local": "F(D', b')",
+    "loss": "the SAE, F(D, b, E(X))",
+    "exact": "exact codes, F(D, b)",
+    "local": "best found, F(D', b')",
     "floor": "floor of this width",
     "wide": "floor of any width",
 }

@@ -71,7 +71,7 @@ def _levels(table: dict[str, Any]) -> dict[str, Any]:
         "bargap": 0.25,
         "barmode": "overlay",
         "xaxis": {
-            "title": {"text": "loss per datapoint (P)"},
+            "title": {"text": "loss, mean per datapoint"},
             "automargin": True,
             "gridcolor": "#dddddd",
             "range": [0, _ROOM * max(values + [high for _, high in ends if high is not None])],
@@ -127,7 +127,6 @@ def _frontier(table: dict[str, Any]) -> dict[str, Any]:
         "yaxis": {
             "title": {"text": "FVU: fraction of variance unexplained"},
             "type": "log",
-            "dtick": "D2",
             "automargin": True,
             "gridcolor": "#dddddd",
         },
