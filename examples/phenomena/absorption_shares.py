@@ -43,7 +43,7 @@ from typing import NamedTuple
 import numpy as np
 from four_features import population
 from matplotlib.figure import Figure
-from reporting import Claims, Results, parser, save
+from reporting import COLORS, Claims, Results, parser, save
 from trees import Tree
 
 from cvxsae import Status, encode, learn_dictionary, train_sae
@@ -226,19 +226,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 for m in ("gap", "missing")
             ],
         )
-    save(draw(solved), given.out, "absorption_shares")
+    save(draw({one.problem.name: one.stages("missing") for one in solved}), given.out, "absorption_shares")
     results.save(given.results, "absorption_shares")
     return claims.exit_code
 
 
-def draw(solved: Sequence[Solved]) -> Figure:
-    """The missing share of the parent's activation at the four stages."""
+def draw(missing: dict[str, Sequence[float]]) -> Figure:
+    """The missing share of the parent's activation at the four stages, for every problem."""
     figure = Figure(figsize=(9, 3), layout="constrained")
     ax = figure.subplots()
-    width = 0.8 / len(solved)
-    for i, one in enumerate(solved):
-        ax.bar(np.arange(len(STAGES)) + i * width, one.stages("missing"), width, label=one.problem.name)
-    ax.set_xticks(np.arange(len(STAGES)) + 0.4 - width / 2, STAGES)
+    width = 0.8 / len(missing)
+    for i, ((name, shares), color, hatch) in enumerate(
+        zip(missing.items(), COLORS, ("", "//", "..", "xx"), strict=False)
+    ):
+        ax.bar(
+            np.arange(len(STAGES)) + i * width, shares, width, label=name, color=color, hatch=hatch, edgecolor="white"
+        )
+    ax.set_xticks(
+        np.arange(len(STAGES)) + 0.4 - width / 2,
+        ["SAE, its encoder", "its dictionary,\nexact codes", "best dictionary\nfound", "true dictionary"],
+    )
     ax.set(ylabel="share of the parent's\nactivation missing", ylim=(-0.05, 1.1))
     figure.legend(frameon=False, fontsize="small", loc="outside right upper")
     return figure

@@ -47,7 +47,7 @@ from dataclasses import replace
 
 import numpy as np
 from matplotlib.figure import Figure
-from reporting import Claims, Results, parser, save
+from reporting import COLORS, MARKERS, Claims, Results, parser, save
 
 from cvxsae import encode, solve_globally
 from cvxsae.penalties import L1, radial_bound
@@ -195,16 +195,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     wrong = all(leans[180.0, S, lam] < 1e-4 < leans[90.0, S, lam] for S, lam in settings)
     claims.check("coherence ranks the two in the wrong order in every setting", wrong)
 
-    figure = Figure(figsize=(5, 3.4), layout="constrained")
-    axes = figure.subplots()
-    for S, lam in settings:
-        shown = [degrees for degrees in ANGLES if (degrees, S, lam) in leans]
-        axes.plot(shown, [leans[degrees, S, lam] for degrees in shown], "o-", label=f"S = {S:g}, α = {2 * lam:g}")
-    axes.set(xlabel="angle between the two features, degrees", ylabel="degrees off at the optimum", xticks=ANGLES)
-    axes.legend(frameon=False)
-    save(figure, asked.out, "coherence_recovery")
+    curves = {
+        f"S = {S:g}, α = {2 * lam:g}": {
+            degrees: leans[degrees, S, lam] for degrees in ANGLES if (degrees, S, lam) in leans
+        }
+        for S, lam in settings
+    }
+    save(draw(curves), asked.out, "coherence_recovery")
     results.save(asked.results, "coherence_recovery")
     return claims.exit_code
+
+
+def draw(curves: dict[str, dict[float, float]]) -> Figure:
+    """Degrees off over the angle between the features, a line a setting."""
+    figure = Figure(figsize=(5, 3.4), layout="constrained")
+    axes = figure.subplots()
+    for (name, off_by), color, marker in zip(curves.items(), COLORS, MARKERS, strict=False):
+        axes.plot(list(off_by), list(off_by.values()), f"{marker}-", color=color, label=name)
+    axes.set(xlabel="angle between the two features, degrees", ylabel="degrees off at the optimum", xticks=ANGLES)
+    axes.legend(frameon=False)
+    return figure
 
 
 if __name__ == "__main__":

@@ -9,7 +9,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from cvxsae.data.storage import json_text, write_atomically
 from cvxsae.parallel.machine import describe
@@ -85,6 +87,20 @@ class Claims:
         difference = abs(measured - expected)
         detail = f"{measured:.8g}, expected {expected:.8g}, difference {difference:.1e} ≤ {tol:.0e}"
         self.check(f"{claim}: {detail}", difference <= tol)
+
+
+MARKERS = "os^D"
+"""A marker for each line of a panel, so that lines differ by more than their color."""
+
+COLORS = ("#0072b2", "#e69f00", "#444444", "#cc79a7")
+"""Colors that a color-blind reader can tell apart (Okabe and Ito), with a dark gray in the place of green."""
+
+
+def plain_ticks(axis: Axis, ticks: Sequence[float]) -> None:
+    """Label a logarithmic axis at these numbers only, as they are written."""
+    axis.set_major_locator(FixedLocator(list(ticks)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def best_match(atoms: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

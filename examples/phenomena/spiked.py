@@ -41,7 +41,7 @@ from unittest import mock
 import numpy as np
 import scipy.sparse as sp
 from matplotlib.figure import Figure
-from reporting import Claims, Results, parser, save
+from reporting import COLORS, Claims, Results, parser, save
 from scipy.optimize import linear_sum_assignment, minimize
 
 from cvxsae import encode, learn_dictionary
@@ -321,11 +321,12 @@ def draw(found: dict[float, list[float]], moved: dict[float, list[float]], scale
     """Errors over λ, ours and the published ones."""
     figure = Figure(figsize=(7, 3.2), layout="constrained")
     for axes, rho in zip(figure.subplots(1, 2, sharey=True), found, strict=True):
-        axes.loglog(scale.lambdas, found[rho], "o-", label="found")
-        axes.loglog(scale.lambdas, moved[rho], "s--", label="from the truth")
+        axes.loglog(scale.lambdas, found[rho], "o-", color=COLORS[0], label="found")
+        axes.loglog(scale.lambdas, moved[rho], "s--", color=COLORS[1], label="from the truth")
         if scale is FULL:
-            axes.loglog(scale.lambdas, [theirs for theirs, _ in PUBLISHED[rho]], "x:", label="published, vanilla SAE")
-        axes.set(title=f"ρ = {rho:g}", xlabel="λ", ylabel="1 − matched cosine")
+            theirs = [error for error, _ in PUBLISHED[rho]]
+            axes.loglog(scale.lambdas, theirs, "x:", color=COLORS[2], label="published, vanilla SAE")
+        axes.set(title=f"ρ = {rho:g}", xlabel="λ", ylabel="error: 1 − matched cosine")
         axes.legend(fontsize=7)
     return figure
 

@@ -42,7 +42,7 @@ from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
-from reporting import Claims, Results, parser, save
+from reporting import COLORS, MARKERS, Claims, Results, parser, plain_ticks, save
 
 from cvxsae import LargeDictionary, check_optimality, encode, large_path, learn_dictionary, width_floor
 from cvxsae.relaxations.candidate import Candidate
@@ -298,23 +298,44 @@ def main(argv: Sequence[str] | None = None) -> int:
     alone(claims, results, NOISES[0], 1 if asked.small else RAYS)
     curves = with_price(claims, results, (0.0, *noises), BELOW[3:] if asked.small else BELOW)
 
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    for noise, curve in excesses.items():
-        widths = (RAYS, points) if asked.small else (RAYS, 2 * RAYS, 4 * RAYS, points)
-        left.plot(widths[:-1], curve[:-1], "o-", label=f"σ = {noise:g}")
-    left.set(xscale="log", yscale="log", xlabel="K", ylabel="F − F_wide", title="atoms free: it never stops before N")
-    left.legend(frameon=False)
-    for noise, (found, low, _) in curves.items():
-        line = right.plot([p.atom_cost for p in found], [p.live_atoms for p in found], "o-", label=f"σ = {noise:g}")
-        if low:
-            right.axvline(low, color=line[0].get_color(), linestyle=":")
-    right.axvline(curves[0.0][2], color="grey", linestyle="--")
-    right.set(xscale="log", xlabel="τ", ylabel="live atoms", title="atoms cost τ (dotted: (a), dashed: (b))")
-    right.legend(frameon=False)
+    widths = (RAYS, points) if asked.small else (RAYS, 2 * RAYS, 4 * RAYS, points)
+    lives = {noise: [(one.atom_cost, one.live_atoms) for one in found] for noise, (found, _, _) in curves.items()}
+    ends = {noise: low for noise, (_, low, _) in curves.items()}
+    figure = draw({noise: (widths[:-1], curve[:-1]) for noise, curve in excesses.items()}, lives, ends, curves[0.0][2])
     save(figure, asked.out, "stop_splitting")
     results.save(asked.results, "stop_splitting")
     return claims.exit_code
+
+
+def draw(
+    excesses: dict[float, tuple[Sequence[int], Sequence[float]]],
+    lives: dict[float, Sequence[tuple[float, int]]],
+    ends: dict[float, float],
+    sharing: float,
+) -> Figure:
+    """What free atoms leave to be gained over K, and live atoms over their price."""
+    figure = Figure(figsize=(12, 3.8), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    styles = {noise: (color, marker) for noise, color, marker in zip(lives, COLORS, MARKERS, strict=False)}
+    for noise, curve in excesses.items():
+        color, marker = styles[noise]
+        left.plot(*curve, f"{marker}-", color=color, label=f"σ = {noise:g}")
+    left.set(
+        xscale="log", yscale="log", xlabel="atoms K", ylabel="F − F_wide", title="atoms free: it never stops before N"
+    )
+    plain_ticks(left.xaxis, next(iter(excesses.values()))[0])
+    left.legend(frameon=False)
+    for size, (noise, curve) in zip((9, 6, 4), lives.items(), strict=False):
+        color, marker = styles[noise]
+        right.plot(*zip(*curve, strict=True), f"{marker}-", color=color, markersize=size, label=f"σ = {noise:g}")
+        if ends[noise]:
+            label = f"(a): one atom a cluster, σ = {noise:g}"
+            right.axvline(ends[noise], color=color, linestyle=":", label=label)
+    right.axvline(sharing, color="black", linestyle="--", label="(b): clusters share atoms")
+    right.set(xscale="log", xlabel="price of an atom τ, datapoints", ylabel="live atoms", title="atoms cost τ")
+    plain_ticks(right.xaxis, (0.1, 0.3, 1, 3, 10))
+    right.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.02, 1), frameon=False)
+    return figure
 
 
 if __name__ == "__main__":

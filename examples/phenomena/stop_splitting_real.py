@@ -29,7 +29,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
-from reporting import Claims, Results, parser, save
+from reporting import COLORS, MARKERS, Claims, Results, parser, plain_ticks, save
 
 from cvxsae import solve
 from cvxsae.data import digits, wordllama
@@ -138,15 +138,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     worst = max(float(gap[5]) for gap in gaps)
     claims.check(f"on {few} rows values are within {worst:.1%} ≤ 2 % of a certified bound", worst <= 0.02)
 
-    figure = Figure(figsize=(4.2 * len(sets), 3.4), layout="constrained")
-    for axes, (name, *_) in zip(figure.subplots(1, len(sets), squeeze=False)[0], sets, strict=True):
-        for price in (0.0, *prices):
-            axes.plot(*curves[name, price], "o-", label=f"τ̄ = {price:g}")
-        axes.set(xscale="log", yscale="log", xlabel="rows N", ylabel="atoms of the optimum", title=name)
-        axes.legend(frameon=False)
-    save(figure, asked.out, "stop_splitting_real")
+    named = {name: {price: curves[name, price] for price in (0.0, *prices)} for name, *_ in sets}
+    save(draw(named), asked.out, "stop_splitting_real")
     results.save(asked.results, "stop_splitting_real")
     return claims.exit_code
+
+
+def draw(curves: dict[str, dict[float, tuple[Sequence[int], Sequence[int]]]]) -> Figure:
+    """Atoms over rows, a panel a data set and a line a price."""
+    figure = Figure(figsize=(4.2 * len(curves), 3.4), layout="constrained")
+    for axes, (name, lines) in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True):
+        for (price, (sizes, atoms)), color, marker in zip(lines.items(), COLORS, MARKERS, strict=False):
+            axes.plot(sizes, atoms, f"{marker}-", color=color, label=f"τ̄ = {price:g}")
+        axes.set(xscale="log", yscale="log", xlabel="rows N", ylabel="atoms of the optimum found", title=name)
+        plain_ticks(axes.xaxis, next(iter(lines.values()))[0])
+        axes.legend(frameon=False)
+    return figure
 
 
 if __name__ == "__main__":

@@ -73,6 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     order = (best.dictionary @ tree.absorbed.T).argmax(axis=0)
     left, right = figure.subplots(1, 2)
     left.imshow(best.dictionary[order] @ truth.T, cmap="RdBu_r", vmin=-1, vmax=1)
+    for axes in (left, right):
+        axes.set(xticks=range(0, len(truth), 5), yticks=range(0, len(truth), 5))
     left.set(xlabel="true feature", ylabel="atom", title=f"atoms of the optimum, λ = {lam:g}")
     firing = best.codes[:, order].toarray() > 0
     right.imshow((firing.T @ tree.active) / np.maximum(tree.active.sum(axis=0), 1), cmap="Greys", vmin=0, vmax=1)

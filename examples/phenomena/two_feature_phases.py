@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
-from reporting import Claims, parser, save, table
+from reporting import MARKERS, Claims, parser, save, table
 
 from cvxsae import certify, solve_globally
 
@@ -119,11 +119,11 @@ def draw(cells: dict, edges: dict, axes_of: tuple[Sequence[float], ...]) -> Figu
     panels = figure.subplots(1, len(penalties), sharey=True, squeeze=False)[0]
     colors = ["#1f4e79", "#c0504d", "#e8a33d", "#4f81bd"]
     for ax, lam in zip(panels, penalties, strict=True):
-        for color, one in zip(colors, angles, strict=False):
+        for color, marker, one in zip(colors, MARKERS, angles, strict=False):
             far = [cells[lam, one, r].farther for r in ratios]
             near = [cells[lam, one, r].nearer for r in ratios]
-            ax.plot(ratios, far, "o-", color=color, label=f"θ = {one:g}°")
-            ax.plot(ratios, near, "o:", color=color, fillstyle="none")
+            ax.plot(ratios, far, f"{marker}-", color=color, label=f"θ = {one:g}°")
+            ax.plot(ratios, near, f"{marker}:", color=color, fillstyle="none")
             if (lam, one) in edges:
                 ax.axvline(edges[lam, one], color=color, linewidth=0.8)
         ax.set(xscale="log", xlabel="b/c: together over alone", title=f"λ = {lam:g}")

@@ -99,6 +99,7 @@ def _frontier(table: dict[str, Any]) -> dict[str, Any]:
     """A line a curve: fraction of variance unexplained against active atoms."""
     names = column(table, "curve")
     points = list(zip(names, column(table, "l0"), column(table, "fvu"), strict=True))
+    drawn = [max(fvu, LEAST_FVU) for _, _, fvu in points if fvu is not None]
     data = []
     for place, name in enumerate(dict.fromkeys(names)):
         mine = [(l0, fvu) for curve, l0, fvu in points if curve == name and l0 is not None and fvu is not None]
@@ -127,6 +128,7 @@ def _frontier(table: dict[str, Any]) -> dict[str, Any]:
         "yaxis": {
             "title": {"text": "FVU: fraction of variance unexplained"},
             "type": "log",
+            **({"dtick": "D2"} if max(drawn, default=1.0) > 5 * min(drawn, default=1.0) else {}),  # few numbers, but some
             "automargin": True,
             "gridcolor": "#dddddd",
         },
