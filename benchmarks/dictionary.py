@@ -39,7 +39,7 @@ from cvxsae.solvers.dictionary.learn import EPOCHS
 RESULTS = Path(__file__).parent / "results"
 LAM, POINTS, JUDGED, BATCH = 0.08, 16_000, 1_500, 512
 BUDGETS = {512: 40.0, 2048: 80.0}
-PROMISED = {
+TARGETS = {
     512: {"spams": 4, "scikit-learn": 8, "value": 0.379},
     2048: {"spams": 10, "scikit-learn": 15, "value": 0.275},
 }
@@ -223,11 +223,11 @@ def report(runs: list[dict[str, Any]]) -> str:
     ]
     for n_atoms in sorted({run["n_atoms"] for run in runs}):
         of_width = [run for run in runs if run["n_atoms"] == n_atoms]
-        budget, promised = of_width[0]["budget"], PROMISED.get(n_atoms, {})
+        budget, targets = of_width[0]["budget"], TARGETS.get(n_atoms, {})
         start = statistics.mean(run["start"]["subset"] for run in of_width)
         lines += [
             f"\n## K = {n_atoms}, {budget:g} s\n\nThe starting dictionary costs {start:.4f} (subset).\n",
-            "| method | seed | CPU s (wall) | subset | all | ours gets there in | ratio | promised | load |",
+            "| method | seed | CPU s (wall) | subset | all | ours gets there in | ratio | target | load |",
             "|---|---|---|---|---|---|---|---|---|",
         ]
         ours = {run["seed"]: run for run in of_width if run["method"] == "ours"}
@@ -237,8 +237,8 @@ def report(runs: list[dict[str, Any]]) -> str:
             if run["method"] != "ours" and run["seed"] in ours:
                 taken = seconds_to(ours[run["seed"]]["curve"], best["all"])
                 same, ratio = f"{taken:.1f} s", f"{best['cpu'] / taken:.1f}"
-            promise = promised.get("value" if run["method"] == "ours" else run["method"])
-            wanted = "" if promise is None else f"< {promise}" if run["method"] == "ours" else f"≥ {promise}"
+            target = targets.get("value" if run["method"] == "ours" else run["method"])
+            wanted = "" if target is None else f"< {target}" if run["method"] == "ours" else f"≥ {target}"
             lines.append(
                 f"| {run['method']} | {run['seed']} | {best['cpu']:.1f} ({best['wall']:.1f}) | {best['subset']:.4f} | "
                 f"{best['all']:.4f} | {same} | {ratio} | {wanted} | {max(run['load']):.1f} |"

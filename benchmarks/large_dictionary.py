@@ -3,7 +3,7 @@
     python -m benchmarks.large_dictionary [--sections small reference few cuts candidates scale gpu]
 
 Every section adds its rows to ``benchmarks/results/large_dictionary.json`` as they are measured, and the table
-``large_dictionary.md``, what was promised beside what was measured, is written from that file alone. Data has unit
+``large_dictionary.md``, the targets beside what was measured, is written from that file alone. Data has unit
 mean-square norm and λ = 0.1 unless a row says otherwise. ``cpu`` is process time, which a busy machine does not change
 much; ``seconds`` is wall-clock time. ``gpu`` needs a CUDA device and says so where there is none.
 """

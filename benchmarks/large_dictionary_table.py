@@ -1,4 +1,4 @@
-"""The table of ``benchmarks/large_dictionary.py``: what was promised beside what was measured, from the file alone."""
+"""The table of ``benchmarks/large_dictionary.py``: the targets beside what was measured, from the file alone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 def write_table(file: Path) -> None:
     """Write ``large_dictionary.md`` next to the results."""
     rows: dict[str, list[dict[str, Any]]] = json.loads(file.read_text())
-    parts = ["# The large dictionary: promised and measured", _HEAD]
+    parts = ["# The large dictionary: targets and measured values", _HEAD]
     for section, body in _SECTIONS.items():
         if rows.get(section):
             parts.append(body(rows[section]))
@@ -40,7 +40,7 @@ def _small(rows: list[dict[str, Any]]) -> str:
     names = ["data", "N", "d", "τ", "1 − bound/SDP", "value/SDP − 1", "value/ten starts − 1", "cpu", "Clarabel cpu"]
     return f"""## N ≤ 60 beside the SDP (Clarabel) and ten starts of L-BFGS-B
 
-Promised: `lower_bound ≤ SDP ≤ value`, the bound within 1e-4 of the SDP's value, the value no worse than the best of ten
+Target: `lower_bound ≤ SDP ≤ value`, the bound within 1e-4 of the SDP's value, the value no worse than the best of ten
 starts. Measured: the order is broken by at most {order:.1e} (relative; Clarabel's own accuracy is about 1e-8), the
 bound is within {worst_below:.1e}, the value exceeds the best of ten starts by at most {worst_value:.1e} (negative:
 it is below).
@@ -56,7 +56,7 @@ def _reference(rows: list[dict[str, Any]]) -> str:
     )
     return f"""## N = 80 (clustered, d = 8, τ = 10), to a solver gap of 1e-3
 
-Promised: at least 50 times faster than Clarabel in one run. Measured: {wall:.0f} times (wall), {cpu:.0f} times (process
+Target: at least 50 times faster than Clarabel in one run. Measured: {wall:.0f} times (wall), {cpu:.0f} times (process
 time).
 
 {_table(["solver", "cpu", "wall", "solver gap"], lines)}"""
@@ -66,7 +66,7 @@ def _few(rows: list[dict[str, Any]]) -> str:
     lines = [[r["n"], r["d"], r["tau"], r["status"], r["gap"], r["live_atoms"], r["cpu"], r["seconds"]] for r in rows]
     return f"""## Up to three dimensions (Gaussian points): exact certificates
 
-Promised: total gap ≤ 1e-4 for N up to 2,000. Measured: at most {max(r["gap"] for r in rows):.1e}.
+Target: total gap ≤ 1e-4 for N up to 2,000. Measured: at most {max(r["gap"] for r in rows):.1e}.
 
 {_table(["N", "d", "τ", "status", "total gap", "live atoms", "cpu", "wall"], lines)}"""
 
@@ -91,7 +91,7 @@ def _cuts(rows: list[dict[str, Any]]) -> str:
     ]
     return f"""## Copositive proofs (`solver="copositive"`), Gaussian points
 
-Promised: for N ≤ 30 at least half of a relaxation gap above 0.3 % is closed, on a published suite. Measured on the
+Target: for N ≤ 30 at least half of a relaxation gap above 0.3 % is closed, on a published suite. Measured on the
 {len(counted)} of {len(suite)} instances whose gap is above 0.3 %: between {min(counted):.0%} and {max(counted):.0%}.
 The relaxation gap is from the best dictionary known (after the cuts' own search) down to the doubly nonnegative value.
 
@@ -107,7 +107,7 @@ def _candidates(rows: list[dict[str, Any]]) -> str:
             ratios.append(f"{r['cpu'] / same[0]['cpu']:.1f} ({r['data']}, N = {r['n']})")
     return f"""## Given candidates: the normalized datapoints, τ = 10
 
-Promised: gap ≤ 1e-5. Measured: at most {max(ours):.1e} by block descent.
+Target: gap ≤ 1e-5. Measured: at most {max(ours):.1e} by block descent.
 The accelerated proximal gradient takes {", ".join(ratios)} times its process time.
 
 {_table(["data", "N = candidates", "bias", "solver", "gap", "cpu", "wall"], lines)}"""
@@ -135,7 +135,7 @@ def _scale(rows: list[dict[str, Any]]) -> str:
             fits.append(f"{kind} N^{np.polyfit(done[:, 0], done[:, 1], 1)[0]:.2f}")
     return f"""## Cost against N, τ = 10, to a solver gap of 2e-3
 
-Promised: N = 1,000 (d = 64; wordllama d = 256) in under 120 s on two cores; N = 4,000 reported; the exponent printed.
+Target: N = 1,000 (d = 64; wordllama d = 256) in under 120 s on two cores; N = 4,000 reported; the exponent printed.
 {missing}Process time grows as {", ".join(fits)} over the rows that reached the gap.
 
 {_table(names, [[r.get(key, "") for key in keys] for r in rows])}"""

@@ -11,7 +11,7 @@ were chosen on seed 0 of n = 500 and 1000, with its match in view. One thread; t
 
 `F(found)` and `F(truth)` have exact, certified codes. `F(from truth)` is the local optimum that descent from the true
 atoms reaches: a failure is the *search's* if it is below F(found) by more than 1e-4 of it, for then a better
-dictionary is known, and the *objective's* if not and the promised match is missed. `truth moves to` is its match: what
+dictionary is known, and the *objective's* if not and the target match is missed. `truth moves to` is its match: what
 the objective itself does to the true atoms at this penalty. `F_wide` and `floor` are certified: no dictionary of any
 width, or of this width (`cvxsae.width_floor`), is below them.
 
@@ -48,7 +48,7 @@ PUBLISHED = {  # dictionary learning with FISTA, TopK SAE, ReLU SAE
     500: (0.981, 0.484, 0.384),
     1000: (0.776, 0.392, 0.358),
 }
-PROMISED = {50: 0.98, 100: 0.98, 500: 0.98, 1000: 0.9}
+TARGETS = {50: 0.98, 100: 0.98, 500: 0.98, 1000: 0.9}
 PATHS: dict[int, dict[str, Any]] = {
     50: {"lams": (0.3, 0.1, 0.05, 0.02), "surplus": 1.2, "max_seconds": 60.0},
     100: {"lams": (0.3, 0.1, 0.05, 0.02), "surplus": 1.2, "max_seconds": 60.0},
@@ -122,10 +122,10 @@ def record(n_atoms: int, seed: int) -> dict[str, Any]:
 
 
 def whose(run: dict[str, Any]) -> str:
-    """Whose failure it is: any run with a better dictionary known counts, also one that keeps the promise."""
+    """Whose failure it is: any run with a better dictionary known counts, also one that reaches the target."""
     if run["from_truth"] < run["found"] * (1 - 1e-4):
         return "search"
-    return "none" if run["match"] >= PROMISED[run["n_atoms"]] else "objective"
+    return "none" if run["match"] >= TARGETS[run["n_atoms"]] else "objective"
 
 
 def report(runs: list[dict[str, Any]]) -> str:
@@ -134,7 +134,7 @@ def report(runs: list[dict[str, Any]]) -> str:
     lines = [
         f"# Planted dictionaries\n\n{prose[2]}\n\n{prose[3]}\n",
         f"{in_words()}; one thread used. CPU seconds are those of the whole path.\n",
-        "| n | m | ours (mean of seeds) | seeds | promised | FISTA dictionary learning | TopK SAE | ReLU SAE | CPU s |",
+        "| n | m | ours (mean of seeds) | seeds | target | FISTA dictionary learning | TopK SAE | ReLU SAE | CPU s |",
         "|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for n_atoms, dim in DIMS.items():
@@ -145,7 +145,7 @@ def report(runs: list[dict[str, Any]]) -> str:
             timed = [run["path_seconds"] for run in here if run["path_seconds"] is not None]
             cpu = f"{statistics.mean(timed):.0f}" if timed else "not kept"
             lines.append(
-                f"| {n_atoms} | {dim} | **{mean:.4f}** | {len(here)} | {PROMISED[n_atoms]} | {dictionary:.3f} | "
+                f"| {n_atoms} | {dim} | **{mean:.4f}** | {len(here)} | {TARGETS[n_atoms]} | {dictionary:.3f} | "
                 f"{topk:.3f} | {relu:.3f} | {cpu} |"
             )
     lines += [

@@ -28,7 +28,7 @@ from cvxsae.relaxations.floors.spectral import spectral_floor
 RESULTS = Path(__file__).parent / "results"
 LAM = 0.08
 TARGET = {32: 2.2, 128: 1.76, 512: 1.37, 1024: 1.22}
-"""Multiples of the wide limit that the issue asks for at N = 5,000."""
+"""Multiples of the wide limit to be reached at N = 5,000."""
 
 
 def wordllama(n: int) -> np.ndarray:

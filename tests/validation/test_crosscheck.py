@@ -1,4 +1,4 @@
-"""Reference and torch on the same problems: the tolerances that are promised, and a referee between them."""
+"""Reference and torch on the same problems: the tolerances that are targets, and a referee between them."""
 
 from __future__ import annotations
 
