@@ -100,6 +100,7 @@ def _frontier(table: dict[str, Any]) -> dict[str, Any]:
     names = column(table, "curve")
     points = list(zip(names, column(table, "l0"), column(table, "fvu"), strict=True))
     drawn = [max(fvu, LEAST_FVU) for _, _, fvu in points if fvu is not None]
+    is_long = max(drawn, default=1.0) > 5 * min(drawn, default=1.0)  # a short axis has no 1, 2 or 5 to be labeled at
     data = []
     for place, name in enumerate(dict.fromkeys(names)):
         mine = [(l0, fvu) for curve, l0, fvu in points if curve == name and l0 is not None and fvu is not None]
@@ -128,7 +129,7 @@ def _frontier(table: dict[str, Any]) -> dict[str, Any]:
         "yaxis": {
             "title": {"text": "FVU: fraction of variance unexplained"},
             "type": "log",
-            **({"dtick": "D2"} if max(drawn, default=1.0) > 5 * min(drawn, default=1.0) else {}),  # few numbers, but some
+            **({"dtick": "D2"} if is_long else {}),
             "automargin": True,
             "gridcolor": "#dddddd",
         },
