@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 from cvxsae.data import arguments
 from cvxsae.data.activations import Activations, ActivationsLike
 from cvxsae.data.deadline import OutOfTime, until, whatever_the_time
+from cvxsae.data.overlap import require_apart
 from cvxsae.data.storage import fingerprint
 from cvxsae.parallel.context import Run, Seeded, Steps, keywords
 from cvxsae.population.large.directions import Found, new_atoms, ratio_on_all_rows
@@ -114,7 +115,8 @@ def solve_population(
     problem
         λ, atom price and bias.
     held_out
-        Rows (M, d) that nothing is learned on; with them, the fit has an upper limit for the distribution.
+        Rows (M, d) that nothing is learned on; with them, the fit has an upper limit for the distribution. Refused
+        where half of them or more are equal to rows of X.
     floor
         What :func:`large_floor` says of the same problem: of these rows (``of="rows"``), or of the distribution.
     confidence
@@ -157,6 +159,8 @@ def solve_population(
     arguments.instance(problem, "problem", PopulationDictionary, "a PopulationDictionary")
     problem.bias_for(data.shape[1])
     aside = None if held_out is None else Activations(held_out, name="held_out")
+    if aside is not None and aside.shape[1] == data.shape[1]:
+        require_apart(data, aside, "held_out")
     print_of_rows = fingerprint(data)
     if floor is not None:
         require_floor_of(floor, problem, print_of_rows)

@@ -192,6 +192,7 @@ def test_limits_callbacks_and_interrupts(monkeypatch):
         ({"tol": -1.0}, "tol"),
         ({"held_out": np.ones((4, 3))}, "held_out"),
         ({"held_out": np.ones((1, 6))}, "held_out"),
+        ({"held_out": clusters(n=30)[::-1]}, "held_out .*that are learned from"),
         ({"folder": "x"}, ".folder"),
     ],
 )
