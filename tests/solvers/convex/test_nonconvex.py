@@ -179,7 +179,7 @@ def test_bounds_hold_where_atoms_are_nearly_parallel_or_opposite(rng):
 
 def test_codes_far_below_the_scale_of_a_log(rng):
     """With ε far above the codes a log is L1: no digits are lost on the way to the best single code."""
-    for epsilon in (1e8, 1e12, 1e16, 1e20):
+    for epsilon in (1e8, 1e12, 1e16, 1e20, 1e200):
         np.testing.assert_allclose(Log(epsilon).radial(np.array([3.0]), 1.0), 2.5, rtol=1e-7)
         solution = solve(PenalizedCodes([[3.0, 0.0]], [[1.0, 0.0]], 1.0, Log(epsilon)))
         assert solution.is_certified and solution.value == pytest.approx(2.5, rel=1e-7)

@@ -168,9 +168,10 @@ class Log(NonconvexPenalty):
 
 
 def larger_root(b: Float64[np.ndarray, "*n"], c: Float64[np.ndarray, "*n"]) -> Float64[np.ndarray, "*n"]:
-    """The larger root of ``z² − bz − c`` where that is real and above zero, else zero: without cancellation."""
-    inside = b**2 + 4 * c
-    root = np.sqrt(np.maximum(inside, 0.0))
+    """The larger root of ``z² − bz − c`` where that is real and above zero, else zero: nothing cancels or overflows."""
+    size = np.maximum(np.maximum(np.abs(b), np.sqrt(np.abs(c))), np.finfo(float).tiny)
+    inside = (b / size) ** 2 + 4 * (c / size / size)
+    root = size * np.sqrt(np.maximum(inside, 0.0))
     with np.errstate(divide="ignore", invalid="ignore"):
         z = np.where(b > 0, (b + root) / 2, 2 * c / (root - b))
     return np.where((inside >= 0) & (z > 0), z, 0.0)
