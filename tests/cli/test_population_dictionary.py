@@ -30,7 +30,11 @@ def test_it_gives_what_the_api_gives(tmp_path):
     assert told["value"] == pytest.approx(expected.value, rel=1e-9) and told["of"] == "rows"
     assert told["lower"] < told["upper"] == told["value"]
     assert PopulationDictionaryFit.load(tmp_path / "fit.npz", X, problem).value == pytest.approx(expected.value)
-    aside = run(tmp_path / "X.npy", *options[:8], "--held-out", tmp_path / "X.npy", "--max-steps", 3)
+    np.save(tmp_path / "seen.npy", X[::-1])
+    refused = run(tmp_path / "X.npy", *options[:8], "--held-out", tmp_path / "seen.npy", "--max-steps", 3)
+    assert refused.exit_code == 2 and "40 rows of 40 that are learned from" in refused.output
+    np.save(tmp_path / "other.npy", X + 0.01)
+    aside = run(tmp_path / "X.npy", *options[:8], "--held-out", tmp_path / "other.npy", "--max-steps", 3)
     assert "on the distribution" in aside.stdout and aside.exit_code == 1
 
 
