@@ -14,7 +14,7 @@ from jaxtyping import Float, Float64
 from cvxsae.data import arguments, tensors
 from cvxsae.data.activations import ActivationsLike
 from cvxsae.data.arguments import BiasLike
-from cvxsae.data.deadline import go_on
+from cvxsae.data.deadline import go_on, whatever_the_time
 from cvxsae.errors import InputError
 from cvxsae.relaxations.candidate import Candidate, Codes
 from cvxsae.relaxations.convex import code_penalty
@@ -217,8 +217,9 @@ class PenalizedCodes(FixedAtoms):
             raise InputError(
                 f"penalty {self.penalty.name!r} is convex; the lower bound of its codes is that of the dual."
             )
-        offsets = self.X.to_numpy().astype(np.float64) - self.fixed_bias().numpy()
-        values = self.row_values(candidate)
+        with whatever_the_time():  # the bounds are of these codes, however few nodes there is time for
+            offsets = self.X.to_numpy().astype(np.float64) - self.fixed_bias().numpy()
+            values = self.row_values(candidate)
         return row_bounds(offsets, self.atoms.numpy(), self.lam, self.penalty, values, candidate.dual)
 
     def lower_bound(self, candidate: Candidate) -> float:

@@ -14,14 +14,21 @@ envelope on [0, M], and any y gives ``φ(x) ≥ y·x − ½‖y‖² − Σ_k ma
 ``(M d_k·y − λ)_+`` and of a concave log ``(M d_k·y − λω(M))_+``. Of TopK, where it is the length of the codes that is
 bounded, the sum is ``M`` times the length of the k largest ``(d_k·y)_+``, the dual of the k-support norm. M is proved:
 optimal codes of L0 and TopK are least squares on their support, so ``‖x‖ ≥ ‖zD‖ ≥ √λ_m ‖z‖`` with λ_m of
-:class:`Coherence`; those of a log obey ``λω(z_k) ≤ v``.
+:class:`Coherence`; those of a log do not cost less if they shrink a little, so ``zD·(x − zD) ≥ 0`` and the same is true
+of them, and they obey ``λω(z_k) ≤ v``.
+
+*L0 with a ridge ρ* is L0 of longer atoms (:meth:`~cvxsae.penalties.L0.without_ridge`), so all of this holds of it, and
+``E_m ≥ ½‖x‖² λρ/(m + λρ)`` besides, for every dictionary: ``‖zD‖ ≤ Σz ≤ √m ‖z‖``. Its dual bound is that of ω itself,
+and needs no M: ``φ(x) ≥ y·x − ½‖y‖² − Σ_k ((d_k·y)₊²/(2λρ) − λ)₊``, the *perspective bound*. For each k and z ≥ 0 what
+is subtracted is at least ``z d_k·y − λω(z)``, by calculus where z > 0, and ½‖x − zD‖² ≥ y·(x − zD) − ½‖y‖².
 
 *By branch and bound,* for few atoms. Of a set S that must be active and a set F that may be, codes cost at least
 nonnegative least squares over S ∪ F and the price of S; if S alone does not do as well, of one more. The atom of F with
 the largest code splits the node in two. Each least squares problem is bounded from below by its residual as a dual
 point; what the residual lacks to be feasible is charged to codes that sum to at most ``LONGEST ‖x‖``, or more where
 atoms are nearly opposite. That codes of an optimum are no larger is assumed of dictionaries whose atoms are otherwise
-positively dependent up to a 1e-5.
+positively dependent up to a 1e-5. L0 with a ridge, before that, and a log have theirs in
+:mod:`~cvxsae.relaxations.convex.box_bounds`, which assumes nothing.
 """
 
 from __future__ import annotations
@@ -35,7 +42,8 @@ import numpy as np
 import torch
 from jaxtyping import Float64, Int64
 
-from cvxsae.data.deadline import go_on, is_over
+from cvxsae.data.deadline import is_over
+from cvxsae.relaxations.convex.box_bounds import Boxes, Curved, Priced, Searched, reaches, search
 from cvxsae.relaxations.convex.code_penalty import product_rounding
 from cvxsae.relaxations.convex.penalties.nonconvex import L0, Log, NonconvexPenalty, TopK
 from cvxsae.relaxations.linalg import EPS
@@ -54,6 +62,12 @@ MOST_ACTIVE = 64
 
 MOST_BRANCHED = 24
 """Atoms up to which supports are branched on: a node is a nonnegative least squares problem."""
+
+MOST_BOXED = 12
+"""Atoms up to which codes under a log are: every active one has to be halved some times."""
+
+LARGEST_BOX = 1e12
+"""Codes beyond which a box is not halved: its chord is too flat to say anything."""
 
 NODES = 2_000
 """Nodes of a datapoint; where more are needed the bound is that of the nodes that are open."""
@@ -122,14 +136,14 @@ class RowBounds:
         Where branch and bound ended with no node open, (n,).
     nodes
         How many it looked at, (n,).
-    supports
-        The best set of active atoms that it came across, where that beats the value given; None elsewhere.
+    codes
+        The best that it came across, (K,), where they beat the value given; None elsewhere.
     """
 
     bounds: Float64[np.ndarray, " n"]
     is_exact: np.ndarray
     nodes: Int64[np.ndarray, " n"]
-    supports: tuple[tuple[int, ...] | None, ...]
+    codes: tuple[Float64[np.ndarray, " K"] | None, ...]
 
 
 def row_bounds(
@@ -154,34 +168,67 @@ def row_bounds(
         Points y of the bounds by big M, (n, d); None for none.
     """
     scale = (x**2).sum(axis=1) / 2
-    found = penalty.radial(np.sqrt(2 * scale), lam)
-    exact, nodes = np.zeros(len(x), dtype=bool), np.zeros(len(x), dtype=np.int64)
-    supports: list[tuple[int, ...] | None] = [None] * len(x)
+    plain: tuple[np.ndarray, np.ndarray, float] = (x, atoms, 1.0)
+    if isinstance(penalty, L0):
+        plain = penalty.without_ridge(x, atoms, lam)
     most = _most_active(penalty, lam, values, len(atoms))
-    coherence = Coherence.of(torch.from_numpy(atoms), int(min(most.max(initial=1), MOST_ACTIVE)))
-    if not isinstance(penalty, Log):
-        found = np.maximum(found, _by_size(x, atoms, lam, penalty, most, coherence))
+    coherence = Coherence.of(torch.from_numpy(plain[1]), int(min(most.max(initial=1), MOST_ACTIVE)))
+    if isinstance(penalty, Log):
+        found = penalty.radial(np.sqrt(2 * scale), lam)
+    else:
+        found = _by_size(plain[0], plain[1], lam, penalty, most, coherence)
     if duals is not None:
         found = np.maximum(found, dual_bounds(x, atoms, lam, penalty, values, duals, coherence))
-    if len(atoms) <= MOST_BRANCHED and isinstance(penalty, L0 | TopK):
-        reach = _longest(atoms)
-        for n in range(len(x)):
-            if is_over():  # the other bounds hold for the rest
-                break
-            branched = _branched(x[n], atoms, lam, penalty, float(values[n]), reach)
-            nodes[n], exact[n], supports[n] = branched.looked, branched.is_exact, branched.support
-            found[n] = max(found[n], branched.low)
-    found = found - BOUND_ROUNDING * scale
-    return RowBounds(np.clip(found, 0.0, values), exact, nodes, tuple(supports))
+    branched = _few_atoms(x, atoms, lam, penalty, values, coherence)
+    found = np.maximum(found, [one.low for one in branched]) - BOUND_ROUNDING * scale
+    exact = np.array([one.is_exact for one in branched], dtype=bool)
+    nodes = np.array([one.looked for one in branched], dtype=np.int64)
+    return RowBounds(np.clip(found, 0.0, values), exact, nodes, tuple(one.codes for one in branched))
 
 
-class Branched(NamedTuple):
-    """What branch and bound says of a datapoint: its bound, nodes, whether none is open, a better support."""
-
-    low: float
-    looked: int
-    is_exact: bool
-    support: tuple[int, ...] | None
+def _few_atoms(
+    x: Float64[np.ndarray, "n d"],
+    atoms: Float64[np.ndarray, "K d"],
+    lam: float,
+    penalty: NonconvexPenalty,
+    values: Float64[np.ndarray, " n"],
+    coherence: Coherence,
+) -> list[Searched]:
+    """Branch and bound, where there are few atoms."""
+    n, K = len(x), len(atoms)
+    found = [Searched(0.0, 0, False, None)] * n
+    if (MOST_BOXED if isinstance(penalty, Log) else MOST_BRANCHED) < K:
+        return found
+    if isinstance(penalty, Log) or (isinstance(penalty, L0) and penalty.ridge):
+        most = np.ones((n, K))
+        if isinstance(penalty, Log):
+            limits = largest_codes(x, lam, penalty, values, coherence, K)
+            lengths = np.linalg.norm(x, axis=1) * (1 + BOUND_ROUNDING)
+            with np.errstate(invalid="ignore"):  # zero times infinity
+                most = np.fmin(limits[:, None], lengths[:, None] * reaches(atoms))
+        rows = np.flatnonzero(most.max(axis=1) < LARGEST_BOX)
+        roots = np.zeros((len(rows), 2, K))
+        roots[:, 1] = most[rows]
+        limit = NODES if isinstance(penalty, Log) else (NODES + 1) // 2
+        boxes: Boxes = Curved(atoms, lam, penalty) if isinstance(penalty, Log) else Priced(atoms, lam, penalty)
+        for row, one in zip(rows.tolist(), search(x[rows], boxes, roots, values[rows], limit), strict=True):
+            found[row] = one
+    if isinstance(penalty, Log):
+        return found
+    longer, plain, scale = penalty.without_ridge(x, atoms, lam) if isinstance(penalty, L0) else (x, atoms, 1.0)
+    reach = _longest(plain)
+    for row, one in enumerate(found):
+        if one.is_exact or is_over():
+            continue
+        best = float(values[row])
+        if one.codes is not None:
+            best = float(np.square(x[row] - one.codes @ atoms).sum()) / 2 + lam * float(
+                penalty.value(torch.from_numpy(one.codes)[None])
+            )
+        other = _branched(longer[row], plain, lam, penalty, min(best, float(values[row])), NODES - one.looked, reach)
+        codes = one.codes if other.codes is None else other.codes / scale
+        found[row] = Searched(max(one.low, other.low), one.looked + other.looked, other.is_exact, codes)
+    return found
 
 
 def _most_active(
@@ -208,10 +255,14 @@ def _by_size(
     top = max(2, min(int(most.max(initial=0)), MOST_ACTIVE))
     errors = np.zeros((top + 1, len(x)))
     errors[0] = scale
-    errors[1] = scale - np.maximum(q.max(axis=1), 0.0) ** 2 / 2
+    if isinstance(penalty, L0) and penalty.ridge:
+        share = lam * penalty.ridge / (np.arange(top + 1) + lam * penalty.ridge)
+        errors = np.maximum(errors, share[:, None] * scale * (1 - 8 * EPS))
+    errors[1] = np.maximum(errors[1], scale - np.maximum(q.max(axis=1), 0.0) ** 2 / 2)
     for m in range(2, top + 1):
         k = np.full(len(x), m)
-        errors[m] = coherence.bounds(torch.from_numpy(x), torch.from_numpy(atoms), k) if m < len(coherence.least) else 0
+        if m < len(coherence.least):
+            errors[m] = np.maximum(errors[m], coherence.bounds(torch.from_numpy(x), torch.from_numpy(atoms), k))
     if len(atoms) <= MOST_PAIRED:
         errors[2] = np.maximum(errors[2], scale - _best_pair(q, atoms, scale))
     if isinstance(penalty, TopK):
@@ -232,7 +283,8 @@ def _best_pair(
     gram = atoms @ atoms.T
     blur = 16 * product_rounding(atoms.shape[1]) * scale[:, None]
     for i in range(len(atoms) - 1):
-        go_on()
+        if is_over():
+            return scale
         c, own, other = gram[i, i + 1 :], q[:, i, None], q[:, i + 1 :]
         apart = 1 - c**2
         both = (own > c * other) & (other > c * own)
@@ -253,15 +305,18 @@ def largest_codes(
     n_atoms: int,
 ) -> Float64[np.ndarray, " n"]:
     """M of every datapoint: codes of an optimum are no longer than that (a log's no larger); infinite if not known."""
-    with np.errstate(over="ignore", divide="ignore"):
+    most = _most_active(penalty, lam, values, n_atoms)
+    least = np.where(most < len(coherence.least), coherence.least[np.minimum(most, len(coherence.least) - 1)], 0.0)
+    ridge = lam * penalty.ridge if isinstance(penalty, L0) else 0.0
+    known = least > PARALLEL
+    root = np.sqrt(np.where(known, least, 1.0) * (1 + ridge))
+    found = np.where(known, np.linalg.norm(x, axis=1) / root, np.inf)
+    with np.errstate(over="ignore"):
         if isinstance(penalty, Log):
-            return penalty.epsilon * np.expm1(values / (lam * penalty.epsilon)) * (1 + BOUND_ROUNDING)
-        most = _most_active(penalty, lam, values, n_atoms)
-        least = np.where(most < len(coherence.least), coherence.least[np.minimum(most, len(coherence.least) - 1)], 0.0)
-        root = np.sqrt(np.maximum(least, 0.0))
-        root = np.sqrt(np.where(least > PARALLEL, least, 1.0))
-        lengths = np.linalg.norm(x, axis=1) / root * (1 + BOUND_ROUNDING)
-    return np.where(least > PARALLEL, lengths, np.inf)
+            found = np.minimum(found, penalty.epsilon * np.expm1(values / (lam * penalty.epsilon)))
+        if ridge > 0:
+            found = np.minimum(found, np.sqrt(2 * values / ridge))
+    return found * (1 + BOUND_ROUNDING)
 
 
 def dual_bounds(
@@ -273,17 +328,20 @@ def dual_bounds(
     duals: Float64[np.ndarray, "n d"],
     coherence: Coherence,
 ) -> Float64[np.ndarray, " n"]:
-    """The bounds by big M at given points, minus infinity where there is no M."""
+    """The bounds by big M, and of a ridge without, at given points; minus infinity where there is none."""
     M = largest_codes(x, lam, penalty, values, coherence, len(atoms))
     known = np.isfinite(M)
     blur = product_rounding(x.shape[1]) * np.linalg.norm(duals, axis=1)
+    products = duals @ atoms.T + blur[:, None]
     with np.errstate(over="ignore"):  # codes that may be as large as floating point holds prove nothing
-        reach = np.where(known, M, 0.0)[:, None] * np.maximum(duals @ atoms.T + blur[:, None], 0.0)
+        reach = np.where(known, M, 0.0)[:, None] * np.maximum(products, 0.0)
         if isinstance(penalty, TopK):
             k = min(penalty.k, len(atoms))
             charge = np.sqrt(np.square(np.partition(reach, -k, axis=1)[:, -k:]).sum(axis=1))
+        elif isinstance(penalty, L0):
+            charge = penalty.conjugate(products, lam, np.where(known, M, 0.0)[:, None]).sum(axis=1)
         else:
-            price = np.full(len(x), lam) if isinstance(penalty, L0) else lam * penalty.of_mass(np.where(known, M, 0.0))
+            price = lam * penalty.of_mass(np.where(known, M, 0.0))
             charge = np.maximum(reach - price[:, None], 0.0).sum(axis=1)
     value = (duals * x).sum(axis=1) - (duals**2).sum(axis=1) / 2 - charge * (1 + 2 * len(atoms) * EPS)
     return np.where(known, value, -np.inf)
@@ -295,25 +353,27 @@ def _branched(
     lam: float,
     penalty: NonconvexPenalty,
     value: float,
+    nodes: int = NODES,
     reach: float = LONGEST,
-) -> Branched:
+) -> Searched:
     """Halve the supports until none can cost less than the best found, or there are too many nodes, or time is over."""
     limit = penalty.k if isinstance(penalty, TopK) else len(atoms)
     price = 0.0 if isinstance(penalty, TopK) else lam
-    best, ticket, looked, support, least = value, count(), 0, None, value
+    best, ticket, looked, codes, least = value, count(), 0, None, value
     close = BOUND_ROUNDING * float(x @ x) / 2
     heap: list[tuple[float, int, tuple[int, ...], tuple[int, ...]]] = [
         (0.0, next(ticket), (), tuple(range(len(atoms))))
     ]
-    while heap and looked < NODES and not is_over():
+    while heap and looked < nodes and not is_over():
         low, _, needed, free = heapq.heappop(heap)
         if low >= best - close:
-            return Branched(min(best, least, low), looked, True, support)
+            return Searched(min(best, least, low), looked, True, codes)
         looked += 1
         whole = _least_squares(x, atoms, needed + free, reach)
         alone = _least_squares(x, atoms, needed, reach)
         if alone.attained + price * len(needed) < best:
-            best, support = alone.attained + price * len(needed), needed
+            best, codes = alone.attained + price * len(needed), np.zeros(len(atoms))
+            codes[list(needed)] = alone.codes
         least = min(least, max(low, alone.low + price * len(needed)))
         if len(needed) >= limit or not free:
             continue
@@ -326,7 +386,7 @@ def _branched(
         heapq.heappush(heap, (low, next(ticket), (*needed, j), rest))
         heapq.heappush(heap, (max(low, 0.0), next(ticket), needed, rest))
     low = min(best, least, heap[0][0]) if heap else min(best, least)
-    return Branched(low, looked, low >= best - close, support)
+    return Searched(low, looked, low >= best - close, codes)
 
 
 class LeastSquares(NamedTuple):

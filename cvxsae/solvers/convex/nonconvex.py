@@ -1,19 +1,22 @@
 """Codes under penalties that are not convex: what a local search attains, with the bounds of the problem.
 
-*L0.* Matching pursuit as long as an atom gains more than λ; then, until nothing helps, the atom whose removal costs
+*L0.* With a ridge, that of longer atoms without one (:meth:`~cvxsae.penalties.L0.without_ridge`), K × (d + K) numbers.
+Matching pursuit as long as an atom gains more than λ; then, until nothing helps, the atom whose removal costs
 less than λ goes, one atom is exchanged for another, and atoms are added; every support is refitted exactly.
 *TopK.* The same with a limit (:mod:`cvxsae.solvers.codes.k_sparse`).
 *Log.* A log is below its tangents, so weighted L1 codes with the weights ``ε/(ε + z)`` of the last ones never cost more
 (Candès et al. 2008); from the codes of L1 and from the best single atom.
 
-The dual point of the bounds by big M is the residual, scaled to where the bound is largest.
+The dual point of the bounds by big M is the residual, scaled to where the bound is largest; with a ridge also that of
+codes under the convex envelope, the reverse Huber function, by accelerated proximal gradients.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import scipy.sparse as sp
@@ -21,13 +24,13 @@ import torch
 from jaxtyping import Float64
 from tqdm.auto import tqdm
 
-from cvxsae.data.deadline import OutOfTime, go_on, until
+from cvxsae.data.deadline import OutOfTime, is_over, until
 from cvxsae.parallel.context import Run
 from cvxsae.relaxations import linalg
 from cvxsae.relaxations.convex.fixed_atoms import SparseCodes
 from cvxsae.relaxations.convex.penalized_codes import PenalizedCodes
 from cvxsae.relaxations.convex.penalties.nonconvex import L0, Log, TopK
-from cvxsae.relaxations.convex.support_bounds import MOST_BRANCHED, Coherence, dual_bounds
+from cvxsae.relaxations.convex.support_bounds import Coherence, dual_bounds
 from cvxsae.relaxations.joint.active_gram import gram_inverses
 from cvxsae.relaxations.solution import Evaluated, Record, Solution, Status, judge
 from cvxsae.solvers.codes.k_sparse import SWAP_ENTRIES, search
@@ -87,56 +90,80 @@ def _found(problem: PenalizedCodes, run: Run) -> Iterator[Evaluated]:
         k = np.full(problem.n_points, min(penalty.k, problem.n_atoms), dtype=np.int64)
         codes = search(plain, k, None, run).codes
     elif isinstance(penalty, L0):
-        codes = _priced(offsets, problem.atoms, problem.lam, run)
+        longer, atoms, scale = penalty.without_ridge(offsets.numpy(), problem.atoms.numpy(), problem.lam)
+        codes = _priced(torch.from_numpy(longer), torch.from_numpy(atoms), problem.lam, run)
+        codes.data /= scale
     else:
         codes = _reweighted(offsets, problem.atoms, problem.lam, penalty, run)
-    bias, bound = problem.fixed_bias().numpy(), 0.0
+    bias = problem.fixed_bias().numpy()
     candidate = problem.candidate(codes, bias)
-    yield Evaluated(candidate, bound=bound)
-    if problem.n_atoms <= MOST_BRANCHED and not isinstance(penalty, Log):
+    yield Evaluated(candidate, bound=0.0)
+    dual = _dual(problem, offsets, problem.row_values(candidate), codes, run)
+    candidate = problem.candidate(codes, bias, dual)
+    with until(run.deadline):
+        rows = problem.row_bounds(candidate)
+    yield Evaluated(candidate, bound=float(rows.bounds.mean()))
+    if any(one is not None for one in rows.codes) and not run.is_late:  # other codes need bounds that are theirs
+        candidate = problem.candidate(_with_better(codes, rows.codes), bias, dual)
         with until(run.deadline):
             rows = problem.row_bounds(candidate)
-        codes = _with_supports(codes, offsets.numpy(), problem.atoms.numpy(), rows.supports)
-        candidate, bound = problem.candidate(codes, bias), float(rows.bounds.mean())
-        yield Evaluated(candidate, bound=bound)
-    dual = _dual(problem, offsets.numpy(), problem.row_values(candidate), codes)
-    candidate = problem.candidate(codes, bias, dual)
-    yield Evaluated(candidate, bound=max(bound, problem.lower_bound(candidate)))
+        yield Evaluated(candidate, bound=float(rows.bounds.mean()))
 
 
-def _with_supports(
-    codes: sp.csr_array,
-    x: Float64[np.ndarray, "n d"],
-    atoms: Float64[np.ndarray, "K d"],
-    supports: tuple[tuple[int, ...] | None, ...],
-) -> sp.csr_array:
-    """Nonnegative least squares on the better supports that branch and bound came across."""
-    from scipy.optimize import nnls
-
+def _with_better(codes: sp.csr_array, better: tuple[Float64[np.ndarray, " K"] | None, ...]) -> sp.csr_array:
+    """With those that branch and bound came across."""
     dense = codes.toarray()
-    for n, support in enumerate(supports):
-        if support is not None:
-            dense[n] = 0
-            if support:
-                dense[n, list(support)] = nnls(atoms[list(support)].T, x[n])[0]
+    for n, one in enumerate(better):
+        if one is not None:
+            dense[n] = one
     return sp.csr_array(dense)
 
 
 def _dual(
-    problem: PenalizedCodes, x: Float64[np.ndarray, "n d"], values: Float64[np.ndarray, " n"], codes: sp.csr_array
+    problem: PenalizedCodes,
+    offsets: Float64[torch.Tensor, "n d"],
+    values: Float64[np.ndarray, " n"],
+    codes: sp.csr_array,
+    run: Run,
 ) -> Float64[np.ndarray, "n d"]:
-    """Of every datapoint the multiple of its residual with the largest bound by big M."""
-    atoms, penalty = problem.atoms.numpy(), problem.penalty
-    most = penalty.k if isinstance(penalty, TopK) else int(min(max(values.max() / problem.lam, 1), MOST_ACTIVE))
-    coherence = Coherence.of(problem.atoms, min(most, len(atoms)))
-    residual = x - codes @ atoms
+    """Of every datapoint the multiple of a residual with the largest dual bound."""
+    x, atoms, penalty, lam = offsets.numpy(), problem.atoms.numpy(), problem.penalty, problem.lam
+    residuals = [x - codes @ atoms]
+    rows = problem.atoms
+    if isinstance(penalty, L0) and penalty.ridge:
+        residuals.append(_envelope_residual(offsets, rows, lam, penalty, run))
+        rows = torch.from_numpy(penalty.without_ridge(x[:0], atoms, lam)[1])
+    most = penalty.k if isinstance(penalty, TopK) else int(min(max(values.max() / lam, 1), MOST_ACTIVE))
+    coherence = Coherence.of(rows, min(most, len(atoms)))
     best, point = np.full(len(x), -np.inf), np.zeros_like(x)
-    for scale in SCALES:
-        go_on()
-        bound = dual_bounds(x, atoms, problem.lam, penalty, values, scale * residual, coherence)
-        better = bound > best
-        best[better], point[better] = bound[better], scale * residual[better]
+    for residual in residuals:
+        for scale in SCALES[::-1]:
+            if is_over():
+                return point
+            bound = dual_bounds(x, atoms, lam, penalty, values, scale * residual, coherence)
+            better = bound > best
+            best[better], point[better] = bound[better], scale * residual[better]
     return point
+
+
+def _envelope_residual(
+    x: Float64[torch.Tensor, "n d"], rows: Float64[torch.Tensor, "K d"], lam: float, penalty: L0, run: Run
+) -> Float64[np.ndarray, "n d"]:
+    """What codes under the convex envelope of L0 with a ridge leave."""
+    x, rows = x.to(run.device), rows.to(run.device)
+    step = _step(rows)
+    codes = x.new_zeros((len(x), len(rows)))
+    for _ in range(REWEIGHTED):
+        if is_over():
+            break
+        codes = _accelerated(x, rows, codes, lambda V: penalty.envelope_prox(V, lam, step), step)
+    return (x - codes @ rows).cpu().numpy()
+
+
+def _step(rows: Float64[torch.Tensor, "K d"]) -> float:
+    """The longest step of a gradient method."""
+    gram = rows @ rows.T if len(rows) < rows.shape[1] else rows.T @ rows
+    return 1 / float(linalg.extreme_eigenvalues(gram)[1])
 
 
 def _priced(x: Float64[torch.Tensor, "n d"], rows: Float64[torch.Tensor, "K d"], lam: float, run: Run) -> sp.csr_array:
@@ -197,8 +224,7 @@ def _reweighted(
 ) -> sp.csr_array:
     """The search for a log penalty."""
     x, rows = x.to(run.device), rows.to(run.device)
-    gram = rows @ rows.T if len(rows) < rows.shape[1] else rows.T @ rows
-    step = 1 / float(linalg.extreme_eigenvalues(gram)[1])
+    step = _step(rows)
 
     def cost(codes: torch.Tensor) -> torch.Tensor:
         return (x - codes @ rows).square().sum(dim=1) / 2 + lam * penalty.value(codes)
@@ -215,20 +241,30 @@ def _reweighted(
             if run.is_late:
                 break
             weights = lam * step * penalty.epsilon / (penalty.epsilon + codes)
-            codes = _weighted(x, rows, codes, weights, step)
+            codes = _accelerated(x, rows, codes, partial(_shifted, weights), step)
         better = (cost(codes) < cost(best))[:, None]
         best = torch.where(better, codes, best)
     return sp.csr_array(best.cpu().numpy())
 
 
-def _weighted(
-    x: torch.Tensor, rows: torch.Tensor, codes: torch.Tensor, thresholds: torch.Tensor, step: float
+def _shifted(thresholds: torch.Tensor, V: torch.Tensor) -> torch.Tensor:
+    """Soft thresholding with a threshold for every code."""
+    return (V - thresholds).clamp_(min=0)
+
+
+def _accelerated(
+    x: torch.Tensor,
+    rows: torch.Tensor,
+    codes: torch.Tensor,
+    prox: Callable[[torch.Tensor], torch.Tensor],
+    step: float,
 ) -> torch.Tensor:
-    """Accelerated steps to codes under an L1 norm with weights of every datapoint's own."""
+    """Accelerated proximal gradient steps."""
     ahead, momentum = codes, 1.0
     for _ in range(STEPS):
-        go_on()
-        following = (ahead + step * (x - ahead @ rows) @ rows.T - thresholds).clamp_(min=0)
+        if is_over():
+            break
+        following = prox(ahead + step * (x - ahead @ rows) @ rows.T)
         move = following - codes
         if float(torch.sum((ahead - following) * move)) > 0:
             momentum = 1.0

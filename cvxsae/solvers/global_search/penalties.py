@@ -116,6 +116,11 @@ def cost_of(penalty: Penalty, n_atoms: int, lam: float) -> CodeCost | CurvedCost
         _require_two(name, n_atoms)
         return replace(CodeCost.plain(name, n_atoms, lam, ridge=lam * penalty.ridge), linear=lam * weights)
     if isinstance(penalty, L0):
+        if penalty.ridge:
+            raise InputError(
+                f"penalty is L0 with the ridge {penalty.ridge:g}, which is for codes of a fixed dictionary; "
+                "pass L0() or ElasticNet(ridge)."
+            )
         return CodeCost.plain(name, n_atoms, 0.0, per_atom=lam)
     if isinstance(penalty, TopOne):
         return CodeCost.plain(name, n_atoms, 0.0, most_active=1)

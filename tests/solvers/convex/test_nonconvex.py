@@ -5,12 +5,14 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
+import torch
 from scipy.optimize import nnls
 
-from cvxsae import PenalizedCodes, Status, encode
+from cvxsae import PenalizedCodes, Status, encode, solve_globally
 from cvxsae.data.deadline import until
-from cvxsae.penalties import L0, Log, TopK, TopOne
-from cvxsae.relaxations.convex import support_bounds
+from cvxsae.penalties import L0, Log, TopK, TopOne, radial_bound
+from cvxsae.relaxations.convex import box_bounds, support_bounds
 from cvxsae.relaxations.convex.support_bounds import RowBounds
 from tests.helpers.problems import certify, solve, unit
 from tests.helpers.sentences import rejects
@@ -19,12 +21,20 @@ from tests.helpers.sentences import rejects
 def enumerated(X, D, penalty, lam):
     """The least cost over all supports, by nonnegative least squares on every one."""
     atoms, best = unit(D), np.sum(X**2, axis=1) / 2
+    if isinstance(penalty, L0):  # the ridge as written: √(λρ) z beside the residual
+        atoms = np.hstack([atoms, np.sqrt(lam * penalty.ridge) * np.eye(len(D))])
+        X = np.hstack([X, np.zeros((len(X), len(D)))])
     most = penalty.k if isinstance(penalty, TopK) else len(D)
     for size in range(1, most + 1):
         for support in combinations(range(len(D)), size):
             errors = [nnls(atoms[list(support)].T, x)[1] ** 2 / 2 for x in X]
             best = np.minimum(best, np.array(errors) + (lam * size if isinstance(penalty, L0) else 0.0))
     return best
+
+
+def dense(solution):
+    """The codes as an array."""
+    return sp.csr_array(solution.codes).toarray()
 
 
 def hard(rng, K, d, n=4):
@@ -35,7 +45,18 @@ def hard(rng, K, d, n=4):
 
 
 @pytest.mark.parametrize(
-    ("penalty", "lam"), [(L0(), 0.3), (L0(), 0.02), (TopK(1), 1.0), (TopK(3), 1.0), (TopOne(), 1.0)], ids=str
+    ("penalty", "lam"),
+    [
+        (L0(), 0.3),
+        (L0(), 0.02),
+        (L0(0.05), 0.3),
+        (L0(2.0), 0.02),
+        (L0(1e-6), 0.1),
+        (TopK(1), 1.0),
+        (TopK(3), 1.0),
+        (TopOne(), 1.0),
+    ],
+    ids=str,
 )
 def test_few_atoms_are_solved_exactly(penalty, lam, rng):
     for K, d in ((6, 3), (9, 5)):
@@ -51,7 +72,9 @@ def test_few_atoms_are_solved_exactly(penalty, lam, rng):
         assert solution.value == pytest.approx(problem.row_values(solution).mean(), rel=1e-13)
 
 
-@pytest.mark.parametrize(("penalty", "lam"), [(L0(), 0.05), (TopK(2), 1.0), (TopK(4), 1.0)], ids=str)
+@pytest.mark.parametrize(
+    ("penalty", "lam"), [(L0(), 0.05), (L0(1.0), 0.05), (L0(30.0), 0.05), (TopK(2), 1.0), (TopK(4), 1.0)], ids=str
+)
 def test_bounds_that_do_not_branch_are_bounds(penalty, lam, rng, monkeypatch):
     """By size and by big M alone; where atoms are few and far apart those by big M are not trivial."""
     monkeypatch.setattr(support_bounds, "MOST_BRANCHED", 0)
@@ -126,7 +149,7 @@ def test_an_inflated_bound_is_caught(rng, monkeypatch):
 
     def wrong(*given):
         found = known(*given)
-        return RowBounds(1.01 * found.bounds, found.is_exact, found.nodes, found.supports)
+        return RowBounds(1.01 * found.bounds, found.is_exact, found.nodes, found.codes)
 
     monkeypatch.setattr("cvxsae.relaxations.convex.penalized_codes.row_bounds", wrong)
     assert (short.problem.row_bounds(short).bounds > enumerated(X, D, TopK(2), 1.0) + 1e-12).any()
@@ -143,6 +166,167 @@ def test_few_nodes_leave_a_true_gap(rng, monkeypatch):
     assert any("exceeds tol" in said for said in certify(solution).objections)
 
 
+def test_jumprelu_is_optimal_for_orthonormal_atoms(rng):
+    """λ = θ²/2; with a ridge, codes shrink and the threshold grows."""
+    D, X, threshold = np.linalg.qr(rng.normal(size=(6, 6)))[0], rng.normal(size=(8, 6)), 0.7
+    lam, q = threshold**2 / 2, X @ D.T
+    solution = solve(PenalizedCodes(X, D, lam, L0()))
+    np.testing.assert_allclose(dense(solution), np.where(q > threshold, q, 0), atol=1e-12)
+    shrunk = 1 + 3.0 * lam
+    solution = solve(PenalizedCodes(X, D, lam, L0(3.0)))
+    np.testing.assert_allclose(dense(solution), np.where(q > threshold * np.sqrt(shrunk), q / shrunk, 0), atol=1e-12)
+    prox = L0(3.0).prox(torch.from_numpy(q), lam).numpy()
+    np.testing.assert_allclose(prox, dense(solution), atol=1e-12)
+
+
+def test_the_perspective_bound_is_that_of_the_formula_and_a_doubled_threshold_is_caught(rng, monkeypatch):
+    """Where codes are many and the ridge is large it says more than any other; a wrong one is too high."""
+    monkeypatch.setattr(support_bounds, "MOST_BRANCHED", 0)
+    X, D, lam, ridge = rng.normal(size=(12, 6)), rng.normal(size=(9, 6)), 0.05, 8.0
+    D[1], D[3], D[4] = D[0], D[2] + 0.01 * D[3], -D[2]
+    problem, best = PenalizedCodes(X, D, lam, L0(ridge)), enumerated(X, D, L0(ridge), lam)
+    solution = solve(problem)
+    Y, t = solution.dual, np.maximum(solution.dual @ unit(D).T, 0)
+    written = (X * Y).sum(axis=1) - (Y**2).sum(axis=1) / 2
+    written -= np.maximum(t**2 / (2 * lam * ridge) - lam, 0).sum(axis=1)
+    bounds = problem.row_bounds(solution).bounds
+    assert (written <= best + 1e-12).all() and (bounds >= written - 1e-9).all() and (bounds <= best + 1e-12).all()
+    without = problem.row_bounds(replace(problem.candidate(solution.codes, solution.bias), dual=None)).bounds
+    assert np.mean(best - bounds) < 0.5 * np.mean(best - without)
+    for moved in (0.5 * Y, rng.normal(size=X.shape), 100 * Y):
+        at = replace(problem.candidate(solution.codes, solution.bias), dual=moved)
+        assert (problem.row_bounds(at).bounds <= best + 1e-12).all()
+    known = L0.conjugate
+
+    def doubled(self, T, lam, most):
+        return np.where(2 * lam * np.sqrt(2 * self.ridge) < T, known(self, T, lam, most), 0.0)
+
+    monkeypatch.setattr(L0, "conjugate", doubled)
+    problem = PenalizedCodes(X, D, 0.5, L0(2.0))
+    best, values = enumerated(X, D, L0(2.0), 0.5), np.full(12, 1e3)
+    given = (X, unit(D), 0.5, L0(2.0), values, X, support_bounds.Coherence.of(torch.from_numpy(unit(D)), 1))
+    assert (support_bounds.dual_bounds(*given) > best + 0.1).any()
+    solution = solve(problem)
+    monkeypatch.setattr(L0, "conjugate", known)
+    assert (support_bounds.dual_bounds(*given) <= best).all()
+    assert any("claims the lower bound" in said for said in certify(solution).objections)
+
+
+def test_the_envelope_of_a_price_with_a_ridge_is_the_reverse_huber_function():
+    penalty, lam, step = L0(0.8), 0.3, 0.7
+    z, v = np.linspace(0, 20, 20001), np.linspace(-2, 4, 61)
+    own = lam * ((z > 0) + 0.4 * z**2)
+    hull = np.where(z <= np.sqrt(2 / 0.8), lam * np.sqrt(1.6) * z, own)
+    assert (hull <= own + 1e-15).all() and (np.diff(hull, 2) >= -1e-12).all()
+    far = np.full((1, 1), np.inf)
+    for most in (np.inf, 1.2):
+        allowed = z <= most
+        expected = (v[:, None] * z - own)[:, allowed].max(axis=1)
+        np.testing.assert_allclose(penalty.conjugate(v[None], lam, np.minimum(far, most))[0], expected, atol=1e-5)
+    expected = z[((z - v[:, None]) ** 2 / 2 + step * hull).argmin(axis=1)]
+    np.testing.assert_allclose(
+        penalty.envelope_prox(torch.from_numpy(v[None]), lam, step)[0].numpy(), expected, atol=1e-3
+    )
+
+
+@pytest.mark.parametrize("ridge", [0.1, 1.0])
+def test_twenty_four_atoms_with_a_ridge_close(ridge, rng):
+    X, D = rng.normal(size=(2, 12)), rng.normal(size=(24, 12))
+    D[1], D[3], D[4] = D[0], D[2] + 0.01 * D[3], -D[2]
+    problem = PenalizedCodes(X, D, 0.05, L0(ridge))
+    solution = solve(problem)
+    assert solution.is_certified and certify(solution).is_certified and problem.row_bounds(solution).is_exact.all()
+
+
+def on_a_grid(x, atoms, lam, epsilon, rounds=6):
+    """The least cost under a log of one datapoint: a grid, and finer ones about its best points."""
+    best, starts, width = np.inf, np.zeros((1, len(atoms))), 4.0
+    axis = np.linspace(0, 1, 25)
+    unit_grid = np.stack(np.meshgrid(*[axis] * len(atoms), indexing="ij"), axis=-1).reshape(-1, len(atoms))
+    for _ in range(rounds):
+        Z = np.maximum(starts[:, None] + width * (unit_grid[None] - (0.5 if width < 4 else 0)), 0).reshape(
+            -1, len(atoms)
+        )
+        cost = np.sum((x - Z @ atoms) ** 2, axis=1) / 2 + lam * epsilon * np.log1p(Z / epsilon).sum(axis=1)
+        order = np.argsort(cost)[:3]
+        best, starts, width = min(best, cost[order[0]]), Z[order], width / 8
+    return best
+
+
+@pytest.mark.parametrize("K", [1, 2, 3])
+@pytest.mark.parametrize(("lam", "epsilon"), [(0.3, 0.3), (0.1, 0.02), (0.5, 3.0)])
+def test_few_atoms_under_a_log_are_solved_exactly(K, lam, epsilon, rng):
+    for kind in ("plain", "near", "opposite", "repeated"):
+        X, D = rng.normal(size=(3, 3)), rng.normal(size=(K, 3))
+        X[0] = 0.7 * D[0]
+        if K > 1:
+            D[1] = {"plain": D[1], "near": D[0] + 0.05 * D[1], "opposite": -D[0], "repeated": D[0]}[kind]
+        problem = PenalizedCodes(X, D, lam, Log(epsilon))
+        solution = solve(problem)
+        found, values = problem.row_bounds(solution), problem.row_values(solution)
+        grid = np.array([on_a_grid(x, unit(D), lam, epsilon) for x in X])
+        assert (found.bounds <= grid + 1e-12).all() and (values <= grid + 1e-6).all()
+        assert found.is_exact.all() and solution.is_certified and certify(solution).is_certified
+
+
+def test_boxes_under_a_log_are_bounded_by_what_is_in_them(rng):
+    """Whatever the box and the dual point; with the chord in the place of the least of the two ends it is caught."""
+    atoms, penalty, lam = unit(rng.normal(size=(3, 4))), Log(0.2), 0.3
+    boxes, caught = box_bounds.Curved(atoms, lam, penalty), 0
+    for _ in range(60):
+        x, low = rng.normal(size=(1, 4)), rng.exponential(size=3) * rng.integers(0, 2, 3)
+        box = np.stack([low, low + rng.exponential(size=3)])[None]
+        Z = box[:, 0] + (box[:, 1] - box[:, 0]) * rng.random((400, 3)) ** 3
+        attained = boxes.values(np.repeat(x, 400, axis=0), Z).min()
+        best = boxes.relaxed(x, box[:, 0], box)
+        for Y in (x - best @ atoms, rng.normal(size=(1, 4))):
+            assert boxes.lows(x, Y, box)[0] <= attained
+        tangent = lam * 0.2 / (0.2 + box[:, 0])  # of a concave function tangents lie above
+        T = (x - best @ atoms) @ atoms.T
+        above = lam * penalty.of_mass(box[:, 0])
+        charge = np.maximum((box * T[:, None] - above[:, None] - tangent[:, None] * (box - box[:, :1])), -9e9).max(
+            axis=1
+        )
+        Y = x - best @ atoms
+        caught += (Y * x).sum() - (Y**2).sum() / 2 - charge.sum() > attained
+    assert caught
+
+
+def test_the_first_box_of_a_log_holds_optimal_codes(rng):
+    D = rng.normal(size=(6, 3))
+    D[1], D[3], D[4] = D[0], D[2] + 0.2 * D[3], -D[2]
+    most = box_bounds.reaches(unit(D))
+    assert most[1] == 0 and np.isfinite(most).all() and most[2] > 3
+    X = rng.normal(size=(5, 3))
+    codes = dense(solve(PenalizedCodes(X, D, 0.2, Log(0.3))))
+    codes[:, 0] = codes[:, :2].max(axis=1)
+    codes[:, 1] = 0
+    assert (codes <= np.linalg.norm(X, axis=1)[:, None] * most * (1 + 1e-6)).all()
+
+
+@pytest.mark.parametrize("penalty", [L0(0.5), Log(0.2)], ids=str)
+def test_branch_and_bound_ends_where_time_does_and_interrupts_pass(penalty, rng, monkeypatch):
+    X, D = rng.normal(size=(5, 6)), rng.normal(size=(10, 6))
+    problem = PenalizedCodes(X, D, 0.05, penalty)
+    solution = solve(problem)
+    with until(0.0):
+        late = problem.row_bounds(solution)
+    whole = problem.row_bounds(solution)
+    assert not late.nodes.any() and (late.bounds <= whole.bounds + 1e-12).all()
+    monkeypatch.setattr(support_bounds, "NODES", 4)
+    some = problem.row_bounds(solution)
+    assert some.nodes.max() <= 4 and (some.bounds <= whole.bounds + 1e-12).all()
+
+    def interrupted(*given):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(box_bounds.Boxes, "relaxed", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        problem.row_bounds(solution)
+    ended = solve(problem, raise_on_failure=False)
+    assert ended.status is Status.INTERRUPTED and ended.lower_bound == 0
+
+
 def test_what_is_refused():
     X, D = np.eye(3), np.eye(3)
     with rejects("bias is 'free' with the penalty 'L0'"):
@@ -155,6 +339,12 @@ def test_what_is_refused():
         from cvxsae.penalties import L1
 
         solve(PenalizedCodes(X, D, 0.1, L1()), solver="local-search")
+    with rejects("ridge is -1"):
+        L0(-1.0)
+    with rejects("penalty 'L0' has no bound by the sum of the codes .* superadditive"):
+        radial_bound(X, 0.1, L0(1.0))
+    with rejects("penalty is L0 with the ridge 1,"):
+        solve_globally(X, 2, 0.1, penalty=L0(1.0))
     with rejects("k is 0"):
         TopK(0)
     beyond = PenalizedCodes(X, D, 1.0, TopK(1))

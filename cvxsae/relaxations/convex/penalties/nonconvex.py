@@ -1,11 +1,12 @@
 """Penalties of codes that are not convex: a price for every active atom, a limit of their number, a log.
 
 Codes under these are searched for and bounded from below, both row by row; the bounds are in
-``cvxsae/relaxations/convex/support_bounds.py``. All of them obey T16.
+``cvxsae/relaxations/convex/support_bounds.py`` and ``box_bounds.py``. All of them obey T16, but for a ridge.
 """
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
@@ -16,6 +17,8 @@ from jaxtyping import Float, Float64
 
 from cvxsae.data import arguments
 from cvxsae.data.arithmetic import computes
+from cvxsae.relaxations.convex.penalties.row_penalty import require_mass
+from cvxsae.relaxations.linalg import EPS
 
 
 class NonconvexPenalty(ABC):
@@ -27,8 +30,6 @@ class NonconvexPenalty(ABC):
     """The surcharge τ of an :class:`~cvxsae.relaxations.AtomPenalty`: none."""
     has_price: ClassVar[bool] = True
     """Whether λ multiplies something."""
-    mass_objection: ClassVar[str | None] = None
-    """Why T16 does not hold: it does, for all of these."""
 
     def __init_subclass__(cls) -> None:
         computes(cls)
@@ -36,6 +37,21 @@ class NonconvexPenalty(ABC):
     def require_atoms(self, n_atoms: int) -> None:
         """Any number of atoms will do."""
         del n_atoms
+
+    @property
+    def mass_objection(self) -> str | None:
+        """Why T16 does not hold; None where it does."""
+        return None
+
+    def require_mass(self) -> None:
+        """Refuse what needs g of a penalty that has none.
+
+        Raises
+        ------
+        InputError
+            With the reason.
+        """
+        require_mass(self)
 
     @abstractmethod
     def value(self, Z: Float[torch.Tensor, "n K"]) -> Float[torch.Tensor, " n"]:
@@ -52,24 +68,95 @@ class NonconvexPenalty(ABC):
 
 @dataclass(frozen=True)
 class L0(NonconvexPenalty):
-    """``Ω(z) = ‖z‖₀``: λ for every active atom, which is what a JumpReLU SAE is trained for.
+    """``Ω(z) = ‖z‖₀ + ½ρ‖z‖²``: a price for every active atom, as a JumpReLU SAE is trained for, and a ridge.
 
-    Subadditive, and 1 for a single atom: T16 with ``g(t) = 1`` above zero.
+    Like the ridge of :class:`~cvxsae.penalties.ElasticNet`, ρ is multiplied by λ. Without one Ω is subadditive, and 1
+    for a single atom: T16 with ``g(t) = 1`` above zero. With one it is superadditive, and T16 does not hold: the same
+    sum of codes costs less where a few atoms share it.
+
+    *JumpReLU.* One atom of norm 1 with the correlation q is worth its price where ``q²/(2(1 + λρ)) > λ``, so a JumpReLU
+    encoder with the transposed atoms and the threshold θ has optimal codes of an atom orthogonal to the others at
+    ``λ = θ²/2``. Of a dictionary whose atoms are not orthogonal these codes are no optimum, nor in general a local one.
+
+    *The convex envelope* of ``λ 1{z > 0} + λ½ρz²`` on z ≥ 0 is the reverse Huber function (Pilanci, Wainwright and
+    El Ghaoui 2015; the perspective of Günlük and Linderoth 2010): the tangent through zero, ``λ√(2ρ) z``, up to
+    ``z = √(2/ρ)``, where it touches, and the function itself beyond. :meth:`envelope_prox` and :meth:`conjugate` are
+    those of the envelope, whose conjugate is that of the function.
+
+    Parameters
+    ----------
+    ridge
+        ρ ≥ 0.
+
+    Raises
+    ------
+    InputError
+        For a ridge below zero.
     """
 
+    ridge: float = 0.0
+
     name: ClassVar[str] = "L0"
-    formula: ClassVar[str] = "‖z‖₀"
+    formula: ClassVar[str] = "‖z‖₀ + ½ρ‖z‖²"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "ridge", arguments.nonnegative(self.ridge, "ridge"))
 
     def value(self, Z: Float[torch.Tensor, "n K"]) -> Float[torch.Tensor, " n"]:
-        """The number of active atoms of every row."""
-        return (Z > 0).sum(dim=1).to(Z)
+        """The number of active atoms of every row, and the ridge."""
+        return (Z > 0).sum(dim=1).to(Z) + self.ridge / 2 * Z.square().sum(dim=1)
+
+    def prox(self, V: Float[torch.Tensor, "n K"], step: float) -> Float[torch.Tensor, "n K"]:
+        """A minimizer of ``½‖z − v‖² + step·Ω(z)`` over z ≥ 0: ``v_k/(1 + step·ρ)`` where that pays, or zero."""
+        shrunk = 1 + arguments.nonnegative(step, "step") * self.ridge
+        return torch.where((V > 0) & (V.square() > 2 * step * shrunk), V / shrunk, 0.0)
+
+    def envelope_prox(self, V: Float[torch.Tensor, "n K"], lam: float, step: float) -> Float[torch.Tensor, "n K"]:
+        """``argmin_{z ≥ 0} ½‖z − v‖² + step·Σ_k h(z_k)`` with the envelope h of λω, of a ridge above zero."""
+        linear = V - step * lam * math.sqrt(2 * self.ridge)
+        return torch.minimum(linear, V / (1 + step * lam * self.ridge)).clamp_(min=0)
+
+    def conjugate(
+        self, T: Float64[np.ndarray, "n K"], lam: float, most: Float64[np.ndarray, "n one"]
+    ) -> Float64[np.ndarray, "n K"]:
+        """``max over 0 ≤ z ≤ most of zt − λω(z)``, rounded up: ``(t₊²/(2λρ) − λ)₊`` where codes have no limit."""
+        curvature, t = lam * self.ridge, np.maximum(T, 0.0)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            z = np.where(t > 0, np.minimum(t / curvature, most), 0.0)
+        charge = z * t - curvature / 2 * z**2 - lam
+        return np.where(charge > -8 * EPS * lam, np.maximum(charge, 0.0) + 8 * EPS * (z * t + lam), 0.0)
+
+    def without_ridge(
+        self, x: Float64[np.ndarray, "n d"], atoms: Float64[np.ndarray, "K d"], lam: float
+    ) -> tuple[Float64[np.ndarray, "n e"], Float64[np.ndarray, "K e"], float]:
+        """The same problem without a ridge: datapoints, atoms of norm 1, and how much larger its codes are.
+
+        ``½‖x − zD‖² + ½λρ‖z‖²`` is the squared error of ``(x, 0)`` by the atoms ``(d_k, √(λρ) e_k)``, whose norm is
+        ``√(1 + λρ)``. They have d + K entries.
+        """
+        if not self.ridge:
+            return x, atoms, 1.0
+        scale = float(np.sqrt(1 + lam * self.ridge))
+        longer = np.hstack([atoms, np.sqrt(lam * self.ridge) * np.eye(len(atoms))]) / scale
+        return np.hstack([x, np.zeros((len(x), len(atoms)))]), longer, scale
+
+    @property
+    def mass_objection(self) -> str | None:
+        """A ridge rewards spreading."""
+        return (
+            "a ridge is superadditive, so the same sum of codes can cost less where atoms share it"
+            if self.ridge
+            else None
+        )
 
     def of_mass(self, s: Float64[np.ndarray, "*n"]) -> Float64[np.ndarray, "*n"]:
         """1 above zero."""
+        self.require_mass()
         return (s > 0).astype(np.float64)
 
     def radial(self, r: Float64[np.ndarray, "*n"], lam: float) -> Float64[np.ndarray, "*n"]:
         """``min(r²/2, λ)``."""
+        self.require_mass()
         return np.minimum(r**2 / 2, lam)
 
 

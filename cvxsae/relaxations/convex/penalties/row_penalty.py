@@ -78,11 +78,7 @@ class RowPenalty(ABC):
         InputError
             With the reason.
         """
-        if self.mass_objection is not None:
-            raise InputError(
-                f"penalty {self.name!r} has no bound by the sum of the codes (T16): {self.mass_objection}; "
-                "pass another."
-            )
+        require_mass(self)
 
     def of_mass(self, s: Float64[np.ndarray, "*n"]) -> Float64[np.ndarray, "*n"]:
         """The g of T16.
@@ -106,6 +102,15 @@ class RowPenalty(ABC):
         del r, lam
         self.require_mass()
         raise NotImplementedError
+
+
+def require_mass(penalty: Any) -> None:
+    """Refuse what needs the g of T16 of a penalty that has none, with its reason."""
+    if penalty.mass_objection is not None:
+        raise InputError(
+            f"penalty {penalty.name!r} has no bound by the sum of the codes (T16): {penalty.mass_objection}; "
+            "pass another."
+        )
 
 
 def labels_of(groups: Any) -> tuple[int, ...]:

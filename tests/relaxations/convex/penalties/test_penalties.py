@@ -336,9 +336,10 @@ def test_t16_g_is_below_and_reached_by_single_codes(name, rng):
         assert (radial_bound(X, lam, penalty) <= attained * (1 + 1e-12)).all()
 
 
-WITHOUT_G = {
+WITHOUT_G: dict[str, Any] = {
     "weights": (L1(EACH), np.eye(K)[2]),
     "elastic net": (ElasticNet(0.6), np.full(K, 1 / K)),
+    "L0 with a ridge": (L0(100.0), np.full(K, 1 / K)),
     "group": (Group(LABELS), np.array([0.5, 0, 0, 0.5, 0, 0, 0])),
     "tree": (Tree(NESTED), np.array([0.5, 0, 0, 0.5, 0, 0, 0])),
     "SLOPE": (Slope(SORTED), np.full(K, 1 / K)),
