@@ -6,7 +6,7 @@ above the optimum.
 *Every dictionary's.* The radial bound of T16.
 
 *By the number of active atoms.* With at most m of them ``½‖x − zD‖²`` is at least E_m: ``E_0 = ½‖x‖²``, ``E_1`` and
-``E_2`` exactly, by all atoms and all pairs, and beyond by :class:`Coherence`. So TopK has the bound E_k, and L0 the
+``E_2`` exactly, by all atoms and all pairs, and beyond by :class:`~cvxsae.relaxations.convex.coherence.Coherence`. So TopK has the bound E_k, and L0 the
 least ``E_m + λm``; more than ``v/λ`` atoms are never worth it, where v is attained.
 
 *By a bound of the codes (big M).* At an optimum whose codes are at most M the penalty may be replaced by its convex
@@ -14,7 +14,7 @@ envelope on [0, M], and any y gives ``φ(x) ≥ y·x − ½‖y‖² − Σ_k ma
 ``(M d_k·y − λ)_+`` and of a concave log ``(M d_k·y − λω(M))_+``. Of TopK, where it is the length of the codes that is
 bounded, the sum is ``M`` times the length of the k largest ``(d_k·y)_+``, the dual of the k-support norm. M is proved:
 optimal codes of L0 and TopK are least squares on their support, so ``‖x‖ ≥ ‖zD‖ ≥ √λ_m ‖z‖`` with λ_m of
-:class:`Coherence`; those of a log do not cost less if they shrink a little, so ``zD·(x − zD) ≥ 0`` and the same is true
+:class:`~cvxsae.relaxations.convex.coherence.Coherence`; those of a log do not cost less if they shrink a little, so ``zD·(x − zD) ≥ 0`` and the same is true
 of them, and they obey ``λω(z_k) ≤ v``.
 
 *L0 with a ridge ρ* is L0 of longer atoms (:meth:`~cvxsae.penalties.L0.without_ridge`), so all of this holds of it, and
@@ -45,20 +45,15 @@ from jaxtyping import Float64, Int64
 from cvxsae.data.deadline import is_over
 from cvxsae.relaxations.convex.box_bounds import Boxes, Curved, Priced, Searched, reaches, search
 from cvxsae.relaxations.convex.code_penalty import product_rounding
+from cvxsae.relaxations.convex.coherence import BOUND_ROUNDING, Coherence
 from cvxsae.relaxations.convex.penalties.nonconvex import L0, Log, NonconvexPenalty, TopK
 from cvxsae.relaxations.linalg import EPS
-
-BOUND_ROUNDING = 1e-11
-"""Rounding of a lower bound, relative to ½‖x − b‖²: thousands of machine epsilons, more than its sums can lose."""
-
-COHERENCE_ENTRIES = 2**24
-"""Entries of the Gram matrix that is looked at at a time for the lower bound: 128 MB in float64."""
 
 MOST_PAIRED = 1024
 """Atoms up to which all pairs are looked at: K² products a datapoint."""
 
 MOST_ACTIVE = 64
-"""Active atoms up to which :class:`Coherence` is asked; beyond it says nothing of any dictionary that is not small."""
+"""Active atoms up to which :class:`~cvxsae.relaxations.convex.coherence.Coherence` is asked; beyond it says nothing of any dictionary that is not small."""
 
 MOST_BRANCHED = 24
 """Atoms up to which supports are branched on: a node is a nonnegative least squares problem."""
@@ -77,51 +72,6 @@ LONGEST = 100.0
 
 PARALLEL = 1e-10
 """Of ``1 − c²``: two atoms nearer than this are not told apart, and their pair is taken to reconstruct everything."""
-
-
-@dataclass(frozen=True, eq=False)
-class Coherence:
-    """How far from orthogonal any few atoms can be, in the way that matters for nonnegative codes.
-
-    For z ≥ 0 on at most k atoms, ``‖zD‖² ≥ ‖z‖² − Σ_{i≠j} z_i z_j (−d_i·d_j)_+ ≥ λ_k ‖z‖²`` with
-    ``λ_k = 1 − max_i Σ of the k − 1 largest (−d_i·d_j)_+``, by Perron and Frobenius. Where λ_k > 0, for every such z,
-
-        ½‖x − zD‖² ≥ ½‖x‖² − Σ_k z_k (d_k·x)_+ + ½ λ_k ‖z‖² ≥ ½‖x‖² − (sum of the k largest (d_j·x)_+²)/(2 λ_k).
-
-    Attributes
-    ----------
-    least
-        λ_k for k = 0, 1, 2, … (1 for the first two).
-    """
-
-    least: Float64[np.ndarray, " k"]
-
-    @classmethod
-    def of(cls, atoms: Float64[torch.Tensor, "K d"], k: int) -> Coherence:
-        """For up to k atoms; one product of the dictionary with itself, in blocks."""
-        K = len(atoms)
-        count, step = min(k, K) - 1, max(1, COHERENCE_ENTRIES // K)
-        if count < 1:
-            return cls(np.ones(2))
-        worst = torch.zeros(count, dtype=torch.float64)
-        for start in range(0, K, step):
-            negative = (-(atoms[start : start + step] @ atoms.T)).clamp_(min=0)
-            worst = torch.maximum(worst, negative.topk(count, dim=1).values.cumsum(dim=1).amax(dim=0))
-        rounding = product_rounding(atoms.shape[1]) * np.arange(1, count + 1)
-        return cls(np.concatenate([[1.0, 1.0], 1 - worst.numpy() - rounding]))
-
-    def bounds(
-        self, x: Float64[torch.Tensor, "n d"], atoms: Float64[torch.Tensor, "K d"], k: Int64[np.ndarray, " n"]
-    ) -> Float64[np.ndarray, " n"]:
-        """Lower bounds of ``½‖x − zD‖²`` over z ≥ 0 with at most k atoms, zero where there is none."""
-        k = np.minimum(k, len(self.least) - 1)
-        least, scale = self.least[k], x.square().sum(dim=1).numpy() / 2
-        count = max(1, int(k.max()))
-        largest = (x @ atoms.T).clamp_(min=0).topk(count, dim=1).values.square().cumsum(dim=1).numpy()
-        gained = np.where(k > 0, np.take_along_axis(largest, np.maximum(k - 1, 0)[:, None], 1)[:, 0], 0.0)
-        with np.errstate(divide="ignore"):
-            found = np.where(least > 0, scale - gained / (2 * np.where(least > 0, least, 1.0)), 0.0)
-        return np.maximum(found - BOUND_ROUNDING * scale, 0.0)
 
 
 @dataclass(frozen=True, eq=False)

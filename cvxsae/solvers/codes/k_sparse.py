@@ -25,8 +25,8 @@ from cvxsae.data.arguments import Bias
 from cvxsae.errors import InputError
 from cvxsae.parallel.context import Compute, Run, keywords
 from cvxsae.parallel.group import all_rows
+from cvxsae.relaxations.convex.coherence import Coherence
 from cvxsae.relaxations.convex.fixed_atoms import SparseCodes
-from cvxsae.relaxations.convex.support_bounds import Coherence
 from cvxsae.solvers.codes.correlation import FIXED_BIAS, centered
 from cvxsae.solvers.codes.encode import warm_codes
 from cvxsae.solvers.codes.swaps import Atoms, Supports, pursue, swap

@@ -27,10 +27,11 @@ from tqdm.auto import tqdm
 from cvxsae.data.deadline import OutOfTime, is_over, until
 from cvxsae.parallel.context import Run
 from cvxsae.relaxations import linalg
+from cvxsae.relaxations.convex.coherence import Coherence
 from cvxsae.relaxations.convex.fixed_atoms import SparseCodes
 from cvxsae.relaxations.convex.penalized_codes import PenalizedCodes
 from cvxsae.relaxations.convex.penalties.nonconvex import L0, Log, TopK
-from cvxsae.relaxations.convex.support_bounds import Coherence, dual_bounds
+from cvxsae.relaxations.convex.support_bounds import dual_bounds
 from cvxsae.relaxations.joint.active_gram import gram_inverses
 from cvxsae.relaxations.solution import Evaluated, Record, Solution, Status, judge
 from cvxsae.solvers.codes.k_sparse import SWAP_ENTRIES, search

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from cvxsae import encode
 from cvxsae.parallel.context import Run
-from cvxsae.relaxations.convex import support_bounds
-from cvxsae.relaxations.convex.support_bounds import Coherence
+from cvxsae.relaxations.convex import coherence
+from cvxsae.relaxations.convex.coherence import Coherence
 from cvxsae.solvers import k_sparse_codes
 from cvxsae.solvers.codes import k_sparse, swaps
 from cvxsae.solvers.codes.swaps import Atoms, Supports, pair_gains, pursue
@@ -175,7 +175,7 @@ def test_duplicates_zero_rows_and_exact_reconstructions_are_legal():
 
 def test_blocks_and_kept_gram_matrices_change_nothing(monkeypatch: pytest.MonkeyPatch):
     whole = k_sparse_codes(X, ATOMS, 3)
-    for module, name in ((k_sparse, "BLOCK_ENTRIES"), (swaps, "PAIR_ENTRIES"), (support_bounds, "COHERENCE_ENTRIES")):
+    for module, name in ((k_sparse, "BLOCK_ENTRIES"), (swaps, "PAIR_ENTRIES"), (coherence, "COHERENCE_ENTRIES")):
         monkeypatch.setattr(module, name, 7 * K)
     monkeypatch.setattr(swaps, "GRAM_ENTRIES", 0)
     parts = k_sparse_codes(X, ATOMS, 3)

@@ -13,6 +13,7 @@ from cvxsae import PenalizedCodes, Status, encode, solve_globally
 from cvxsae.data.deadline import until
 from cvxsae.penalties import L0, Log, TopK, TopOne, radial_bound
 from cvxsae.relaxations.convex import box_bounds, support_bounds
+from cvxsae.relaxations.convex.coherence import Coherence
 from cvxsae.relaxations.convex.support_bounds import RowBounds
 from tests.helpers.problems import certify, solve, unit
 from tests.helpers.sentences import rejects
@@ -72,9 +73,7 @@ def test_few_atoms_are_solved_exactly(penalty, lam, rng):
         assert solution.value == pytest.approx(problem.row_values(solution).mean(), rel=1e-13)
 
 
-@pytest.mark.parametrize(
-    ("penalty", "lam"), [(L0(), 0.05), (L0(1.0), 0.05), (L0(30.0), 0.05), (TopK(2), 1.0), (TopK(4), 1.0)], ids=str
-)
+@pytest.mark.parametrize(("penalty", "lam"), [(L0(), 0.05), (L0(2.0), 0.05), (TopK(2), 1.0), (TopK(4), 1.0)], ids=str)
 def test_bounds_that_do_not_branch_are_bounds(penalty, lam, rng, monkeypatch):
     """By size and by big M alone; where atoms are few and far apart those by big M are not trivial."""
     monkeypatch.setattr(support_bounds, "MOST_BRANCHED", 0)
@@ -204,7 +203,7 @@ def test_the_perspective_bound_is_that_of_the_formula_and_a_doubled_threshold_is
     monkeypatch.setattr(L0, "conjugate", doubled)
     problem = PenalizedCodes(X, D, 0.5, L0(2.0))
     best, values = enumerated(X, D, L0(2.0), 0.5), np.full(12, 1e3)
-    given = (X, unit(D), 0.5, L0(2.0), values, X, support_bounds.Coherence.of(torch.from_numpy(unit(D)), 1))
+    given = (X, unit(D), 0.5, L0(2.0), values, X, Coherence.of(torch.from_numpy(unit(D)), 1))
     assert (support_bounds.dual_bounds(*given) > best + 0.1).any()
     solution = solve(problem)
     monkeypatch.setattr(L0, "conjugate", known)
@@ -254,10 +253,10 @@ def on_a_grid(x, atoms, lam, epsilon, rounds=6):
 
 
 @pytest.mark.parametrize("K", [1, 2, 3])
-@pytest.mark.parametrize(("lam", "epsilon"), [(0.3, 0.3), (0.1, 0.02), (0.5, 3.0)])
+@pytest.mark.parametrize(("lam", "epsilon"), [(0.3, 0.3), (0.1, 0.02)])
 def test_few_atoms_under_a_log_are_solved_exactly(K, lam, epsilon, rng):
     for kind in ("plain", "near", "opposite", "repeated"):
-        X, D = rng.normal(size=(3, 3)), rng.normal(size=(K, 3))
+        X, D = rng.normal(size=(2, 3)), rng.normal(size=(K, 3))
         X[0] = 0.7 * D[0]
         if K > 1:
             D[1] = {"plain": D[1], "near": D[0] + 0.05 * D[1], "opposite": -D[0], "repeated": D[0]}[kind]
