@@ -6,7 +6,7 @@ above the optimum.
 *Every dictionary's.* The radial bound of T16.
 
 *By the number of active atoms.* With at most m of them ``½‖x − zD‖²`` is at least E_m: ``E_0 = ½‖x‖²``, ``E_1`` and
-``E_2`` exactly, by all atoms and all pairs, and beyond by :class:`~cvxsae.relaxations.convex.coherence.Coherence`. So TopK has the bound E_k, and L0 the
+``E_2`` exactly, by all atoms and all pairs, and beyond by :class:`Coherence`. So TopK has the bound E_k, and L0 the
 least ``E_m + λm``; more than ``v/λ`` atoms are never worth it, where v is attained.
 
 *By a bound of the codes (big M).* At an optimum whose codes are at most M the penalty may be replaced by its convex
@@ -14,7 +14,7 @@ envelope on [0, M], and any y gives ``φ(x) ≥ y·x − ½‖y‖² − Σ_k ma
 ``(M d_k·y − λ)_+`` and of a concave log ``(M d_k·y − λω(M))_+``. Of TopK, where it is the length of the codes that is
 bounded, the sum is ``M`` times the length of the k largest ``(d_k·y)_+``, the dual of the k-support norm. M is proved:
 optimal codes of L0 and TopK are least squares on their support, so ``‖x‖ ≥ ‖zD‖ ≥ √λ_m ‖z‖`` with λ_m of
-:class:`~cvxsae.relaxations.convex.coherence.Coherence`; those of a log do not cost less if they shrink a little, so ``zD·(x − zD) ≥ 0`` and the same is true
+:class:`Coherence`; those of a log do not cost less if they shrink a little, so ``zD·(x − zD) ≥ 0`` and the same is true
 of them, and they obey ``λω(z_k) ≤ v``.
 
 *L0 with a ridge ρ* is L0 of longer atoms (:meth:`~cvxsae.penalties.L0.without_ridge`), so all of this holds of it, and
@@ -53,7 +53,7 @@ MOST_PAIRED = 1024
 """Atoms up to which all pairs are looked at: K² products a datapoint."""
 
 MOST_ACTIVE = 64
-"""Active atoms up to which :class:`~cvxsae.relaxations.convex.coherence.Coherence` is asked; beyond it says nothing of any dictionary that is not small."""
+"""Active atoms up to which :class:`Coherence` is asked; beyond it says nothing of any dictionary that is not small."""
 
 MOST_BRANCHED = 24
 """Atoms up to which supports are branched on: a node is a nonnegative least squares problem."""
