@@ -55,6 +55,7 @@ from reporting import Claims, Results, parser, save
 
 from cvxsae import certify, solve_globally
 from cvxsae.penalties import L1, ElasticNet, Matryoshka, Orthogonality
+from cvxsae.solvers.global_search.penalties import cost_of
 
 LAM = 0.1
 NEAR = 2.0
@@ -78,7 +79,7 @@ STRICT = 20.0
 CURES: dict[str, Callable[[float], object]] = {
     "Matryoshka, β": Matryoshka,
     "orthogonality, γ": Orthogonality,
-    "elastic net, ridge": ElasticNet,
+    "elastic net, ridge": lambda ridge: ElasticNet(ridge / LAM),  # the class multiplies its ridge by λ
 }
 
 
@@ -112,7 +113,7 @@ class Pair:
 
     def cost(self, penalty: object, dictionary: np.ndarray) -> float:
         """F of a dictionary under a penalty, with exact codes."""
-        cost = penalty.cost(2, LAM)
+        cost = cost_of(penalty, 2, LAM)
         value = float(self.weights @ cost.costs(self.points, dictionary)[0])
         return value + cost.coherence * float(dictionary[0] @ dictionary[1]) ** 2
 

@@ -165,8 +165,8 @@ def command_complaint(err: str) -> str:
         return "nothing said"
     if said[0].startswith(("Usage:", "Error:")):
         return "" if "Error:" in err else "no error after the usage"
-    if len(said) > 1:
-        return "more than a line"
+    if len(said) > 2 or (len(said) == 2 and not said[1].startswith("next: cvxsae ")):
+        return "more than a line and the next command"
     if not re.fullmatch(r"cvxsae: .*\.", said[0]):
         return "no sentence"
     return ""

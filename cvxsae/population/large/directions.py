@@ -175,7 +175,7 @@ def _threshold(V: Float32[torch.Tensor, "n m"], price: float, near: torch.Tensor
     a = near
     for _ in range(ROOT_STEPS):
         above = a < V
-        moved = torch.where(above, V, 0).sum(dim=0) / (above.sum(dim=0) + price * len(V))
+        moved = torch.where(above, V, 0).sum(dim=0) / (above.sum(dim=0, dtype=V.dtype) + price * len(V))
         if bool(((moved - a).abs() <= SETTLED * moved).all()):
             return moved
         a = moved
@@ -209,7 +209,7 @@ def _together(
     m = U.shape[1]
     mass, squares, linear = (torch.zeros(m, dtype=torch.float64) for _ in range(3))
     products = torch.zeros((m, m), dtype=torch.float64)
-    threshold = torch.cat([_threshold(V, problem.atom_price, torch.zeros(V.shape[1])) for V in _products(R, U)])
+    threshold = torch.cat([_threshold(V, problem.atom_price, V.new_zeros(V.shape[1])) for V in _products(R, U)])
     step = max(1, BLOCK_ENTRIES // m)
     for first in range(0, n, step):
         go_on()
@@ -250,9 +250,10 @@ def ratio_on_all_rows(
     Whatever the directions and thresholds are, it is a lower bound of ``θ°(R)/λ`` on all rows.
     """
     directions = torch.from_numpy(U.T.copy())
-    thresholds = _threshold(torch.from_numpy(probed) @ directions, problem.atom_price, torch.zeros(len(U)))
-    towards, mass, squares = torch.zeros_like(directions), torch.zeros(len(U)), torch.zeros(len(U))
-    towards, mass, squares = towards.double(), mass.double(), squares.double()
+    products = torch.from_numpy(probed) @ directions
+    thresholds = _threshold(products, problem.atom_price, products.new_zeros(len(U)))
+    towards = torch.zeros_like(directions, dtype=torch.float64)
+    mass, squares = towards.new_zeros(len(U)), towards.new_zeros(len(U))
     for _, _, residual in coded_blocks(facts.X, here, problem.lam, run):
         R = torch.from_numpy(residual)
         codes = (R @ directions - thresholds).clamp_(min=0)

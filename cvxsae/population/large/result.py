@@ -150,9 +150,9 @@ class PopulationDictionaryFit:
         Time and passes taken, the last evaluation apart.
     new_atom_ratio
         The largest polar over λ of the residual that was found at the end (T13): where it is above 1 another atom
-        pays, and at an optimum it is 1. The search is local, so it is a lower bound of the polar of the rows, and no
-        proof that nothing else pays. Where a limit ended the search, it is of up to 20,000 rows. NaN where there was
-        no such search.
+        pays, and at an optimum it is 1. The search is local, so it is a lower bound of the polar of the rows, at codes
+        exact to 1e-6, and no proof that nothing else pays. Where a limit ended the search, it is of up to 20,000 rows.
+        NaN where there was no such search.
     """
 
     problem: PopulationDictionary

@@ -31,6 +31,9 @@ CODE_TOL = 1e-4
 PASS_TOL = 1e-3
 """The same while the dictionary moves: from the last pass' codes that takes half the time, and costs 1e-8."""
 
+POLAR_TOL = 1e-6
+"""The same where the polar of the residuals is to say that a search is over: codes that are off raise it."""
+
 KEPT_CODES = 2**23
 """Most nonzero codes kept to start the next pass from: 100 MB. Where there are more, passes start from zero."""
 
@@ -225,14 +228,16 @@ class Pass:
     is_whole: bool
 
 
-def pass_over(facts: Facts, priced: PricedDictionary, problem: PopulationDictionary, run: Run) -> Pass:
+def pass_over(
+    facts: Facts, priced: PricedDictionary, problem: PopulationDictionary, run: Run, *, tol: float = PASS_TOL
+) -> Pass:
     """Code all rows at these prices and add up; memory is that of a block and of K × K and K × d sums."""
     X, K = facts.X, priced.n_atoms
     total = torch.from_numpy(facts.total).to(run.device)
     sums = CodeSums.empty(K, total, facts.energy, len(X))
     tally, probed, first = Tally(K), list[Any](), 0
     kept, n_kept = list[sp.csr_array](), 0
-    for points, codes, residual in coded_blocks(X, priced, problem.lam, run, tol=PASS_TOL):
+    for points, codes, residual in coded_blocks(X, priced, problem.lam, run, tol=tol):
         tally.add(residual, codes)
         n_kept += codes.nnz
         kept = [*kept, codes] if n_kept <= KEPT_CODES else []

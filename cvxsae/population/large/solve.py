@@ -20,7 +20,7 @@ from cvxsae.population.large.directions import Found, new_atoms, ratio_on_all_ro
 from cvxsae.population.large.floor import LargeFloor
 from cvxsae.population.large.problem import PopulationDictionary
 from cvxsae.population.large.result import PopulationDictionaryFit, held_out_of, require_floor_of
-from cvxsae.population.large.rows import Facts, Pass, PricedDictionary, attained_on, pass_over
+from cvxsae.population.large.rows import POLAR_TOL, Facts, Pass, PricedDictionary, attained_on, pass_over
 from cvxsae.population.large.steps import between, improved, shrunk
 from cvxsae.relaxations.convex.wide_limit import WideLimit
 from cvxsae.relaxations.solution import Record, Status
@@ -283,7 +283,9 @@ class Search:
             self.status = Status.STALLED
 
     def _polar_ratio(self, facts: Facts, here: Pass) -> float:
-        """The largest polar over λ found, on all rows."""
+        """The largest polar over λ found, on all rows, at codes more exact than those of a pass."""
+        exact = pass_over(facts, here.priced, self.problem, self.quiet, tol=POLAR_TOL)
+        here = exact if exact.is_whole else here
         found = self._searched(here, is_thorough=True)
         if len(facts.probes) == len(facts.X):
             return found.ratio

@@ -97,3 +97,16 @@ def test_it_is_stationary_only_where_the_polar_says_so():
     assert asked.status is Status.STALLED and asked.new_atom_ratio > 1
     cut = solve_population(X, PROBLEM, max_steps=2)
     assert cut.status is Status.MAX_ITER and cut.new_atom_ratio > 1.01
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_stationary_end_is_one_at_exact_codes(seed):
+    """Codes with a gap of 1e-3 have a residual whose polar is off by more than is allowed at the end."""
+    X = np.random.default_rng(seed).normal(size=(40, 2)) * [3.0, 1.0]
+    problem = PopulationDictionary(0.3, 0.1)
+    fit = solve_population(X, problem)
+    residual = X - fit.bias - fit.priced.codes(Activations(X), 0.3, Run(), tol=1e-9) @ fit.dictionary
+    exact = exact_ratio(residual, problem)
+    assert fit.new_atom_ratio <= exact * (1 + 1e-5)
+    if fit.status is Status.STATIONARY:
+        assert exact <= 1.01 * (1 + 1e-3)
