@@ -61,8 +61,8 @@ class PenalizedCodes(FixedAtoms):
         Penalty λ > 0; 1 for :class:`cvxsae.penalties.Simplex`, which is a limit and has no price.
     penalty
         Ω: :class:`cvxsae.penalties.L1`, ``ElasticNet``, ``Signed``, ``Group``, ``Tree``, ``Exclusive``, ``Slope`` or
-        ``Simplex``; or ``L0``, ``TopK`` or ``Log``, which are not convex. Of ``Signed`` the atoms are ``[D; −D]``,
-        twice as many, and :meth:`signed` puts their codes together.
+        ``Simplex``; or ``L0``, with a ridge or without, ``TopK`` or ``Log``, which are not convex. Of ``Signed`` the
+        atoms are ``[D; −D]``, twice as many, and :meth:`signed` puts their codes together.
     bias
         None (zero), an array (d,) (fixed) or ``"free"`` (optimized with the codes).
 

@@ -268,6 +268,25 @@ def test_few_atoms_under_a_log_are_solved_exactly(K, lam, epsilon, rng):
         assert found.is_exact.all() and solution.is_certified and certify(solution).is_certified
 
 
+def test_nodes_of_a_price_with_a_ridge_are_bounded_by_what_is_in_them(rng):
+    """Some atoms in, some out; a node in which what is undecided was taken to be out is caught."""
+    atoms, lam, penalty = unit(rng.normal(size=(4, 3))), 0.4, L0(1.5)
+    atoms[1] = -atoms[0]
+    boxes, caught = box_bounds.Priced(atoms, lam, penalty), 0
+    for _ in range(40):
+        x, state = 2 * rng.normal(size=(1, 3)), rng.integers(0, 3, 4)
+        box = np.stack([state == 2, state > 0]).astype(float)[None]
+        Z = rng.exponential(size=(400, 4)) * (rng.random((400, 4)) < 0.6) * (state > 0)
+        Z[:, state == 2] = np.maximum(Z[:, state == 2], 1e-9)
+        attained = boxes.values(np.repeat(x, 400, axis=0), Z).min()
+        best = boxes.relaxed(x, np.zeros((1, 4)), box)
+        for Y in (x - best @ atoms, rng.normal(size=(1, 3))):
+            assert boxes.lows(x, Y, box)[0] <= attained
+        without = np.stack([box[:, 0], box[:, 0]], axis=1)  # as if what is undecided were out
+        caught += boxes.lows(x, x - boxes.relaxed(x, best, without) @ atoms, without)[0] > attained
+    assert caught
+
+
 def test_boxes_under_a_log_are_bounded_by_what_is_in_them(rng):
     """Whatever the box and the dual point; with the chord in the place of the least of the two ends it is caught."""
     atoms, penalty, lam = unit(rng.normal(size=(3, 4))), Log(0.2), 0.3
