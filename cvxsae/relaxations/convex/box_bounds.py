@@ -27,6 +27,7 @@ from __future__ import annotations
 import heapq
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import combinations, count
 from typing import ClassVar, NamedTuple
@@ -201,7 +202,8 @@ class Priced(Boxes):
         longer, atoms, scale = self.penalty.without_ridge(x, self.atoms, self.lam)
         active, fitted = (box[:, 0] > 0) | (self._shares(Z) >= 0.5), np.zeros_like(Z)
         for row in np.flatnonzero(active.any(axis=1)):
-            fitted[row, active[row]] = nnls(atoms[active[row]].T, longer[row])[0] / scale
+            with suppress(RuntimeError):  # too many exchanges: nothing is tried then
+                fitted[row, active[row]] = nnls(atoms[active[row]].T, longer[row])[0] / scale
         return fitted
 
     def split(
