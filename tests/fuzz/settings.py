@@ -13,8 +13,17 @@ import torch
 from tests.fuzz.attempts import agree, ambient, difference, numbers_of
 from tests.fuzz.calls import Call, calls, folder
 
-LONG = ("audit", "check_optimality", "compare", "crosscheck", "dictionary_path", "large_path", "second_order")
-"""Calls that take long, and are made of others."""
+LONG = (
+    "audit",
+    "check_optimality",
+    "compare",
+    "crosscheck",
+    "dictionary_path",
+    "large_path",
+    "second_order",
+    "write_example",
+)
+"""Calls that take long, and are made of others; of an example, hundreds of steps in single precision."""
 
 
 @contextmanager
