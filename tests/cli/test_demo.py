@@ -14,6 +14,8 @@ pytestmark = pytest.mark.slow
 
 
 SMALL = {
+    "RATIOS": (0.3, 0.03),
+    "SAMPLE": 12,
     "CODING_ATOMS": 512,
     "CODING_TOKENS": 500,
     "LEDGER_WIDTHS": (4, 8),
