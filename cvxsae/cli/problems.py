@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from cvxsae.relaxations.problem import Problem
 
 SOLVERS = (
-    "auto, torch, newton, working-set, interior-point, proximal-gradient, block-descent, splitting, directions, "
+    "auto, torch, newton, working-set, bias-descent, interior-point, proximal-gradient, block-descent, splitting, "
+    "directions, "
     "copositive, factorized, local-search, reference"
 )
 """Names of the solvers for the help text; a test compares them with the table of ``solve``."""
