@@ -35,8 +35,7 @@ if TYPE_CHECKING:
 
 SOLVERS = (
     "auto, torch, newton, working-set, bias-descent, interior-point, proximal-gradient, block-descent, splitting, "
-    "directions, "
-    "copositive, factorized, local-search, reference"
+    "directions, copositive, factorized, local-search, reference"
 )
 """Names of the solvers for the help text; a test compares them with the table of ``solve``."""
 
