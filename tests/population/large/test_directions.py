@@ -30,7 +30,7 @@ def test_the_polar_found_is_a_lower_bound_of_the_polar(seed, is_thorough):
     R = np.random.default_rng(seed).normal(size=(100, 2))
     exact = exact_ratio(R, PROBLEM)
     found = directions.new_atoms(R, PROBLEM, seed, is_thorough=is_thorough).ratio
-    assert (0.999 if is_thorough else 0.95) * exact <= found <= exact * (1 + 1e-5)  # rounding of single precision
+    assert (0.999 if is_thorough else 0.95) * exact <= found <= exact * (1 + 3e-4)  # rounding of single precision
 
 
 def test_on_all_rows_it_is_a_lower_bound_too():
@@ -99,14 +99,15 @@ def test_it_is_stationary_only_where_the_polar_says_so():
     assert cut.status is Status.MAX_ITER and cut.new_atom_ratio > 1.01
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_a_stationary_end_is_one_at_exact_codes(seed):
-    """Codes with a gap of 1e-3 have a residual whose polar is off by more than is allowed at the end."""
-    X = np.random.default_rng(seed).normal(size=(40, 2)) * [3.0, 1.0]
-    problem = PopulationDictionary(0.3, 0.1)
+@pytest.mark.slow
+@pytest.mark.parametrize(("scale", "lam", "price"), [(1.0, 0.3, 0.1), (1e4, 0.1, 0.05)])
+def test_the_polar_at_the_end_is_one_of_exact_codes(scale, lam, price):
+    """Codes with the gap of a pass have a polar that is too high: at the larger scale by a share of 1e-3."""
+    X = scale * np.random.default_rng(0).normal(size=(40, 2))
+    problem = PopulationDictionary(lam, price)
     fit = solve_population(X, problem)
-    residual = X - fit.bias - fit.priced.codes(Activations(X), 0.3, Run(), tol=1e-9) @ fit.dictionary
+    residual = X - fit.bias - fit.priced.codes(Activations(X), lam, Run(), tol=1e-12) @ fit.dictionary
     exact = exact_ratio(residual, problem)
-    assert fit.new_atom_ratio <= exact * (1 + 1e-5)
+    assert 0.99 * exact <= fit.new_atom_ratio <= exact * (1 + 3e-4)
     if fit.status is Status.STATIONARY:
         assert exact <= 1.01 * (1 + 1e-3)
