@@ -39,8 +39,23 @@ DENSE = 8000
 ENCLOSED = 2e-3
 """How far, relative, a claimed sum of eigenvalues may be below the upper end of what encloses it."""
 
-_BLOCK, _SEED, _COLUMNS, _SWEEPS, _DEGREE, _RAISED = 2**24, 77, 1.35, 8, 6, 2e-3
-"""Of that enclosure: entries at a time, seed, columns per atom, sweeps, degree of the filter, doubt about ARPACK."""
+_BLOCK = 2**24
+"""Entries of products that are made at a time."""
+
+_SEED = 77
+"""Of the random start of an enclosure: it is not that of any search."""
+
+_COLUMNS = 1.35
+"""Columns of its basis, per atom."""
+
+_SWEEPS = 8
+"""How often the basis is filtered at most."""
+
+_DEGREE = 6
+"""Of the Chebyshev filter."""
+
+_RAISED = 2e-3
+"""By which the largest eigenvalue that ARPACK finds is raised."""
 
 _TRACE = 1e-8
 """How far, relative, the sum of all eigenvalues may be from the trace."""
