@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
@@ -40,13 +41,15 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
 
 
 class Results:
-    """Tables of a script, printed as they come and kept with the command, machine and day that made them.
+    """Tables and numbers of a script, printed as they come and kept with the command, machine and day that made them.
 
-    The pages of ``docs`` show them between ``<!-- table FILE#TABLE -->`` and ``<!-- end -->`` (``docs/tables.py``).
+    The pages of ``docs`` show tables between ``<!-- table FILE#TABLE -->`` and ``<!-- end -->``, and quote numbers
+    between ``<!-- value FILE#NAME -->`` and ``<!-- end -->`` (``docs/tables.py``).
     """
 
     def __init__(self) -> None:
         self.tables: dict[str, dict[str, object]] = {}
+        self.values: dict[str, str] = {}
 
     def table(self, name: str, headers: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
         """Print a table, and keep it under this name with its cells as they were printed."""
@@ -54,8 +57,12 @@ class Results:
         table(headers, cells)
         self.tables[name] = {"columns": list(headers), "rows": cells}
 
-    def save(self, folder: Path | None, name: str) -> None:
-        """Write ``NAME.json``; nothing without a folder."""
+    def value(self, name: str, found: float | str, form: str = ".6g") -> None:
+        """Keep a single number under this name, as a page quotes it."""
+        self.values[name] = found if isinstance(found, str) else format(found, form)
+
+    def save(self, folder: Path | None, name: str, suffix: str = "") -> None:
+        """Write ``NAME.json`` of the script NAME, or ``NAME_SUFFIX.json``; nothing without a folder."""
         if folder is None:
             return
         folder.mkdir(parents=True, exist_ok=True)
@@ -64,8 +71,9 @@ class Results:
             "date": datetime.now(UTC).date().isoformat(),
             "machine": describe(),
             "tables": self.tables,
+            "values": self.values,
         }
-        path = folder / f"{name}.json"
+        path = folder / f"{name}{'_' if suffix else ''}{suffix}.json"
         write_atomically(path, json_text(made))
         print(f"results: {path}")
 
@@ -101,6 +109,12 @@ def plain_ticks(axis: Axis, ticks: Sequence[float]) -> None:
     axis.set_major_locator(FixedLocator(list(ticks)))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def cosine_map(axes: Axes, cosines: np.ndarray) -> None:
+    """Cosines as colors from −1 to 1, blue to red through white, with their bar."""
+    image = axes.imshow(cosines, cmap="RdBu_r", vmin=-1, vmax=1)
+    axes.figure.colorbar(image, ax=axes, label="cosine", ticks=[-1, -0.5, 0, 0.5, 1])
 
 
 def best_match(atoms: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
