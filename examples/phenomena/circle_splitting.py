@@ -23,7 +23,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
-from reporting import Claims, Results, parser, save
+from reporting import COLORS, Claims, Results, parser, save
 
 from cvxsae import check_optimality, encode, learn_dictionary
 from cvxsae.data.synthetic import circle_feature
@@ -122,6 +122,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"every atom would split: all scores positive, equal to 5 % or three spacings of the points ({uneven:+.1%})",
         min(row[6] for row in rows) > 0 and uneven <= 0,
     )
+    results.value("cost_error", worst_cost, ".1e")
+    results.value("gap_error", worst_gap, ".0e")
     print()
     results.table(
         "polygons", ["M", "F/λ", "(M/π) tan(π/M)", "difference", "gaps − 2π/M", "stationarity", "split score/λ"], rows
@@ -137,13 +139,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     ):
         order = np.argsort(np.arctan2(polygons[M][:, 1], polygons[M][:, 0]))
         corners = polygons[M][np.append(order, order[0])]
-        axis.plot(np.cos(turn), np.sin(turn), color="lightgrey")
-        axis.plot(*corners.T, "o-", markersize=4)
+        axis.plot(np.cos(turn), np.sin(turn), color="lightgray")
+        axis.plot(*corners.T, "o-", color=COLORS[0], markersize=4)
         axis.set(aspect="equal", title=f"M = {M}", xticks=[], yticks=[])
     widths = np.linspace(2.6, asked.widths[-1] + 1, 400)
-    axes[3].plot(widths, widths / np.pi * np.tan(np.pi / widths), color="grey", label="(M/π) tan(π/M)")
-    axes[3].plot([row[0] for row in rows], cost, "o", label=f"learned, λ = {LAMBDAS[-1]:g}")
-    axes[3].set(xlabel="M", ylabel="F/λ")
+    axes[3].plot(widths, widths / np.pi * np.tan(np.pi / widths), color=COLORS[1], label="(M/π) tan(π/M)")
+    axes[3].plot([row[0] for row in rows], cost, "o", color=COLORS[0], label=f"learned, λ = {LAMBDAS[-1]:g}")
+    axes[3].set(xlabel="number of atoms M", ylabel="F/λ, mean per datapoint")
     axes[3].legend()
     save(figure, asked.out, "circle_splitting")
     results.save(asked.results, "circle_splitting")

@@ -1,6 +1,6 @@
 """(d) A dense signed feature becomes an antipodal pair; the bias can stand in for one of the two.
 
-    python examples/phenomena/dense_antipodal.py [--points 2000] [--out folder]
+    python examples/phenomena/dense_antipodal.py [--points 2000] [--out folder] [--results folder]
 
 1. Case C8, in sums over the three datapoints x_n = s_n u, s = −1, 0, 1, λ = 0.1. Two atoms: {u, −u} with b = 0 costs
    0.19 and reaches the floor of every width. One atom costs 0.27: a free bias moves to ∓(1 − 2λ)u, next to one end, and
@@ -18,7 +18,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
-from reporting import Claims, parser, save, table
+from reporting import COLORS, Claims, Results, cosine_map, parser, plain_ticks, save
 from scipy.special import ndtri
 
 from cvxsae import Status, WideLimit, check_optimality, learn_dictionary, solve
@@ -28,7 +28,7 @@ from cvxsae.diagnostics import antipodal_gain
 LAM = 0.1
 
 
-def three_points(claims: Claims) -> None:
+def three_points(claims: Claims, results: Results) -> None:
     """C8."""
     data = dense_signed_feature(3, 5, seed=0)
     u = data.dictionary[0]
@@ -50,10 +50,10 @@ def three_points(claims: Claims) -> None:
     claims.close("C8: nothing of the bias is off the line", float(np.linalg.norm(single.bias)), 1 - 2 * LAM, 1e-6)
     claims.close("C8: antipodal gain", 3 * antipodal_gain(np.array([-1.0, 0.0, 1.0]), LAM), 0.27 - 0.19, 1e-9)
     print()
-    table(["atoms", "3F", "3 floor", "b·u", "atoms·u"], rows)
+    results.table("three_points", ["atoms", "3F", "3 floor", "b·u", "atoms·u"], rows)
 
 
-def gaussian(claims: Claims, points: int) -> tuple[np.ndarray, np.ndarray]:
+def gaussian(claims: Claims, results: Results, points: int) -> tuple[np.ndarray, np.ndarray]:
     """Cost of the pair over that of one atom, for a standard Gaussian, over λ."""
     # Quantiles instead of draws: the ratio is that of the distribution.
     values = ndtri((np.arange(points) + 0.5) / points)
@@ -64,10 +64,11 @@ def gaussian(claims: Claims, points: int) -> tuple[np.ndarray, np.ndarray]:
     claims.check(
         f"a Gaussian at λ = 0.1σ: the pair costs {ratios[2]:.3f} of one atom, about half", 0.4 < ratios[2] < 0.6
     )
+    results.value("ratio", ratios[2], ".3f")
     return lambdas, ratios
 
 
-def beside_sparse(claims: Claims, points: int, seeds: int) -> np.ndarray:
+def beside_sparse(claims: Claims, results: Results, points: int, seeds: int) -> np.ndarray:
     """A Gaussian along u and eight sparse features, ten atoms, free bias; the cosines of the optimum with the truth."""
     data = dense_signed_feature(points, 20, seed=0, levels=None, n_sparse=8)
     fits = [learn_dictionary(data.X, 10, LAM, bias="free", seed=seed, stationarity=1e-6) for seed in range(seeds)]
@@ -105,6 +106,11 @@ def beside_sparse(claims: Claims, points: int, seeds: int) -> np.ndarray:
         f"with the pair there, the bias is not needed: |b| {np.linalg.norm(best.bias):.3f} < λ",
         np.linalg.norm(best.bias) < LAM,
     )
+    results.value("cosine", pair["cosine"], ".6f")
+    results.value("density", min(densities), ".2f")
+    results.value("other_density", max(densities), ".2f")
+    results.value("gain", pair["gain"], ".3f")
+    results.value("sparse_gain", abs(sparse_gain), ".4f")
     return cosines[cosines.argmax(axis=0)]
 
 
@@ -113,18 +119,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     options.add_argument("--points", type=int, default=2000)
     options.add_argument("--seeds", type=int, default=3)
     asked = options.parse_args(argv)
-    claims = Claims()
-    three_points(claims)
-    lambdas, ratios = gaussian(claims, asked.points)
-    cosines = beside_sparse(claims, asked.points, asked.seeds)
+    claims, results = Claims(), Results()
+    three_points(claims, results)
+    lambdas, ratios = gaussian(claims, results, asked.points)
+    cosines = beside_sparse(claims, results, asked.points, asked.seeds)
 
     figure = Figure(figsize=(8, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2)
-    left.semilogx(lambdas, ratios, ".-")
+    left.semilogx(lambdas, ratios, "o-", color=COLORS[0])
     left.set(xlabel="λ/σ", ylabel="cost of ±u over cost of one atom", title="a Gaussian along u", ylim=(0, 1))
-    right.imshow(cosines, cmap="RdBu_r", vmin=-1, vmax=1)
-    right.set(xlabel="true direction (u, −u, eight sparse)", ylabel="atom", title="cosines at the optimum")
+    plain_ticks(left.xaxis, lambdas)
+    cosine_map(right, cosines)
+    right.set(xlabel="true direction (u, −u, eight sparse)", ylabel="atom", title="the optimum of ten atoms")
     save(figure, asked.out, "dense_antipodal")
+    results.save(asked.results, "dense_antipodal")
     return claims.exit_code
 
 

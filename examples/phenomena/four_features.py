@@ -1,6 +1,6 @@
 """(b) The four-feature hierarchy: absorption at the optimum, with the exact numbers of C1 and C4.
 
-    python examples/phenomena/four_features.py [--out folder]
+    python examples/phenomena/four_features.py [--out folder] [--results folder]
 
 Four orthonormal features in R^50: f0 fires with probability 0.25, f1 on a fifth of that and only with f0, f2 and f3
 with 0.05. The datapoints are the population itself: 8,000 rows, each pattern as often as its probability says. Four
@@ -20,7 +20,7 @@ from itertools import product
 
 import numpy as np
 from matplotlib.figure import Figure
-from reporting import Claims, parser, save, table
+from reporting import Claims, Results, cosine_map, parser, save
 from trees import Tree
 
 from cvxsae import check_optimality, encode, learn_dictionary
@@ -52,11 +52,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser(__doc__)
     options.add_argument("--small", action="store_true", help="one λ, one seed")
     asked = options.parse_args(argv)
-    claims = Claims()
+    claims, results = Claims(), Results()
     tree = population()
     X, truth = tree.points, tree.features
     claims.check("8,000 datapoints are the population exactly", len(X) == POINTS)
-    rows, drawn = [], {}
+    rows, drawn, residuals = [], {}, []
     for lam in (0.1,) if asked.small else (0.1, 0.01, 0.001):
         fits = [
             learn_dictionary(X, 4, lam, bias=None, seed=s, stationarity=1e-6) for s in range(1 if asked.small else 3)
@@ -75,6 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         claims.check(f"λ = {lam:g}: stationary, {best.worst_stationarity:.0e} ≤ 1e-06", best.worst_stationarity <= 1e-6)
         lower = absorbed - best.value
+        residuals.append(best.worst_stationarity)
         claims.check(f"λ = {lam:g}: below the closed form by {lower:.1e}, at most λ²/100", 0 <= lower <= lam**2 / 100)
         claims.check(
             f"λ = {lam:g}: absorption gap {gap:g} = 1; |δ − 1| = {abs(delta - 1):.1e} ≤ λ/10",
@@ -98,26 +99,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         "turning f1 towards f0 lowers F at the rate λ S_1/N", worst["mixing_rate"], lam * 0.05 * (1 - lam), 1e-9
     )
     print(f"\nλ → 0: true dictionary F/λ = {slope_true:.6g}, absorbed {slope:.6g} (C4)\n")
-    table(["λ", "F", "absorbed, closed form", "truth, closed form", "F/λ", "δ", "gap", "1 − cos"], rows)
+    headers = ["λ", "F", "absorbed, closed form", "truth, closed form", "F/λ", "δ", "absorption gap", "1 − cos"]
+    results.table("values", headers, rows)
+    results.value("slope", slope, ".6f")
+    results.value("least_slope", rows[-1][4], ".6f")
+    results.value("stationarity_low", min(residuals), ".0e")
+    results.value("stationarity_high", max(residuals), ".0e")
+    for row in rows:
+        results.value(f"delta_{row[0]:g}", row[5], ".3f" if row[0] == 0.1 else ".4f" if row[0] == 0.01 else ".5f")
 
-    figure = Figure(figsize=(6.5, 3.2), layout="constrained")
+    figure = Figure(figsize=(7.5, 3.2), layout="constrained")
     order = (drawn[lam] @ (tree.absorbed @ truth.T).T).argmax(axis=0)
     for axis, (title, matrix) in zip(
         figure.subplots(1, 2), (("the truth", np.eye(4)), (f"the optimum, λ = {lam:g}", drawn[lam][order])), strict=True
     ):
-        axis.imshow(matrix, cmap="RdBu_r", vmin=-1, vmax=1)
+        cosine_map(axis, matrix)
         axis.set(title=title, xlabel="feature", ylabel="atom", xticks=range(4), yticks=range(4))
         for row, column in np.ndindex(4, 4):
-            axis.text(
-                column,
-                row,
-                f"{matrix[row, column]:.3f}",
-                ha="center",
-                va="center",
-                fontsize=8,
-                color="w" if matrix[row, column] > 0.6 else "k",
-            )
+            value = matrix[row, column]
+            color = "w" if value > 0.6 else "k"
+            axis.text(column, row, f"{value:.3f}".replace("-0.000", "0.000"), ha="center", va="center", color=color)
     save(figure, asked.out, "four_features")
+    results.save(asked.results, "four_features")
     return claims.exit_code
 
 

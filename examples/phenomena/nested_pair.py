@@ -1,6 +1,6 @@
 """(a) A nested pair: a child feature that only fires with its parent absorbs it, at the global optimum.
 
-    python examples/phenomena/nested_pair.py [--out folder]
+    python examples/phenomena/nested_pair.py [--out folder] [--results folder]
 
 1. Case C1. Datapoints are v1 (probability 1 − p) and v1 + v2 (p), v1 and v2 at an angle θ. The optimum of two atoms is
    not {v1, v2} but {v1, w}, w = (v1 + v2)/‖v1 + v2‖: it reaches the floor of every width (T9), so it is global, and its
@@ -19,7 +19,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
-from reporting import Claims, parser, save, table
+from reporting import COLORS, Claims, Results, parser, save
 
 from cvxsae import Status, check_optimality, encode, learn_dictionary
 from cvxsae.diagnostics import absorption_gap
@@ -28,11 +28,11 @@ F1, F2 = np.eye(2)
 N = 1000
 LAM = 0.1
 P10, P11 = 0.4, 0.2
-ALONE = (0, 5, 10, 20, 25, 30, 40, 60, 100, 200)
+ALONE = (0, 5, 10, 20, 25, 26, 27, 30, 40, 60, 100, 200)
 """How many of the N datapoints are the child alone."""
 
 
-def nested(claims: Claims, settings: Sequence[tuple[float, float, float]]) -> None:
+def nested(claims: Claims, results: Results, settings: Sequence[tuple[float, float, float]]) -> None:
     """C1 at several angles, probabilities and λ."""
     rows, worst, exact, certified = [], 0.0, True, True
     for degrees, p, lam in settings:
@@ -54,16 +54,18 @@ def nested(claims: Claims, settings: Sequence[tuple[float, float, float]]) -> No
             separate = (1 - p) * (lam - lam**2 / 2) + p * (2 * lam - lam**2)
             claims.close(f"C1, θ = 90°, p = {p:g}, λ = {lam:g}: F", fit.value, known, 1e-10)
             claims.close("C1, θ = 90°: F of the true dictionary", truth, separate, 1e-10)
+            results.value("absorbed", fit.value, ".8f")
+            results.value("true", truth, ".4f")
             score = check_optimality(X, fit.dictionary, lam, new_atoms=0).absorbed["score"].iloc[0]
             claims.close("C1, θ = 90°: absorption score, which knows no labels", score, 1, 1e-6)
     claims.check(f"C1: F is the closed form everywhere, largest error {worst:.1e} ≤ 1e-10", worst <= 1e-10)
     claims.check("C1: every F reaches the floor of all widths, so it is global", certified)
     claims.check("C1: the atoms are v1 and w, and the absorption gap is 1, everywhere", exact)
     print()
-    table(["θ", "p", "λ", "F", "closed form", "true dictionary", "absorption gap"], rows)
+    results.table("angles", ["θ", "p", "λ", "F", "closed form", "true dictionary", "absorption gap"], rows)
 
 
-def delta_absorption(claims: Claims, deltas: np.ndarray, lam: float = 1e-6) -> np.ndarray:
+def delta_absorption(claims: Claims, results: Results, deltas: np.ndarray, lam: float = 1e-6) -> np.ndarray:
     """C4: F/λ along δ, by exact codes at a tiny λ, against the closed form."""
     X = np.repeat([F1, F1 + F2], [round(N * P10), round(N * P11)], axis=0)
     weight = len(X) / N  # the other datapoints are zero
@@ -75,7 +77,10 @@ def delta_absorption(claims: Claims, deltas: np.ndarray, lam: float = 1e-6) -> n
     )
     claims.check("C4: the cost falls strictly from δ = 0 to 1", (np.diff(costs) < 0).all())
     print()
-    table(["δ", "F/λ", "closed form"], zip(deltas[::5], costs[::5], known[::5], strict=True))
+    results.table("descent", ["δ", "F/λ", "closed form"], zip(deltas[::5], costs[::5], known[::5], strict=True))
+    results.value("descent_error", float(np.abs(costs - known).max()), ".0e")
+    results.value("descent_from", costs[0], ".6g")
+    results.value("descent_to", costs[-1], ".6g")
     return costs
 
 
@@ -103,7 +108,7 @@ def grid_of_dictionaries(count: int, steps: int) -> tuple[float, np.ndarray]:
     return float(total.min()), np.sort(degrees[list(best)])
 
 
-def partial_absorption(claims: Claims, counts: Sequence[int], steps: int) -> np.ndarray:
+def partial_absorption(claims: Claims, results: Results, counts: Sequence[int], steps: int) -> np.ndarray:
     """The optimum over p01: value, least value on the grid, δ, its limit, P_child(parent), gap, both sides of (2)."""
     rows, deficits, apart = [], [], []
     for count in counts:
@@ -137,8 +142,29 @@ def partial_absorption(claims: Claims, counts: Sequence[int], steps: int) -> np.
     claims.check(
         "rare child alone: parent silent, δ < 1; frequent: parent fires too", silent.any() and (gaps == 0).any()
     )
+    results.value("identity", max(deficits), ".0e")
+    results.value("last_silent", found[gaps == 1, 0].max(), "g")
+    results.value("first_firing", found[gaps == 0, 0].min(), "g")
     print()
-    table(["p01", "F", "least on grid", "δ", "λ p11/p01", "P_child(parent)", "gap", "cos", "E_child[ρ_parent]"], rows)
+    results.table(
+        "partial",
+        [
+            "p01",
+            "F",
+            "least on grid",
+            "δ",
+            "λ p11/p01",
+            "absorption gap",
+            "P_child(parent)",
+            "cos",
+            "E_child[ρ_parent]",
+        ],
+        [
+            [f"{p01:g}", f"{F:.6f}", f"{least:.6f}", *(f"{one:.3f}" for one in (delta, limit)), f"{gap:g}"]
+            + [f"{one:.3f}" for one in (fires, cosine, expected)]
+            for p01, F, least, delta, limit, fires, gap, cosine, expected in rows
+        ],
+    )
     return found
 
 
@@ -146,25 +172,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser(__doc__)
     options.add_argument("--small", action="store_true", help="fewer settings")
     asked = options.parse_args(argv)
-    claims = Claims()
+    claims, results = Claims(), Results()
     settings = [(90.0, 0.5, 0.1), (60.0, 0.3, 0.05), (75.0, 0.1, 0.4), (30.0, 0.7, 0.2)]
-    nested(claims, settings[:2] if asked.small else settings)
+    nested(claims, results, settings[:2] if asked.small else settings)
     deltas = np.linspace(0, 1, 11 if asked.small else 41)
-    costs = delta_absorption(claims, deltas)
-    found = partial_absorption(claims, ALONE[::3] if asked.small else ALONE, 181 if asked.small else 361)
+    costs = delta_absorption(claims, results, deltas)
+    found = partial_absorption(claims, results, ALONE[::3] if asked.small else ALONE, 181 if asked.small else 361)
 
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2)
-    left.plot(deltas, costs, ".", label="exact codes, λ = 1e-6")
-    left.plot(deltas, P10 + P11 * ((1 - deltas) + np.sqrt(1 + deltas**2)), label="C4")
-    left.set(xlabel="δ", ylabel="F/λ", title="the cost of absorbing, child never alone")
+    known = P10 + P11 * ((1 - deltas) + np.sqrt(1 + deltas**2))
+    left.plot(deltas, costs, "o", color=COLORS[0], markersize=4, label="exact codes, λ = 1e-6")
+    left.plot(deltas, known, color=COLORS[1], label="C4, closed form")
+    left.set(xlabel="δ, share of the parent in the child's atom", ylabel="F/λ", title="child never alone")
     left.legend()
-    right.plot(found[:, 0], found[:, 3], ".-", label="δ at the optimum")
-    right.plot(found[:, 0], found[:, 6], "s--", label="absorption gap")
-    right.plot(found[1:, 0], found[1:, 4], ":", color="grey", label="λ p11/p01")
-    right.set(xlabel="p01, the child alone", title="partial absorption", ylim=(-0.05, 1.1))
+    right.plot(found[:, 0], found[:, 3], "o-", color=COLORS[0], markersize=4, label="δ at the optimum")
+    right.plot(found[:, 0], found[:, 6], "s--", color=COLORS[1], markersize=4, label="absorption gap")
+    right.plot(found[1:, 0], found[1:, 4], ":", color=COLORS[2], label="λ p11/p01")
+    right.set(xlabel="p01, probability of the child alone", ylabel="δ, absorption gap", title="child alone at times")
+    right.set(ylim=(-0.05, 1.1), xticks=[0, 0.05, 0.1, 0.15, 0.2])
     right.legend()
     save(figure, asked.out, "nested_pair")
+    results.save(asked.results, "nested_pair")
     return claims.exit_code
 
 

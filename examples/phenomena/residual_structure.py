@@ -1,6 +1,6 @@
 """(f) What is left over is structured: shrinkage, and how much of the error is linear in the data.
 
-    python examples/phenomena/residual_structure.py [--points 3000] [--out folder]
+    python examples/phenomena/residual_structure.py [--points 3000] [--out folder] [--results folder]
 
 32 features in 24 dimensions, each firing with probability 0.08, strengths in [1, 2], beside Gaussian noise of several
 sizes; as many atoms as features, no bias, λ = 0.1, learned to a stationarity of 1e-4 with exact codes. No encoder is
@@ -20,7 +20,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
-from reporting import Claims, parser, save, table
+from reporting import COLORS, MARKERS, Claims, Results, parser, save
 
 from cvxsae import learn_dictionary
 from cvxsae.data.synthetic import sparse_features
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options.add_argument("--noises", type=float, nargs="+", default=[0.0, 0.02, 0.05, 0.1], help="0 first, rising")
     options.add_argument("--seeds", type=int, default=2, help="of which the best is looked at")
     asked = options.parse_args(argv)
-    claims = Claims()
+    claims, results = Claims(), Results()
     rows, error, mismatch, stationarity = [], 0.0, 0.0, 0.0
     for noise in asked.noises:
         data = sparse_features(asked.points, 24, 32, seed=0, probability=0.08, noise=noise)
@@ -86,16 +86,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         "shrinkage and both R² fall with every step of noise", (np.diff(numbers[:, [2, 4, 5]], axis=0) < 0).all()
     )
     print()
-    headers = ["noise", "unexplained", "shrinkage share", "shrinkage ratio", "R² of r", "R² of ‖r‖", "effective rank"]
-    table(headers, rows)
+    headers = [
+        "noise per coordinate",
+        "unexplained",
+        "shrinkage, share of ‖r‖² (T2)",
+        "shrinkage ratio",
+        "held-out R² of r from x",
+        "held-out R² of ‖r‖ from x",
+        "effective rank",
+    ]
+    results.table("shares", headers, [(f"{row[0]:g}", *(f"{one:.3f}" for one in row[1:])) for row in rows])
+    results.value("shrinkage", 100 * share[0], ".0f")
+    results.value("linear", 100 * vector[0], ".0f")
 
     figure = Figure(figsize=(5, 3.4), layout="constrained")
     axis = figure.subplots()
-    for column, label in ((2, "shrinkage share of ‖r‖² (T2)"), (4, "R² of r from x"), (5, "R² of ‖r‖ from x")):
-        axis.plot(numbers[:, 0], numbers[:, column], ".-", label=label)
-    axis.set(xlabel="noise per coordinate", ylim=(0, 1), title="structure of the error at the optimum")
+    lines = ((2, "shrinkage, share of ‖r‖² (T2)"), (4, "R² of r from x"), (5, "R² of ‖r‖ from x"))
+    for (column, label), color, marker in zip(lines, COLORS, MARKERS, strict=False):
+        axis.plot(numbers[:, 0], numbers[:, column], f"{marker}-", color=color, label=label)
+    axis.set(xlabel="noise per coordinate", ylabel="share, R²", ylim=(0, 1), title="the error at the optimum")
     axis.legend()
     save(figure, asked.out, "residual_structure")
+    results.save(asked.results, "residual_structure")
     return claims.exit_code
 
 

@@ -1,6 +1,6 @@
 """(c) The 20-feature tree: every one of nine children absorbs its parent at the converged optimum.
 
-    python examples/phenomena/twenty_features.py [--points 4000] [--out folder]
+    python examples/phenomena/twenty_features.py [--points 4000] [--out folder] [--results folder]
 
 Three parents (probability 0.15), each with three children that exclude each other (0.2 given the parent), and eight
 features that fire independently (0.05): twenty orthonormal features in R^50, no bias, twenty atoms. The best of
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
-from reporting import Claims, parser, save, table
+from reporting import Claims, Results, cosine_map, parser, save
 from trees import Tree
 
 from cvxsae import encode, learn_dictionary
@@ -27,11 +27,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     options.add_argument("--points", type=int, default=4000)
     options.add_argument("--small", action="store_true", help="one λ, one seed")
     asked = options.parse_args(argv)
-    claims = Claims()
+    claims, results = Claims(), Results()
     drawn = hierarchy(asked.points, 50, TWENTY_FEATURES, seed=0)
     tree = Tree(drawn.dictionary, drawn.codes, drawn.parents)
     X, truth = tree.points, tree.features
-    rows, details, lambdas = [], [], (0.01,) if asked.small else (0.1, 0.01)
+    rows, residuals, details, lambdas = [], [], [], (0.01,) if asked.small else (0.1, 0.01)
     for lam in lambdas:
         fits = [
             learn_dictionary(X, 20, lam, bias=None, seed=seed, stationarity=1e-6)
@@ -43,6 +43,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         true, absorbed = tree.values(lam)
         details = tree.absorption(best.dictionary, best.codes)
         share = max(abs(row[2] - 1) for row in details)
+        residuals.append(best.worst_stationarity)
+        results.value(f"delta_error_{lam:g}", share, ".1g")
+        results.value(f"agree_{lam:g}", agree, "d")
+        results.value(f"worst_seed_{lam:g}", max(fit.value for fit in fits), ".4f")
         lower = absorbed - best.value
         claims.close(f"λ = {lam:g}: F of the true dictionary", encode(X, truth, lam, tol=1e-12).value, true, 1e-11)
         claims.close(
@@ -65,21 +69,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"λ = {lam:g}: F/λ {best.value / lam:.5f} is C4's {slope:.5f} to λ", abs(best.value / lam - slope) <= lam
     )
     print(f"\nλ → 0: true dictionary F/λ = {slope_true:.6g}, absorbed {slope:.6g} (C4)\n")
-    table(["λ", "F", "absorbed, closed form", "truth, closed form", "F/λ"], rows)
+    results.table("values", ["λ", "F", "absorbed, closed form", "truth, closed form", "F/λ"], rows)
+    results.value("slope", slope, ".6f")
+    results.value("stationarity", max(residuals), ".0e")
     print(f"λ = {lam:g}:")
-    table(["parent", "child", "δ", "absorption gap", "1 − cos"], details)
+    results.table("children", ["parent", "child", "δ", "absorption gap", "1 − cos"], details)
 
     figure = Figure(figsize=(9, 4), layout="constrained")
     order = (best.dictionary @ tree.absorbed.T).argmax(axis=0)
     left, right = figure.subplots(1, 2)
-    left.imshow(best.dictionary[order] @ truth.T, cmap="RdBu_r", vmin=-1, vmax=1)
+    cosine_map(left, best.dictionary[order] @ truth.T)
     for axes in (left, right):
         axes.set(xticks=range(0, len(truth), 5), yticks=range(0, len(truth), 5))
     left.set(xlabel="true feature", ylabel="atom", title=f"atoms of the optimum, λ = {lam:g}")
     firing = best.codes[:, order].toarray() > 0
-    right.imshow((firing.T @ tree.active) / np.maximum(tree.active.sum(axis=0), 1), cmap="Greys", vmin=0, vmax=1)
-    right.set(xlabel="true feature fires", title="P(atom fires | feature fires)")
+    shares = (firing.T @ tree.active) / np.maximum(tree.active.sum(axis=0), 1)
+    figure.colorbar(right.imshow(shares, cmap="Greys", vmin=0, vmax=1), ax=right, label="probability")
+    right.set(xlabel="true feature that fires", ylabel="atom", title="P(atom fires | feature fires)")
     save(figure, asked.out, "twenty_features")
+    results.save(asked.results, "twenty_features")
     return claims.exit_code
 
 

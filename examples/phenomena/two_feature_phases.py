@@ -1,6 +1,6 @@
 """(i) Two features that fire alone and together: when is the truth optimal, when a mixture? Certified phase diagram.
 
-    python examples/phenomena/two_feature_phases.py [--out folder]
+    python examples/phenomena/two_feature_phases.py [--out folder] [--results folder]
 
 Datapoints are v1 and v2 (probability c each) and v1 + v2 (probability b), with an angle θ between v1 and v2. Every cell
 is the global optimum of two atoms under L1, with a relative gap of at most 1e-6 (T18): how many degrees the two atoms
@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
-from reporting import MARKERS, Claims, parser, save, table
+from reporting import COLORS, MARKERS, Claims, Results, parser, save
 
 from cvxsae import certify, solve_globally
 
@@ -85,13 +85,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if mixed and not given.small:
                 at = ratios.index(mixed[0])
                 edges[lam, one] = boundary(one, lam, ratios[at - 1], mixed[0], BISECTIONS)
+    results = Results()
     for lam in penalties:
         rows = []
         for one in angles:
             edge = f"{edges[lam, one]:.2f}" if (lam, one) in edges else "none below 16"
             rows.append([f"{one:g}°", *(str(cells[lam, one, r]) for r in ratios), edge])
         print(f"λ = {lam:g}: degrees from v1 and v2")
-        table(["θ", *(f"b/c = {r:g}" for r in ratios), "boundary"], rows)
+        results.table(f"degrees_{lam:g}", ["θ", *(f"b/c = {r:g}" for r in ratios), "boundary"], rows)
+    for lam in penalties:
+        known = [edges[at] for at in edges if at[0] == lam]
+        if known:
+            results.value(f"lowest_boundary_{lam:g}", min(known), ".1f")
+            results.value(f"highest_boundary_{lam:g}", max(known), ".1f")
     claims = Claims()
     worst = max(cell.gap for cell in cells.values())
     claims.check(f"every cell is certified, largest relative gap {worst:.1e} ≤ 1e-06", worst <= 1e-6)
@@ -109,17 +115,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     objections = certify(solve_globally(data, 2, penalties[0])).objections
     claims.check("the referee has no objections to a cell looked into again", not objections)
     save(draw(cells, edges, (ratios, angles, penalties)), given.out, "two_feature_phases")
+    results.save(given.results, "two_feature_phases")
     return claims.exit_code
 
 
 def draw(cells: dict, edges: dict, axes_of: tuple[Sequence[float], ...]) -> Figure:
     """Degrees off the truth against b/c, a panel a λ; boundaries as vertical lines."""
     ratios, angles, penalties = axes_of
-    figure = Figure(figsize=(4 * len(penalties), 3.6), layout="constrained")
+    figure = Figure(figsize=(3.4 * len(penalties), 3.6), layout="constrained")
     panels = figure.subplots(1, len(penalties), sharey=True, squeeze=False)[0]
-    colors = ["#1f4e79", "#c0504d", "#e8a33d", "#4f81bd"]
     for ax, lam in zip(panels, penalties, strict=True):
-        for color, marker, one in zip(colors, MARKERS, angles, strict=False):
+        for color, marker, one in zip(COLORS, MARKERS, angles, strict=False):
             far = [cells[lam, one, r].farther for r in ratios]
             near = [cells[lam, one, r].nearer for r in ratios]
             ax.plot(ratios, far, f"{marker}-", color=color, label=f"θ = {one:g}°")

@@ -1,6 +1,6 @@
 """(g) Do split scores predict which features split? Token embeddings of a language model, width K against width 2K.
 
-    python examples/phenomena/wordllama_splits.py [--points 4000] [--width 64] [--seeds 1] [--out folder]
+    python examples/phenomena/wordllama_splits.py [--points 4000] [--width 64] [--seeds 1] [--grow] [--out folder]
 
 Split scores (T8) are computed on a converged dictionary of K atoms. Then 2K atoms are learned *afresh*, from another
 seed: a dictionary grown from the first (``--grow``) is circular, for growing places atoms by these scores. An atom at
@@ -28,7 +28,8 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
-from reporting import Claims, parser, save, table
+from matplotlib.ticker import MaxNLocator
+from reporting import COLORS, Claims, Results, parser, save
 from scipy.stats import spearmanr
 
 from cvxsae import check_optimality, encode, grow, learn_dictionary
@@ -112,6 +113,18 @@ def measured_rate(X: np.ndarray, fit: DictionaryFit, atom: int, direction: np.nd
     return (before - encode(X, split, LAM, tol=1e-12).value) / STEP
 
 
+def draw(found: pd.DataFrame, ranks: np.ndarray) -> Figure:
+    """What was realized against the split scores, a panel for each way to measure it."""
+    names = ("number of children", "mean activation of lesser children", "gain in F, weighted with codes")
+    figure = Figure(figsize=(10, 3.6), layout="constrained")
+    for axis, column, name, rank in zip(figure.subplots(1, 3), REALIZED, names, ranks, strict=True):
+        axis.plot(1e3 * found["split score"], found[column], ".", color=COLORS[0])
+        axis.set(xlabel="split score (T8), ×10⁻³", ylabel=name, title=f"Spearman {rank:.2f}")
+        if column == "children":
+            axis.yaxis.set_major_locator(MaxNLocator(integer=True))
+    return figure
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     options = parser(__doc__)
     options.add_argument("--points", type=int, default=4000)
@@ -120,9 +133,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     options.add_argument("--tol", type=float, default=2e-3, help="stationarity of both dictionaries (T3)")
     options.add_argument("--grow", action="store_true", help="grow the wide dictionary from the narrow one instead")
     asked = options.parse_args(argv)
-    claims = Claims()
+    claims, results = Claims(), Results()
     X = sample(asked.points, 0)
-    tables, worst = [], 0.0
+    tables, worst, turned, spreads = [], 0.0, [], []
     for seed in range(asked.seeds):
         narrow = learn_dictionary(X, asked.width, LAM, bias=None, seed=seed, stationarity=asked.tol)
         if asked.grow:
@@ -138,6 +151,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         scores = guesses["split score"]
         spread = scores.std() / scores.mean()
+        turned.append((own, others))
+        spreads.append(spread)
         print(f"  split scores {scores.min():.5f} to {scores.max():.5f}, standard deviation/mean {spread:.2f}")
         if seed == 0:
             atom = int(guesses["split score"].argmax())
@@ -146,22 +161,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     names = list(guesses.columns)
     ranks = np.array([[[spearmanr(t[n], t[r]).statistic for r in REALIZED] for n in names] for t in tables])
     print(f"\nSpearman with the realized split, mean over {asked.seeds} pair(s) of {asked.width} → {2 * asked.width}:")
-    table(["predictor", *REALIZED], [[name, *ranks.mean(axis=0)[row]] for row, name in enumerate(names)])
+    means = [[f"{one:.2f}".replace("-", "−") for one in row] for row in ranks.mean(axis=0)]
+    results.table("ranks", ["predictor", *REALIZED], [[name, *row] for name, row in zip(names, means, strict=True)])
     chance = 1.96 / np.sqrt(len(tables[0]) - 1)
+    own, others = np.mean(turned, axis=0)
+    results.value("pairs", asked.seeds, "d")
+    results.value("chance", chance, ".2f")
+    results.value("along", own, ".2f")
+    results.value("along_others", others, ".2f")
+    results.value("spread", 100 * float(np.mean(spreads)), ".0f")
+    results.value("stationarity", worst, ".0e")
     print(f"Of one pair, ±{chance:.2f} is what chance gives 95 % of the time.\n")
     claims.check(f"both dictionaries are stationary: worst residual {worst:.1e} ≤ {asked.tol:.0e}", worst <= asked.tol)
     agrees = abs(rate / score - 1) <= 0.02
     claims.check(f"splitting atom {atom} lowers F at rate {rate:.5g}, its score says {score:.5g}", agrees)
 
-    figure = Figure(figsize=(10, 3.6), layout="constrained")
-    for axis, name in zip(figure.subplots(1, 3), REALIZED, strict=True):
-        axis.plot(tables[0]["split score"], tables[0][name], ".")
-        axis.set(
-            xlabel="split score (T8)",
-            ylabel=f"realized: {name}",
-            title=f"Spearman {ranks[0, 0][REALIZED.index(name)]:.2f}",
-        )
-    save(figure, asked.out, "wordllama_splits")
+    save(draw(tables[0], ranks[0, 0]), asked.out, "wordllama_splits")
+    results.save(asked.results, "wordllama_splits", "grown" if asked.grow else f"{asked.width}")
     return claims.exit_code
 
 
