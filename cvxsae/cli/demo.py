@@ -326,19 +326,19 @@ def _figure(path: Path, report: dict[str, Any], similarities: dict[float, np.nda
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(17.5, 4.2), layout="constrained")
+    figure = Figure(figsize=(10.5, 8.4), layout="constrained")
     FigureCanvasAgg(figure)
-    floor_axes, private_axes, shared_axes, ledger_axes = figure.subplots(1, 4, width_ratios=(1.25, 1, 1, 1))
+    (floor_axes, ledger_axes), (private_axes, shared_axes) = figure.subplots(2, 2)
     comparison.draw_ledgers(ledger_axes)
     ratios = [row["lam_ratio"] for row in report["wide"]]
     values = [row["value"] for row in report["wide"]]
     floor_axes.loglog(ratios, values, "o-", color="#1f4e79", label="wide limit (value = lower bound to 1e-9)")
     floor_axes.fill_between(ratios, values, min(values) / 3, color="#1f4e79", alpha=0.12)
     found = report["dictionary"]
-    floor_axes.plot(found["lam_ratio"], found["value"], "D", color="#c0504d")
+    floor_axes.plot(found["lam_ratio"], found["value"], "D", color="#d55e00")
     label = f"{found['n_atoms']:,} random tokens,\nexact codes"
     at = (found["lam_ratio"], found["value"])
-    floor_axes.annotate(label, at, (-8, 0), textcoords="offset points", ha="right", va="center", color="#c0504d")
+    floor_axes.annotate(label, at, (-8, 0), textcoords="offset points", ha="right", va="center", color="#d55e00")
     floor_axes.text(0.3, 0.3, "no dictionary\nreaches here", transform=floor_axes.transAxes, ha="left", color="#1f4e79")
     floor_axes.set(xlabel="λ / λ_max", ylabel="SAE loss, mean per token", title="The floor under every dictionary")
     floor_axes.set_ylim(bottom=min(values) / 3)

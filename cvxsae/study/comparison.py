@@ -181,8 +181,8 @@ _PARTS = ("ledger", "sample", "held_out")
 """What a width has beside numbers of its own."""
 
 _HELD_OUT = (
-    ("held_out_exact", "SAE's dictionary, rows held out", "#e8a33d"),
-    ("held_out_grown", "learned dictionary, rows held out", "#2c7a3f"),
+    ("held_out_exact", "SAE's dictionary, rows held out", "#e69f00"),
+    ("held_out_grown", "learned dictionary, rows held out", "#333333"),
 )
 
 
@@ -242,9 +242,9 @@ class Comparison:
         """What is attained, and the floors, against width."""
         table = self.table()
         lines: tuple[tuple[str, str, dict[str, Any]], ...] = (
-            ("loss", "trained SAE", {"color": "#c0504d", "marker": "o"}),
-            ("exact", "its dictionary, exact codes", {"color": "#e8a33d", "marker": "s"}),
-            ("best", "best dictionary found", {"color": "#2c7a3f", "marker": "D"}),
+            ("loss", "trained SAE", {"color": "#d55e00", "marker": "o"}),
+            ("exact", "its dictionary, exact codes", {"color": "#e69f00", "marker": "s"}),
+            ("best", "best dictionary found", {"color": "#333333", "marker": "D"}),
             ("floor", "no dictionary of that width is below", {"color": "#4f81bd", "marker": "_"}),
             ("wide", "no dictionary of any width is below", {"color": "#1f4e79", "linestyle": "--"}),
         )

@@ -25,7 +25,13 @@ MOST_PANELS = 6
 DPI = 100
 """Resolution of the files."""
 
-_LEARNED, _SAE, _EXACT, _FLOOR, _SPECTRAL, _WIDE = "#2c7a3f", "#c0504d", "#e8a33d", "#4f81bd", "#8fb4d8", "#1f4e79"
+_LEARNED, _SAE, _EXACT, _FLOOR, _SPECTRAL, _WIDE = "#333333", "#d55e00", "#e69f00", "#4f81bd", "#8fb4d8", "#1f4e79"
+
+_LINES: tuple[dict[str, Any], ...] = tuple(
+    {"color": color, "marker": marker}
+    for color, marker in zip(("#0072b2", "#e69f00", "#333333", "#cc79a7", "#56b4e9", "#d55e00"), "os^Dv*", strict=True)
+)
+"""Lines that differ by marker and by a color that a color-blind reader can tell apart (Okabe and Ito)."""
 
 
 def figures(table: pd.DataFrame, name: str) -> dict[str, Figure]:
@@ -114,7 +120,7 @@ def _objective(axis: Axes, rows: pd.DataFrame) -> None:
         axis.axhline(float(rows["wide"].max()), color=_WIDE, linestyle="--", label="wide limit (T9)")
     axis.set_xscale("log", base=2)
     axis.set_ylim(bottom=0)
-    axis.set(xlabel="width K", ylabel="F per datapoint")
+    axis.set(xlabel="width K", ylabel="F, mean per datapoint")
     _legend(axis, rows)
 
 
@@ -162,10 +168,10 @@ def _approach(axis: Axes, rows: pd.DataFrame) -> None:
     widths, excess = by_width(rows, "excess", ("learned",))
     law = power_law(widths, excess)
     if law is not None:
-        axis.plot(widths, law(widths), color="grey", linewidth=0.9, label=f"fit ∝ K^{law.exponent:.2f}")
+        axis.plot(widths, law(widths), color="gray", linewidth=0.9, label=f"fit ∝ K^{law.exponent:.2f}")
     axis.set_xscale("log", base=2)
     axis.set_yscale("log")
-    axis.set(xlabel="width K", ylabel="F − F_wide")
+    axis.set(xlabel="width K", ylabel="F − F_wide, mean per datapoint")
     _legend(axis, rows)
 
 
@@ -183,19 +189,25 @@ def _sparsity(axis: Axes, rows: pd.DataFrame) -> None:
     axis.set_ylim(bottom=0)
     axis.set(xlabel="width K", ylabel="active atoms per datapoint")
     other = axis.twinx()
-    _curve(other, rows, "learned", "fvu", "FVU, learned", color=_LEARNED, linestyle=":")
-    _curve(other, rows, "trained_sae", "fvu", "FVU, trained SAE", color=_SAE, linestyle=":")
+    _curve(other, rows, "learned", "fvu", "FVU, learned", color=_LEARNED, marker="D", fillstyle="none", linestyle=":")
+    _curve(
+        other, rows, "trained_sae", "fvu", "FVU, trained SAE", color=_SAE, marker="o", fillstyle="none", linestyle=":"
+    )
     other.set_ylim(bottom=0)
     other.set_ylabel("fraction of variance unexplained (dotted)")
-    axis.legend(frameon=False, fontsize="small", loc="best")
+    mine, theirs = axis.get_legend_handles_labels(), other.get_legend_handles_labels()
+    handles, labels = mine[0] + theirs[0], mine[1] + theirs[1]
+    other.legend(handles, labels, fontsize="small", loc="lower right")  # the upper axes cover what the lower ones draw
 
 
 def _live_atoms(axis: Axes, rows: pd.DataFrame, label: str) -> None:
     """Width as an outcome: live atoms of the large dictionary against τ."""
     large = rows[rows["method"] == "large_dictionary"].sort_values("atom_cost")
-    axis.plot(numbers(large["atom_cost"]), numbers(large["live_atoms"]), marker="o", markersize=4, label=label or None)
+    style = _LINES[len(axis.lines) % len(_LINES)]
+    axis.plot(numbers(large["atom_cost"]), numbers(large["live_atoms"]), markersize=5, label=label or None, **style)
     axis.set_xscale("symlog" if (large["atom_cost"] == 0).any() else "log")
     axis.set_yscale("symlog", linthresh=1)  # all of them can be gone
+    axis.set_ylim(bottom=-0.1)
     axis.set(xlabel="atom cost τ", ylabel="live atoms")
     if label:
         axis.legend(frameon=False, fontsize="small")
@@ -224,10 +236,11 @@ def _time(axis: Axes, sized: Mapping[str, tuple[np.ndarray, np.ndarray]], size: 
     for index, (method, (sizes, seconds)) in enumerate(sized.items()):
         law = power_law(sizes, seconds)
         label = method if law is None else f"{method}, exponent {law.exponent:.2f}"
-        axis.plot(sizes, seconds, "o", color=f"C{index}", markersize=4, label=label)
+        style = _LINES[index % len(_LINES)]
+        axis.plot(sizes, seconds, linestyle="none", markersize=5, label=label, **style)
         if law is not None:
             ends = np.array([sizes.min(), sizes.max()])
-            axis.plot(ends, law(ends), color=f"C{index}", linewidth=0.9)
+            axis.plot(ends, law(ends), color=style["color"], linewidth=0.9)
     axis.set_xscale("log", base=2)
     axis.set_yscale("log")
     axis.set(xlabel=size, ylabel="seconds of a cell (not of those that met their limit)")

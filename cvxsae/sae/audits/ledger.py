@@ -300,8 +300,8 @@ class LossLedger:
 
 
 _COLORS = {
-    "amortization_gap": "#c0504d",
-    "dictionary_gap": "#e8a33d",
+    "amortization_gap": "#d55e00",
+    "dictionary_gap": "#e69f00",
     "local_gap": "#8fb4d8",
     "width_gap": "#4f81bd",
     "wide": "#1f4e79",
