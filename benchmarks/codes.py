@@ -1,67 +1,84 @@
 """Sparse codes against their peers: same points, one run, every gap recomputed in float64.
 
-    python benchmarks/codes.py [--quick]
+    python -m benchmarks.codes [--only "256 x 4096, 30 active"] [--peers spams] [--repeats 9] [--quick]
 
-Prints, per problem and method, the median time in multiples of one dense float32 encoder pass (``X @ D.T``) and the
-ratio to the fastest peer; writes ``benchmarks/results/codes.json`` and ``codes.md``. Runs are interleaved, so a busy
-machine slows all methods alike. Compilation is not timed; Gram matrices that a peer wants are given to it for free.
+The unit is one encoder pass: ``X @ D.T`` in float32 into memory that is already mapped, with as many threads as the
+methods. Runs take turns, so a busy machine slows all methods alike, and medians are shown. Compilation is not timed;
+Gram matrices that a peer wants are given to it for free. Writes ``benchmarks/results/codes.json``;
+``python docs/tables.py`` shows it in ``codes.md``.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
 import statistics
-import time
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
 import torch
 
-from cvxsae.data.embedded import embedded
-from cvxsae.parallel.machine import describe, in_words
+from benchmarks.data import shuffled_tokens, unit_atoms
+from benchmarks.harness import DOT_PRODUCTS, MATRIX_UNITS, Table, between, interleaved, parser, run, table, timed
 from cvxsae.solvers.codes.encode import encode
 from cvxsae.solvers.codes.paths import lambda_for_l0
 
-RESULTS = Path(__file__).parent / "results"
+Data = tuple[np.ndarray, np.ndarray, float]
+Method = Callable[[np.ndarray], sp.csr_array]
+OURS, LOOSE, SPAMS = "cvxsae, gap 1e-6", "cvxsae, gap 1e-4", "spams float32"
 
 
-def wordllama(K: int, n: int, active: float) -> tuple[np.ndarray, np.ndarray, float]:
-    """Centered token embeddings of unit mean-square norm; the dictionary is other rows of the data."""
-    X = np.array(embedded("wordllama"), dtype=np.float64)
-    X = X[np.abs(X).sum(1) > 0]
-    X -= X.mean(0)
-    X /= np.sqrt((X**2).sum(1).mean())
-    order = np.random.default_rng(0).permutation(len(X))
-    D = X[order[:K]]
-    points = X[order[K : K + n]].astype(np.float32).astype(np.float64)
-    D = (D / np.linalg.norm(D, axis=1, keepdims=True)).astype(np.float32).astype(np.float64)
+class Problem(NamedTuple):
+    """How to make it, and how many of its points the peers get."""
+
+    make: Callable[[], Data]
+    n_peer: int
+
+
+def wordllama(K: int, n: int, active: float) -> Data:
+    """Token embeddings; the dictionary is other rows of the data."""
+    X = shuffled_tokens()
+    points, D = X[K : K + n].astype(np.float32).astype(np.float64), unit_atoms(X[:K])
     return points, D, lambda_for_l0(points[:1000], D, active)
 
 
-def synthetic(d: int, K: int, n: int, active: float) -> tuple[np.ndarray, np.ndarray, float]:
+def synthetic(d: int, K: int, n: int, active: float) -> Data:
     """Sparse nonnegative combinations of random atoms, with noise."""
     rng = np.random.default_rng(0)
-    D = rng.standard_normal((K, d))
-    D = (D / np.linalg.norm(D, axis=1, keepdims=True)).astype(np.float32).astype(np.float64)
-    codes = sp.random(n, K, density=40 / K, random_state=0, data_rvs=lambda size: rng.exponential(size=size))
+    D = unit_atoms(rng.standard_normal((K, d)))
+    share = min(40, K / 4) / K
+    codes = sp.random(n, K, density=share, random_state=0, data_rvs=lambda size: rng.exponential(size=size))
     X = codes @ D + 0.02 * rng.standard_normal((n, d))
     X = (X / np.sqrt((X**2).sum(1).mean())).astype(np.float32).astype(np.float64)
     return X, D, lambda_for_l0(X[:500], D, active)
 
 
-PROBLEMS: dict[str, tuple[Callable[[], tuple[np.ndarray, np.ndarray, float]], int, float, float]] = {
-    "256 x 16384, 30 active": (lambda: wordllama(16384, 4000, 30), 100, 5, 5),
-    "256 x 4096, 30 active": (lambda: wordllama(4096, 4000, 30), 400, 7, 4),
-    "768 x 8192 synthetic": (lambda: synthetic(768, 8192, 4000, 40), 100, 6, 2.5),
-    "256 x 4096, 10 active": (lambda: wordllama(4096, 4000, 10), 400, 4, 3),
-    "256 x 4096, 57 active": (lambda: wordllama(4096, 4000, 57), 400, 15, 5),
+PROBLEMS = {
+    "256 x 16384, 30 active": Problem(partial(wordllama, 16384, 4000, 30), 100),
+    "256 x 4096, 30 active": Problem(partial(wordllama, 4096, 4000, 30), 400),
+    "768 x 8192 synthetic": Problem(partial(synthetic, 768, 8192, 4000, 40), 100),
+    "256 x 4096, 10 active": Problem(partial(wordllama, 4096, 4000, 10), 400),
+    "256 x 4096, 57 active": Problem(partial(wordllama, 4096, 4000, 57), 400),
 }
-"""Problem, points given to the peers, and the targets: most encoder passes, least ratio to spams."""
+QUICK = {"16 x 64 synthetic": Problem(partial(synthetic, 16, 64, 100, 4), 20)}
+
+TARGETS: dict[str, dict[str, tuple[float, float]]] = {
+    DOT_PRODUCTS: {
+        "256 x 16384, 30 active": (3.3, 14),
+        "256 x 4096, 30 active": (4, 8),
+        "768 x 8192 synthetic": (4.5, 5),
+        "256 x 4096, 57 active": (9, 8),
+    },
+    MATRIX_UNITS: {
+        "256 x 16384, 30 active": (3.2, 30),
+        "256 x 4096, 30 active": (5, 12),
+        "768 x 8192 synthetic": (4.5, 8),
+        "256 x 4096, 57 active": (10, 12),
+    },
+}
+"""Most encoder passes, and least ratio to spams, by the kind of processor."""
 
 
 def float64_gaps(X: np.ndarray, D: np.ndarray, lam: float, Z: sp.csr_array) -> np.ndarray:
@@ -75,57 +92,44 @@ def float64_gaps(X: np.ndarray, D: np.ndarray, lam: float, Z: sp.csr_array) -> n
     return gap / np.maximum(0.5 * square + lam * mass, 1e-300)
 
 
-def peers(X: np.ndarray, D: np.ndarray, lam: float) -> dict[str, tuple[int, Callable[[np.ndarray], sp.csr_array]]]:
-    """Every peer that is installed: how many points it is given (of those the peers get), and how it is called."""
-    found: dict[str, tuple[int, Callable[[np.ndarray], sp.csr_array]]] = {}
-    n = len(X)
-    try:
-        import spams
+def spams_lasso(D: np.ndarray, lam: float) -> Method:
+    """LARS on the Gram matrix, in float32, with as many threads as torch has."""
+    import spams
 
-        D32 = np.asfortranarray(D.T, dtype=np.float32)
-        gram = np.asfortranarray(D32.T @ D32)
+    D32 = np.asfortranarray(D.T, dtype=np.float32)
+    gram = np.asfortranarray(D32.T @ D32)
 
-        def run_spams(x: np.ndarray) -> sp.csr_array:
-            x32 = np.asfortranarray(x.T, dtype=np.float32)
-            q = np.asfortranarray(D32.T @ x32)
-            z = spams.lasso(x32, D=D32, Q=gram, q=q, lambda1=lam, mode=2, pos=True, numThreads=torch.get_num_threads())
-            return sp.csr_array(z.T).astype(np.float64)
+    def call(x: np.ndarray) -> sp.csr_array:
+        x32 = np.asfortranarray(x.T, dtype=np.float32)
+        q = np.asfortranarray(D32.T @ x32)
+        z = spams.lasso(x32, D=D32, Q=gram, q=q, lambda1=lam, mode=2, pos=True, numThreads=torch.get_num_threads())
+        return sp.csr_array(z.T).astype(np.float64)
 
-        found["spams float32"] = (n, run_spams)
-    except ImportError:
-        pass
-    try:
-        from sklearn.linear_model import Lasso
+    return call
 
-        def run_sklearn(x: np.ndarray) -> sp.csr_array:
-            model = Lasso(alpha=lam / X.shape[1], positive=True, fit_intercept=False, tol=1e-6, max_iter=10_000)
-            return sp.csr_array(np.stack([model.fit(D.T, row).coef_ for row in x]))
 
-        found["scikit-learn Lasso"] = (max(4, n // 50), run_sklearn)
-    except ImportError:
-        pass
-    try:
-        import celer
+def one_by_one(make: Callable[..., Any], D: np.ndarray, lam: float) -> Method:
+    """A model with scikit-learn's interface, fitted to one datapoint after another."""
+    options = {"alpha": lam / D.shape[1], "positive": True, "fit_intercept": False, "tol": 1e-6}
+    return lambda x: sp.csr_array(np.stack([make(**options).fit(D.T, row).coef_ for row in x]))
 
-        def run_celer(x: np.ndarray) -> sp.csr_array:
-            model = celer.Lasso(alpha=lam / X.shape[1], positive=True, fit_intercept=False, tol=1e-6)
-            return sp.csr_array(np.stack([model.fit(D.T, row).coef_ for row in x]))
 
-        found["celer"] = (max(4, n // 50), run_celer)
-    except ImportError:
-        pass
-    try:
-        import skglm
+def sklearn_lasso(D: np.ndarray, lam: float) -> Method:
+    from sklearn.linear_model import Lasso
 
-        def run_skglm(x: np.ndarray) -> sp.csr_array:
-            model = skglm.Lasso(alpha=lam / X.shape[1], positive=True, fit_intercept=False, tol=1e-6)
-            return sp.csr_array(np.stack([model.fit(D.T, row).coef_ for row in x]))
+    return one_by_one(partial(Lasso, max_iter=10_000), D, lam)
 
-        found["skglm"] = (max(4, n // 50), run_skglm)
-    except ImportError:
-        pass
-    found["FISTA, gap 1e-3"] = (max(4, n // 10), lambda x: fista(x, D, lam))
-    return found
+
+def celer_lasso(D: np.ndarray, lam: float) -> Method:
+    import celer
+
+    return one_by_one(celer.Lasso, D, lam)
+
+
+def skglm_lasso(D: np.ndarray, lam: float) -> Method:
+    import skglm
+
+    return one_by_one(skglm.Lasso, D, lam)
 
 
 def fista(X: np.ndarray, D: np.ndarray, lam: float, tol: float = 1e-3, most: int = 2000) -> sp.csr_array:
@@ -145,117 +149,125 @@ def fista(X: np.ndarray, D: np.ndarray, lam: float, tol: float = 1e-3, most: int
     return sp.csr_array(z.double().numpy())
 
 
-def timed(call: Callable[[], Any]) -> tuple[float, Any]:
-    """Seconds and the result."""
-    start = time.perf_counter()
-    result = call()
-    return time.perf_counter() - start, result
+PEERS: dict[str, tuple[int, Callable[[np.ndarray, float], Method]]] = {
+    SPAMS: (1, spams_lasso),
+    "scikit-learn Lasso": (50, sklearn_lasso),
+    "celer": (50, celer_lasso),
+    "skglm": (50, skglm_lasso),
+    "FISTA, gap 1e-3": (10, lambda D, lam: lambda x: fista(x, D, lam)),
+}
+"""By which number the peers' points are divided, and how the method is made; those not installed are left out."""
 
 
-def run(name: str, *, repeats: int, quick: bool) -> list[dict[str, Any]]:
-    """All methods on one problem, interleaved; times per point."""
-    make, n_peer, most_passes, least_ratio = PROBLEMS[name]
-    X, D, lam = make()
+def peers(D: np.ndarray, lam: float, n: int, wanted: Sequence[str]) -> dict[str, tuple[int, Method]]:
+    """The peers that are installed, with the number of points each is given."""
+    found = {}
+    for name, (share, make) in PEERS.items():
+        if any(text in name for text in wanted):
+            try:
+                found[name] = max(4, n // share) if share > 1 else n, make(D, lam)
+            except ImportError:
+                print(f"{name} is not installed")
+    return found
+
+
+def measure(problem: Problem, repeats: int, wanted: Sequence[str]) -> dict[str, Any]:
+    """All methods on one problem, in turns; microseconds per point."""
+    X, D, lam = problem.make()
+    chosen = peers(D, lam, problem.n_peer, wanted)
+    slow = {}
+    for name, (n, call) in chosen.items():
+        call(X[:2])  # compilation and first touches are not timed
+        slow[name] = timed(partial(call, X[:n]))
     x32, d32 = torch.from_numpy(X).float(), torch.from_numpy(D).float()
-    chosen = peers(X[:n_peer], D, lam)
-    if quick:
-        chosen = {key: value for key, value in chosen.items() if key.startswith("spams")}
-    for _, call in chosen.values():  # compilation and first touches are not timed
-        call(X[:2])
-    slow = {key: timed(lambda n=n, call=call: call(X[:n])) for key, (n, call) in chosen.items()}  # type: ignore[misc]
-    passes, fresh, ours, calls, loose, fast = [], [], [], [], [], []
     product = torch.empty(len(X), len(D))
-    for _ in range(repeats):
-        passes.append(timed(lambda: torch.mm(x32, d32.T, out=product))[0] / len(X))
-        fresh.append(timed(lambda: x32 @ d32.T)[0] / len(X))
-        whole, exact = timed(lambda: encode(X, D, lam, tol=1e-6))
-        calls.append(whole / len(X))
-        ours.append(exact.seconds / len(X))
-        loose.append(encode(X, D, lam, tol=1e-4).seconds / len(X))
-        if "spams float32" in chosen:
-            fast.append(timed(lambda: chosen["spams float32"][1](X[:n_peer]))[0] / n_peer)
-    alone = one_thread(X, D, lam, repeats)
-    unit = statistics.median(passes)
-    rows: list[dict[str, Any]] = [
-        {"method": "cvxsae, gap 1e-6", "us": statistics.median(ours) * 1e6, "gap": exact_gap(X, D, lam, exact.codes)},
-        {"method": "cvxsae, gap 1e-4", "us": statistics.median(loose) * 1e6, "gap": 1e-4},
-    ]
-    for key, (n, _) in chosen.items():
-        seconds, codes = slow[key]
-        per_point = statistics.median(fast) if key == "spams float32" else seconds / n
-        rows.append({"method": key, "us": per_point * 1e6, "gap": exact_gap(X[:n], D, lam, codes), "points": n})
-    fastest = min((row["us"] for row in rows[2:]), default=float("nan"))
-    for row in rows:
-        row["passes"] = row["us"] / (unit * 1e6)
-        row["peer_ratio"] = fastest / row["us"]
-    rows[0] |= {
-        "problem": name, "lam": lam, "l0": exact.l0, "correlation_passes": exact.passes_mean, "unit_us": unit * 1e6,
-        "unit_fresh_us": statistics.median(fresh) * 1e6, "whole_call_us": statistics.median(calls) * 1e6,
-        "one_thread_passes": alone[1] / alone[0], "load": os.getloadavg()[0],
-        "target_passes": most_passes, "target_ratio": least_ratio, "points": len(X),
-    }  # fmt: skip
-    return rows
 
+    def encoder_pass() -> None:
+        torch.mm(x32, d32.T, out=product)
 
-def one_thread(X: np.ndarray, D: np.ndarray, lam: float, repeats: int) -> tuple[float, float]:
-    """CPU seconds of an encoder pass and of encoding, both by one thread: other work moves these least."""
+    def fresh_pass() -> None:
+        x32 @ d32.T
+
+    ours = partial(encode, X, D, lam, tol=1e-6)
+    loose = partial(encode, X, D, lam, tol=1e-4)
+    calls: dict[str, Callable[[], Any]] = {"pass": encoder_pass, "fresh": fresh_pass, OURS: ours, LOOSE: loose}
+    if SPAMS in chosen:
+        calls[SPAMS] = lambda: chosen[SPAMS][1](X[: problem.n_peer])
+    turns = interleaved(calls, repeats)
+    exact = turns[OURS].last
+    methods = {
+        name: {
+            "us": statistics.median(codes.seconds for codes in turns[name].results) / len(X) * 1e6,
+            "gap": float(float64_gaps(X, D, lam, turns[name].last.codes).max()),
+            "points": len(X),
+        }
+        for name in (OURS, LOOSE)
+    }
+    for name, (codes, seconds) in slow.items():
+        n = chosen[name][0]
+        taken = turns[name].seconds if name in turns else seconds.wall
+        gap = float(float64_gaps(X[:n], D, lam, codes).max())
+        methods[name] = {"us": taken / n * 1e6, "gap": gap, "points": n}
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    x32, d32 = torch.from_numpy(X).float(), torch.from_numpy(D).float()
-    product = torch.empty(len(X), len(D))
-    passes, ours = [], []
-    for _ in range(repeats):
-        started = time.process_time()
-        torch.mm(x32, d32.T, out=product)
-        passes.append(time.process_time() - started)
-        started = time.process_time()
-        encode(X, D, lam, tol=1e-6)
-        ours.append(time.process_time() - started)
+    alone = interleaved({"pass": encoder_pass, OURS: ours}, repeats)  # CPU time: other work moves it least
     torch.set_num_threads(threads)
-    return statistics.median(passes), statistics.median(ours)
+    return {
+        "lam": lam,
+        "l0": exact.l0,
+        "correlation_passes": exact.passes_mean,
+        "pass_us": turns["pass"].seconds / len(X) * 1e6,
+        "fresh_pass_us": turns["fresh"].seconds / len(X) * 1e6,
+        "whole_call_us": turns[OURS].seconds / len(X) * 1e6,
+        "one_thread_passes": alone[OURS].cpu_seconds / alone["pass"].cpu_seconds,
+        "methods": methods,
+    }
 
 
-def exact_gap(X: np.ndarray, D: np.ndarray, lam: float, codes: sp.csr_array) -> float:
-    """Largest float64 gap."""
-    return float(float64_gaps(X, D, lam, codes).max())
-
-
-def main() -> None:
-    """Run, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="spams only")
-    parser.add_argument("--repeats", type=int, default=9)
-    options = parser.parse_args()
-    machine = in_words()
-    lines = [
-        f"# Sparse codes\n\n{machine}. "
-        "One encoder pass is `X @ D.T` in float32 into memory that is already mapped, "
-        "with as many threads as the methods; medians, interleaved.\n"
-    ]
-    everything = []
-    for name in PROBLEMS:
-        rows = run(name, repeats=options.repeats, quick=options.quick)
-        everything.append(rows)
-        first = rows[0]
-        lines.append(
-            f"\n## {name}\n\nλ = {first['lam']:.4g}, {first['l0']:.1f} active, "
-            f"{first['correlation_passes']:.2f} correlation passes; an encoder pass takes {first['unit_us']:.1f} µs "
-            f"per point ({first['unit_fresh_us']:.1f} into fresh memory). The whole call, with checks and the "
-            f"preparation of the dictionary: {first['whole_call_us']:.1f} µs per point; by one thread: "
-            f"{first['one_thread_passes']:.1f} encoder passes of CPU time. Load {first['load']:.1f}. "
-            f"Target: at most {first['target_passes']} passes, at least {first['target_ratio']} times "
-            "spams.\n\n| method | µs/point | encoder passes | fastest peer / this | largest gap |\n"
-            "|---|---|---|---|---|"
+def tables(cells: Mapping[str, Any], machine: Mapping[str, Any]) -> dict[str, Table]:
+    """Targets beside what was measured; the calls; every method; and what lies between the problems."""
+    problems, calls, methods, passes, ratios = [], [], [], [], []
+    for name, cell in cells.items():
+        ours, unit = cell["methods"][OURS]["us"], cell["pass_us"]
+        spams = cell["methods"].get(SPAMS, {}).get("us")
+        most, least = TARGETS.get(machine["kind"], {}).get(name, (None, None))
+        passes.append(ours / unit)
+        ratios += [spams / ours] if spams else []
+        wanted = [None if most is None else f"≤ {most:g}", None if least is None else f"≥ {least:g}"]
+        shown, ratio = f"{passes[-1]:.1f}", f"{ratios[-1]:.1f}" if spams else None
+        problems.append([name, shown, wanted[0], ratio, wanted[1], f"{cell['one_thread_passes']:.1f}"])
+        calls.append(
+            [name, f"{cell['lam']:.4g}", f"{cell['l0']:.1f}", f"{cell['correlation_passes']:.2f}", f"{unit:.1f}"]
+            + [f"{cell[key]:.1f}" for key in ("fresh_pass_us", "whole_call_us")]
         )
-        lines += [
-            f"| {row['method']} | {row['us']:.1f} | {row['passes']:.1f} | {row['peer_ratio']:.2f} | {row['gap']:.1e} |"
-            for row in rows
+        fastest = min((m["us"] for key, m in cell["methods"].items() if key in PEERS), default=float("nan"))
+        methods += [
+            [name, key, f"{m['us']:.1f}", f"{m['us'] / unit:.1f}", f"{fastest / m['us']:.2f}", f"{m['gap']:.1e}"]
+            for key, m in cell["methods"].items()
         ]
-        print("\n".join(lines[-len(rows) - 1 :]), flush=True)
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "codes.md").write_text("\n".join(lines) + "\n")
-    (RESULTS / "codes.json").write_text(json.dumps({"machine": describe(), "results": everything}, indent=1) + "\n")
+    ranges = [[f"codes, {len(cells)} problems", between(passes), between(ratios)]]
+    once = ["encoder passes", "target", "spams / cvxsae", "target for it", "one thread, CPU, whole call"]
+    pass_columns = ["µs an encoder pass", "µs into fresh memory", "µs the whole call"]
+    return {
+        "problems": table(["problem", *once], problems),
+        "calls": table(["problem", "λ", "active", "correlation passes", *pass_columns], calls),
+        "methods": table(
+            ["problem", "method", "µs a point", "encoder passes", "fastest peer / this", "largest gap"], methods
+        ),
+        "ranges": table(["work", "encoder passes", "spams / cvxsae"], ranges),
+    }
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure the problems that were asked for."""
+    options = parser(__doc__)
+    options.add_argument("--repeats", type=int, default=9)
+    options.add_argument("--peers", nargs="*", metavar="TEXT", default=[""], help="peers whose name contains a text")
+    given = options.parse_args(arguments)
+    chosen, repeats = (QUICK, 1) if given.quick else (PROBLEMS, given.repeats)
+    cells = {name: partial(measure, problem, repeats, given.peers) for name, problem in chosen.items()}
+    return run("codes", cells, tables, given)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -17,6 +17,12 @@ the values, or lies anywhere in the file, by its path and the format it is shown
     The pair costs <!-- value examples/results/dense_antipodal.json#ratio -->0.529<!-- end --> of one atom,
     and the codes <!-- value benchmarks/results/codes.json#results/0/0/passes:.1f -->3.2<!-- end --> passes.
 
+A file of ``benchmarks/harness.py`` has such tables for every machine: they are shown as one table with a column that
+names the machine, rows with the same first cell next to each other. A sentence quotes a column's least and most over
+all machines, or over the rows that start with one cell, ``[column|cell]``::
+
+    in <!-- range benchmarks/results/codes.json#problems[encoder passes] -->3.2 to 12.1<!-- end --> passes
+
 A page shows a file of Markdown that a script wrote::
 
     <!-- include benchmarks/results/population.md -->
@@ -41,8 +47,12 @@ ROOT = Path(__file__).parents[1]
 TABLE = re.compile(r"(?<=<!-- table )(\S+)#(\S+)( -->\n)(.*?)(?=<!-- end -->)", re.DOTALL)
 
 VALUE = re.compile(r"(?<=<!-- value )([^\s#]+)#(.+?)( -->)(.*?)(?=<!-- end -->)")
+RANGE = re.compile(r"(?<=<!-- range )(\S+)#(\w+)\[([^]|]+)(\|[^]]+)?\]( -->)(.*?)(?=<!-- end -->)", re.DOTALL)
 INCLUDED = re.compile(r"(?<=<!-- include )(\S+)( -->\n)(.*?)(?=<!-- end -->)", re.DOTALL)
 MADE = re.compile(r"(?<=<!-- made )(\S+)( -->\n)(.*?)(?=<!-- end -->)", re.DOTALL)
+
+
+NOT_MEASURED = "Not measured on any machine yet.\n"
 
 
 def results(file: str) -> Any:
@@ -68,18 +78,65 @@ def as_written(text: str) -> str:
 
 
 def origin(made: Any) -> str:
-    """The command, the day and the machine, as a sentence."""
+    """The command, the day and the machine, as a sentence; one for each machine of a file that has several."""
+    if "machines" in made:
+        return "\n".join(made_on(key, entry) for key, entry in made["machines"].items()) + "\n"
     where = f"{made['machine']['processor']}, {made['machine']['threads']} threads"
     return f"Made by `{made['command']}` on {made['date']} ({where}).\n"
+
+
+def made_on(key: str, entry: Any) -> str:
+    """The commands, days, commits and versions of one machine's cells, as a sentence."""
+    machine, made = entry["machine"], [cell["made"] for cell in entry["cells"].values()]
+    days = sorted({one["date"] for one in made if one.get("date")})
+    when = f" from {days[0]} to {days[-1]}" if len(days) > 1 else f" on {days[0]}" if days else " on a day not recorded"
+    commands, commits, versions = (
+        list(dict.fromkeys(one[what] for one in made if one.get(what))) for what in ("command", "commit", "torch")
+    )
+    sets = [] if machine["kind"] == "GPU" else machine["instruction_sets"]
+    facts = [" ".join(sets), " and ".join(f"torch {one}" for one in versions), "commit " * bool(commits)]
+    facts[-1] += " and ".join(commits)
+    told = "; ".join(filter(None, [*facts, machine.get("remark", "")]))
+    return f"Made by {' and '.join(f'`{one}`' for one in commands)}{when} on {key}{f' ({told})' if told else ''}."
+
+
+def entries(made: Any, name: str) -> dict[str, Any]:
+    """What holds a table of a file: the entry of each machine that has it, or the file itself, by no name."""
+    if "machines" not in made:
+        return {"": made}
+    return {key: entry for key, entry in made["machines"].items() if name in entry["tables"]}
 
 
 def table(file: str, name: str) -> str:
     """A table of a file of results, in Markdown, with where it comes from."""
     made = results(file)
-    found = made["tables"][name]
-    lines = [found["columns"], ["---"] * len(found["columns"]), *found["rows"]]
+    found = entries(made, name)
+    if not found:
+        return NOT_MEASURED
+    tables = {key: entry["tables"][name] for key, entry in found.items()}
+    columns = next(iter(tables.values()))["columns"]
+    if any(one["columns"] != columns for one in tables.values()):
+        sys.exit(f"{file}#{name} has other columns on one machine than on another: run its script with --tables.")
+    named = [(key, row) for key, one in tables.items() for row in one["rows"]]
+    if len(tables) > 1:
+        places = {row[0]: place for place, (_, row) in reversed(list(enumerate(named)))}
+        named = [(key, [row[0], key, *row[1:]]) for key, row in sorted(named, key=lambda pair: places[pair[1][0]])]
+        columns = [columns[0], "machine", *columns[1:]]
+    lines = [columns, ["---"] * len(columns), *(row for _, row in named)]
     body = "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
-    return f"{body}\n\n{origin(made)}"
+    notes = dict.fromkeys(f"{one['note']}\n" for one in tables.values() if one.get("note"))
+    return f"{body}\n\n{''.join(notes)}{origin({'machines': found} if 'machines' in made else made)}"
+
+
+def between(file: str, name: str, column: str, first: str) -> str:
+    """Least to most of a column's numbers over all machines, as they stand in the tables."""
+    numbers = {}
+    for entry in entries(results(file), name).values():
+        place = entry["tables"][name]["columns"].index(column)
+        cells = [row[place] for row in entry["tables"][name]["rows"] if not first or row[0] == first]
+        numbers.update({float(cell): cell for cell in cells if re.fullmatch(r"[-+]?[\d.]+(e[-+]?\d+)?", cell)})
+    least, most = numbers[min(numbers)], numbers[max(numbers)]
+    return as_written(least) if least == most else f"{as_written(least)} to {as_written(most)}"
 
 
 def filled(page: str) -> str:
@@ -87,12 +144,19 @@ def filled(page: str) -> str:
     page = TABLE.sub(lambda found: f"{found[1]}#{found[2]}{found[3]}{table(found[1], found[2])}", page)
     page = MADE.sub(lambda found: f"{found[1]}{found[2]}{origin(results(found[1]))}", page)
     page = INCLUDED.sub(lambda found: f"{found[1]}{found[2]}{(ROOT / found[1]).read_text(encoding='utf-8')}", page)
+    page = RANGE.sub(ranged, page)
     return VALUE.sub(lambda found: f"{found[1]}#{found[2]}{found[3]}{value(found[1], found[2])}", page)
+
+
+def ranged(found: re.Match[str]) -> str:
+    """The same range, as its file has it now."""
+    file, name, column, first, end = found.group(1, 2, 3, 4, 5)
+    return f"{file}#{name}[{column}{first or ''}]{end}{between(file, name, column, (first or '')[1:])}"
 
 
 def pages() -> list[Path]:
     """Every page that may show tables and numbers of results."""
-    return sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+    return sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/results/*.md")])
 
 
 def main() -> int:

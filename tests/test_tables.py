@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 from pathlib import Path
 from types import ModuleType
 
@@ -26,7 +27,9 @@ def test_pages_show_the_results(tables):
     for page in tables.pages():
         text = page.read_text(encoding="utf-8")
         assert tables.filled(text) == text, f"run python docs/tables.py: {page.name} differs from its results"
-        assert "\n<!-- value" not in text, f"{page.name}: a line that starts with a comment ends the paragraph"
+        assert not re.search(r"^<!-- (value|range)", text, re.MULTILINE), (
+            f"{page.name}: a line that starts with a comment ends the paragraph"
+        )
 
 
 def test_a_table_is_filled_and_a_changed_number_is_noticed(tables, tmp_path, monkeypatch):
@@ -56,3 +59,34 @@ def test_a_table_is_filled_and_a_changed_number_is_noticed(tables, tmp_path, mon
     assert tables.filled(origin) == origin
     with pytest.raises(KeyError, match="absent"):
         tables.filled("<!-- value made.json#absent --><!-- end -->")
+
+
+def entry(processor: str, rows: list[list[str]]) -> dict[str, object]:
+    made = {"command": "python -m made", "date": "2026-01-31", "commit": "abc1234", "torch": "2.13.0"}
+    machine = {"processor": processor, "instruction_sets": ["avx2"], "threads": 2, "kind": "no bf16 products"}
+    return {
+        "machine": machine,
+        "cells": {"one": {"made": made, "result": 1}},
+        "tables": {"values": {"columns": ["K", "passes"], "rows": rows}},
+    }
+
+
+def test_machines_stand_side_by_side_and_a_range_is_over_all(tables, tmp_path, monkeypatch):
+    slow, fast = entry("slow", [["2", "5.0"], ["4", "10.5"], ["8", ""]]), entry("fast", [["2", "3.25"], ["4", "9"]])
+    (tmp_path / "made.json").write_text(json.dumps({"machines": {"slow, 2 threads": slow, "fast, 2 threads": fast}}))
+    (tmp_path / "none.json").write_text(json.dumps({"machines": {}}))
+    monkeypatch.setattr(tables, "ROOT", tmp_path)
+    page = tables.filled(
+        "<!-- table made.json#values -->\n<!-- end -->\n<!-- table none.json#values -->\n<!-- end -->\n"
+    )
+    rows = "| 2 | slow, 2 threads | 5.0 |\n| 2 | fast, 2 threads | 3.25 |\n| 4 | slow, 2 threads | 10.5 |\n"
+    assert f"| K | machine | passes |\n| --- | --- | --- |\n{rows}" in page
+    assert "Made by `python -m made` on 2026-01-31 on fast, 2 threads (avx2; torch 2.13.0; commit abc1234)." in page
+    assert "Not measured on any machine yet.\n<!-- end -->" in page
+    text = "<!-- range made.json#values[{}] -->x<!-- end -->"
+    ranged = tables.filled(f"takes {text.format('passes')} and {text.format('passes|2')}")
+    assert "[passes] -->3.25 to 10.5<!-- end -->" in ranged
+    assert "[passes|2] -->3.25 to 5.0<!-- end -->" in ranged
+    assert tables.filled(ranged) == ranged
+    assert tables.filled("<!-- made made.json -->\n<!-- end -->\n").count("Made by `python -m made`") == 2
+    assert tables.filled(page) == page
