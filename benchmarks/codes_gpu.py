@@ -1,46 +1,51 @@
-"""Sparse codes on a CUDA device: points per second, and multiples of one dense encoder pass.
+"""Sparse codes on a CUDA device, beside dense encoder passes and what plain torch does.
 
-    python benchmarks/codes_gpu.py [--engine triton] [--points 100000] [--quick] [--device cuda]
+    python -m benchmarks.codes_gpu [--points 100000] [--engines torch triton] [--quick --device cpu]
 
-Data are made on the device: sparse nonnegative combinations of random atoms, and noise. Per problem it prints
+Data are made on the device: sparse nonnegative combinations of random atoms, and noise. Times are the device's, medians
+of three after one call to warm up, and for each problem these are measured:
 
-- the seconds of one float32 pass (``X @ D.T``, tf32 off) and of one bfloat16 pass, each with its output written;
-- the floor: two bfloat16 passes, the encoder's and the proof's;
-- ``rounds``: all rounds of the engine, data already on the device, until every gap is certified, codes left there;
-- ``encode``: the whole call from float32 data in host memory to a scipy array of codes, transfers included;
-- the worst gap, recomputed densely in float64 for the first 1000 points: independent of what the engine says.
+- one encoder pass ``X @ D.T`` in float32, in tf32 and in bfloat16, its output written;
+- for each engine *rounds*: all rounds, data already on the device, until every gap is certified, codes left there; and
+  *encode*: the whole call from float32 data in host memory to a scipy array of codes, transfers included;
+- peers in plain torch on fewer points, once: FISTA with restart in float32, and coordinate descent in float32 on blocks
+  of atoms for all points at once, the scheme of cuML's solvers (whose lasso has no sign constraint, and is no peer).
+  Both stop at a gap of 1e-3 or at a limit of time, and are listed with the gap they had by then.
 
-Then the kernels that took longest. Everything goes to ``benchmarks/results/codes_gpu.json``. With ``--device cpu
---quick`` it runs in seconds on any machine, to know that it works; those times mean nothing.
+Gaps are recomputed densely in float64. ``python -m benchmarks.gpu`` runs this and the rest. Results go to ``gpu.json``;
+``docs/benchmarks.md`` shows them. On a CPU it only shows that it works; those times mean nothing.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
+import sys
 import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from cvxsae.parallel.machine import describe, processor
+from benchmarks.harness import Table, interleaved, synchronize, table, timed
 from cvxsae.solvers.codes.encode import encode
-from cvxsae.solvers.codes.engines import engine_name, make_engine
+from cvxsae.solvers.codes.engines import make_engine
 from cvxsae.solvers.codes.engines.screening import PreparedDictionary
 from cvxsae.solvers.codes.engines.state import Tuning
 from cvxsae.solvers.codes.paths import lambda_for_l0
 
-RESULT = Path(__file__).parent / "results" / "codes_gpu.json"
 PROBLEMS = ((768, 16384), (768, 65536), (2304, 65536))
-QUICK = ((32, 256),)
-ACTIVE = 30.0
+QUICK = ((16, 64),)
+ACTIVE, TOL = 30.0, 1e-6
 BLOCK = 32768
 """Datapoints per block of the rounds."""
+
+PEER_POINTS, PEER_TOL, PEER_SECONDS, ATOM_BLOCK = 4096, 1e-3, 15.0, 64
+ENCODERS = {"float32": (torch.float32, "highest"), "tf32": (torch.float32, "high"), "bf16": (torch.bfloat16, "highest")}
+"""Precision of an encoder pass, and what torch is told of float32 products."""
 
 
 def problem(d: int, K: int, n: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
@@ -57,36 +62,21 @@ def problem(d: int, K: int, n: int, device: torch.device) -> tuple[torch.Tensor,
     return X / (X * X).sum(dim=1).mean().sqrt(), D
 
 
-def seconds(call: Callable[[], Any], device: torch.device, repeats: int) -> float:
-    """Median time of a call, after one to warm up."""
-    times = []
-    for _ in range(repeats + 1):
-        synchronize(device)
-        start = time.perf_counter()
-        call()
-        synchronize(device)
-        times.append(time.perf_counter() - start)
-    return statistics.median(times[1:])
-
-
-def synchronize(device: torch.device) -> None:
-    """Wait for the device."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def encoder_pass(X: torch.Tensor, D: torch.Tensor, dtype: torch.dtype, repeats: int) -> float:
-    """Seconds of X @ D.T, in pieces that fit on the device."""
+def encoder_pass(X: torch.Tensor, D: torch.Tensor, name: str) -> Callable[[], None]:
+    """``X @ D.T`` in a precision, in pieces that fit on the device."""
+    dtype, precision = ENCODERS[name]
     x, atoms = X.to(dtype), D.to(dtype)
     rows = max(1, min(len(x), 2**32 // (4 * len(atoms))))
     out = torch.empty(rows, len(atoms), dtype=dtype, device=X.device)
 
-    def run() -> None:
+    def call() -> None:
+        torch.set_float32_matmul_precision(precision)
         for start in range(0, len(x), rows):
             part = x[start : start + rows]
             torch.mm(part, atoms.T, out=out[: len(part)])
+        torch.set_float32_matmul_precision("highest")
 
-    return seconds(run, X.device, repeats)
+    return call
 
 
 def rounds(engine: Any, X: torch.Tensor, lam: float) -> tuple[int, float]:
@@ -104,16 +94,15 @@ def rounds(engine: Any, X: torch.Tensor, lam: float) -> tuple[int, float]:
     return certified, passes / len(X)
 
 
-def dense_gaps(X: torch.Tensor, D: torch.Tensor, lam: float, codes: Any) -> float:
+def dense_gap(X: torch.Tensor, D: torch.Tensor, lam: float, Z: torch.Tensor) -> float:
     """Largest relative gap of the first 1000 points, by dense float64 arithmetic."""
-    Z = torch.from_numpy(codes[:1000].toarray()).to(X.device)
-    x = X[:1000].to(torch.float64)
-    r = x - Z @ D
+    x, z = X[:1000].to(torch.float64), Z[:1000].to(torch.float64)
+    r = x - z @ D
     inner = r @ D.T
     square = (r * r).sum(dim=1)
     scale = torch.minimum((x * r).sum(dim=1) / square, lam / inner.amax(dim=1)).clamp(min=0)
-    primal = 0.5 * square + lam * Z.sum(dim=1)
-    gap = 0.5 * (1 - scale) ** 2 * square + (Z * (lam - scale[:, None] * inner).clamp(min=0)).sum(dim=1)
+    primal = 0.5 * square + lam * z.sum(dim=1)
+    gap = 0.5 * (1 - scale) ** 2 * square + (z * (lam - scale[:, None] * inner).clamp(min=0)).sum(dim=1)
     return float((gap / primal).max())
 
 
@@ -128,73 +117,131 @@ def slowest(call: Callable[[], Any], device: torch.device, most: int = 12) -> li
     return [{"name": e.key[:80], "ms": round(getattr(e, key) / 1e3, 3), "calls": e.count} for e in events]
 
 
-def measure(d: int, K: int, n: int, name: str, device: torch.device, tol: float, repeats: int) -> dict[str, Any]:
-    """One problem, all figures."""
+def fista(X: torch.Tensor, D: torch.Tensor, lam: float) -> Iterator[torch.Tensor]:
+    """Accelerated proximal gradient with adaptive restart, float32: the codes after every 50 steps."""
+    atoms = D.to(torch.float32)
+    step = 1 / float(torch.linalg.matrix_norm(atoms, 2)) ** 2
+    z = torch.zeros(len(X), len(atoms), device=X.device)
+    y, t = z, torch.ones(len(X), 1, device=X.device)
+    while True:
+        for _ in range(50):
+            new = (y + step * ((X - y @ atoms) @ atoms.T - lam)).clamp_(min=0)
+            restart = ((y - new) * (new - z)).sum(1, keepdim=True) > 0
+            t = torch.where(restart, 1.0, t)
+            grown = (1 + (1 + 4 * t**2).sqrt()) / 2
+            y, z, t = new + torch.where(restart, 0.0, (t - 1) / grown) * (new - z), new, grown
+        yield z
+
+
+def coordinate_descent(X: torch.Tensor, D: torch.Tensor, lam: float) -> Iterator[torch.Tensor]:
+    """Cyclic coordinate descent for all points at once, float32: the codes after every sweep over the atoms."""
+    atoms = D.to(torch.float32)
+    z, residual = torch.zeros(len(X), len(atoms), device=X.device), X.clone()
+    while True:
+        for start in range(0, len(atoms), ATOM_BLOCK):
+            block, old = atoms[start : start + ATOM_BLOCK], z[:, start : start + ATOM_BLOCK].clone()
+            gram, inner, new = block @ block.T, residual @ block.T, old.clone()
+            for k in range(len(block)):
+                value = (new[:, k] + (inner[:, k] - lam) / gram[k, k]).clamp_(min=0)
+                inner -= (value - new[:, k])[:, None] * gram[k]
+                new[:, k] = value
+            residual -= (new - old) @ block
+            z[:, start : start + ATOM_BLOCK] = new
+        yield z
+
+
+PEERS = {"FISTA, torch": fista, "coordinate descent, torch": coordinate_descent}
+
+
+def until(steps: Iterator[torch.Tensor], gap_of: Callable[[torch.Tensor], float], seconds: float) -> float:
+    """Go on until the gap is small or time is up; the gap."""
+    started = time.perf_counter()
+    for codes in steps:
+        gap = gap_of(codes)
+        if gap <= PEER_TOL or time.perf_counter() - started > seconds:
+            return gap
+    raise AssertionError("steps do not end")
+
+
+def measure(d: int, K: int, given: argparse.Namespace, device: torch.device) -> dict[str, Any]:
+    """One problem: milliseconds a thousand points, of every method."""
+    n, repeats, seconds = (100, 1, 0.5) if given.quick else (given.points, 3, PEER_SECONDS)
     X, D = problem(d, K, n, device)
     host_X, host_D = X.cpu().numpy(), D.cpu().numpy()
-    lam = lambda_for_l0(host_X[:500], host_D, min(ACTIVE, d / 4))
-    single = encoder_pass(X, D, torch.float32, repeats)
-    half = encoder_pass(X, D, torch.bfloat16, repeats)
-    engine: Any = make_engine(name, PreparedDictionary(D, device), Tuning(tol))
-    engine.warm_up()
-    certified, passes = rounds(engine, X, lam)
-    took = seconds(lambda: rounds(engine, X, lam), device, repeats)
-    profiled = slowest(lambda: rounds(engine, X[: min(n, BLOCK)], lam), device)
-    memory = 2**33 if device.type == "cuda" else 2**28
-    started = time.perf_counter()
-    codes = encode(host_X, host_D, lam, tol=tol, device=device, engine=name, memory_limit=memory)
-    whole = time.perf_counter() - started
-    return {
-        "d": d, "K": K, "points": n, "lambda": lam, "active": codes.codes.nnz / n, "tol": tol,
-        "float32_pass_seconds": single, "bfloat16_pass_seconds": half, "floor_seconds": 2 * half,
-        "rounds_seconds": took, "rounds_points_per_second": n / took, "certified": certified, "passes": passes,
-        "rounds_float32_passes": took / single, "rounds_bfloat16_passes": took / half,
-        "encode_seconds": whole, "encode_points_per_second": n / whole, "encode_float32_passes": whole / single,
-        "worst_gap": dense_gaps(X, D, lam, codes.codes), "profile": profiled,
-    }  # fmt: skip
+    lam = lambda_for_l0(host_X[:500], host_D, min(ACTIVE, d / 4), device=device)
+    methods: dict[str, dict[str, Any]] = {}
+    passes = {f"encoder pass, {name}": encoder_pass(X, D, name) for name in ENCODERS}
+    for name, turns in interleaved(passes, repeats + 1, device).items():
+        methods[name] = {"seconds": statistics.median(turns.wall[1:]), "points": n}
+    profiles = {}
+    for name in given.engines if device.type == "cuda" else ["torch"]:
+        engine: Any = make_engine(name, PreparedDictionary(D, device), Tuning(TOL))
+        engine.warm_up()
+        calls = partial(rounds, engine, X, lam)
+        turns = interleaved({name: calls}, repeats + 1, device)[name]
+        certified, mean = turns.last
+        methods[f"rounds, {name}"] = {"seconds": statistics.median(turns.wall[1:]), "points": n, "certified": certified}
+        profiles[name] = slowest(partial(rounds, engine, X[: min(n, BLOCK)], lam), device)
+        memory = 2**33 if device.type == "cuda" else 2**28
+        options: dict[str, Any] = {"tol": TOL, "device": device, "engine": name, "memory_limit": memory}
+        encode(host_X[:100], host_D, lam, **options)  # first touches
+        codes, taken = timed(partial(encode, host_X, host_D, lam, **options), device)
+        gap = dense_gap(X, D, lam, torch.from_numpy(codes.codes[:1000].toarray()).to(device))
+        methods[f"encode, {name}"] = {"seconds": taken.wall, "points": n, "gap": gap, "certified": codes.n_points}
+    few = X[:PEER_POINTS]
+    for name, make in PEERS.items():
+        gap_of = partial(dense_gap, few, D, lam)
+        gap, taken = timed(partial(until, make(few, D, lam), gap_of, seconds), device)
+        methods[name] = {"seconds": taken.wall, "points": len(few), "gap": gap}
+    active = codes.codes.nnz / n
+    return {"lam": lam, "active": active, "passes": mean, "methods": methods, "profiles": profiles}
 
 
-def show(row: dict[str, Any]) -> None:
-    """Print one problem's figures."""
-    print(f"\nd = {row['d']}, K = {row['K']}, {row['points']} points, {row['active']:.1f} active, tol {row['tol']:g}")
-    for label, key in (
-        ("float32 pass", "float32_pass_seconds"), ("bfloat16 pass", "bfloat16_pass_seconds"),
-        ("floor: 2 bfloat16 passes", "floor_seconds"), ("rounds", "rounds_seconds"), ("encode", "encode_seconds"),
-    ):  # fmt: skip
-        took, rate = row[key], row["points"] / row[key]
-        single, half = took / row["float32_pass_seconds"], took / row["bfloat16_pass_seconds"]
-        print(f"  {label:26s}{took:10.4f} s {rate:14.0f} points/s {single:8.2f} float32 passes {half:8.2f} bfloat16")
-    print(f"  {row['certified']} certified, {row['passes']:.2f} correlation passes", end=", ")
-    print(f"worst gap {row['worst_gap']:.1e} (float64)")
-    for event in row["profile"]:
-        print(f"    {event['ms']:10.3f} ms {event['calls']:6d} × {event['name']}")
+def cells(given: argparse.Namespace, device: torch.device) -> dict[str, Callable[[], Any]]:
+    """A cell for each problem."""
+    problems = QUICK if given.quick else PROBLEMS
+    return {f"codes {d} x {K}": partial(measure, d, K, given, device) for d, K in problems}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cuda")
-    parser.add_argument("--engine", default="triton", help="triton or torch")
-    parser.add_argument("--points", type=int, default=100_000)
-    parser.add_argument("--tol", type=float, default=1e-6)
-    parser.add_argument("--quick", action="store_true", help="one small problem")
-    parser.add_argument("--out", type=Path, default=RESULT)
-    arguments = parser.parse_args()
-    device = torch.device(arguments.device)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        parser.error("no CUDA device; --device cpu --quick shows that this program works")
-    torch.set_float32_matmul_precision("highest")
-    name = engine_name(arguments.engine, device.type) if device.type == "cuda" else "torch"
-    label = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
-    print(f"{label}; torch {torch.__version__}; engine {name}")
+def codes_table(found: Mapping[str, Any]) -> Table:
+    """Every method beside the encoder."""
     rows = []
-    for d, K in QUICK if arguments.quick else PROBLEMS:
-        n = min(arguments.points, 200) if arguments.quick else arguments.points
-        rows.append(measure(d, K, n, name, device, arguments.tol, 1 if arguments.quick else 3))
-        show(rows[-1])
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    machine = describe() | {"device": label, "cuda": torch.version.cuda, "engine": name}
-    arguments.out.write_text(json.dumps({"machine": machine, "problems": rows}, indent=1) + "\n")
+    for name, cell in found.items():
+        each = {key: one["seconds"] / one["points"] for key, one in cell["methods"].items()}
+        units = [each[f"encoder pass, {unit}"] for unit in ENCODERS]
+        for key, one in cell["methods"].items():
+            gap = f"{one['gap']:.1e}" if "gap" in one else None
+            rows.append(
+                [name, key, one["points"], f"{1 / each[key]:.0f}", *(f"{each[key] / u:.2f}" for u in units), gap]
+            )
+    columns = [
+        "problem",
+        "method",
+        "points",
+        "points a second",
+        *(f"{unit} passes" for unit in ENCODERS),
+        "largest gap",
+    ]
+    return table(columns, rows)
+
+
+def tables(found: Mapping[str, Any], machine: Mapping[str, Any]) -> dict[str, Table]:
+    """The table of codes alone."""
+    return {"codes": codes_table(found)}
+
+
+def add_options(options: argparse.ArgumentParser) -> None:
+    """What this script asks for."""
+    options.add_argument("--engines", nargs="+", default=["torch", "triton"], help="torch, triton or both")
+    options.add_argument("--points", type=int, default=100_000)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The problems of codes, by the command that runs everything."""
+    from benchmarks import gpu
+
+    return gpu.main([*(sys.argv[1:] if arguments is None else arguments), "--only", "codes"])
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

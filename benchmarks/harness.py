@@ -21,6 +21,7 @@ import statistics
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime
@@ -294,7 +295,10 @@ def run(
     given: argparse.Namespace,
     device: torch.device | None = None,
 ) -> int:
-    """Measure the cells that were asked for, keep each as it is done, and print the tables; an exit code."""
+    """Measure the cells that were asked for, keep each as it is done, and print the tables.
+
+    A cell that fails is reported and costs the others nothing. Returns an exit code: 1 if one failed, 2 if asked amiss.
+    """
     try:
         return _run(name, cells, tables, given, device)
     except InputError as error:
@@ -322,15 +326,23 @@ def _run(
     there = store.cells if store is not None and given.resume else {}
     print(f"{name}: {key_of(machine)}", flush=True)
     found: dict[str, Any] = {}
+    failed = 0
     for cell in (cell for cell in chosen if cell not in there):
         clock = Clock()
-        found[cell] = cells[cell]()
-        print(f"{cell}: {clock.stop().wall:.1f} s", flush=True)
+        try:
+            found[cell] = cells[cell]()
+        except Exception:  # what one cell meets is no reason to lose the others
+            traceback.print_exc()
+            print(f"{cell}: failed", flush=True)
+            failed = 1
+            continue
+        seconds = clock.stop()
+        print(f"{cell}: {seconds.wall:.1f} s, {seconds.cpu:.1f} s CPU", flush=True)
         if store is not None:
             store.add(cell, found[cell], list(cells))
     for title, made in (tables(found, machine) if store is None else store.tables).items():
         show(title, made)
-    return 0
+    return failed
 
 
 def show(title: str, made: Table) -> None:

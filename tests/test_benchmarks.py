@@ -7,8 +7,9 @@ import sys
 from functools import partial
 
 import pytest
+import torch
 
-from benchmarks import harness
+from benchmarks import codes_gpu, gpu, harness
 from benchmarks.harness import Store, between, interleaved, key_of, kind_of, parser, run, table
 from cvxsae.errors import InputError
 
@@ -130,3 +131,40 @@ def test_a_command_is_kept_without_what_chooses_cells(monkeypatch):
     words = ["benchmarks/codes.py", "--only", "256 x 4096", "large", "--repeats", "5", "--results=there", "--resume"]
     monkeypatch.setattr(sys, "argv", words)
     assert harness.command() == "python -m benchmarks.codes --repeats 5"
+
+
+@pytest.mark.slow
+def test_everything_for_a_gpu_runs_on_a_cpu(tmp_path):
+    assert gpu.main(["--quick", "--device", "cpu", "--results", str(tmp_path)]) == 0
+    (entry,) = json.loads((tmp_path / "gpu.json").read_text())["machines"].values()
+    assert set(entry["tables"]) == {"codes", "dictionary", "large", "floor"}
+    methods = next(iter(entry["cells"].values()))["result"]["methods"]
+    assert methods["encode, torch"]["gap"] <= 1e-6
+    assert {"encoder pass, tf32", "encoder pass, bf16", "FISTA, torch", "coordinate descent, torch"} <= set(methods)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_there_is_a_sentence(capsys):
+    with pytest.raises(SystemExit):
+        gpu.main([])
+    assert capsys.readouterr().err.endswith(
+        "error: no CUDA device was found; --device cpu --quick shows that this program runs\n"
+    )
+
+
+def test_peers_in_plain_torch_find_the_codes():
+    X, D = codes_gpu.problem(8, 20, 40, torch.device("cpu"))
+    for make in codes_gpu.PEERS.values():
+        gap = codes_gpu.until(make(X, D, 0.3), partial(codes_gpu.dense_gap, X, D, 0.3), 60.0)
+        assert gap <= codes_gpu.PEER_TOL
+    assert codes_gpu.dense_gap(X, D, 0.3, torch.zeros(40, 20)) > 0.1
+
+
+def test_a_cell_that_fails_costs_the_others_nothing(tmp_path, capsys):
+    def fail():
+        raise MemoryError("no memory left")
+
+    cells = {"large": fail, "small": lambda: {"passes": 1.0}}
+    assert run("codes", cells, tables, parser("").parse_args(["--results", str(tmp_path)])) == 1
+    assert list(json.loads((tmp_path / "codes.json").read_text())["machines"].popitem()[1]["cells"]) == ["small"]
+    assert "large: failed" in capsys.readouterr().out

@@ -255,18 +255,6 @@ def test_kernels_compile_for_a_device_that_is_not_here(tmp_path):
     assert done.stdout.strip() == "compiled", done.stderr
 
 
-@pytest.mark.slow
-def test_gpu_benchmark_runs_on_a_cpu(tmp_path):
-    target = tmp_path / "result.json"
-    done = subprocess.run(
-        [sys.executable, "benchmarks/codes_gpu.py", "--device", "cpu", "--quick", "--out", str(target)],
-        capture_output=True, text=True, cwd=ROOT, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "worst gap" in done.stdout
-    assert target.exists()
-
-
 @pytest.mark.cuda
 @pytest.mark.skipif(not CUDA, reason="needs a CUDA device")
 @pytest.mark.filterwarnings("ignore::UserWarning")
