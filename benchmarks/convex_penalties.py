@@ -1,31 +1,27 @@
 """Exact codes under every convex penalty on random and adversarial problems: gaps by the referee, values against cvxpy.
 
-    python benchmarks/convex_penalties.py [--problems 500] [--seed 0] [--results benchmarks/results]
+    python -m benchmarks.convex_penalties [--problems 500] [--seed 0] [--no-conic] [--quick]
 
 Problem i is that of the seed and i: its penalty, sizes, λ, bias and what makes it hard (zero, repeated and tiny
 datapoints, repeated, nearly repeated, opposite and badly scaled atoms, λ down to a ten-thousandth of the data's
 length). A problem is *closed* where the referee finds a relative gap of at most 1e-6; where the optimum is zero up to
 rounding, which no relative gap can say, it is closed if value and bound differ by at most 1e-12 of ½ mean ‖x − b‖² or
 ½ mean ‖x‖², and counted apart. The value of the conic solver agrees if it is within 1e-6 of the value, or of that
-floor.
+floor. Writes ``benchmarks/results/convex_penalties.json``; ``python docs/tables.py`` shows it in ``docs/codes.md``.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
-from datetime import UTC, datetime
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from benchmarks.harness import Table, parser, run, table
 from cvxsae import PenalizedCodes, SparseCodes, certify, solve
-from cvxsae.parallel.machine import describe
 from cvxsae.penalties import L1, ElasticNet, Exclusive, Group, Prefixes, Signed, Simplex, Slope, Tree
 
 TOL = 1e-6
@@ -165,50 +161,64 @@ def outcomes(seed: int, problems: int, *, conic: bool = True) -> Iterator[Outcom
         yield outcome(case(seed, i), conic=conic)
 
 
+def measure(seed: int, problems: int, conic: bool) -> dict[str, Any]:
+    """What became of so many problems, by kind and of all; those that are open are printed."""
+    found = []
+    for i, one in enumerate(outcomes(seed, problems, conic=conic)):
+        found.append(one)
+        if is_amiss(one):
+            print(f"{i}: {one}", flush=True)
+    print(Counter((one.kind, one.solver) for one in found))
+    return {kind: counted([one for one in found if kind in (one.kind, "all")]) for kind in (*KINDS, "all")}
+
+
+def is_amiss(one: Outcome) -> bool:
+    """Whether it is open, objected to, or apart from the conic solver."""
+    return not one.is_closed or bool(one.objections) or one.difference > TOL
+
+
+def counted(some: list[Outcome]) -> dict[str, Any]:
+    """The numbers of a row."""
+    return {
+        "problems": len(some),
+        "closed": sum(one.gap <= TOL for one in some),
+        "zero": sum(one.is_zero for one in some),
+        "open": sum(not one.is_closed for one in some),
+        "largest_gap": max((one.gap for one in some if not one.is_zero), default=0.0),
+        "agree": sum(one.difference <= TOL for one in some),
+        "median_ms": 1e3 * float(np.median([one.seconds for one in some])) if some else 0.0,
+        "amiss": sum(map(is_amiss, some)),
+    }
+
+
+def tables(cells: Mapping[str, Any], machine: Mapping[str, Any]) -> dict[str, Table]:
+    """A row for each kind of penalty, and one for all."""
+    rows = []
+    for kind, one in (row for cell in cells.values() for row in cell.items()):
+        counts = [one[key] for key in ("problems", "closed", "zero", "open")]
+        rows.append([kind, *counts, f"{one['largest_gap']:.1e}", one["agree"], f"{one['median_ms']:.0f}"])
+    columns = ["problems", "gap ≤ 1e-6", "zero", "open", "largest gap", "agree with cvxpy", "ms, median CPU"]
+    return {"gaps": table(["penalty", *columns], rows)}
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run; 0 if all are closed, without objections, and agree."""
-    options = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
+    options = parser(__doc__)
     options.add_argument("--problems", type=int, default=500)
     options.add_argument("--seed", type=int, default=0)
-    options.add_argument("--results", type=Path)
     options.add_argument("--no-conic", action="store_true", help="leave the comparison with cvxpy out")
     given = options.parse_args(arguments)
-    found = []
-    for i, one in enumerate(outcomes(given.seed, given.problems, conic=not given.no_conic)):
-        found.append(one)
-        if not one.is_closed or one.objections or one.difference > TOL:
-            print(f"{i}: {one}", flush=True)
-    rows = []
-    for kind in (*KINDS, "all"):
-        mine = [one for one in found if kind in (one.kind, "all")]
-        gaps = [one.gap for one in mine if not one.is_zero]
-        rows.append(
-            [
-                kind,
-                str(len(mine)),
-                str(sum(one.gap <= TOL for one in mine)),
-                str(sum(one.is_zero for one in mine)),
-                str(sum(not one.is_closed for one in mine)),
-                f"{max(gaps, default=0.0):.1e}",
-                str(sum(one.difference <= TOL for one in mine)),
-                f"{np.median([one.seconds for one in mine]) * 1e3 if mine else 0:.0f}",
-            ]
-        )
-    columns = ["penalty", "problems", "gap ≤ 1e-6", "zero", "open", "largest gap", "agree with cvxpy", "ms, median CPU"]
-    for row in (columns, *rows):
-        print(" | ".join(cell.rjust(len(head)) for cell, head in zip(row, columns, strict=True)))
-    print(Counter((one.kind, one.solver) for one in found))
-    if given.results is not None:
-        given.results.mkdir(parents=True, exist_ok=True)
-        made = {
-            "command": " ".join(["python", "benchmarks/convex_penalties.py", *sys.argv[1:]]),
-            "date": datetime.now(UTC).date().isoformat(),
-            "machine": describe(),
-            "tables": {"gaps": {"columns": columns, "rows": rows}},
-        }
-        (given.results / "convex_penalties.json").write_text(json.dumps(made, indent=2, ensure_ascii=False) + "\n")
-    return int(any(not one.is_closed or one.objections or one.difference > TOL for one in found))
+    problems, amiss = 11 if given.quick else given.problems, 0
+
+    def cell() -> dict[str, Any]:
+        nonlocal amiss
+        found = measure(given.seed, problems, not given.no_conic)
+        amiss = found["all"]["amiss"]
+        return found
+
+    code = run("convex_penalties", {f"{problems} problems, seed {given.seed}": cell}, tables, given)
+    return code or int(amiss > 0)
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(main())

@@ -1,28 +1,27 @@
 """How often 95 % intervals hold that are made in three ways, for skewed rows and for documents of uneven lengths.
 
-    python -m benchmarks.intervals               # two minutes; writes benchmarks/results/intervals.json
+    python -m benchmarks.intervals               # two minutes; --quick: some seconds
 
 The package gives Student's t, linearized over documents (``cvxsae.statistics.means.mean_interval``). Beside it stand
 ``scipy.stats.bootstrap`` with ``method="BCa"`` and a studentized bootstrap, each of 999 resamples of the units, to see
-whether one of them is worth offering. All three see the same samples; seeds are fixed.
+whether one of them is worth offering. All three see the same samples; seeds are fixed. Writes
+``benchmarks/results/intervals.json``; ``python docs/tables.py`` shows it in ``docs/population.md``.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from datetime import UTC, datetime
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
 
 import numpy as np
 import scipy.stats
 
-from cvxsae.data.storage import json_text, write_atomically
-from cvxsae.parallel.machine import describe
+from benchmarks.harness import Table, parser, run, table
 from cvxsae.statistics.means import mean_interval
 
 REPETITIONS, RESAMPLES, LEVEL = 2000, 999, 0.95
-FILE = Path(__file__).parent / "results" / "intervals.json"
 
 SHAPE = 4 / 5.6**2
 """Of a gamma distribution of skewness 5.6, as the losses of rows had in ``docs/population.md``."""
@@ -112,10 +111,10 @@ def _with_error(sums: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.nda
 WAYS = {"t": student, "BCa": accelerated, "studentized": studentized}
 
 
-def measured(sample: Sample, truth: float) -> dict[str, tuple[float, float]]:
+def measure(sample: Sample, truth: float, repetitions: int) -> dict[str, tuple[float, float]]:
     """Of each way how often it holds, and its mean width in units of that of the first."""
-    rng, ends = np.random.default_rng(0), {way: np.empty((REPETITIONS, 2)) for way in WAYS}
-    for seed in range(REPETITIONS):
+    rng, ends = np.random.default_rng(0), {way: np.empty((repetitions, 2)) for way in WAYS}
+    for seed in range(repetitions):
         values, groups = sample(rng)
         for way, interval in WAYS.items():
             ends[way][seed] = interval(values, groups, seed)
@@ -126,22 +125,25 @@ def measured(sample: Sample, truth: float) -> dict[str, tuple[float, float]]:
     }
 
 
-def main() -> int:
-    """Print and write the table."""
-    rows: list[list[str]] = []
-    for name, sample, truth in CASES:
-        found = measured(sample, truth)
-        rows.append([name, *(f"{share:.1%}" for share, _ in found.values()), *(f"{w:.2f}" for _, w in found.values())])
-        print("  ".join(rows[-1]), flush=True)
-    columns = ["what is sampled", *WAYS, *(f"width of {way}" for way in WAYS)]
-    made = {
-        "command": "python -m benchmarks.intervals",
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": describe(),
-        "tables": {"coverage": {"columns": columns, "rows": rows}},
-    }
-    write_atomically(FILE, json_text(made))
-    return 0
+def tables(cells: Mapping[str, Any], machine: Mapping[str, Any]) -> dict[str, Table]:
+    """How often each way holds, and how wide its intervals are."""
+    rows = [
+        [name, *(f"{found[way][0]:.1%}" for way in WAYS), *(f"{found[way][1]:.2f}" for way in WAYS)]
+        for name, found in cells.items()
+    ]
+    return {"coverage": table(["what is sampled", *WAYS, *(f"width of {way}" for way in WAYS)], rows)}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure the cases that were asked for."""
+    given = parser(__doc__).parse_args(arguments)
+    repetitions = 20 if given.quick else REPETITIONS
+    return run(
+        "intervals",
+        {name: partial(measure, sample, truth, repetitions) for name, sample, truth in CASES},
+        tables,
+        given,
+    )
 
 
 if __name__ == "__main__":

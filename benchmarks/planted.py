@@ -1,6 +1,6 @@
 """Planted dictionaries: whether the atoms that made the data are found, and if not, whose failure it is.
 
-    python benchmarks/planted.py [--cases 50 100 500 1000] [--seeds 0 1 2]
+    python -m benchmarks.planted [--only "n = 500"] [--resume] [--quick]
 
 Protocol, that of "Stop probing, start coding" (arXiv 2603.28744) as published: 2,500 datapoints, each the sum of k = 10
 of n atoms with codes U(0, 1); atoms are Gaussian in m dimensions, scaled to norm 1; a dictionary of width n is learned.
@@ -15,17 +15,17 @@ dictionary is known, and the *objective's* if not and the target match is missed
 the objective itself does to the true atoms at this penalty. `F_wide` and `floor` are certified: no dictionary of any
 width, or of this width (`cvxsae.width_floor`), is below them.
 
-Every finished run is added to ``benchmarks/results/planted.json`` at once and not run again while it is there;
-``planted.md`` is written from it.
+Writes ``benchmarks/results/planted.json``; ``python docs/tables.py`` shows it in ``planted.md``.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
+import sys
 import time
-from pathlib import Path
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -34,22 +34,24 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from threadpoolctl import threadpool_limits
 
+from benchmarks.harness import Clock, Table, parser, run, table
 from cvxsae import dictionary_path, encode, learn_dictionary, width_floor
-from cvxsae.data.storage import write_atomically
-from cvxsae.parallel.machine import in_words
 from cvxsae.results import DictionaryFit
 
-RESULTS = Path(__file__).parent / "results"
 POINTS, ACTIVE = 2_500, 10
-DIMS = {50: 33, 100: 47, 500: 79, 1000: 93}
+QUICK = 12
+"""Atoms of a trial."""
+
+DIMS = {QUICK: 8, 50: 33, 100: 47, 500: 79, 1000: 93}
 PUBLISHED = {  # dictionary learning with FISTA, TopK SAE, ReLU SAE
     50: (0.970, 0.754, 0.644),
     100: (0.977, 0.930, 0.558),
     500: (0.981, 0.484, 0.384),
     1000: (0.776, 0.392, 0.358),
 }
-TARGETS = {50: 0.98, 100: 0.98, 500: 0.98, 1000: 0.9}
+TARGETS = {QUICK: 0.98, 50: 0.98, 100: 0.98, 500: 0.98, 1000: 0.9}
 PATHS: dict[int, dict[str, Any]] = {
+    QUICK: {"lams": (0.3, 0.1), "surplus": 1.2, "max_seconds": 1.0},
     50: {"lams": (0.3, 0.1, 0.05, 0.02), "surplus": 1.2, "max_seconds": 60.0},
     100: {"lams": (0.3, 0.1, 0.05, 0.02), "surplus": 1.2, "max_seconds": 60.0},
     500: {"lams": (0.3, 0.1, 0.05, 0.02), "surplus": 1.2, "max_seconds": 120.0},
@@ -93,14 +95,20 @@ def stage(X: np.ndarray, atoms: np.ndarray, fit: DictionaryFit) -> dict[str, Any
     }
 
 
+def measure(n_atoms: int, seed: int) -> dict[str, Any]:
+    """One path, judged, by one thread."""
+    with threadpool_limits(1):
+        return record(n_atoms, seed)
+
+
 def record(n_atoms: int, seed: int) -> dict[str, Any]:
     """One path, judged."""
     X, atoms = planted(n_atoms, DIMS[n_atoms], seed)
     options = PATHS[n_atoms]
     with mock.patch("time.perf_counter", time.process_time):  # its time limit, too, is one of CPU time
-        started = time.process_time()
+        clock = Clock()
         fits = dictionary_path(X, n_atoms, bias=None, seed=seed, stationarity=1e-3, **options)
-        seconds = time.process_time() - started
+        seconds = clock.stop().cpu
         last = fits[-1]
         truth = learn_dictionary(
             X, n_atoms, last.lam, bias=None, init=atoms, stationarity=1e-2, max_seconds=30.0, moves=False
@@ -128,78 +136,55 @@ def whose(run: dict[str, Any]) -> str:
     return "none" if run["match"] >= TARGETS[run["n_atoms"]] else "objective"
 
 
-def report(runs: list[dict[str, Any]]) -> str:
-    """The table beside the published one, and every run."""
-    prose = (__doc__ or "").split("\n\n")
-    lines = [
-        f"# Planted dictionaries\n\n{prose[2]}\n\n{prose[3]}\n",
-        f"{in_words()}; one thread used. CPU seconds are those of the whole path.\n",
-        "| n | m | ours (mean of seeds) | seeds | target | FISTA dictionary learning | TopK SAE | ReLU SAE | CPU s |",
-        "|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+def tables(cells: Mapping[str, Any], machine: Mapping[str, Any]) -> dict[str, Table]:
+    """Means beside the published ones; every run; the stages of every run; and what was asked."""
+    runs = sorted(cells.values(), key=lambda one: (one["n_atoms"], one["seed"]))
+    means = []
+    for n_atoms in dict.fromkeys(one["n_atoms"] for one in runs):
+        here = [one for one in runs if one["n_atoms"] == n_atoms]
+        timed = [one["path_seconds"] for one in here if one["path_seconds"] is not None]
+        cpu = f"{statistics.mean(timed):.0f}" if timed else "not kept"
+        mean = f"{statistics.mean(one['match'] for one in here):.4f}"
+        published = [f"{match:.3f}" for match in PUBLISHED.get(n_atoms, ())] or [""] * 3
+        means.append([f"n = {n_atoms}", DIMS[n_atoms], mean, len(here), f"≥ {TARGETS[n_atoms]}", *published, cpu])
+    values = ["found", "truth", "from_truth"]
+    every = [
+        [f"n = {one['n_atoms']}", one["seed"], f"{one['lam']}", f"{one['match']:.4f}", f"{one['above_0.95']:.3f}"]
+        + [f"{one[key]:.6f}" for key in values]
+        + [f"{one['truth_moves_to']:.4f}", f"{one['wide']:.6f}", f"{one['floor']:.6f}", whose(one)]
+        + [f"{one['stationarity']:.1e}", "not kept" if one["path_seconds"] is None else f"{one['path_seconds']:.0f}"]
+        for one in runs
     ]
-    for n_atoms, dim in DIMS.items():
-        here = [run for run in runs if run["n_atoms"] == n_atoms]
-        if here:
-            dictionary, topk, relu = PUBLISHED[n_atoms]
-            mean = statistics.mean(run["match"] for run in here)
-            timed = [run["path_seconds"] for run in here if run["path_seconds"] is not None]
-            cpu = f"{statistics.mean(timed):.0f}" if timed else "not kept"
-            lines.append(
-                f"| {n_atoms} | {dim} | **{mean:.4f}** | {len(here)} | {TARGETS[n_atoms]} | {dictionary:.3f} | "
-                f"{topk:.3f} | {relu:.3f} | {cpu} |"
-            )
-    lines += [
-        "\n## Every run, at the last penalty\n",
-        "| n | seed | λ | match | above 0.95 | F(found) | F(truth) | F(from truth) | truth moves to | F_wide | floor | "
-        "failure | stationarity | CPU s |",
-        "|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|---|--:|--:|",
+    stages = [
+        [f"n = {one['n_atoms']}", one["seed"], f"{part['lam']}", part["n_atoms"], f"{part['match']:.4f}"]
+        + [f"{part[key]:.6f}" for key in ("found", "truth", "wide")]
+        + [f"{part['l0']:.1f}", part["status"].lower()]
+        for one in runs
+        for part in one["stages"]
     ]
-    ordered = sorted(runs, key=lambda run: (run["n_atoms"], run["seed"]))
-    lines += [
-        f"| {run['n_atoms']} | {run['seed']} | {run['lam']} | {run['match']:.4f} | {run['above_0.95']:.3f} | "
-        f"{run['found']:.6f} | {run['truth']:.6f} | {run['from_truth']:.6f} | {run['truth_moves_to']:.4f} | "
-        f"{run['wide']:.6f} | {run['floor']:.6f} | {whose(run)} | {run['stationarity']:.1e} | "
-        f"{'not kept' if run['path_seconds'] is None else round(run['path_seconds'])} |"
-        for run in ordered
-    ]
-    lines += [
-        "\n## Along the path\n",
-        "| n | seed | λ | width | match | F(found) | F(truth) | F_wide | L0 | status |",
-        "|--:|--:|--:|--:|--:|--:|--:|--:|--:|---|",
-    ]
-    lines += [
-        f"| {run['n_atoms']} | {run['seed']} | {part['lam']} | {part['n_atoms']} | {part['match']:.4f} | "
-        f"{part['found']:.6f} | {part['truth']:.6f} | {part['wide']:.6f} | {part['l0']:.1f} | "
-        f"{part['status'].lower()} |"
-        for run in ordered
-        for part in run["stages"]
-    ]
-    options = "; ".join(f"n = {n}: {json.dumps(PATHS[n])}" for n in DIMS)
-    return "\n".join(lines) + f"\n\nArguments of `dictionary_path`, with `tol=1e-3` and zero bias: {options}.\n"
+    options = [[f"n = {one['n_atoms']}", json.dumps(one["options"])] for one in runs if one["seed"] == 0]
+    judged = ["F(found)", "F(truth)", "F(from truth)", "truth moves to", "F_wide", "floor", "failure", "stationarity"]
+    others = ["FISTA dictionary learning", "TopK SAE", "ReLU SAE", "CPU s"]
+    return {
+        "means": table(["atoms", "m", "ours (mean of seeds)", "seeds", "target", *others], means),
+        "runs": table(["atoms", "seed", "λ", "match", "above 0.95", *judged, "CPU s"], every),
+        "stages": table(
+            ["atoms", "seed", "λ", "width", "match", "F(found)", "F(truth)", "F_wide", "L0", "status"], stages
+        ),
+        "options": table(["atoms", "arguments of `dictionary_path`"], options),
+    }
 
 
-def main() -> None:
-    """Run what is missing, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", type=int, nargs="+", choices=list(DIMS), default=list(DIMS))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    options = parser.parse_args()
-    file = RESULTS / "planted.json"
+def main(arguments: list[str] | None = None) -> int:
+    """Run what was asked for."""
+    options = parser(__doc__)
+    options.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    given = options.parse_args(arguments)
     torch.set_num_threads(1)
-    for n_atoms in options.cases:
-        for seed in options.seeds:
-            runs = json.loads(file.read_text()) if file.exists() else []
-            if any((run["n_atoms"], run["seed"]) == (n_atoms, seed) for run in runs):
-                continue
-            with threadpool_limits(1):
-                new = record(n_atoms, seed)
-            print({name: value for name, value in new.items() if name != "stages"}, flush=True)
-            runs = json.loads(file.read_text()) if file.exists() else []  # another process may have written meanwhile
-            write_atomically(file, json.dumps([*runs, new], indent=1) + "\n")
-    text = report(json.loads(file.read_text()))
-    write_atomically(RESULTS / "planted.md", text)
-    print(text)
+    chosen = [(QUICK, 0)] if given.quick else [(n, seed) for n in DIMS if n != QUICK for seed in given.seeds]
+    cells = {f"n = {n}, seed {seed}": partial(measure, n, seed) for n, seed in chosen}
+    return run("planted", cells, tables, given)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,8 +1,13 @@
 """The large dictionary of a finite population: gap against batch size, and what a pass costs at a million rows.
 
-Run from the repository root: ``python -m benchmarks.population_dictionary``; writes ``benchmarks/results``.
-``--sections upper --against FOLDER`` compares the upper sides with those of another checkout, side by side.
-Times are CPU seconds of the process, which a busy machine lengthens less than the clock's.
+    python -m benchmarks.population_dictionary [--only floors stream] [--quick]
+    python -m benchmarks.population_dictionary --only upper --against FOLDER
+
+``floors``: upper and lower side at every price. ``stream``: rows made again at each pass, by one thread. ``upper``: the
+upper sides by this version and by that of another checkout, side by side, ended at the first pass after a limit of CPU
+seconds; the polar is searched at both ends in the residual of all rows, the same way. Times are CPU seconds of the
+process. Writes ``benchmarks/results/population_dictionary.json``; ``python docs/tables.py`` shows it in
+``population_dictionary.md``.
 """
 
 from __future__ import annotations
@@ -10,27 +15,26 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from benchmarks.harness import Table, by_itself, parser, peak_gigabytes, run, table, timed
+from benchmarks.population_upper import LAM, MADE, SAMPLE_ROWS
 from cvxsae.data.activations import Activations
-from cvxsae.data.embedded import embedded
 from cvxsae.parallel.context import Run
 from cvxsae.population import PopulationDictionary, PopulationDictionaryFit, large_floor, solve_population
 from cvxsae.population.large.rows import Facts, pass_over
 
-RESULTS = Path(__file__).parent / "results"
-N_ROWS, SAMPLE_ROWS, LAM = 20_000, 2000, 0.08
 PRICES = (0.05, 0.01, 0.002)
 BATCHES = {250: 4, 500: 3, 1000: 2, 2000: 2}
 """Batches at each size."""
@@ -42,118 +46,17 @@ STREAM_SIZES = (10_000, 100_000, 1_000_000)
 STREAM_DIM, STREAM_CLUSTERS = 8, 8
 
 
-def clustered_rows() -> np.ndarray:
-    """20,000 rows around 60 directions of unequal frequency in 32 dimensions, unit mean-square norm."""
-    rng = np.random.default_rng(0)
-    C = rng.normal(size=(60, 32))
-    C /= np.linalg.norm(C, axis=1, keepdims=True)
-    often = 1.0 / np.arange(1, 61)
-    X = C[rng.choice(60, N_ROWS, p=often / often.sum())] * rng.uniform(0.5, 1.5, size=(N_ROWS, 1))
-    return unit_mean_square(X + 0.05 * rng.normal(size=X.shape))
-
-
-def wordllama_rows() -> np.ndarray:
-    """20,000 of the 32,000 token embeddings, centered, unit mean-square norm."""
-    X = np.asarray(embedded("wordllama"), dtype=np.float64)
-    return unit_mean_square(X[np.sort(np.random.default_rng(0).choice(len(X), N_ROWS, replace=False))])
-
-
-def unit_mean_square(X: np.ndarray) -> np.ndarray:
-    """Centered and scaled."""
-    X = X - X.mean(axis=0)
-    scaled: np.ndarray = X / np.sqrt((X**2).sum(axis=1).mean())
-    return scaled
-
-
-def populations(asked: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Upper and lower side of both populations at every price; cells beyond the budget of CPU seconds are blank."""
-    for name, make in MADE.items():
-        X = make()
-        for price in PRICES:
-            problem, started = PopulationDictionary(LAM, price), time.process_time()
-            fit = solve_population(X, problem, max_seconds=asked.seconds, sample_rows=SAMPLE_ROWS, tol=3e-4)
-            row = {
-                "data": name,
-                "atom_price": price,
-                "seconds": asked.seconds,
-                "value": fit.value,
-                "n_atoms": fit.n_atoms,
-                "status": fit.status.name,
-                "passes": fit.passes,
-                "new_atom_ratio": fit.to_dict()["new_atom_ratio"],
-                "cpu_seconds": time.process_time() - started,
-            }
-            cells = [floor_cell(X, fit, batch, count, asked) for batch, count in BATCHES.items()]
-            yield {**row, "floors": cells}
-
-
-MADE = {"clustered": clustered_rows, "wordllama": wordllama_rows}
-
-
-def upper_cell(name: str, price: float, seconds: float, file: str) -> dict[str, Any]:
-    """In a process of its own, of this version or another: the search until so many CPU seconds have passed."""
-    torch.set_num_threads(1)
+def population(name: str, price: float, asked: argparse.Namespace) -> dict[str, Any]:
+    """Upper and lower side of a population at a price; batches beyond the budget of CPU seconds are blank."""
     X, problem = MADE[name](), PopulationDictionary(LAM, price)
-    solve_population(X[:500], problem, max_steps=12, sample_rows=SAMPLE_ROWS)  # compiles
-    started = time.process_time()
-
-    def stop(_: Any) -> None:
-        if time.process_time() - started > seconds:
-            raise KeyboardInterrupt
-
-    fit = solve_population(X, problem, sample_rows=SAMPLE_ROWS, tol=3e-4, callback=stop)
-    fit.save(file)
+    X, batches = (X[:500], {250: 2}) if asked.quick else (X, BATCHES)
+    options: dict[str, Any] = {"max_seconds": asked.seconds, "sample_rows": SAMPLE_ROWS, "tol": 3e-4}
+    fit, taken = timed(lambda: solve_population(X, problem, **options))
     told = fit.to_dict()
-    kept = {key: told[key] for key in ("value", "n_atoms", "l0", "status", "passes", "new_atom_ratio")}
-    return {**kept, "cpu_seconds": time.process_time() - started}
-
-
-def uppers(asked: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Each cell by this version and by another, side by side; the polar at both ends by the same search of all rows."""
-    from cvxsae.data.files import read_arrays
-    from cvxsae.population.large.directions import new_atoms
-    from cvxsae.population.large.rows import PricedDictionary, coded_blocks
-
-    here = Path(__file__).resolve()
-    roots = {"before": Path(asked.against).resolve(), "after": here.parent.parent}
-    cells = [(name, price) for price in PRICES for name in MADE]
-    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(asked.jobs) as pool:
-
-        def told(name: str, price: float, which: str) -> dict[str, Any]:
-            file = str(Path(folder) / f"{name}{price}{which}.npz")
-            cell = ["--upper-cell", name, str(price), str(asked.seconds), file]
-            environment = {**os.environ, "PYTHONPATH": str(roots[which]), "OMP_NUM_THREADS": "1"}
-            run = subprocess.run(
-                [sys.executable, str(here), *cell], check=True, capture_output=True, text=True, env=environment
-            )
-            found: dict[str, Any] = json.loads(run.stdout.splitlines()[-1])
-            print(name, price, which, found, flush=True)
-            return {**found, "file": file}
-
-        waiting = [(name, price, {k: pool.submit(told, name, price, k) for k in roots}) for name, price in cells]
-        for name, price, jobs in waiting:
-            X, problem = MADE[name](), PopulationDictionary(LAM, price)
-            row: dict[str, Any] = {"data": name, "atom_price": price, "cpu_limit": asked.seconds}
-            for which, job in jobs.items():
-                found = job.result()
-                held = dict(read_arrays(found.pop("file")))
-                D, bias, w, ridge = (np.asarray(held[part]) for part in ("dictionary", "bias", "weights", "ridge"))
-                blocks = coded_blocks(Activations(X), PricedDictionary(D, bias, w, ridge), LAM, Run())
-                residual = np.concatenate([block for _, _, block in blocks])
-                found["polar_ratio"] = new_atoms(residual, problem, 0, UPPER_STARTS).ratio
-                row[which] = found
-            yield row
-
-
-def with_uppers(told: dict[str, Any]) -> None:
-    """What the upper sides attain by now, in the table of floors."""
-    for row in told["populations"]:
-        for new in told.get("upper", []):
-            if (new["data"], new["atom_price"]) == (row["data"], row["atom_price"]):
-                row["value"] = new["after"]["value"]
-        for cell in row["floors"]:
-            if "limit" in cell:
-                cell["gap_of_mean"], cell["gap"] = (1 - cell[name] / row["value"] for name in ("mean", "limit"))
+    kept = {key: told[key] for key in ("value", "n_atoms", "status", "passes", "new_atom_ratio")}
+    floors = [floor_cell(X, fit, batch, count, asked) for batch, count in batches.items()]
+    named = {"data": name, "atom_price": price, "seconds": asked.seconds}
+    return {**named, **kept, "cpu_seconds": taken.cpu, "floors": floors}
 
 
 def floor_cell(
@@ -173,6 +76,34 @@ def floor_cell(
     return {**cell, "mean": floor.value, "limit": low, **gaps, "cpu_seconds": spent}
 
 
+def upper(name: str, price: float, asked: argparse.Namespace) -> dict[str, Any]:
+    """By this version and by another, side by side; the polar at both ends by the same search of all rows."""
+    from cvxsae.data.files import read_arrays
+    from cvxsae.population.large.directions import new_atoms
+    from cvxsae.population.large.rows import PricedDictionary, coded_blocks
+
+    here = Path(__file__).resolve().parent
+    roots = {"before": Path(asked.against).resolve(), "after": here.parent}
+    X, problem = MADE[name](), PopulationDictionary(LAM, price)
+    row: dict[str, Any] = {"data": name, "atom_price": price, "cpu_limit": asked.seconds}
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(len(roots)) as pool:
+
+        def told(which: str) -> Any:
+            words = [name, str(price), str(asked.seconds), str(Path(folder) / f"{which}.npz")]
+            environment = {**os.environ, "PYTHONPATH": str(roots[which]), "OMP_NUM_THREADS": "1"}
+            program = [sys.executable, str(here / "population_upper.py"), *words]
+            run = subprocess.run(program, check=True, capture_output=True, text=True, env=environment)
+            return json.loads(run.stdout.splitlines()[-1])
+
+        for which, found in zip(roots, pool.map(told, roots), strict=True):
+            held = dict(read_arrays(Path(folder) / f"{which}.npz"))
+            D, bias, w, ridge = (np.asarray(held[part]) for part in ("dictionary", "bias", "weights", "ridge"))
+            blocks = coded_blocks(Activations(X), PricedDictionary(D, bias, w, ridge), LAM, Run())
+            residual = np.concatenate([block for _, _, block in blocks])
+            row[which] = found | {"polar_ratio": new_atoms(residual, problem, 0, UPPER_STARTS).ratio}
+    return row
+
+
 def stream(n_rows: int) -> Any:
     """A function that gives the rows block by block; nothing is kept."""
     C = np.random.default_rng(1).normal(size=(STREAM_CLUSTERS, STREAM_DIM))
@@ -190,168 +121,98 @@ def stream(n_rows: int) -> Any:
 
 
 def stream_cell(n_rows: int) -> dict[str, Any]:
-    """In a process of its own: memory at its highest, and the CPU time of a pass."""
-    import resource
-
+    """Memory at its highest, and the CPU time of a pass."""
     torch.set_num_threads(1)
     problem = PopulationDictionary(0.2, 0.01)
     X = Activations(stream(n_rows))
-    started = time.process_time()
-    fit = solve_population(X, problem, sample_rows=5_000, tol=1e-2)
-    whole = time.process_time() - started
+    fit, whole = timed(lambda: solve_population(X, problem, sample_rows=5_000, tol=1e-2))
     facts = Facts.of(X, problem, 1000)
     pass_over(Facts.of(X[:10_000], problem, 1000), fit.priced, problem, Run())  # compiled by now
-    started = time.process_time()
-    pass_over(facts, fit.priced, problem, Run())
-    one = time.process_time() - started
-    started = time.process_time()
-    for _ in X.batches():
-        pass
-    reading = time.process_time() - started
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    _, one = timed(lambda: pass_over(facts, fit.priced, problem, Run()))
+    _, reading = timed(lambda: sum(1 for _ in X.batches()))
     return {
         "n_rows": n_rows,
         "n_atoms": fit.n_atoms,
         "value": fit.value,
-        "pass_us_per_row": 1e6 * one / n_rows,
-        "reading_us_per_row": 1e6 * reading / n_rows,
-        "whole_cpu_seconds": whole,
+        "pass_us_per_row": 1e6 * one.cpu / n_rows,
+        "reading_us_per_row": 1e6 * reading.cpu / n_rows,
+        "whole_cpu_seconds": whole.cpu,
         "passes": fit.passes,
-        "peak_mb": peak,
+        "peak_mb": 1024 * peak_gigabytes(),
     }
 
 
-def streams(sizes: tuple[int, ...]) -> Iterator[dict[str, Any]]:
-    """Each size in a process of its own."""
-    for size in sizes:
-        command = [sys.executable, "-m", "benchmarks.population_dictionary", "--stream-cell", str(size)]
-        told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        yield json.loads(told.splitlines()[-1])
-
-
-def machine() -> dict[str, Any]:
-    """What it ran on."""
-    model = next(
-        (x.split(":")[1].strip() for x in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in x), ""
-    )
-    load = os.getloadavg()[0]
-    return {
-        "cpu": model or platform.processor(),
-        "cores": os.cpu_count(),
-        "load": load,
-        "python": platform.python_version(),
-    }
-
-
-def page(told: dict[str, Any]) -> str:
-    """The results as a page."""
-    m = told["machine"]
-    lines = [
-        "# The large dictionary of a population",
-        "",
-        "Made by `python -m benchmarks.population_dictionary`.",
-        f"Machine: {m['cpu']}, {m['cores']} shared cores, load {m['load']:.1f} at the end; no GPU was measured.",
-        f"λ = {LAM}, free bias, finite populations of {N_ROWS:,} rows of unit mean-square norm; times are CPU seconds.",
-        "The value is attained on all rows; limits are 95 % lower limits by Student's t over batches of these rows.",
-        f"Dictionaries are grown on {SAMPLE_ROWS:,} rows first, then on all, by one thread each, several at a time.",
-        "Before is another checkout, which added no atoms once it had left the sample.",
-        "Each search was interrupted at the first pass that ended after the limit of CPU seconds; the pass counts.",
-        f"The polar is searched in the residual of all rows at the end, the same way for both, from {UPPER_STARTS} "
-        "directions: a lower bound.",
-        "",
-        "| data | τ̄ | CPU s allowed | value before | after | ratio | atoms before | after | polar/λ before | after | "
-        "CPU s before | after | ended before | after |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for row in told.get("upper", []):
-        old, new = row["before"], row["after"]
-        pairs = [("n_atoms", "d"), ("polar_ratio", ".3f"), ("cpu_seconds", ".0f")]
-        numbers = [f"{end[key]:{spec}}" for key, spec in pairs for end in (old, new)]
-        lines.append(
-            f"| {row['data']} | {100 * row['atom_price']:g} % | {row['cpu_limit']:.0f} | {old['value']:.5f} | "
-            f"{new['value']:.5f} | {new['value'] / old['value']:.4f} | {' | '.join(numbers)} | "
-            f"{old['status'].lower()} | {new['status'].lower()} |"
-        )
-    there = {(row["data"], row["atom_price"]) for row in told.get("upper", [])}
-    lines += [
-        f"| {name} | {100 * price:g} % | not run: no time left for it |{' |' * 11}"
-        for name in ("clustered", "wordllama")
-        for price in PRICES
-        if (name, price) not in there
-    ]
-    lines += [
-        "",
-        "Floors by batch size n, surcharge n τ̄; the gap is (value − limit)/value, in brackets that of the mean alone.",
-        "The value is that after, above; where that was not run it is that of an earlier search, of up to 90 seconds.",
-        "",
-        "A batch ends at a solver's gap of tol; its bound is certified whatever that is.",
-        "",
-        "| data | τ̄ | n | batches | mean of bounds | limit | gap | tol | CPU s |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for row in told["populations"]:
+def tables(cells: Mapping[str, Any], machine: Mapping[str, Any]) -> dict[str, Table]:
+    """Upper sides, floors by batch size, and streams; a floor's gap is to the best value on file."""
+    of = {kind: [c for name, c in cells.items() if name.startswith(kind)] for kind in ("upper", "floors", "stream")}
+    uppers = []
+    for row in of["upper"]:
+        ends = [row["before"], row["after"]]
+        numbers = [[f"{end[key]:{form}}" for end in ends] for key, form in NUMBERS.items()]
+        ratio = f"{ends[1]['value'] / ends[0]['value']:.4f}"
+        statuses = [end["status"].lower() for end in ends]
+        values, *others = numbers
+        flat = [number for pair in others for number in pair]
+        uppers.append([row["data"], price_of(row), f"{row['cpu_limit']:.0f}", *values, ratio, *flat, *statuses])
+    best = {(row["data"], row["atom_price"]): row["after"]["value"] for row in of["upper"]}
+    floors = []
+    for row in of["floors"]:
+        value = best.get((row["data"], row["atom_price"]), row["value"])
         for cell in row["floors"]:
-            start = f"| {row['data']} | {100 * row['atom_price']:g} % | {cell['batch']:,} | {cell['n_batches']} "
+            start = [row["data"], price_of(row), f"{cell['batch']:,}", cell["n_batches"]]
             if "blank" in cell:
-                lines.append(f"{start}| {cell['blank']} | | | | |")
+                floors.append([*start, cell["blank"], *[None] * 4])
                 continue
-            lines.append(
-                f"{start}| {cell['mean']:.5f} | {cell['limit']:.5f} | {100 * cell['gap']:.1f} % "
-                f"({100 * cell['gap_of_mean']:.1f} %) | {cell['tol']:g} | {cell['cpu_seconds']:.0f} |"
+            bounds = [f"{cell[key]:.5f}" for key in ("mean", "limit")]
+            gap, of_mean = (100 * (1 - cell[key] / value) for key in ("limit", "mean"))
+            floors.append(
+                [*start, *bounds, f"{gap:.1f} % ({of_mean:.1f} %)", f"{cell['tol']:g}", f"{cell['cpu_seconds']:.0f}"]
             )
-    lines += [
-        "",
-        f"Streamed rows (d = {STREAM_DIM}, made again at each pass), one thread:",
-        "",
-        "| rows | atoms | a pass, µs a row | of it reading | peak memory | whole solve, CPU s | passes |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    lines += [
-        f"| {c['n_rows']:,} | {c['n_atoms']} | {c['pass_us_per_row']:.2f} | {c['reading_us_per_row']:.2f} | "
-        f"{c['peak_mb']:.0f} MB | {c['whole_cpu_seconds']:.0f} | {c['passes']} |"
-        for c in told["streams"]
-    ]
-    return "\n".join(lines) + "\n"
+    streams = []
+    for c in of["stream"]:
+        once = [f"{c['pass_us_per_row']:.2f}", f"{c['reading_us_per_row']:.2f}", f"{c['peak_mb']:.0f} MB"]
+        streams.append([f"{c['n_rows']:,}", c["n_atoms"], *once, f"{c['whole_cpu_seconds']:.0f}", c["passes"]])
+    pairs = ["atoms before", "after", "polar/λ before", "after", "CPU s before", "after", "ended before", "after"]
+    made = {
+        "upper": (["data", "τ̄", "CPU s allowed", "value before", "after", "ratio", *pairs], uppers),
+        "floors": (["data", "τ̄", "n", "batches", "mean of bounds", "limit", "gap", "tol", "CPU s"], floors),
+        "streams": (
+            ["rows", "atoms", "a pass, µs a row", "of it reading", "peak memory", "whole solve, CPU s", "passes"],
+            streams,
+        ),
+    }
+    return {name: table(columns, rows) for name, (columns, rows) in made.items() if rows}
 
 
-def main() -> None:
-    """Run what is asked for and write both files."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--seconds", type=float, default=60.0, help="wall-clock seconds of each upper side")
-    parser.add_argument("--largest", type=int, default=2000, help="largest batch")
-    parser.add_argument("--tol", type=float, default=0.05, help="relative gap at which a batch's solver ends")
-    parser.add_argument("--budget", type=float, default=500.0, help="CPU seconds after which floors are left blank")
-    parser.add_argument("--sections", nargs="*", default=["populations", "streams"])
-    parser.add_argument("--keep", action="store_true", help="keep the rows of populations that are there")
-    parser.add_argument("--against", help="folder of another checkout, for the section upper")
-    parser.add_argument("--jobs", type=int, default=2, help="upper sides at a time")
-    parser.add_argument("--upper-cell", nargs=4, help="data, price, CPU seconds, file: in this process, as JSON")
-    parser.add_argument("--stream-cell", type=int, help="one size, in this process, as JSON")
-    parser.add_argument("--stream-sizes", type=int, nargs="*", default=STREAM_SIZES)
-    asked = parser.parse_args()
-    if asked.stream_cell:
-        print(json.dumps(stream_cell(asked.stream_cell)))
-        return
-    if asked.upper_cell:
-        name, price, seconds, target = asked.upper_cell
-        print(json.dumps(upper_cell(name, float(price), float(seconds), target)))
-        return
-    file = RESULTS / "population_dictionary.json"
-    told = json.loads(file.read_text()) if file.exists() else {"populations": [], "streams": []}
-    for section in asked.sections:
-        if section == "upper":
-            made = uppers(asked)
-        else:
-            made = populations(asked) if section == "populations" else streams(tuple(asked.stream_sizes))
-        told[section] = [row for row in told[section] if asked.keep] if section == "populations" else []
-        for cell in made:  # written after each, so that what ended is there if the rest is not
-            told[section].append(cell)
-            with_uppers(told)
-            print(json.dumps(cell), flush=True)
-            told["machine"] = machine()
-            file.write_text(json.dumps(told, indent=1) + "\n")
-            (RESULTS / "population_dictionary.md").write_text(page(told))
+NUMBERS = {"value": ".5f", "n_atoms": "d", "polar_ratio": ".3f", "cpu_seconds": ".0f"}
+
+
+def price_of(row: Mapping[str, Any]) -> str:
+    """As a share."""
+    return f"{100 * row['atom_price']:g} %"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure what was asked for."""
+    options = parser(__doc__)
+    options.add_argument("--seconds", type=float, default=60.0, help="seconds of each upper side")
+    options.add_argument("--largest", type=int, default=2000, help="largest batch")
+    options.add_argument("--tol", type=float, default=0.05, help="relative gap at which a batch's solver ends")
+    options.add_argument("--budget", type=float, default=500.0, help="CPU seconds after which floors are left blank")
+    options.add_argument("--against", help="folder of another checkout, for the cells upper")
+    given = options.parse_args(arguments)
+    if given.quick:
+        given.seconds = 1.0
+    cells: dict[str, Callable[[], Any]] = {}
+    for name in MADE:
+        for price in PRICES[:1] if given.quick else PRICES:
+            cells[f"floors, {name}, {100 * price:g} %"] = partial(population, name, price, given)
+            if given.against is not None:
+                cells[f"upper, {name}, {100 * price:g} %"] = partial(upper, name, price, given)
+    for size in STREAM_SIZES[:1] if given.quick else STREAM_SIZES:
+        cells[f"stream, {size:,} rows"] = partial(by_itself, stream_cell, size)
+    return run("population_dictionary", cells, tables, given)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -6,7 +6,7 @@ Every solve is run by one process on all rows and by two on half each (``torch.d
 that a busy machine slows both alike. Time is that of the call itself, without start-up and compilation; of two
 processes the slower one counts. ``two at once`` is how much longer a call takes while a second process makes the same
 call, each all by itself: what two cores take from each other whatever runs on them. Writes
-``benchmarks/results/torchrun.json`` and ``torchrun.md``.
+``benchmarks/results/torchrun.json``; ``python docs/tables.py`` shows it in ``torchrun.md``.
 """
 
 from __future__ import annotations
@@ -18,27 +18,19 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
+from benchmarks.data import shuffled_tokens
+from benchmarks.harness import Table, parser, run, table, timed
 from cvxsae import WideLimit, encode, learn_dictionary, process_group, solve
-from cvxsae.data.embedded import embedded
-from cvxsae.parallel.machine import in_words
 
-RESULTS = Path(__file__).parent / "results"
 LAM = 0.08
-
-
-def embeddings() -> np.ndarray:
-    """Centered token embeddings of unit mean-square norm, in random order."""
-    X = np.array(embedded("wordllama"), dtype=np.float64)
-    X = X[np.abs(X).sum(1) > 0]
-    X -= X.mean(0)
-    X /= np.sqrt((X**2).sum(1).mean())
-    return X[np.random.default_rng(0).permutation(len(X))]
 
 
 def many(X: np.ndarray, rows: int, path: Path) -> None:
@@ -52,7 +44,7 @@ def many(X: np.ndarray, rows: int, path: Path) -> None:
 
 def calls(quick: bool, file: Path) -> dict[str, Any]:
     """Each solve on this process's share of the data, by name; all return the value."""
-    X = embeddings()
+    X = shuffled_tokens()
     rows, atoms, few, width, steps = (4000, 1024, 4000, 256, 20) if quick else (16000, 4096, 16000, 1024, 30)
     total = 64000 if quick else 600_000
     if not file.exists():
@@ -87,10 +79,8 @@ def work(name: str, quick: bool, out: Path, alone: bool, file: Path) -> None:
         solve(WideLimit(mine.shard(small), 0.5))
         call = calls(quick, file)[name]
         group.total(0.0)
-        start = time.perf_counter()
-        value = call(mine)
-        seconds = time.perf_counter() - start
-        seconds = max(group.gather(seconds))
+        value, taken = timed(lambda: call(mine))
+        seconds = max(group.gather(taken.wall))
         if group.is_first:
             out.write_text(json.dumps({"seconds": seconds, "value": value}))
 
@@ -100,78 +90,59 @@ def launch(name: str, processes: int, quick: bool, alone: bool, file: Path) -> d
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out.json"
         program = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-        options = [
-            "-m",
-            "benchmarks.torchrun",
-            "--call",
-            name,
-            "--out",
-            str(out),
-            "--file",
-            str(file),
-            *["--quick"] * quick,
-        ]
+        asked = ["--call", name, "--out", str(out), "--file", str(file), *["--quick"] * quick, *["--alone"] * alone]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-        subprocess.run([*program, *options, *["--alone"] * alone], check=True, env=environment)
+        subprocess.run([*program, "-m", "benchmarks.torchrun", *asked], check=True, env=environment)
         result: dict[str, float] = json.loads(out.read_text())
         return result
 
 
-def report(quick: bool, repeats: int, file: Path) -> None:
-    """Measure, print and write."""
-    before = os.getloadavg()[0]
-    lines, results = [], {}
-    for name in calls(quick, file):
-        seconds: dict[str, list[float]] = {"one": [], "two": [], "both": []}
-        values: dict[str, float] = {}
-        for _ in range(repeats):
-            for kind, processes, alone in (("one", 1, False), ("two", 2, False), ("both", 2, True)):
-                found = launch(name, processes, quick, alone, file)
-                seconds[kind].append(found["seconds"])
-                values[kind] = found["value"]
-        median = {kind: statistics.median(times) for kind, times in seconds.items()}
-        results[name] = {"seconds": seconds, "values": values}
-        apart = abs(values["two"] - values["one"]) / values["one"]
-        lines.append(
-            f"| {name} | {median['one']:.2f} s | {median['two']:.2f} s | {median['one'] / median['two']:.2f} "
-            f"| {median['both'] / median['one']:.2f} | {apart:.0e} |"
-        )
-        print(lines[-1], flush=True)
-    after = os.getloadavg()[0]
-    command = f"python -m benchmarks.torchrun{' --quick' * quick} --repeats {repeats}"
-    machine = in_words()
-    text = [
-        "# Two processes against one",
-        "",
-        f"`{command}`: medians of {repeats} runs in turns, one thread a process, gloo, {machine}; wordllama",
-        f"embeddings, d = 256, λ = {LAM}. Load average before {before:.1f}, after {after:.1f} (the benchmark makes 2).",
-        "*Two at once* is how much longer one process takes for its call while a second makes the same call on its own",
-        "copy of the problem: what two cores take from each other whatever runs on them. A speed-up of 2 divided by it",
-        "is all that there is to have.",
-        "",
-        "| call | one process | two | speed-up | two at once | values apart, relative |",
-        "|---|---|---|---|---|---|",
-        *lines,
-    ]
-    (RESULTS / "torchrun.md").write_text("\n".join(text) + "\n")
-    (RESULTS / "torchrun.json").write_text(json.dumps({"load": [before, after], "calls": results}, indent=1) + "\n")
+KINDS = {"one": (1, False), "two": (2, False), "both": (2, True)}
+"""Processes, and whether each is by itself."""
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="smaller problems")
-    parser.add_argument("--repeats", type=int, default=3, help="runs of each kind")
-    parser.add_argument("--call", help=argparse.SUPPRESS)
-    parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--file", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.call:
-        work(options.call, options.quick, options.out, options.alone, options.file)
-        return
+def measure(name: str, quick: bool, repeats: int, file: Path) -> dict[str, Any]:
+    """One call by one process, by two, and by each of two, in turns."""
+    found = {kind: list[dict[str, float]]() for kind in KINDS}
+    for _ in range(repeats):
+        for kind, (processes, alone) in KINDS.items():
+            found[kind].append(launch(name, processes, quick, alone, file))
+    return {
+        "seconds": {kind: [one["seconds"] for one in runs] for kind, runs in found.items()},
+        "values": {kind: runs[-1]["value"] for kind, runs in found.items()},
+    }
+
+
+def tables(cells: Mapping[str, Any], machine: Mapping[str, Any]) -> dict[str, Table]:
+    """Medians and what two processes gain."""
+    rows = []
+    for name, cell in cells.items():
+        one, two, both = (statistics.median(cell["seconds"][kind]) for kind in KINDS)
+        apart = abs(cell["values"]["two"] - cell["values"]["one"]) / cell["values"]["one"]
+        rows.append([name, f"{one:.2f}", f"{two:.2f}", f"{one / two:.2f}", f"{both / one:.2f}", f"{apart:.0e}"])
+    columns = ["one process, s", "two, s", "speed-up", "two at once", "values apart, relative"]
+    return {"calls": table(["call", *columns], rows)}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parser(__doc__)
+    options.add_argument("--repeats", type=int, default=3, help="runs of each kind")
+    options.add_argument("--call", help=argparse.SUPPRESS)
+    options.add_argument("--out", type=Path, help=argparse.SUPPRESS)
+    options.add_argument("--file", type=Path, help=argparse.SUPPRESS)
+    options.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
+    given = options.parse_args(arguments)
+    if given.call:
+        work(given.call, given.quick, given.out, given.alone, given.file)
+        return 0
+    torch.set_num_threads(1)  # as in every process that is measured
+    repeats = 1 if given.quick else given.repeats
     with tempfile.TemporaryDirectory() as folder:
-        report(options.quick, options.repeats, Path(folder) / "X.npy")
+        file = Path(folder) / "X.npy"
+        names = [] if given.tables else list(calls(given.quick, file))
+        cells = {name: partial(measure, name, given.quick, repeats, file) for name in names}
+        return run("torchrun", cells, tables, given)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

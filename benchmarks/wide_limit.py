@@ -1,29 +1,31 @@
 """The wide limit beside what people use for decoder biases: passes over the data, time, and the gap actually reached.
 
-    python -m benchmarks.wide_limit [--device cuda] [--rows 32000] [--repeats 5] [--out FILE]
+    python -m benchmarks.wide_limit [--device cuda] [--rows 32000] [--repeats 5] [--only "λ = 0.08"] [--quick]
 
 The unit is one pass: the distances of all rows to one point, in float64, on the same device in the same run. Peers:
 iteratively reweighted least squares (Weiszfeld for the Huber loss, as SAE libraries run it for the geometric
 median, 100 steps) and SciPy's L-BFGS on the same objective. Every answer's gap is measured by the same referee.
 ``newton`` is ``solve``, which also writes out the dictionary, the codes and the dual point and evaluates them;
-``search`` is the part of it that finds the bias, as the others do.
+``search`` is the part of it that finds the bias, as the others do. Writes ``benchmarks/results/wide_limit.json``;
+``python docs/tables.py`` shows it in ``docs/benchmarks.md``.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
-import time
-from pathlib import Path
+import sys
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
 
 import numpy as np
 import scipy.optimize
 import torch
 
+from benchmarks.harness import Table, device_of, interleaved, parser, run, table
 from cvxsae import WideLimit, solve
 from cvxsae.data import center_and_scale, wordllama
-from cvxsae.parallel.machine import describe, processor
 
 
 def newton(problem, device):
@@ -49,64 +51,52 @@ def lbfgs(problem, device):
     return torch.from_numpy(point)
 
 
-def synchronize(device):
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+SEARCHES = {"newton": newton, "reweighted": reweighted, "L-BFGS": lbfgs}
 
 
-def median_seconds(action, device, repeats):
-    action()  # warm-up, outside the clock
-    times = []
-    for _ in range(repeats):
-        synchronize(device)
-        start = time.perf_counter()
-        action()
-        synchronize(device)
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--rows", type=int, default=32_000)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--out", type=Path)
-    options = parser.parse_args()
-    device = torch.device(options.device)
+def measure(lam: float, given: argparse.Namespace, device: torch.device) -> dict[str, Any]:
+    """One pass and every search, in turns; medians, after one call to warm up."""
     raw = wordllama()
-    repeats = -(-options.rows // len(raw))
-    rows = np.concatenate([raw] * repeats)[: options.rows]
+    rows = np.concatenate([raw] * -(-given.rows // len(raw)))[: given.rows]
     X = center_and_scale(rows).apply(rows).to_tensor(dtype=torch.float32, device=device)
-    data = X.to(torch.float64)
-    unit = median_seconds(lambda: torch.linalg.vector_norm(data - data[0], dim=1), device, options.repeats)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
-    print(f"{options.rows} x {X.shape[1]} float32 on {name}, {torch.get_num_threads()} threads")
-    print(f"one pass {unit * 1e3:.1f} ms")
-    report = {
-        "machine": describe() | {"device": name},
-        "rows": options.rows,
-        "dim": X.shape[1],
-        "pass_seconds": unit,
-        "runs": [],
+    data, problem = X.to(torch.float64), WideLimit(X, lam)
+    calls: dict[str, Any] = {name: partial(search, problem, device) for name, search in SEARCHES.items()}
+    calls["pass"] = lambda: torch.linalg.vector_norm(data - data[0], dim=1)[0].item()
+    calls["search"] = lambda: solve(problem, tol=1e-9, device=device).history[-1].seconds
+    turns = interleaved(calls, given.repeats + 1, device)
+    taken = {name: statistics.median(one.wall[1:]) for name, one in turns.items()}
+    taken["search"] = statistics.median(turns["search"].results[1:])
+    scans = {name: problem.scan(turns[name].last, device=device) for name in SEARCHES}
+    gaps = {name: (scan.value - scan.lower_bound) / scan.value for name, scan in scans.items()}
+    gaps["search"] = gaps["newton"]
+    methods = {
+        name: {"seconds": taken[name], "gap": gaps[name]} for name in ("newton", "search", "reweighted", "L-BFGS")
     }
-    print(f"{'lam':>8} {'solver':>12} {'seconds':>9} {'passes':>8} {'gap':>9}")
-    for lam in (0.3, 0.08, 0.01):
-        problem = WideLimit(X, lam)
-        for solver in (newton, reweighted, lbfgs):
-            seconds = median_seconds(lambda s=solver, p=problem: s(p, device), device, options.repeats)
-            scan = problem.scan(solver(problem, device), device=device)
-            gap = (scan.value - scan.lower_bound) / scan.value
-            report["runs"].append({"lam": lam, "solver": solver.__name__, "seconds": seconds, "gap": gap})
-            if solver is newton:
-                searches = [solve(problem, tol=1e-9, device=device).history[-1].seconds for _ in range(options.repeats)]
-                search = statistics.median(searches)
-                report["runs"].append({"lam": lam, "solver": "search", "seconds": search, "gap": gap})
-                print(f"{lam:8g} {'search':>12} {search:9.3f} {search / unit:8.1f} {gap:9.1e}")
-            print(f"{lam:8g} {solver.__name__:>12} {seconds:9.3f} {seconds / unit:8.1f} {gap:9.1e}")
-    if options.out:
-        options.out.write_text(json.dumps(report, indent=2), encoding="utf-8")
+    return {"lam": lam, "rows": given.rows, "dim": X.shape[1], "pass_seconds": taken["pass"], "methods": methods}
+
+
+def tables(cells: Mapping[str, Any], machine: Mapping[str, Any]) -> dict[str, Table]:
+    """Every method at every penalty."""
+    rows = [
+        [name, method, f"{one['seconds']:.3f}", f"{one['seconds'] / cell['pass_seconds']:.1f}", f"{one['gap']:.1e}"]
+        for name, cell in cells.items()
+        for method, one in cell["methods"].items()
+    ]
+    return {"methods": table(["problem", "method", "s", "passes", "gap"], rows)}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parser(__doc__, gpu=True)
+    options.set_defaults(device="cpu")
+    options.add_argument("--rows", type=int, default=32_000)
+    options.add_argument("--repeats", type=int, default=5)
+    given = options.parse_args(arguments)
+    if given.quick:
+        given.rows, given.repeats = 200, 1
+    device = device_of(given, options)
+    cells = {f"{given.rows:,} x 256, λ = {lam}": partial(measure, lam, given, device) for lam in (0.3, 0.08, 0.01)}
+    return run("wide_limit", cells, tables, given, device)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
