@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
 import torch
-from jaxtyping import Bool, Float64, Int
+from jaxtyping import Bool, Float64, Int, Int64
+from tqdm import tqdm
 
-from cvxsae.parallel.threads import torch_threads
+from cvxsae.parallel.threads import torch_threads, worker_pool
 from cvxsae.relaxations import linalg
 from cvxsae.relaxations.convex.fixed_atoms import SparseCodes
+from cvxsae.solvers.codes.engines.compiled import why_not_compiled
 from cvxsae.solvers.codes.engines.pivoting import masked_factor, pivot
 
 ROUNDING = 1e-13
@@ -22,6 +25,9 @@ CORRECTIONS = 2
 
 COPY_BYTES = 2 * 2**20
 """Bytes of atoms copied out at a time: what stays in cache."""
+
+PIECE = 256
+"""Datapoints that a thread refits at a time: tens of milliseconds, after which an interrupt is heard."""
 
 CYCLES = 10
 """Cycles at most, for every atom of a support: supports do not repeat, so this only guards against rounding."""
@@ -52,22 +58,50 @@ class Refit:
     shrinkage_after: float
 
 
-def refit_codes(problem: SparseCodes, codes: sp.csr_array) -> Refit:
-    """Solve nonnegative least squares on the support of every row of ``codes``, at the problem's fixed bias."""
-    atoms, offset = problem.atoms.numpy(), problem.fixed_bias()
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """Supports of some datapoints as compressed rows, with their codes."""
+
+    indptr: Int64[np.ndarray, " n_plus_1"]
+    indices: Int64[np.ndarray, " nnz"]
+    codes: Float64[np.ndarray, " nnz"]
+
+    @classmethod
+    def of(cls, codes: sp.csr_array) -> _Rows:
+        """Those of a sparse array, whose codes are not touched."""
+        return cls(codes.indptr.astype(np.int64), codes.indices.astype(np.int64), codes.data.copy())
+
+
+def refit_codes(problem: SparseCodes, codes: sp.csr_array, *, progress: bool = False) -> Refit:
+    """Solve nonnegative least squares on the support of every row of ``codes``, at the problem's fixed bias.
+
+    Compiled kernels run on torch's number of threads. An interrupt passes through, within a fraction of a second.
+    """
+    atoms, offset = np.ascontiguousarray(problem.atoms.cpu().numpy()), problem.fixed_bias()
     refitted = codes.data.copy()
     stationarity = np.zeros(codes.shape[0])
     row = 0
     before, after = _Sums(), _Sums()
-    for batch in problem.X.batches():
-        x = (batch.cpu() - offset).numpy()
-        rows = slice(row, row + len(x))
-        row = rows.stop
-        part = slice(int(codes.indptr[rows.start]), int(codes.indptr[rows.stop]))
-        here = codes[rows]
-        refitted[part], stationarity[rows] = _refit_block(atoms, x, here)
-        before.add(x, here @ atoms)
-        after.add(x, sp.csr_array((refitted[part], here.indices, here.indptr), shape=here.shape) @ atoms)
+    workers = _workers(codes.shape[0])
+    with (
+        tqdm(total=codes.shape[0], unit="points", disable=not progress, desc="refit") as bar,
+        worker_pool(workers, "refit", 1) as pool,
+    ):
+        for batch in problem.X.batches():
+            x = np.ascontiguousarray((batch.cpu() - offset).numpy())
+            rows = slice(row, row + len(x))
+            row = rows.stop
+            cuts = range(0, len(x), PIECE)
+            pieces = [(x[cut : cut + PIECE], codes[rows][cut : cut + PIECE]) for cut in cuts]
+            start = int(codes.indptr[rows.start])
+            found = pool.map(lambda piece: _refit_rows(atoms, *piece), pieces)
+            for cut, (piece, held), part in zip(cuts, pieces, found, strict=True):
+                refitted[start : start + held.nnz] = part.codes
+                stationarity[rows.start + cut : rows.start + cut + len(piece)] = part.stationarity
+                start += held.nnz
+                before.add(piece, part.before)
+                after.add(piece, part.after)
+                bar.update(len(piece))
     kept = sp.csr_array((refitted, codes.indices.copy(), codes.indptr.copy()), shape=codes.shape)
     kept.eliminate_zeros()
     return Refit(
@@ -80,29 +114,109 @@ def refit_codes(problem: SparseCodes, codes: sp.csr_array) -> Refit:
     )
 
 
-def _refit_block(
-    atoms: Float64[np.ndarray, "K d"], x: Float64[np.ndarray, "n d"], codes: sp.csr_array
-) -> tuple[Float64[np.ndarray, " nnz"], Float64[np.ndarray, " n"]]:
-    """Refitted codes of a block and their stationarity: many supports at once, those of similar size together."""
-    refitted, stationarity = codes.data.copy(), np.zeros(len(x))
-    sizes = np.diff(codes.indptr)
+def _workers(n: int) -> int:
+    """Threads that have something to do: the compiled kernels release the interpreter, other ways do not."""
+    return max(1, min(torch.get_num_threads(), -(-n // PIECE))) if why_not_compiled() is None else 1
+
+
+class _Part(NamedTuple):
+    """Refitted codes of some datapoints, their stationarity, and ‖r‖², ‖x̂‖², x̂·x of each before and after, (n, 3)."""
+
+    codes: Float64[np.ndarray, " nnz"]
+    stationarity: Float64[np.ndarray, " n"]
+    before: Float64[np.ndarray, "n 3"]
+    after: Float64[np.ndarray, "n 3"]
+
+
+def _refit_rows(atoms: Float64[np.ndarray, "K d"], x: Float64[np.ndarray, "n d"], codes: sp.csr_array) -> _Part:
+    """Refit some datapoints. What is said of codes, before and after, is computed from the codes alone."""
+    judge = _judge_rows if why_not_compiled() else _judge_compiled
+    rows = _Rows.of(codes)
+    _, before = judge(atoms, x, rows)
+    rows = replace(rows, codes=_solve_rows(atoms, x, rows))
+    stationarity, after = judge(atoms, x, rows)
+    return _Part(rows.codes, stationarity, before, after)
+
+
+def _solve_rows(
+    atoms: Float64[np.ndarray, "K d"], x: Float64[np.ndarray, "n d"], rows: _Rows
+) -> Float64[np.ndarray, " nnz"]:
+    """Nonnegative least squares on every support; what no fast way solves, an active set does."""
+    z, solved = rows.codes.copy(), np.zeros(len(x), np.bool_)
+    if why_not_compiled() is None:
+        _solve_compiled(atoms, x, rows, z, solved)
+    _solve_in_groups(atoms, x, rows, z, solved)
+    for row in np.flatnonzero(~solved):
+        own = slice(rows.indptr[row], rows.indptr[row + 1])
+        z[own] = nonnegative_least_squares(atoms[rows.indices[own]], x[row], rows.codes[own])
+    return z
+
+
+def _solve_compiled(
+    atoms: Float64[np.ndarray, "K d"],
+    x: Float64[np.ndarray, "n d"],
+    rows: _Rows,
+    z: Float64[np.ndarray, " nnz"],
+    solved: Bool[np.ndarray, " n"],
+) -> None:
+    """Solve one datapoint after another by the compiled kernel; write codes, and where they are the answer."""
+    from cvxsae.solvers.codes.engines import cpu_refit
+
+    supports = cpu_refit.Supports(rows.indptr, rows.indices, z)
+    cpu_refit.refit(x.reshape(-1), x.shape[1], atoms.reshape(-1), supports, solved, ROUNDING)
+
+
+def _judge_compiled(
+    atoms: Float64[np.ndarray, "K d"], x: Float64[np.ndarray, "n d"], rows: _Rows
+) -> tuple[Float64[np.ndarray, " n"], Float64[np.ndarray, "n 3"]]:
+    """:func:`_judge_rows`, compiled."""
+    from cvxsae.solvers.codes.engines import cpu_refit
+
+    stationarity, sums = np.zeros(len(x)), np.zeros((len(x), 3))
+    supports = cpu_refit.Supports(rows.indptr, rows.indices, rows.codes)
+    cpu_refit.judge(x.reshape(-1), x.shape[1], atoms.reshape(-1), supports, stationarity, sums)
+    return stationarity, sums
+
+
+def _judge_rows(
+    atoms: Float64[np.ndarray, "K d"], x: Float64[np.ndarray, "n d"], rows: _Rows
+) -> tuple[Float64[np.ndarray, " n"], Float64[np.ndarray, "n 3"]]:
+    """Stationarity of codes, and ‖r‖², ‖x̂‖², x̂·x of every datapoint."""
+    codes = sp.csr_array((rows.codes, rows.indices, rows.indptr), shape=(len(x), len(atoms)))
+    fitted = codes @ atoms
+    residual = x - fitted
+    stationarity = np.zeros(len(x))
+    for row, scale in enumerate(np.linalg.norm(x, axis=1)):
+        own = slice(rows.indptr[row], rows.indptr[row + 1])
+        gradient, z = atoms[rows.indices[own]] @ residual[row], rows.codes[own]
+        slack = np.maximum(np.maximum(gradient, np.where(z > 0, -gradient, 0.0)), -z).max(initial=0.0)
+        stationarity[row] = slack / scale if scale > 0 else 0.0
+    sums = np.stack([(residual**2).sum(axis=1), (fitted**2).sum(axis=1), (fitted * x).sum(axis=1)], axis=1)
+    return stationarity, sums
+
+
+def _solve_in_groups(
+    atoms: Float64[np.ndarray, "K d"],
+    x: Float64[np.ndarray, "n d"],
+    rows: _Rows,
+    z: Float64[np.ndarray, " nnz"],
+    solved: Bool[np.ndarray, " n"],
+) -> None:
+    """Solve what is not solved yet by :func:`_solve_together`, supports of similar size at once."""
+    sizes = np.diff(rows.indptr)
+    solved |= sizes == 0
     order = np.argsort(sizes, kind="stable")
-    order = order[sizes[order] > 0]
+    order = order[~solved[order]]
     while len(order):
         width = int(sizes[order[-1]])
         some, order = np.split(order[::-1], [max(1, COPY_BYTES // (8 * width * atoms.shape[1]))])
         order = order[::-1]
         held = np.arange(width) < sizes[some, None]
-        at = np.where(held, codes.indptr[some, None] + np.arange(width), 0)
-        members = atoms[codes.indices[at]] * held[:, :, None]
-        z = refit_members(members, x[some], codes.data[at] * held, held)
-        residual = x[some] - np.einsum("nm,nmd->nd", z, members)
-        gradient = np.einsum("nmd,nd->nm", members, residual)
-        slack = np.where(held, np.maximum(gradient, np.where(z > 0, -gradient, 0.0)), 0.0).max(axis=1)
-        scale = np.linalg.norm(x[some], axis=1)
-        stationarity[some] = np.divide(slack, scale, out=np.zeros(len(some)), where=scale > 0)
-        refitted[at[held]] = z[held]
-    return refitted, stationarity
+        at = np.where(held, rows.indptr[some, None] + np.arange(width), 0)
+        members = atoms[rows.indices[at]] * held[:, :, None]
+        with torch_threads(1):
+            found, solved[some] = _solve_together(members, x[some], rows.codes[at] * held, held)
+        z[at[held]] = found[held]
 
 
 def refit_members(
@@ -112,11 +226,10 @@ def refit_members(
     held: Bool[np.ndarray, "n m"],
 ) -> Float64[np.ndarray, "n m"]:
     """Nonnegative least squares on the atoms that each datapoint holds; ``members`` are zero elsewhere."""
-    with torch_threads(1):
-        z, solved = _solve_together(members, x, start, held)
-    for row in np.flatnonzero(~solved):
-        own = held[row]
-        z[row, own] = nonnegative_least_squares(members[row, own], x[row], start[row, own])
+    z = np.zeros(held.shape)
+    indptr = np.concatenate([[0], held.sum(axis=1).cumsum()]).astype(np.int64)
+    rows = _Rows(indptr, np.flatnonzero(held), start[held])
+    z[held] = _solve_rows(members.reshape(-1, members.shape[2]), np.ascontiguousarray(x), rows)
     return z
 
 
@@ -186,10 +299,10 @@ class _Sums:
         self.n, self.residual, self.square, self.cross, self.total = 0, 0.0, 0.0, 0.0, 0.0
         self.mean: Float64[np.ndarray, " d"] | float = 0.0
 
-    def add(self, x: Float64[np.ndarray, "n d"], reconstruction: Float64[np.ndarray, "n d"]) -> None:
-        self.residual += float(((x - reconstruction) ** 2).sum())
-        self.square += float((reconstruction**2).sum())
-        self.cross += float((reconstruction * x).sum())
+    def add(self, x: Float64[np.ndarray, "n d"], sums: Float64[np.ndarray, "n 3"]) -> None:
+        """Some datapoints, and ‖r‖², ‖x̂‖², x̂·x of each."""
+        residual, square, cross = sums.sum(axis=0).tolist()
+        self.residual, self.square, self.cross = self.residual + residual, self.square + square, self.cross + cross
         mean = x.mean(axis=0)  # sums around means are added: no cancellation when the mean is large
         apart = float(np.square(mean - self.mean).sum()) * self.n * len(x) / (self.n + len(x))
         self.total += float(np.square(x - mean).sum()) + apart

@@ -309,15 +309,20 @@ class Codes(Solution):
         tensor = torch.sparse_coo_tensor(indices, values, coo.shape, is_coalesced=True, check_invariants=False)
         return tensor if device is None else tensor.to(device)
 
-    def refit(self) -> Refit:
+    def refit(self, *, progress: bool = False) -> Refit:
         """Nonnegative least squares on each datapoint's support: the shrinkage that λ, weights and ridge cause removed.
+
+        Parameters
+        ----------
+        progress
+            Whether to show a progress bar on stderr.
 
         Returns
         -------
         Refit
             The refitted codes, how far they are from exact, and FVU and shrinkage before and after.
         """
-        return refit_codes(self.problem, self.codes)
+        return refit_codes(self.problem, self.codes, progress=progress)
 
     def _line(self) -> str:
         return (

@@ -64,32 +64,119 @@ def test_refit_is_nonnegative_least_squares_on_the_support():
     assert fitted.fvu_before == pytest.approx((residual**2).sum() / ((X - X.mean(0)) ** 2).sum(), rel=1e-12)
 
 
-def test_supports_refitted_together_are_as_good_as_alone(monkeypatch):
-    """Duplicated and nearly equal atoms: what pivoting in a batch does not solve exactly, the active set does."""
+FAST = ("_solve_compiled", "_solve_in_groups")
+
+
+def degenerate():
+    """Duplicated and nearly equal atoms, and supports of more atoms than there are dimensions."""
     X, D = problem(4, n=80, d=8, K=24)
     D = np.vstack([D, D[:6], unit(np.random.default_rng(0), 6, 8) * 1e-8 + D[6:12]])
+    return X, D / np.linalg.norm(D, axis=1, keepdims=True)
+
+
+def with_only(fast, monkeypatch):
+    """Refit by that way, and by the active set what it leaves; None: all by the active set."""
+    for other in set(FAST) - {fast}:
+        monkeypatch.setattr(refit, other, lambda *args: None)
+
+
+@pytest.mark.parametrize("fast", FAST)
+def test_supports_refitted_together_are_as_good_as_alone(fast, monkeypatch):
+    """What the kernel, or pivoting in a batch, does not solve exactly, the active set does."""
+    X, D = degenerate()
     codes = encode(X, D, 0.05, tol=1e-10)
+    with_only(fast, monkeypatch)
     together = codes.refit()
-
-    def none(members, x, start, held):
-        return start, np.zeros(len(x), dtype=bool)
-
-    monkeypatch.setattr(refit, "_solve_together", none)
+    with_only(None, monkeypatch)
     alone = codes.refit()
     assert max(together.stationarity.max(), alone.stationarity.max()) < 1e-9
     assert together.fvu_after == pytest.approx(alone.fvu_after, rel=1e-9)
-    assert together.fvu_before == alone.fvu_before
+    assert together.fvu_before == pytest.approx(alone.fvu_before, rel=1e-12)
 
 
-def test_refit_notices_codes_that_are_wrong():
-    """Negative control: the check is made from the returned codes, whatever made them."""
-    X, D = problem(1)
+@pytest.mark.parametrize("fast", FAST)
+def test_supports_from_anywhere_are_refitted_as_nnls_does(fast, monkeypatch):
+    """Supports that no code was optimal on: most least squares solutions have negative entries, many are singular."""
+    X, D = degenerate()
+    rng = np.random.default_rng(1)
+    chosen = [np.sort(rng.choice(len(D), size, replace=False)) for size in rng.integers(0, 20, len(X))]
+    indptr = np.concatenate([[0], np.cumsum([len(c) for c in chosen])])
+    start = rng.exponential(size=indptr[-1]) * (rng.random(indptr[-1]) < 0.7)
+    rows = refit._Rows(indptr, np.concatenate(chosen), start)
+    with_only(fast, monkeypatch)
+    z = refit._solve_rows(D, X, rows)
+    np.testing.assert_array_equal(rows.codes, start)
+    assert (z >= 0).all()
+    stopped = 0
+    for x, own, support in zip(X, np.split(z, indptr[1:-1]), chosen, strict=True):
+        expected = nnls(D[support].T, x)[1] if len(support) else np.linalg.norm(x)
+        assert np.linalg.norm(x - own @ D[support]) == pytest.approx(expected, rel=1e-9)
+        stopped += (own == 0).sum()
+    assert stopped > 100
+    stationarity, _ = refit._judge_rows(D, X, refit._Rows(indptr, rows.indices, z))
+    assert stationarity.max() < 1e-9
+
+
+def test_the_kernel_solves_what_is_regular_and_says_so():
+    """Rows it gives up cost a hundred times as much: none of a usual problem, and not all of a degenerate one."""
+
+    def share_solved(X, D, rows):
+        solved = np.zeros(len(X), dtype=bool)
+        refit._solve_compiled(D, X, rows, rows.codes.copy(), solved)
+        return solved[np.diff(rows.indptr) > 0].mean()
+
+    X, D = problem()
+    assert share_solved(X, D, refit._Rows.of(encode(X, D, 0.5).codes)) == 1
+    X, D = degenerate()
+    rows = refit._Rows.of(encode(X, D, 0.05, tol=1e-10).codes)
+    assert share_solved(X, D, rows) > 0.5
+    assert share_solved(np.full_like(X, 1e200), D, rows) == 0
+
+
+def test_refit_on_threads_gives_the_same_bits_as_on_one():
+    X, D = problem(5, n=600)
     codes = encode(X, D, 0.5)
-    fitted = codes.refit()
-    worse = fitted.codes.copy()
-    worse.data *= 1.01
-    gradient = (X - worse.toarray() @ D) @ D.T
-    assert np.abs(gradient[worse.toarray() > 0]).max() > 1e-3
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        several = codes.refit()
+        torch.set_num_threads(1)
+        one = codes.refit()
+    finally:
+        torch.set_num_threads(before)
+    np.testing.assert_array_equal(several.codes.toarray(), one.codes.toarray())
+    assert several.fvu_after == one.fvu_after
+
+
+def test_an_interrupt_of_a_refit_passes_through(monkeypatch):
+    X, D = problem(5, n=600)
+    codes = encode(X, D, 0.5)
+
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(refit, "_refit_rows", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        codes.refit()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("refit")]
+
+
+@pytest.mark.parametrize("judge", [refit._judge_rows, refit._judge_compiled])
+def test_refit_notices_codes_that_are_wrong(judge):
+    """Negative control: the check is made from the codes alone, whatever made them."""
+    X, D = problem(1)
+    fitted = refit._Rows.of(encode(X, D, 0.5).refit().codes)
+    lengths = np.diff(fitted.indptr)
+    stationarity, sums = judge(D, X, fitted)
+    assert stationarity.max() < 1e-14
+    residual = X - sp.csr_array((fitted.codes, fitted.indices, fitted.indptr), shape=(len(X), len(D))) @ D
+    expected = [(residual**2).sum(1), ((X - residual) ** 2).sum(1), ((X - residual) * X).sum(1)]
+    np.testing.assert_allclose(sums, np.stack(expected, axis=1), rtol=1e-12, atol=1e-12)
+    for wrong in (1.01, -1.0):
+        worse = refit._Rows(fitted.indptr, fitted.indices, fitted.codes * wrong)
+        assert (judge(D, X, worse)[0][lengths > 0] > 1e-3).all()
+    fitted.codes[fitted.indptr[:-1][lengths > 0]] = 0.0
+    assert judge(D, X, fitted)[0].max() > 1e-3
 
 
 def test_refit_with_a_bias_and_dependent_atoms():
