@@ -21,7 +21,19 @@ import scipy.sparse as sp
 import torch
 
 from benchmarks.data import shuffled_tokens, unit_atoms
-from benchmarks.harness import DOT_PRODUCTS, MATRIX_UNITS, Table, between, interleaved, parser, run, table, timed
+from benchmarks.harness import (
+    DOT_PRODUCTS,
+    MATRIX_UNITS,
+    Table,
+    between,
+    by_itself,
+    interleaved,
+    parser,
+    peak_gigabytes,
+    run,
+    table,
+    timed,
+)
 from cvxsae.solvers.codes.encode import encode
 from cvxsae.solvers.codes.paths import lambda_for_l0
 
@@ -224,9 +236,41 @@ def measure(problem: Problem, repeats: int, wanted: Sequence[str]) -> dict[str, 
     }
 
 
+def at_size(K: int, n: int) -> dict[str, Any]:
+    """The whole call on many points, once, in a process of its own: token embeddings again and again, with noise."""
+    X, D, lam = wordllama(K, min(n, 4000), 30)
+    rng = np.random.default_rng(0)
+    rows = np.resize(X, (n, X.shape[1])).astype(np.float32)
+    rows += 0.02 / np.sqrt(X.shape[1]) * rng.standard_normal(rows.shape, dtype=np.float32)
+    d32, out = torch.from_numpy(D).float(), torch.empty(len(X), K)
+    encode(X[:200], D, lam, tol=1e-6)  # compilation is not timed
+    turns = interleaved({"pass": lambda: torch.mm(torch.from_numpy(rows[: len(X)]), d32.T, out=out)[0, 0].item()}, 9)
+    codes, seconds = timed(partial(encode, rows, D, lam, tol=1e-6))
+    passes = seconds.wall / n / (turns["pass"].seconds / len(X))
+    found = {"points": n, "l0": codes.l0, "passes": passes, "seconds": seconds.wall, "gigabytes": peak_gigabytes()}
+    return found | {"gap": float(float64_gaps(rows[:1000].astype(np.float64), D, lam, codes.codes[:1000]).max())}
+
+
+SIZE, FEW = ("at size, 256 x 16384", 16384, 100_000), ("at size, 256 x 64", 64, 500)
+
+
+def size_table(cells: Mapping[str, Any]) -> dict[str, Table]:
+    """Seconds and memory of the whole call."""
+    columns = ["problem", "points", "active", "s", "encoder passes", "GB", "largest gap of 1,000"]
+    rows = []
+    for name, cell in cells.items():
+        if "methods" not in cell:
+            numbers = [f"{cell[key]:.1f}" for key in ("l0", "seconds", "passes", "gigabytes")]
+            rows.append([name, f"{cell['points']:,}", *numbers, f"{cell['gap']:.1e}"])
+    return {"size": table(columns, rows)} if rows else {}
+
+
 def tables(cells: Mapping[str, Any], machine: Mapping[str, Any]) -> dict[str, Table]:
     """Targets beside what was measured; the calls; every method; and what lies between the problems."""
     problems, calls, methods, passes, ratios = [], [], [], [], []
+    sized, cells = size_table(cells), {name: cell for name, cell in cells.items() if "methods" in cell}
+    if not cells:
+        return sized
     for name, cell in cells.items():
         ours, unit = cell["methods"][OURS]["us"], cell["pass_us"]
         spams = cell["methods"].get(SPAMS, {}).get("us")
@@ -248,7 +292,7 @@ def tables(cells: Mapping[str, Any], machine: Mapping[str, Any]) -> dict[str, Ta
     ranges = [[f"codes, {len(cells)} problems", between(passes), between(ratios)]]
     once = ["encoder passes", "target", "spams / cvxsae", "target for it", "one thread, CPU, whole call"]
     pass_columns = ["µs an encoder pass", "µs into fresh memory", "µs the whole call"]
-    return {
+    return sized | {
         "problems": table(["problem", *once], problems),
         "calls": table(["problem", "λ", "active", "correlation passes", *pass_columns], calls),
         "methods": table(
@@ -265,7 +309,11 @@ def main(arguments: list[str] | None = None) -> int:
     options.add_argument("--peers", nargs="*", metavar="TEXT", default=[""], help="peers whose name contains a text")
     given = options.parse_args(arguments)
     chosen, repeats = (QUICK, 1) if given.quick else (PROBLEMS, given.repeats)
-    cells = {name: partial(measure, problem, repeats, given.peers) for name, problem in chosen.items()}
+    cells: dict[str, Callable[[], Any]] = {
+        name: partial(measure, problem, repeats, given.peers) for name, problem in chosen.items()
+    }
+    name, K, n = FEW if given.quick else SIZE
+    cells[name] = partial(by_itself, at_size, K, n)
     return run("codes", cells, tables, given)
 
 
