@@ -1,20 +1,29 @@
-# Two commands on a fresh machine: `make demo` and `make test`. Both set up .venv first.
+# On a fresh machine: `make report`, `make demo` and `make test`. Each sets up .venv first, the first two without tools for developers.
 # While working: `make quick` (a minute), `make lint`, `make types`.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: site release-check demo example test quick documents notebooks lint types clean
+.PHONY: site release-check report demo example test quick documents notebooks lint types clean
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[data,dev]'
 	touch $@
 
-demo: .venv/.installed
+.venv/.usable: pyproject.toml constraints.txt
+	test -e .venv/.installed || $(PYTHON) -m venv .venv
+	test -e .venv/.installed || $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[data,report]'
+	touch $@
+
+# From nothing to a report on a small trained SAE: report.html.
+report: example
+	$(BIN)/cvxsae audit example/activations.npy --sae example --stationarity 0.01 --report report.html
+
+demo: .venv/.usable
 	$(BIN)/cvxsae demo
 
-example: .venv/.installed
-	$(BIN)/cvxsae example example
+example: .venv/.usable
+	test -e example/activations.npy || $(BIN)/cvxsae example example
 
 test: .venv/.installed
 	$(BIN)/python -m pytest -n auto
