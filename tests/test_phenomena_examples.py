@@ -12,10 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from cvxsae import SparseAutoencoder, encode
 from cvxsae.data import circle_feature
 from cvxsae.population import PopulationDictionary
+from tests.helpers.figures import faults
 
 pytestmark = pytest.mark.slow
 
@@ -54,12 +56,33 @@ def test_every_script_is_listed():
 
 
 @pytest.mark.parametrize(("script", "options"), SMALL.items(), ids=list(SMALL), indirect=["script"])
-def test_claims_hold(script, options, tmp_path, capsys):
+def test_claims_hold(script, options, tmp_path, capsys, monkeypatch):
+    drawn: list[Figure] = []
+    save = script.save
+
+    def keep(figure: Figure, *where: Any) -> None:
+        drawn.append(figure)
+        save(figure, *where)
+
+    monkeypatch.setattr(script, "save", keep)
     assert script.main([*options, "--out", str(tmp_path)]) == 0, capsys.readouterr().out
     printed = capsys.readouterr().out
     assert "holds" in printed
     assert "FAILS" not in printed
     assert [path.name for path in tmp_path.iterdir()] == [f"phenomena_{script.__name__}.png"]
+    assert not [fault for figure in drawn for fault in faults(figure)]
+
+
+def test_a_nameless_axis_and_text_on_text_are_noticed():
+    figure = Figure(figsize=(4, 3))
+    axes = figure.subplots()
+    axes.plot([0, 1])
+    axes.set(xlabel="width K", ylabel="F, mean per datapoint")
+    assert not faults(figure)
+    axes.set_ylabel("")
+    axes.text(0.2, 0.5, "a longer text")
+    axes.text(0.25, 0.5, "another text")
+    assert faults(figure) == ["axes '': y has no name", "'a longer text' lies on 'another text'"]
 
 
 def spoiled(learn: Any, angle: float) -> Any:

@@ -330,6 +330,9 @@ def _figure(path: Path, report: dict[str, Any], similarities: dict[float, np.nda
     FigureCanvasAgg(figure)
     (floor_axes, ledger_axes), (private_axes, shared_axes) = figure.subplots(2, 2)
     comparison.draw_ledgers(ledger_axes)
+    handles, labels = ledger_axes.get_legend_handles_labels()
+    ledger_axes.set_ylim(top=1.4 * ledger_axes.get_ylim()[1])
+    ledger_axes.legend(handles[::-1], labels[::-1], frameon=False, fontsize="small", loc="upper right", ncols=2)
     ratios = [row["lam_ratio"] for row in report["wide"]]
     values = [row["value"] for row in report["wide"]]
     floor_axes.loglog(ratios, values, "o-", color="#1f4e79", label="wide limit (value = lower bound to 1e-9)")
@@ -350,5 +353,5 @@ def _figure(path: Path, report: dict[str, Any], similarities: dict[float, np.nda
         axes.set(title=title)
         axes.set_xticks(range(len(WORDS)), WORDS, rotation=90)
         axes.set_yticks(range(len(WORDS)), WORDS if axes is private_axes else [""] * len(WORDS))
-    figure.colorbar(image, ax=shared_axes, label="normalized similarity Q", shrink=0.8)
+    figure.colorbar(image, ax=[private_axes, shared_axes], label="normalized similarity Q", shrink=0.8)
     write_atomically(path, partial(figure.savefig, dpi=150, format="png"), "--out")

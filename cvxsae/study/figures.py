@@ -146,7 +146,7 @@ def _legend(axis: Axes, rows: pd.DataFrame) -> None:
     if not seen.empty:
         first = seen.iloc[0]
         told = f"{'shaded ' if has_interval(first) else ''}{said_of_intervals(first)}"
-    axis.legend(frameon=False, fontsize="small", title=told or None, title_fontsize="x-small")
+    axis.legend(framealpha=0.9, fontsize="small", title=told or None, title_fontsize="x-small")
 
 
 def _approach(axis: Axes, rows: pd.DataFrame) -> None:
@@ -207,8 +207,8 @@ def _live_atoms(axis: Axes, rows: pd.DataFrame, label: str) -> None:
     axis.plot(numbers(large["atom_cost"]), numbers(large["live_atoms"]), markersize=5, label=label or None, **style)
     axis.set_xscale("symlog" if (large["atom_cost"] == 0).any() else "log")
     axis.set_yscale("symlog", linthresh=1)  # all of them can be gone
-    axis.set_ylim(bottom=-0.1)
-    axis.set(xlabel="atom cost τ", ylabel="live atoms")
+    axis.set_ylim(-0.1, 1.6 * max(1.0, *(float(np.max(line.get_ydata())) for line in axis.lines)))
+    axis.set(xlabel="atom cost τ, datapoints", ylabel="live atoms")
     if label:
         axis.legend(frameon=False, fontsize="small")
 

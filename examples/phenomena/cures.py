@@ -51,7 +51,7 @@ from itertools import pairwise
 
 import numpy as np
 from matplotlib.figure import Figure
-from reporting import Claims, Results, parser, save
+from reporting import COLORS, MARKERS, Claims, Results, parser, save
 
 from cvxsae import certify, solve_globally
 from cvxsae.penalties import L1, ElasticNet, Matryoshka, Orthogonality
@@ -248,6 +248,21 @@ def shown_path(cells: Sequence[Cell]) -> str:
     return " ".join(parts)
 
 
+def quote(results: Results, costs: Sequence[Sequence[str]]) -> None:
+    """What the truth costs, and an elastic net when absorption ends: least and most, in percent above absorption."""
+    for name, cure, degrees, label, column in (
+        ("price_90", "", "90°", "true, first", 7),
+        ("price_60", "", "60°", "true, first", 7),
+        ("error_90", "orthogonality", "90°", "true, first", 6),
+        ("error_matryoshka", "Matryoshka", "60°", "true, first", 6),
+        ("error_net", "elastic net", "90°", "end of absorbed", 6),
+    ):
+        rows = [row for row in costs if row[0].startswith(cure) and row[1].startswith(degrees) and row[2] == label]
+        above = [100 * (float(row[column]) - 1) for row in rows]
+        results.value(f"{name}_least", min(above), ".0f")
+        results.value(f"{name}_most", max(above), ".0f")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run; 0 if all claims hold."""
     options = parser(__doc__)
@@ -310,6 +325,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     results.table(
         "costs", ["cure", "θ, p", "where", "strength", "phase", "atoms", "error, relative", "F(L1), relative"], costs
     )
+    if not given.small:
+        quote(results, costs)
+    results.value("optima", sum(map(len, found.values())), "d")
+    errors = [abs(at / known - 1) for _, _, at, known in ends if not np.isnan(known)]
+    results.value("formula_error", 100 * max(errors), ".1f")
+    results.value("swap", forced_swap(), ".4f")
     worst = max(cell.gap for cells in found.values() for cell in cells)
     claims.check(
         f"all {sum(map(len, found.values()))} optima are certified, largest relative gap {worst:.1e} ≤ 1e-06",
@@ -372,27 +393,29 @@ def more(claims: Claims, found: dict[tuple[str, float, float], list[Cell]]) -> N
 
 def draw(found: dict[tuple[str, float, float], list[Cell]], cures: dict, angles: Sequence[float]) -> Figure:
     """The angle of both atoms against the strength, the least and the largest p."""
-    figure = Figure(figsize=(3.4 * len(cures) + 0.6, 2.7 * len(angles) + 0.3), layout="constrained")
+    figure = Figure(figsize=(3.2 * len(cures) + 0.6, 3 * len(angles) + 0.3), layout="constrained")
     panels = figure.subplots(len(angles), len(cures), sharey=True, squeeze=False)
-    colors = ("#1f4e79", "#4f81bd", "#e8a33d", "#c0504d")
     for row, degrees in zip(panels, angles, strict=True):
         for ax, name in zip(row, cures, strict=True):
             chosen = [(p, cells) for (n, d, p), cells in found.items() if (n, d) == (name, degrees)]
-            for color, (p, cells) in zip(colors, chosen, strict=False):
+            for at, (color, marker, (p, cells)) in enumerate(zip(COLORS, MARKERS, chosen, strict=False)):
                 for which, style in ((0, "-"), (1, "--")):
                     ax.plot(
                         [cell.strength for cell in cells],
                         [cell.angles[which] for cell in cells],
                         style,
                         color=color,
+                        marker=marker,
+                        markersize=4,
+                        markevery=(2 * at, 8),
                         label=f"p = {p:g}" if which == 0 else None,
                     )
             for at in (0, degrees):
-                ax.axhline(at, color="grey", linewidth=0.6)
+                ax.axhline(at, color="gray", linewidth=0.6)
             ax.set(
                 xscale="log", title=f"{name.split(',')[0]}, {degrees:g}°", xlabel=name.split(", ")[1], ylim=(-75, 120)
             )
-    panels[0, 0].legend(frameon=False, fontsize="x-small")
+    panels[0, 0].legend(frameon=False, fontsize="small")
     panels[0, 0].set_ylabel("angle, degrees (dashed: the atom\nthat does not fire on both)")
     return figure
 

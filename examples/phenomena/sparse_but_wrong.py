@@ -41,7 +41,7 @@ from typing import NamedTuple
 import numpy as np
 from correlated_toy import DIM, FEATURES, Toy, draw
 from matplotlib.figure import Figure
-from reporting import Claims, Results, parser, save
+from reporting import COLORS, MARKERS, Claims, Results, parser, save
 
 from cvxsae import learn_dictionary
 from cvxsae.diagnostics import second_order
@@ -316,6 +316,7 @@ def compare(claims: Claims, results: Results, size: Size) -> dict[float, Path]:
                 f"c = {c:g}: but there L0 mixes more, on average {narrow.mean() / mixing.mean():.1f} times as much",
                 abs(narrow.mean()) > abs(mixing.mean()),
             )
+            results.value(f"times_{c:g}", narrow.mean() / mixing.mean(), ".1f")
             narrow, mixing, lam = at_same_error(path, size, size.shares[1])
             claims.check(
                 f"c = {c:g}: at k = {size.shares[1]:g} L0 mixes less than L1 at the same error, "
@@ -378,17 +379,20 @@ def draw_figure(mixed: dict[float, Array], paths: dict[float, Path], size: Size)
     """Mixing against the correlation under L0, and against the error under both."""
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2)
-    left.plot(list(mixed), [values.mean() for values in mixed.values()], "o-", color="#c0504d")
+    left.plot(list(mixed), [values.mean() for values in mixed.values()], "s-", color=COLORS[1])
     for c, values in mixed.items():
-        left.plot(np.full(len(values), c), values, ".", color="#c0504d", alpha=0.5)
+        left.plot(np.full(len(values), c), values, ".", color=COLORS[2], alpha=0.5)
     left.set(
         xlabel="correlation c", ylabel="mean cosine of latents 1–3 with feature 0", title="L0, k = 0.9 of the true L0"
     )
     for (c, path), style in zip(paths.items(), ("--", "-"), strict=True):
-        for name, cells, color in (("L1", path.l1, "#1f4e79"), ("L0", path.l0, "#c0504d")):
+        for name, cells, marker, color in zip(("L1", "L0"), (path.l1, path.l0), MARKERS, COLORS, strict=False):
             means = cells.mean(axis=0)
-            right.plot(means[:, 2], means[:, 0], "o" + style, color=color, label=f"{name}, c = {c:g}")
-    right.set(xlabel="error over mean square", title="mixing against error", xlim=(0, 0.3))
+            right.plot(
+                means[:, 2], means[:, 0], marker + style, color=color, label=f"{name}, c = {c:g}".replace("-", "−")
+            )
+    right.set(xlabel="error over mean square of the data", ylabel="mean cosine of latents 1–3 with feature 0")
+    right.set(title="mixing against error", xlim=(0, 0.3))
     right.legend(frameon=False, fontsize="small")
     return figure
 

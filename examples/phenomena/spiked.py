@@ -41,7 +41,7 @@ from unittest import mock
 import numpy as np
 import scipy.sparse as sp
 from matplotlib.figure import Figure
-from reporting import COLORS, Claims, Results, parser, save
+from reporting import COLORS, Claims, Results, parser, plain_ticks, save
 from scipy.optimize import linear_sum_assignment, minimize
 
 from cvxsae import encode, learn_dictionary
@@ -327,7 +327,8 @@ def draw(found: dict[float, list[float]], moved: dict[float, list[float]], scale
             theirs = [error for error, _ in PUBLISHED[rho]]
             axes.loglog(scale.lambdas, theirs, "x:", color=COLORS[2], label="published, vanilla SAE")
         axes.set(title=f"ρ = {rho:g}", xlabel="λ", ylabel="error: 1 − matched cosine")
-        axes.legend(fontsize=7)
+        plain_ticks(axes.xaxis, scale.lambdas)
+        axes.legend(fontsize="small")
     return figure
 
 

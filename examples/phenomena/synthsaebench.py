@@ -43,7 +43,7 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 from matplotlib.figure import Figure
-from reporting import Claims, Results, parser, save
+from reporting import COLORS, Claims, Results, parser, save
 from scipy.optimize import linear_sum_assignment
 from scipy.stats import norm
 
@@ -324,9 +324,9 @@ def draw(rows: Sequence[tuple[float, str, str, float, float, float, float, float
     """F1 of every dictionary and every kind of codes."""
     figure = Figure(figsize=(7, 3), layout="constrained")
     axes = figure.subplots()
-    axes.barh([f"{row[1]}: {row[2]}" for row in rows][::-1], [row[3] for row in rows][::-1])
-    axes.set(xlabel="F1", xlim=(0, 1))
-    axes.tick_params(labelsize=7)
+    axes.barh([f"{row[1]}: {row[2]}" for row in rows][::-1], [row[3] for row in rows][::-1], color=COLORS[0])
+    axes.set(xlabel="F1, mean over the true features", xlim=(0, 1))
+    axes.tick_params(labelsize=9)
     return figure
 
 

@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
-from reporting import Claims, Results, parser, save
+from reporting import COLORS, Claims, Results, parser, save
 
 from cvxsae import certify, solve_globally
 from cvxsae.penalties import (
@@ -180,21 +180,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def draw(settings: Sequence[Setting], objectives: Sequence, cells: dict) -> Figure:
-    """Angles of both atoms, a column a setting."""
-    figure = Figure(figsize=(2.6 * len(settings) + 2.4, 4.6), layout="constrained")
-    axes = figure.subplots(1, len(settings), sharey=True, squeeze=False)[0]
+    """Angles of both atoms, a panel a setting, at most three in a line."""
+    columns = min(3, len(settings))
+    lines = -(-len(settings) // columns)
+    figure = Figure(figsize=(2.9 * columns + 1.6, 3.6 * lines), layout="constrained")
+    axes = figure.subplots(lines, columns, sharey=True, squeeze=False).ravel()
+    for unused in axes[len(settings) :]:
+        unused.set_visible(False)
     for ax, setting in zip(axes, settings, strict=True):
         for height, objective in enumerate(objectives):
             atoms = cells[objective.name, setting][0].dictionary
             angles = np.rad2deg(np.arctan2(atoms[:, 1], atoms[:, 0]))
             if isinstance(objective, Signed):
                 angles = np.where(np.abs(angles - setting.degrees / 2) > 90, angles - 180 * np.sign(angles), angles)
-            ax.plot(angles, [height, height], "o", color="#1f4e79")
+            ax.plot(angles, [height, height], "o", color=COLORS[0])
         for at, style in ((0, "-"), (setting.degrees, "-"), (setting.degrees / 2, ":")):
-            ax.axvline(at, color="#c0504d", linestyle=style, linewidth=1)
+            ax.axvline(at, color=COLORS[1], linestyle=style, linewidth=1.5, zorder=0)
         ax.set(title=str(setting).replace(", child", "\nchild"), xlabel="angle of the atoms, degrees")
     axes[0].set_yticks(range(len(objectives)), [objective.name for objective in objectives])
-    axes[0].set_ylabel("objective")
+    for first in axes[::columns]:
+        first.set_ylabel("objective")
     axes[0].invert_yaxis()
     return figure
 
