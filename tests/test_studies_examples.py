@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
@@ -33,28 +34,17 @@ def test_an_example_is_a_study_and_runs_small(tmp_path, file):
     assert (table["status"] == "done").all() and table["violation"].isna().all()
 
 
-def test_the_page_says_what_the_width_study_gave():
-    """Every row of the page's table, from the table that the study wrote (``examples/studies/width.csv``)."""
-    root = Path(__file__).parents[1]
-    page, given = (
-        (root / "docs" / "studies.md").read_text(encoding="utf-8"),
-        root / "examples" / "studies" / "width.csv",
-    )
-    rows = pd.read_csv(given).query("method == 'learned'").sort_values("n_atoms")
-    spec = ScaleStudy.from_toml(root / "examples" / "studies" / "width.toml", folder="unused")
-    assert list(rows["n_atoms"]) == list(spec.n_atoms)
-    assert set(rows["n_points"]) == set(spec.n_points) and set(rows["n_held_out"]) == {spec.n_points[0] * spec.held_out}
-    for _, row in rows.iterrows():
-        assert page_row(row) in page
-    told = page.split("## What the width study found")[1].split("## λ × τ")[0]
-    assert told.count("\n| ") == len(rows) + 1
-
-
-def page_row(row: Any) -> str:
-    """One line of the page's table."""
-    mean = f"{row['held_out']:.4f} [{row['held_out_low']:.4f}, {row['held_out_high']:.4f}]"
-    fall = ""
-    if row["held_out_fall"] == row["held_out_fall"]:
-        fall = f"{row['held_out_fall']:.4f} [{row['held_out_fall_low']:.4f}, {row['held_out_fall_high']:.4f}]"
-    own = f"{row['value']:.4f} | {row['memorization']:.4f} | {row['floor']:.4f} | {row['l0']:.1f} | {row['fvu']:.2f}"
-    return f"| {row['n_atoms']:.0f} | {mean} | {fall} | {own} |"
+def test_what_the_page_quotes_is_what_the_tables_say(monkeypatch):
+    """``examples/results/NAME.json``, which the page is compared with, is made from ``examples/studies/NAME.csv``."""
+    examples = STUDIES[0].parents[1]
+    monkeypatch.syspath_prepend(str(examples / "studies"))
+    told = importlib.import_module("results")
+    assert set(told.FOUND) == {file.stem for file in STUDIES}
+    for name in told.FOUND:
+        kept = json.loads((examples / "results" / f"{name}.json").read_text(encoding="utf-8"))
+        assert {**told.results(name), "machine": kept["machine"]} == kept, (
+            f"run examples/studies/results.py: {name}.json is not made from {name}.csv"
+        )
+        table = pd.read_csv(examples / "studies" / f"{name}.csv")
+        spec = ScaleStudy.from_toml(examples / "studies" / f"{name}.toml", folder="unused")
+        assert set(table["method"]) == set(spec.methods) and table["violation"].isna().all()
