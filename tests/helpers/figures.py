@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import combinations
 
+from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.category import StrCategoryFormatter
@@ -39,27 +40,25 @@ def _has_numbers(axis: Axis) -> bool:
 
 
 def _overlapping(figure: Figure) -> list[str]:
+    hidden = {label for axes in figure.axes for label in _not_drawn(axes)}
     texts = [
         (text.get_text(), text.get_window_extent())
         for text in figure.findobj()
-        if isinstance(text, Text) and text.get_visible() and text.get_text().strip() and _is_shown(text)
+        if isinstance(text, Text) and text.get_visible() and text.get_text().strip() and text not in hidden
     ]
     return [f"{one!r} lies on {other!r}" for (one, a), (other, b) in combinations(texts, 2) if _area(a, b) > 1]
 
 
-def _is_shown(text: Text) -> bool:
-    """Ticks beyond the limits of their axis exist and are not drawn."""
-    box, axes = text.get_window_extent(), text.axes
-    if axes is None:
-        return True
-    if not axes.get_visible():
-        return False
+def _not_drawn(axes: Axes) -> list[Text]:
+    """Labels of ticks beyond the limits of their axis, which exist all the same, and all of axes that are hidden."""
     frame = axes.get_window_extent()
-    if text in axes.xaxis.get_ticklabels(which="both"):
-        return bool(frame.x0 - 1 <= (box.x0 + box.x1) / 2 <= frame.x1 + 1)
-    if text in axes.yaxis.get_ticklabels(which="both"):
-        return bool(frame.y0 - 1 <= (box.y0 + box.y1) / 2 <= frame.y1 + 1)
-    return True
+    found = []
+    for axis, low, high, along in ((axes.xaxis, frame.x0, frame.x1, 0), (axes.yaxis, frame.y0, frame.y1, 1)):
+        for label in axis.get_ticklabels(which="both"):
+            middle = label.get_window_extent().get_points()[:, along].mean()
+            if not (axes.get_visible() and low - 1 <= middle <= high + 1):
+                found.append(label)
+    return found
 
 
 def _area(a: Bbox, b: Bbox) -> float:
