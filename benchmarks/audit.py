@@ -1,33 +1,30 @@
 """What an audit costs: seconds of every stage and peak memory, on data from a planted dictionary.
 
     python -m benchmarks.audit [--points 50000] [--dim 768] [--atoms 16384] [--max-seconds S] [--parts] [--report FILE]
+                               [--quick]
 
 Datapoints are sums of `--active` of K random atoms with exponential codes, a bias and a little noise. The SAE has the
 planted atoms, turned a little, as its decoder, their transpose as its encoder, and a threshold that keeps out most of
-what other atoms add: what training might leave. Everything is certified on all rows. The case is added to
-``benchmarks/results/audit.json``.
+what other atoms add: what training might leave. Everything is certified on all rows.
+Writes ``benchmarks/results/audit.json``, a cell for each case; ``python docs/tables.py`` shows it in ``ledger.md``.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import resource
-import time
+import sys
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-import cvxsae
+from benchmarks.harness import Table, by_itself, parser, peak_gigabytes, run, table, timed
 from cvxsae import SparseAutoencoder, audit
-from cvxsae.data.storage import write_atomically
-from cvxsae.parallel.machine import describe
 
 THRESHOLD = 0.8
 """Of the encoder: about twice the standard deviation of a product of a datapoint with an atom that is not in it."""
-
-RESULTS = Path(__file__).parent / "results"
 
 
 def case(points: int, dim: int, atoms: int, active: int, lam: float) -> tuple[np.ndarray, SparseAutoencoder]:
@@ -49,41 +46,21 @@ def case(points: int, dim: int, atoms: int, active: int, lam: float) -> tuple[np
     return X, SparseAutoencoder.from_arrays(arrays, lam=lam)
 
 
-def peak_gigabytes() -> float:
-    """Most memory that this process has had."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--points", type=int, default=50_000)
-    parser.add_argument("--dim", type=int, default=768)
-    parser.add_argument("--atoms", type=int, default=16_384)
-    parser.add_argument("--active", type=int, default=16)
-    parser.add_argument("--lam", type=float, default=0.2)
-    parser.add_argument("--max-seconds", type=float, default=None)
-    parser.add_argument("--parts", action="store_true", help="metrics, frontier and diagnostics too")
-    parser.add_argument("--held-out", default="0.25", help="share of the rows, or none")
-    parser.add_argument("--report", type=Path, default=None)
-    asked = parser.parse_args()
+def measure(asked: argparse.Namespace) -> dict[str, Any]:
+    """One audit; memory is that of this process."""
     small, sae = case(100, 16, 32, 4, asked.lam)
     audit(small, sae, stationarity=1e-2)  # compiles
     X, sae = case(asked.points, asked.dim, asked.atoms, asked.active, asked.lam)
-    before, start = peak_gigabytes(), time.perf_counter()
-    parts = dict.fromkeys(("metrics", "frontier", "diagnostics"), asked.parts)
-    share = None if asked.held_out == "none" else float(asked.held_out)
-    how = {"held_out": share, "max_seconds": asked.max_seconds, "progress": True, "report": asked.report}
-    found = audit(X, sae, **how, **parts)
-    record = {
-        "points": asked.points,
-        "dim": asked.dim,
-        "atoms": asked.atoms,
-        "active": asked.active,
-        "lam": asked.lam,
-        "max_seconds": asked.max_seconds,
+    before, share = peak_gigabytes(), None if asked.held_out == "none" else float(asked.held_out)
+    options: dict[str, Any] = dict.fromkeys(("metrics", "frontier", "diagnostics"), asked.parts)
+    options |= {"held_out": share, "max_seconds": asked.max_seconds, "progress": True, "report": asked.report}
+    found, seconds = timed(lambda: audit(X, sae, **options))
+    print(found)
+    return {
+        **{key: getattr(asked, key) for key in ("points", "dim", "atoms", "active", "lam", "max_seconds")},
         "held_out": share,
         "parts": asked.parts or asked.report is not None,
-        "seconds": time.perf_counter() - start,
+        "seconds": seconds.wall,
         "stages": dict(found.seconds),
         "missing": list(found.missing),
         "gigabytes_before": before,
@@ -91,16 +68,48 @@ def main() -> None:
         "loss": found.ledger.loss,
         "codes_gap": found.ledger.codes_gap,
         "verdict": list(found.sentences),
-        "machine": describe(),
-        "cores": os.cpu_count(),
-        "version": cvxsae.__version__,
     }
-    print(found)
-    print(json.dumps(record, indent=1))
-    file = RESULTS / "audit.json"
-    known = json.loads(file.read_text()) if file.exists() else []
-    write_atomically(file, json.dumps([*known, record], indent=1) + "\n")
+
+
+STAGES = ("the encoder's codes", "exact codes", "a better dictionary", "width floor", "referee")
+
+
+def tables(cells: Mapping[str, Any], machine: Mapping[str, Any]) -> dict[str, Table]:
+    """Seconds of the whole and of its stages, and memory."""
+    rows = []
+    for name, cell in cells.items():
+        stages = [f"{cell['stages'][stage]:.0f}" if stage in cell["stages"] else None for stage in STAGES]
+        rows.append(
+            [name, f"{cell['seconds']:.0f}", *stages, f"{cell['gigabytes_peak']:.1f}", f"{cell['codes_gap']:.0e}"]
+        )
+        rows[-1].append(", ".join(cell["missing"]))
+    return {"cost": table(["audit", "s", *STAGES, "GB at most", "gap of codes", "not begun"], rows)}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parser(__doc__)
+    options.add_argument("--points", type=int, default=50_000)
+    options.add_argument("--dim", type=int, default=768)
+    options.add_argument("--atoms", type=int, default=16_384)
+    options.add_argument("--active", type=int, default=16)
+    options.add_argument("--lam", type=float, default=0.2)
+    options.add_argument("--max-seconds", type=float, default=None)
+    options.add_argument("--parts", action="store_true", help="metrics, frontier and diagnostics too")
+    options.add_argument("--held-out", default="0.25", help="share of the rows, or none")
+    options.add_argument("--report", type=Path, default=None)
+    given = options.parse_args(arguments)
+    if given.quick:
+        given.points, given.dim, given.atoms, given.active, given.max_seconds = 200, 16, 32, 4, 5.0
+    return run("audit", {name_of(given): partial(by_itself, measure, given)}, tables, given)
+
+
+def name_of(asked: argparse.Namespace) -> str:
+    """What the cell of a case is called."""
+    limit = "" if asked.max_seconds is None else f", {asked.max_seconds:g} s"
+    parts = ", all parts" if asked.parts or asked.report is not None else ""
+    held_out = "none" if asked.held_out == "none" else f"{float(asked.held_out):.0%}"
+    return f"{asked.points:,} x {asked.dim}, {asked.atoms:,} atoms, {held_out} held out{limit}{parts}"
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,47 +1,37 @@
 """The population gap against batch size and number of batches: how close floors of batches come to a dictionary.
 
-    python benchmarks/population.py [--folder FOLDER] [--learn SECONDS] [--sets wordllama synthetic]
+    python -m benchmarks.population [--only wordllama] [--folder FOLDER] [--learn SECONDS] [--quick]
 
 Two sets of 32,000 rows, K = 512, zero bias, one joint confidence of 95 %. ``wordllama``: the token embeddings, centered
 and scaled to mean norm 1, λ = 0.08. ``synthetic``: rows of dimension 384 made to resemble activations of a small
 sentence encoder (:func:`resembling_activations`), scaled to mean norm 1, λ = 0.08. A dictionary is learned on one half
 of the rows, ``--learn`` seconds long; its upper limit and the floors are of the other half. Batches are kept in
-``--folder`` and not searched again. Writes ``benchmarks/results/population.json`` and ``.md``.
+``--folder``, if one is given, and not searched again.
+Writes ``benchmarks/results/population.json``; ``python docs/tables.py`` shows it in ``docs/population.md``.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import time
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.data import tokens, unit_mean_norm
+from benchmarks.harness import Table, parser, run, table, timed
 from cvxsae import learn_dictionary
-from cvxsae.data.embedded import embedded
 from cvxsae.data.splits import split_rows
-from cvxsae.parallel.machine import processor
 from cvxsae.population import evaluate, population_floor
 
-RESULTS = Path(__file__).parent / "results"
 LAM, WIDTH, CONFIDENCE = 0.08, 512, 0.95
 SIDE = (1 + CONFIDENCE) / 2
 BATCHES = {500: (4, 8, 16), 1000: (4, 8), 2000: (3,)}
 """Numbers of batches by their size: the first ones of the same order."""
-
-
-def unit_mean_norm(X: np.ndarray) -> np.ndarray:
-    """Centered and scaled to mean norm 1: two constants of the data, taken as known."""
-    X = X - X.mean(axis=0)
-    return X / np.linalg.norm(X, axis=1).mean()
-
-
-def wordllama() -> np.ndarray:
-    return unit_mean_norm(np.array(embedded("wordllama"), dtype=np.float64))
 
 
 def resembling_activations(n: int = 32_000, dim: int = 384, features: int = 4_096, rank: int = 96) -> np.ndarray:
@@ -71,25 +61,20 @@ def resembling_activations(n: int = 32_000, dim: int = 384, features: int = 4_09
     return unit_mean_norm(X * np.exp(0.3 * rng.standard_normal((n, 1))))
 
 
-SETS: dict[str, Callable[[], np.ndarray]] = {"wordllama": wordllama, "synthetic": resembling_activations}
+SETS: dict[str, Callable[[], np.ndarray]] = {"wordllama": tokens, "synthetic": resembling_activations}
 
 
-def cpu_seconds(X: np.ndarray, size: int) -> float:
-    """Processor time of one batch, search and referee, computed afresh."""
-    start = time.process_time()
-    population_floor(X[:size], WIDTH, LAM, bias=None, batch=size)
-    return time.process_time() - start
-
-
-def measure(name: str, learn: float, folder: Path) -> dict[str, Any]:
+def measure(name: str, asked: argparse.Namespace) -> dict[str, Any]:
     """One set: the upper limit, and the gap for every size and number of batches."""
-    X = SETS[name]()
+    X, batches, width = SETS[name](), BATCHES, WIDTH
+    if asked.quick:
+        X, batches, width = X[:200], {50: (2,)}, 8
     split = split_rows(len(X), 0, share=0.5)
     train, held_out = X[split.train], X[split.held_out]
-    fit = learn_dictionary(train, WIDTH, LAM, bias=None, max_seconds=learn)
+    fit = learn_dictionary(train, width, LAM, bias=None, max_seconds=asked.learn)
     upper = evaluate(held_out, fit.dictionary, LAM)
     limit = upper.limit("upper", SIDE)
-    found = {
+    found: dict[str, Any] = {
         "set": name,
         "n_points": len(X),
         "dim": X.shape[1],
@@ -100,13 +85,12 @@ def measure(name: str, learn: float, folder: Path) -> dict[str, Any]:
         "wide": population_floor(held_out, None, LAM, bias=None, batch=len(held_out)).for_rows,
         "rows": [],
     }
-    for size, counts in BATCHES.items():
-        kept = folder / f"{name}-{size}"
-        floor = population_floor(
-            held_out, WIDTH, LAM, bias=None, batch=size, n_batches=max(counts), confidence=SIDE, folder=kept
-        )
+    for size, counts in batches.items():
+        options: dict[str, Any] = {"bias": None, "batch": size}
+        kept = None if asked.folder is None else asked.folder / f"{name}-{size}"
+        floor = population_floor(held_out, width, LAM, **options, n_batches=max(counts), confidence=SIDE, folder=kept)
         assert floor.is_certified, floor.objections
-        seconds = cpu_seconds(held_out, size)
+        _, once = timed(partial(population_floor, held_out[:size], width, LAM, **options))  # computed afresh
         for count in counts:
             some = replace(floor, batches=floor.batches[:count])
             row = {
@@ -117,58 +101,41 @@ def measure(name: str, learn: float, folder: Path) -> dict[str, Any]:
                 "lower_limit": some.lower_limit,
                 "gap": limit.high - some.lower_limit,
                 "relative": 1 - some.lower_limit / limit.high,
-                "cpu_seconds_per_batch": seconds,
+                "cpu_seconds_per_batch": once.cpu,
             }
             found["rows"].append(row)
-            print(name, row, flush=True)
     return found
 
 
-def table(found: dict[str, Any]) -> str:
-    """The figures as markdown."""
-    lines = [
-        f"{found['set']}: {found['n_points']:,} rows of dimension {found['dim']}, half of them held out, K = {WIDTH}, "
-        f"λ = {LAM}, zero bias.",
-        f"The dictionary costs {found['held_out']:.4f} on the held-out rows, with "
-        f"{found['l0']:.1f} active atoms a row.",
-        f"With confidence {SIDE:.4g} it costs at most {found['upper_limit']:.4f} in expectation; the wide limit of the "
-        f"held-out rows is {found['wide']:.4f}.",
-        "",
-        "| rows of a batch | batches | mean floor | by | lower limit | gap | gap / upper limit | CPU s a batch |",
-        "|--:|--:|--:|---|--:|--:|--:|--:|",
+def tables(cells: Mapping[str, Any], machine: Mapping[str, Any]) -> dict[str, Table]:
+    """What the dictionaries cost, and the gaps."""
+    upper = [
+        [name, f"{one['n_points']:,}", one["dim"], f"{one['held_out']:.4f}", f"{one['l0']:.1f}"]
+        + [f"{one[key]:.4f}" for key in ("upper_limit", "wide")]
+        for name, one in cells.items()
     ]
-    lines += [
-        f"| {row['batch']:,} | {row['n_batches']} | {row['mean_floor']:.4f} | {row['theorem']} "
-        f"| {row['lower_limit']:.4f} | **{row['gap']:.4f}** | {row['relative']:.3f} "
-        f"| {row['cpu_seconds_per_batch']:.1f} |"
-        for row in found["rows"]
-    ]
-    return "\n".join(lines)
+    gaps = []
+    for name, one in cells.items():
+        for row in one["rows"]:
+            floor = [f"{row['batch']:,}", row["n_batches"], f"{row['mean_floor']:.4f}", row["theorem"]]
+            gap = [f"{row['lower_limit']:.4f}", f"{row['gap']:.4f}", f"{row['relative']:.3f}"]
+            gaps.append([name, *floor, *gap, f"{row['cpu_seconds_per_batch']:.1f}"])
+    floors = ["mean floor", "by", "lower limit", "gap", "gap / upper limit", "CPU s a batch"]
+    costs = ["loss on rows held out", "active", "upper limit", "wide limit of rows held out"]
+    return {
+        "dictionaries": table(["set", "rows", "d", *costs], upper),
+        "gaps": table(["set", "rows of a batch", "batches", *floors], gaps),
+    }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--folder", type=Path, default=Path("population-batches"), help="where batches are kept")
-    parser.add_argument("--learn", type=float, default=30.0, help="seconds for each dictionary")
-    parser.add_argument("--sets", nargs="+", choices=sorted(SETS), default=sorted(SETS, reverse=True))
-    options = parser.parse_args()
-    write([measure(name, options.learn, options.folder) for name in options.sets])
-
-
-def write(found: list[dict[str, Any]]) -> None:
-    """The numbers of these sets, beside those of others that were measured before."""
-    RESULTS.mkdir(exist_ok=True)
-    file = RESULTS / "population.json"
-    known = json.loads(file.read_text(encoding="utf-8"))["sets"] if file.exists() else []
-    by_name = {one["set"]: one for one in (*known, *found)}
-    sets = [by_name[name] for name in sorted(by_name, reverse=True)]
-    head = f"Both limits of a gap together have confidence {CONFIDENCE}; CPU seconds are those of {processor()}."
-    text = "\n\n".join([head, *map(table, sets)])
-    print(text)
-    (RESULTS / "population.md").write_text(text + "\n", encoding="utf-8")
-    report = {"lam": LAM, "n_atoms": WIDTH, "confidence": CONFIDENCE, "machine": processor(), "sets": sets}
-    file.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+def main(arguments: list[str] | None = None) -> int:
+    options = parser(__doc__)
+    options.add_argument("--folder", type=Path, help="where batches are kept, and not searched again")
+    options.add_argument("--learn", type=float, default=30.0, help="seconds for each dictionary")
+    given = options.parse_args(arguments)
+    given.learn = 0.5 if given.quick else given.learn
+    return run("population", {name: partial(measure, name, given) for name in SETS}, tables, given)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

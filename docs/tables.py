@@ -15,7 +15,7 @@ A sentence quotes a single number, never at the start of a line, where Markdown 
 the values, or lies anywhere in the file, by its path and the format it is shown in::
 
     The pair costs <!-- value examples/results/dense_antipodal.json#ratio -->0.529<!-- end --> of one atom,
-    and the codes <!-- value benchmarks/results/codes.json#results/0/0/passes:.1f -->3.2<!-- end --> passes.
+    and the codes <!-- value examples/results/made.json#runs/0/passes:.1f -->3.2<!-- end --> passes.
 
 A file of ``benchmarks/harness.py`` has such tables for every machine: they are shown as one table with a column that
 names the machine, rows with the same first cell next to each other. A sentence quotes a column's least and most over
@@ -25,7 +25,7 @@ all machines, or over the rows that start with one cell, ``[column|cell]``::
 
 A page shows a file of Markdown that a script wrote::
 
-    <!-- include benchmarks/results/population.md -->
+    <!-- include examples/results/made.md -->
     <!-- end -->
 
 and a page that shows no table of that file says once where its numbers come from::
