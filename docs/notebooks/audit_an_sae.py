@@ -13,8 +13,8 @@
 # %% [markdown]
 # # Audit an SAE
 #
-# This notebook takes a trained sparse autoencoder (SAE) apart: where its loss goes, how it compares at other sparsities, which conditions of an optimum its dictionary violates, and which of its features are in a better dictionary too.
-# [The quickstart](quickstart.ipynb) does the first of these in ten minutes, and this notebook goes through all of them.
+# This notebook examines a trained sparse autoencoder (SAE): what causes its loss, how it compares at other sparsities, which optimality conditions its dictionary violates, and which of its features a better dictionary also has.
+# [The quickstart](quickstart.ipynb) covers the first question in ten minutes, and this notebook covers all of them.
 #
 # The data are token embeddings of a language model, so that features can be read as lists of words.
 
@@ -45,19 +45,19 @@ sae = train_sae(X[trained_on], N_ATOMS, LAM, steps=STEPS, batch_size=512, seed=0
 print(sae)
 
 # %% [markdown]
-# ## The ledger: where the loss goes
+# ## The ledger: what causes the loss
 #
-# An audit learns a better dictionary on three quarters of the tokens and states everything about the last quarter, which is held out.
+# An audit learns a better dictionary on three quarters of the tokens, and all its numbers are about the last quarter, which is held out.
 # The lines of the ledger add up to the loss of the SAE.
 #
-# | line | what it is |
+# | line | meaning |
 # |---|---|
-# | amortization gap | what the encoder loses against the best codes of the same dictionary |
-# | dictionary gap | what the dictionary loses against a better one that was found |
-# | local gap | what lies between that one and the floor of this width: at most this could be gained by any other |
+# | amortization gap | the loss of the encoder against the best codes for the same dictionary |
+# | dictionary gap | the loss of the dictionary against a better one that was found |
+# | local gap | the distance from the better dictionary to the floor of this width: no other dictionary of this width could gain more |
 # | width gap | what only a wider dictionary could gain |
-# | floor of any width | what nothing gets below |
-# | memorization | what the better dictionary gains on the tokens it was learned on and on no others; it is in no sum |
+# | floor of any width | no dictionary gets below this number |
+# | memorization | what the better dictionary gains only on the tokens it was learned on; it is not part of the sum |
 
 # %%
 found = audit(X[others], sae, stationarity=STATIONARITY, metrics=True, frontier=True, diagnostics=True)
@@ -82,12 +82,12 @@ plt.show()
 
 # %% [markdown]
 # The columns `low` and `high` are 95 % intervals for the distribution that the tokens are drawn from.
-# Where the interval of the dictionary gap contains zero, the audit says "none shown".
+# If the interval of the dictionary gap contains zero, the audit says "none shown".
 #
 # ### What certifies these numbers
 #
 # Exact codes come with a lower bound for every token.
-# The referee, `certify`, recomputes value and bound in double precision from the tokens and the arrays alone.
+# The referee, `certify`, recomputes values and bounds in double precision from the tokens and the arrays alone.
 
 # %%
 exact = encode(X[others], sae.dictionary, LAM, bias=sae.b_dec, tol=1e-6)
@@ -98,9 +98,9 @@ assert certificate.is_certified
 # %% [markdown]
 # ## The frontier: error against sparsity
 #
-# One λ is one point.
-# The frontier compares the SAE with exact codes of its own dictionary at other λ, with the best codes that have a fixed number of active atoms (`k-sparse`), and with the better dictionary.
-# "Refitted" means that the sizes of the active codes are fitted again without the penalty, which removes the shrinkage of L1.
+# Each λ gives one point.
+# The frontier compares the SAE with exact codes of its own dictionary at other λ, with the best codes found for a fixed number of active atoms (`k-sparse`), and with the better dictionary.
+# "Refitted" means that the active codes are fitted again without the penalty, which removes the shrinkage of L1.
 
 # %%
 curves = {
@@ -125,7 +125,7 @@ print(
 
 # %% [markdown]
 # At a given L0, lower is better.
-# The curve of k-sparse codes is below that of exact codes, because the L1 penalty shrinks codes.
+# The curve of k-sparse codes is below that of exact codes, because the L1 penalty shrinks exact codes.
 #
 # ## The metrics of the field
 #
@@ -138,8 +138,8 @@ print(found.metrics)
 # ## What any optimum must satisfy
 #
 # At an optimum every atom is in balance: the mean residual over its tokens, weighted by its activations, is λ times the atom (T3 in [the theory](../theory.md)).
-# The distance from this balance is the *stationarity*, in units of λ.
-# Zero is an optimum, and one means that the imbalance is as large as the penalty itself.
+# The distance from this balance is the *stationarity* residual, in units of λ.
+# It is zero at an optimum, and one if the imbalance is as large as the penalty itself.
 
 # %%
 report = found.diagnostics
@@ -153,14 +153,14 @@ print(*report.objections, sep="\n")
 report.worst_features(5)[["count", "stationarity", "at_least"]].round(3)
 
 # %% [markdown]
-# The column `at_least` is the part of the imbalance that is certain in spite of the small number of tokens, and features are ranked by it.
-# Where it is negative, the imbalance may be chance.
+# The column `at_least` is the part of the imbalance that is certain despite the small number of tokens, and features are ranked by it.
+# If it is negative, the imbalance may be due to chance.
 #
-# ## Which features are in a better dictionary too?
+# ## Which features does a better dictionary also have?
 #
-# The audit's better dictionary, `ledger.dictionary`, was found by a search that started from the SAE's own.
-# `match` pairs the atoms of the two, so that the sum of cosines is largest, and compares the two dictionaries on data.
-# The tokens here are those of the audit, three quarters of which the better dictionary has seen.
+# A search that started from the SAE's own dictionary found the audit's better dictionary, `ledger.dictionary`.
+# `match` pairs the atoms of the two dictionaries so that the sum of cosines is largest, and compares the dictionaries on data.
+# The tokens here are those of the audit; the better dictionary has seen three quarters of them.
 
 # %%
 pairing = match(sae, (ledger.dictionary, ledger.decoder_bias), X[others], LAM, points=3)
@@ -183,12 +183,12 @@ for (a, b), cosine in [*cosines.head(2).items(), *cosines.tail(2).items()]:
     print("   better:", words(ledger.dictionary, b))
 
 # %% [markdown]
-# The first two pairs are the features that changed most, the last two those that changed least.
+# The first two pairs are the features that changed most, and the last two are those that changed least.
 #
 # ## What to take from this
 #
-# - The first sentence of an audit says what to change first, and the ledger says by how much.
+# - The first sentence of an audit says what to change first, and the ledger says how much that could gain.
 # - Numbers about held-out tokens are exact for those tokens; intervals are about the distribution.
-# - What is called a better dictionary was found, and a still better one may exist: the local gap says how much better at most.
+# - The "better dictionary" is the best one found, and a still better one may exist; the local gap bounds how much better it could be.
 #
-# Next: [How wide should it be?](how_wide.ipynb)
+# Next, read [How wide should it be?](how_wide.ipynb)

@@ -16,9 +16,9 @@
 # A wider dictionary always has a lower loss on the activations that it was fitted to.
 # Three questions are more useful:
 #
-# 1. Does the wider dictionary have a lower loss on activations that it has *not seen*?
+# 1. Does the wider dictionary have a lower loss on *unseen* activations?
 # 2. How far is it from the best dictionary of its width, *for the distribution* of activations?
-# 3. If atoms had a price, how many would the data pay for?
+# 3. If atoms had a price, how many atoms would be worth it?
 #
 # The data are 32,000 token embeddings of a language model, centered and scaled to unit mean-square norm.
 # They come with a wheel, so nothing is downloaded.
@@ -50,7 +50,7 @@ order = np.random.default_rng(0).permutation(len(X))
 seen, held_out = X[np.sort(order[:LEARNED])], X[np.sort(order[LEARNED : LEARNED + HELD_OUT])]
 
 # %% [markdown]
-# ## Does a wider dictionary pay on tokens that it has not seen?
+# ## Does a wider dictionary pay off on unseen tokens?
 #
 # We learn a dictionary of the smallest width and let it grow.
 # The loss is the mean of `½‖x − b − z D‖² + λ Σ z` with exact codes, so no encoder is involved.
@@ -79,15 +79,16 @@ table = pd.DataFrame(rows)
 table.round(4)
 
 # %% [markdown]
-# On the tokens that were learned on, the loss falls quickly with the width.
+# On the training tokens, the loss falls quickly with the width.
 # On held-out tokens it falls more slowly.
-# The difference is what the dictionary has memorized, but for chance, and it grows with the width.
+# Apart from chance, the difference is what the dictionary has memorized, and it grows with the width.
 #
 # ## What no dictionary can reach
 #
-# For the tokens at hand, `width_floor` proves a number that no dictionary of a width can get below, whatever its atoms and its bias.
+# For the tokens at hand, `width_floor` proves a number that no dictionary of a given width can get below, whatever its atoms and its bias.
 # For the distribution, `population_floor` turns such proofs on independent batches into a lower limit with a confidence.
-# The reason is simple: what is best for a batch is at least as good on the batch as what is best for the distribution, so floors of batches are low on average, never high.
+# The reason is simple: on a batch, the best dictionary for that batch is at least as good as the best dictionary for the distribution.
+# So on average, floors of batches are too low for the distribution, never too high.
 
 # %%
 floors = width_floor(seen, WIDTHS, LAM)
@@ -99,7 +100,7 @@ print(wide)
 # The last paragraph holds for every width: no dictionary of any number of atoms has an expected loss below that limit.
 #
 # `population_gap` puts both sides together for one dictionary.
-# It says how much any other dictionary of the same width could gain on the distribution, at most.
+# It bounds how much any other dictionary of the same width could gain on the distribution.
 
 # %%
 place = len(WIDTHS) // 2
@@ -125,9 +126,9 @@ assert (table["floor, these tokens"] <= table["learned on"]).all()
 assert table["memorized"].iloc[-1] > table["memorized"].iloc[0]
 
 # %% [markdown]
-# Between the floor and the dictionaries is a wide gap.
+# There is a wide gap between the floor and the dictionaries.
 # The floor of a width is a proof and not a target: with many more atoms than dimensions it is known to be low.
-# What the figure shows for certain is the difference between two dictionaries on the same held-out tokens, and that can be tested.
+# The difference between two dictionaries on the same held-out tokens can be tested directly.
 
 # %%
 values = [evaluate(held_out, fit.dictionary, LAM, bias=fit.bias).values for fit in fits]
@@ -146,8 +147,8 @@ steps.round(6)
 #
 # ## What if an atom had a price?
 #
-# In the large-dictionary problem an atom pays for the share of tokens that use it.
-# The price `τ̄` is a share of tokens: an atom that exactly this share uses costs 1.41 times what it would cost for free, and rarer atoms cost more.
+# In the large-dictionary problem, the price of an atom depends on the share of tokens that use it.
+# The price `τ̄` is itself a share of tokens: an atom used by exactly this share costs 1.41 times its L1 penalty, and rarer atoms cost more.
 # The number of atoms is then an outcome, not a choice.
 
 # %%
@@ -180,8 +181,11 @@ assert prices["atoms"].is_monotonic_increasing, "cheaper atoms, more of them"
 # %% [markdown]
 # ## What to take from this
 #
-# - Compare widths on held-out activations, with intervals. On the activations that were learned on, wider always looks better.
-# - A population gap says how much a dictionary of the same width could still gain, at most. Larger batches make it smaller, at a cost that grows quickly.
-# - If you can say what an atom should cost, the large dictionary says how many atoms the data pay for. On a sample as small as this one it may be far from the number for the distribution.
+# - Compare widths on held-out activations, with intervals.
+#   On the training activations, wider always looks better.
+# - A population gap bounds how much a dictionary of the same width could still gain.
+#   Larger batches make it smaller, at a cost that grows quickly.
+# - If you can say what an atom should cost, the large dictionary says how many atoms are worth it.
+#   On a sample as small as this one, the number may be far from that for the distribution.
 #
 # [From the rows at hand to the distribution](../population.md) has the theory and larger sizes, and [The large dictionary](../large_dictionary.md) has the problem with priced atoms.

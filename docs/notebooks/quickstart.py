@@ -14,15 +14,15 @@
 # # Quickstart: from an SAE to a report
 #
 # You have a sparse autoencoder (SAE) in a folder and activations in a file.
-# In ten minutes you will know where its loss goes: how much the encoder loses, how much a better dictionary of the same width would gain, and what no dictionary can reach.
+# In ten minutes you will know what causes its loss: how much the encoder loses, how much a better dictionary of the same width would gain, and what no dictionary can reach.
 #
-# Install the package with the example data and the report, from a clone of the repository:
+# From a clone of the repository, install the package with the example data and the HTML report:
 #
 # ```sh
 # pip install '.[data,report]'
 # ```
 #
-# Everything in this notebook can also be done from the command line, with two commands:
+# Two commands do everything in this notebook from the command line:
 #
 # ```sh
 # cvxsae example example
@@ -49,11 +49,11 @@ ROWS = 8000  # rows that train the example SAE, and as many others to audit it o
 # ## An SAE and activations
 #
 # The next cell trains a small SAE on the token embeddings of a language model and writes it to a folder, in the layout of SAELens.
-# It also writes embeddings that the SAE has not seen.
+# It also writes embeddings that the SAE was not trained on.
 # Training is short on purpose, so that there is something to find.
 #
-# If you have an SAE of your own, leave this cell out, and set `FOLDER` and the path of the activations below.
-# Folders and files of SAELens, dictionary_learning, sparsify, Gemma Scope and others are read as they are.
+# If you have your own SAE, skip this cell, and set `FOLDER` and the path of the activations below.
+# `SparseAutoencoder.load` reads the folders and files of SAELens, dictionary_learning, sparsify, Gemma Scope and others.
 # Use activations that the SAE was not trained on.
 
 # %%
@@ -70,8 +70,8 @@ print(f"{len(X):,} activations in {X.shape[1]} dimensions")
 # ## Does the SAE fit the activations?
 #
 # A wrong scale, a bias that is applied twice or a transposed matrix would make every later number meaningless.
-# `self_test` reconstructs some of the activations, and where that fails it names the likely cause.
-# `audit` does the same before anything else.
+# `self_test` reconstructs some of the activations; if that fails, it names the likely cause.
+# `audit` runs the same test first.
 
 # %%
 test = sae.self_test(X)
@@ -89,12 +89,12 @@ assert test.passed
 # 4. a floor that *no dictionary of any width* can get below.
 #
 # The loss is the mean of `½‖x − x̂‖² + λ Σ z` over activations, with atoms of length one.
-# For an SAE that was trained on `‖x − x̂‖² + c Σ z`, λ is `c/2`, and the file of the SAE says so.
+# For an SAE that was trained on `‖x − x̂‖² + c Σ z`, λ is `c/2`, and the audit reads it from the SAE's file.
 #
-# A quarter of the activations is held out: the better dictionary is learned on the others, and every number is about the activations held out.
+# A quarter of the activations is held out: the better dictionary is learned on the others, and every number is about the held-out activations.
 # This matters, because any dictionary looks better on the activations that it was fitted to.
 #
-# `stationarity` says how far the search for a better dictionary goes; 0.01 takes seconds here, and smaller numbers take longer and find a little more.
+# `stationarity` sets how far the search for a better dictionary goes; 0.01 takes seconds here, and smaller numbers take longer and find a little more.
 
 # %%
 found = audit(X, sae, stationarity=0.01, report=Path(FOLDER) / "report.html")
@@ -103,11 +103,11 @@ for sentence in found.sentences:
 
 # %% [markdown]
 # The first sentence says what to change first.
-# Its numbers come in pairs: what is gained *for the distribution* of activations, with 95 % confidence, and what is gained on the activations held out, where no statistics is needed.
-# Where it says "at least", there are codes or a dictionary that attain it.
-# Where it says "at most", a bound proves that nothing can gain more.
+# Its numbers come in pairs: the gain *for the distribution* of activations, with 95 % confidence, and the gain on the held-out activations, which needs no statistics.
+# "At least" means that there are codes or a dictionary that attain the gain.
+# "At most" means that a bound proves that nothing can gain more.
 #
-# The report is one page with all figures and tables in it, which needs no network and can be sent to others: `example/report.html`.
+# The report, `example/report.html`, is one page with all figures and tables; you can send it to others, and it needs no network.
 # The same numbers are beside it as JSON.
 
 # %%
@@ -138,12 +138,20 @@ plt.show()
 # %% [markdown]
 # ## How to read it
 #
-# - **Encoder.** The step from the SAE to exact codes is what its encoder loses. Codes of a fixed dictionary are a convex problem, so this number is known almost exactly.
-# - **Dictionary.** The step to the better dictionary is what was found in a few seconds. It is a gain that you could have. A longer search may find more.
-# - **Open.** Between the better dictionary and the floor of this width nothing is known: neither a dictionary that gets there, nor a proof that there is none. The floor is not a target.
-# - **Width.** The step between the two floors can only be had with more atoms.
+# - **Encoder.**
+#   The step from the SAE to exact codes is the loss due to its encoder.
+#   Finding the codes for a fixed dictionary is a convex problem, so this number is known almost exactly.
+# - **Dictionary.**
+#   The step to the better dictionary is the gain that a few seconds of search found.
+#   You could have this gain, and a longer search may find more.
+# - **Open.**
+#   Nothing is known between the better dictionary and the floor of this width: neither a dictionary that gets there, nor a proof that there is none.
+#   The floor is not a target.
+# - **Width.**
+#   Only more atoms can gain the step between the two floors.
 #
-# Floors are proofs, and proofs can be checked. The audit has had every number recomputed from the activations and the arrays, by code that shares nothing with the solvers.
+# Floors are proofs, and proofs can be checked.
+# For every number, the audit had the referee recompute it from the activations and the arrays, with code that shares nothing with the solvers.
 
 # %%
 assert ledger.loss >= ledger.exact >= ledger.floor >= ledger.wide
@@ -155,11 +163,11 @@ print(f"the floor of any width is known to a relative gap of {ledger.wide_gap:.0
 # %% [markdown]
 # ## What to change
 #
-# | the report says | what helps |
+# | the report names | what helps |
 # |---|---|
 # | the encoder | train the encoder longer at a fixed dictionary, or use exact codes (`cvxsae.encode`) |
 # | the dictionary | train longer, resample dead features, or start from the better dictionary (`found.ledger.dictionary`) |
-# | the width | more atoms; [How wide should it be?](how_wide.ipynb) says whether they pay on activations not seen |
+# | the width | more atoms; [How wide should it be?](how_wide.ipynb) tests whether they pay off on unseen activations |
 # | nothing, or open | a longer search (`stationarity=1e-4`) or more activations |
 #
-# Next: [Audit an SAE](audit_an_sae.ipynb) looks at all parts of an audit, and [What the optimum does](what_the_optimum_does.ipynb) at features that even a perfect SAE would get wrong.
+# Next, [Audit an SAE](audit_an_sae.ipynb) looks at all parts of an audit, and [What the optimum does](what_the_optimum_does.ipynb) looks at features that even a perfect SAE would get wrong.

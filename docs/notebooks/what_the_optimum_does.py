@@ -15,11 +15,11 @@
 #
 # Trained SAEs show absorption, splitting and antipodal features.
 # Is that a failure of training, or does the loss ask for it?
-# This notebook looks at small problems whose *global optimum* is known with a proof, so that training cannot be blamed for anything.
+# This notebook looks at small problems with a proven *global optimum*, so that training cannot be the cause of anything.
 #
-# The problem is the one that an SAE with an L1 penalty approximates: atoms of length one, codes that are not negative, and the mean of `½‖x − b − z D‖² + λ Σ z`.
+# The problem is the one that an SAE with an L1 penalty approximates: minimize the mean of `½‖x − b − z D‖² + λ Σ z` over unit-norm atoms and nonnegative codes.
 # `solve_globally` finds the least value over *all* dictionaries by branch and bound, together with a lower bound that holds for all of them.
-# Where the two agree, the optimum is certified.
+# If the two agree, the optimum is certified.
 
 # %%
 import matplotlib.pyplot as plt
@@ -45,7 +45,7 @@ POINTS = 840  # datapoints on the circle, a multiple of every number of atoms
 # There are two true features at a right angle, a *parent* and a *child*.
 # The parent fires alone on half of the datapoints.
 # On the other half both fire; the child never fires without its parent.
-# We ask for the best dictionary of two atoms.
+# We compute the best dictionary of two atoms.
 
 # %%
 parent, child = np.eye(2)
@@ -60,7 +60,7 @@ assert pair.is_certified
 # This is feature absorption.
 # It is not a failure of training, since no dictionary of two atoms has a lower loss than this one.
 #
-# The reason is the price of codes: two atoms of size one cost 2λ, and one atom of length √2 costs 1.41λ.
+# The reason is the price of codes: two codes of size one cost 2λ, and one code of size √2 costs 1.41λ.
 
 
 # %%
@@ -91,7 +91,7 @@ plt.show()
 # ## How often must the child fire alone?
 #
 # Now the child fires alone with a small probability, and we follow its atom.
-# δ is how much of the parent is in it: at δ = 1 parent and child have equal parts, and at δ = 0 the atom is the child alone.
+# δ is the amount of the parent in this atom: at δ = 1 parent and child have equal parts, and at δ = 0 the atom is the child alone.
 
 # %%
 rows = []
@@ -117,13 +117,13 @@ assert partial["δ"].iloc[0] > 0.999 and partial["δ"].is_monotonic_decreasing
 # %% [markdown]
 # There are two regimes.
 # If the child is rarely alone, absorption stays nearly complete.
-# If it is alone more often, the atom lets go of the parent, but some of it remains.
+# If it is alone more often, its atom contains less of the parent, but some of it remains.
 #
 # ## A second child
 #
 # A parent may have several children.
 # Here it has two, at right angles, and there are three atoms.
-# Three dimensions and three atoms are too many for branch and bound, but another certificate is at hand: no dictionary of *any* width is below the wide limit, and this optimum attains it.
+# Three dimensions and three atoms are too many for branch and bound, but there is another certificate: no dictionary of *any* width is below the wide limit, and this optimum attains it.
 
 # %%
 e1, e2, e3 = np.eye(3)
@@ -139,12 +139,12 @@ assert both.max(axis=0).min() > 1 - 1e-6, "the atoms are the parent and its sums
 
 # %% [markdown]
 # Each child absorbs the parent on its own datapoints, so the parent's direction is in all three atoms.
-# A probe for the parent would have to look at three atoms, not at one.
+# A probe for the parent would have to use three atoms, not one.
 #
 # ## Do other losses absorb?
 #
 # L1 is not the only choice.
-# The same problem can be solved with certified global optima under other losses: L0 (what a JumpReLU SAE is trained for), Top-1, an added price for atoms that are not orthogonal, and a Matryoshka loss, which also asks the first atom to reconstruct alone.
+# The same problem has certified global optima under other losses too: L0 (the objective of a JumpReLU SAE), Top-1, an added price for atoms that are not orthogonal, and a Matryoshka loss, which also requires the first atom to reconstruct alone.
 
 
 # %%
@@ -177,7 +177,7 @@ assert thresholds["optimum"].str.startswith("absorbed").all()
 # %% [markdown]
 # L1, L0 and Top-1 all absorb, at every probability.
 # A theorem says that this holds for every penalty that only depends on the sum or the number of active codes ([theory](../theory.md), T16).
-# The other two do not absorb here, but they do not always find the true features either: where both fire often, the first atom is close to the sum, and the second points away from the child.
+# The other two do not absorb here, but they do not always find the true features either: if both fire often, the first atom is close to the sum, and the second points away from the child.
 # [Which successor absorbs?](../successors.md) has the full table.
 #
 # ## A circle has no natural width
@@ -235,8 +235,9 @@ assert report.antipodes["cofiring"].iloc[0] == 0, "the two never fire together"
 # %% [markdown]
 # ## What to take from this
 #
-# - Absorption, splitting and opposite pairs are at the optimum of the loss. A better encoder or a longer training cannot remove them.
+# - Absorption, splitting and opposite pairs occur at the optimum of the loss.
+#   A better encoder or longer training cannot remove them.
 # - Whether a feature keeps an atom of its own depends on how often it fires alone.
-# - Other losses change what is optimal, and each has to be judged by its own optimum.
+# - Other losses have other optima, and each has to be judged by its own optimum.
 #
-# [The phenomena, from the optimum](../phenomena.md) has larger versions of these, with noise, hierarchies and real embeddings.
+# [Phenomena at the optimum](../phenomena.md) has larger versions of these experiments, with noise, hierarchies and real embeddings.
