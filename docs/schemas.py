@@ -22,7 +22,7 @@ def tables() -> str:
     for schema in SCHEMAS.values():
         lines += ["", f"### cvxsae {schema.verb}", "", f"`{schema.name}`", "", *rows(schema.fields, schema.sometimes)]
         if schema.is_open:
-            lines += ["", "The method that ran may add numbers of its own."]
+            lines += ["", "The solver may add numbers of its own."]
     return "\n".join(lines) + "\n"
 
 

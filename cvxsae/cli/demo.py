@@ -1,4 +1,4 @@
-"""The demo: what the package does, on the token embeddings of a language model, with its certificates."""
+"""The demo: shows the package and its certificates on the token embeddings of a language model."""
 
 from __future__ import annotations
 
@@ -33,45 +33,45 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 RATIOS = (0.5, 0.3, 0.1, 0.03, 0.01, 0.003)
-"""Penalties of the floor, as fractions of λ_max: from nearly no atoms to nearly one a token."""
+"""Penalties of the floor, as fractions of λ_max: from nearly no atoms to nearly one per token."""
 
 WORDS = "dog dogs cat red blue green king queen Paris London run running seven eight".split()  # noqa: SIM905
-"""Words of the part about sharing: a few close pairs and some that are alone."""
+"""Words for the part about sharing: a few close pairs and some without a close neighbor."""
 
 LAM = 0.08
-"""Penalty of all parts but the second: about ten active atoms a token in a dictionary of a few hundred."""
+"""Penalty of all parts except the second: about ten active atoms per token in a dictionary of a few hundred."""
 
 CODING_LAM = 0.13
 """Penalty of the random dictionary, whose atoms fit worse."""
 
 CODING_ATOMS, CODING_TOKENS = 2048, 4000
-"""Random tokens that are atoms, and others that are coded with them."""
+"""Number of random tokens used as atoms, and of other tokens that are coded with them."""
 
 SAMPLE = 24
-"""Tokens of the cross-checks: as many as the interior-point solver finishes in a second."""
+"""Number of tokens in the cross-checks: as many as the interior-point solver finishes in a second."""
 
 SHARING_COSTS = (0.9, 1.1)
-"""Prices of an atom around the one at which sharing begins, as multiples of it."""
+"""Prices of an atom, as multiples of the price at which sharing begins."""
 
 HIGHEST_COST = 5.0
-"""The last price, at which several words have one atom."""
+"""The last price, at which several words share one atom."""
 
 SHARED, PRIVATE = 1e-3, 1e-5
 """Cosines in Q above which words share an atom, and below which they do not: solver accuracy lies between."""
 
 LEDGER_WIDTHS, LEDGER_TOKENS, LEDGER_STEPS, LEDGER_SECONDS = (32, 128), 3000, 800, 30.0
-"""Widths of the SAEs that are taken apart, tokens they are trained on, steps of training, seconds of all."""
+"""Widths of the trained SAEs, number of training tokens, training steps, and seconds for all of them."""
 
 LEDGER_STATIONARITY = 1e-4
-"""The stationarity that the search for better dictionaries aims at; its time runs out first."""
+"""Target stationarity of the search for better dictionaries; its time runs out first."""
 
 WIDE_TOL, CODES_TOL, LEDGER_TOL, SHARING_TOL = 1e-9, 1e-6, 1e-3, 1e-4
-"""Relative gaps asked of floors, of codes, of the codes in a ledger, and of large dictionaries."""
+"""Target relative gaps of floors, of codes, of the codes in a ledger, and of large dictionaries."""
 
 
 @dataclass(frozen=True)
 class Demo:
-    """The embeddings, centered and scaled, and where the text goes."""
+    """The embeddings, centered and scaled, and the function that prints."""
 
     X: Activations
     tokens: tuple[str, ...]
@@ -85,9 +85,9 @@ def run_demo(folder: Path, *, say: Callable[[str], None] | None = print, progres
     Parameters
     ----------
     folder
-        Made if it is not there.
+        Created if needed.
     say
-        Receives the lines of text; None for silence.
+        Called with each line of text; None for silence.
     progress
         Whether to show progress bars.
 
@@ -170,7 +170,7 @@ def _wide_limit(demo: Demo) -> list[dict[str, Any]]:
 
 
 def _dictionary(demo: Demo) -> dict[str, Any]:
-    """How far a dictionary that anyone could write down is from the best one imaginable."""
+    """How far a dictionary of random tokens is from the floor of every width."""
     say = demo.say
     shuffled = np.random.default_rng(1).permutation(len(demo.X))
     atoms, X = demo.X[shuffled[:CODING_ATOMS]].to_numpy(), demo.X[shuffled[CODING_ATOMS : CODING_ATOMS + CODING_TOKENS]]
@@ -178,14 +178,15 @@ def _dictionary(demo: Demo) -> dict[str, Any]:
     floor = solve(WideLimit(X, CODING_LAM), tol=WIDE_TOL)
     say("")
     say(
-        f"2. A dictionary. {len(atoms):,} random tokens as atoms, exact codes of {len(X):,} others at λ = {CODING_LAM}:"
+        f"2. A dictionary. {len(atoms):,} random tokens are the atoms; {len(X):,} other tokens get exact codes at "
+        f"λ = {CODING_LAM}:"
     )
     say(
         f"   loss   {codes.value:.6f}   every token certified to {codes.gaps.max():.0e}, "
-        f"{codes.l0:.1f} active atoms a token, {codes.passes_mean:.1f} passes over the dictionary"
+        f"{codes.l0:.1f} active atoms per token, {codes.passes_mean:.1f} passes over the dictionary"
     )
     say(f"   floor  {floor.lower_bound:.6f}   for these tokens, at any width and with any bias")
-    say(f"   so no training whatever can remove more than {1 - floor.lower_bound / codes.value:.0%} of this loss.")
+    say(f"   So no training can remove more than {1 - floor.lower_bound / codes.value:.0%} of this loss.")
     return {
         "lam": CODING_LAM,
         "lam_ratio": CODING_LAM / WideLimit(demo.X, CODING_LAM).lambda_max(),
@@ -201,10 +202,10 @@ def _dictionary(demo: Demo) -> dict[str, Any]:
 
 
 def _cross_checks(demo: Demo) -> list[dict[str, Any]]:
-    """All four problems on a few tokens, by two unrelated methods."""
+    """All four problems on a few tokens, solved by two unrelated methods."""
     say = demo.say
     say("")
-    say(f"3. Two ways, one number. {SAMPLE} tokens, solved by torch and by interior points (cvxpy + Clarabel).")
+    say(f"3. Two solvers, one number. Torch and an interior-point solver (cvxpy + Clarabel) solve {SAMPLE} tokens.")
     say("   problem                        torch          reference      difference   referee")
     chosen = np.sort(np.random.default_rng(0).choice(len(demo.X), size=4 * SAMPLE, replace=False))
     X, atoms = demo.X[chosen[:SAMPLE]], demo.X[chosen[SAMPLE:]].to_numpy()
@@ -230,14 +231,14 @@ def _cross_checks(demo: Demo) -> list[dict[str, Any]]:
 
 
 def _sharing(demo: Demo) -> tuple[dict[str, Any], dict[float, np.ndarray]]:
-    """Atoms are private until they cost more than τ*; then the closest pair shares first (T12)."""
+    """Every word has its own atom until atoms cost more than τ*; then the closest pair shares first (T12)."""
     say = demo.say
     index = {token: row for row, token in enumerate(demo.tokens)}
     X = demo.X[torch.tensor([index["▁" + word] for word in WORDS])]
     threshold = LargeDictionary(X, LAM, 0.0, bias=None).sharing_threshold()
     say("")
-    say(f"4. One atom per datapoint, until atoms cost something. {len(WORDS)} words; theory says sharing starts at")
-    say(f"   τ* = 1/max cos − 1 = {threshold:.4f} and starts with the closest pair.")
+    say(f"4. Sharing. When atoms are free, each of {len(WORDS)} words has an atom of its own. Theory says that sharing")
+    say(f"   starts at the price τ* = 1/max cos − 1 = {threshold:.4f}, with the closest pair.")
     rows: list[dict[str, Any]] = []
     similarities: dict[float, np.ndarray] = {}
     costs = (0.0, *(share * threshold for share in SHARING_COSTS), HIGHEST_COST)
@@ -267,7 +268,7 @@ def _sharing(demo: Demo) -> tuple[dict[str, Any], dict[float, np.ndarray]]:
             f"largest off-diagonal of Q {shared:.0e}: {pair}"
         )
     for group in _groups(found):
-        say(f"     at τ = 5, one atom serves: {', '.join(group)}")
+        say(f"     at τ = 5, one atom is shared by: {', '.join(group)}")
     before, after = ([row["largest_off_diagonal"] for row in part] for part in (rows[:2], rows[2:]))
     holds = max(before) < PRIVATE and min(after) > SHARED and all(row["certified"] for row in rows)
     say(f"   {'As predicted, on both sides of τ*.' if holds else 'NOT as predicted.'}")
@@ -275,11 +276,11 @@ def _sharing(demo: Demo) -> tuple[dict[str, Any], dict[float, np.ndarray]]:
 
 
 def _ledger(demo: Demo) -> tuple[dict[str, Any], Comparison]:
-    """Where a trained SAE is between its own loss and what nothing can reach, at two widths (theory §7)."""
+    """The loss of trained SAEs in parts, down to the floor of every width, at two widths."""
     say = demo.say
     say("")
-    say(f"5. The ledger. SAEs, trained the usual way (ReLU, L1, Adam) on {LEDGER_TOKENS:,} tokens at λ = {LAM}")
-    say("   and then taken apart. The bias is the mean of all tokens, for SAEs, dictionaries and floors alike.")
+    say("5. The ledger. The loss of two SAEs in parts. Both were trained as usual (ReLU, L1, Adam)")
+    say(f"   on {LEDGER_TOKENS:,} tokens at λ = {LAM}. SAEs, dictionaries and floors all use the mean token as bias.")
     chosen = np.sort(np.random.default_rng(2).choice(len(demo.X), size=LEDGER_TOKENS, replace=False))
     training = {"steps": LEDGER_STEPS, "batch_size": 512}
     comparison = compare(
@@ -295,13 +296,13 @@ def _ledger(demo: Demo) -> tuple[dict[str, Any], Comparison]:
     )
     for result in comparison.results:
         ledger, width = result.ledger, result.ledger.n_atoms
-        say(f"   width {width:<38} loss      of it")
+        say(f"   width {width:<38} loss      share")
         for text, value, note in (
-            ("your SAE is here", ledger.loss, "what training reports"),
-            ("its dictionary with exact codes is here", ledger.exact, f"codes exact to {ledger.codes_gap:.0e}"),
-            ("the best dictionary found is here", result.best, f"in {LEDGER_SECONDS:g} s for all"),
+            ("the SAE", ledger.loss, "the loss that training reports"),
+            ("its dictionary with exact codes", ledger.exact, f"codes exact to {ledger.codes_gap:.0e}"),
+            ("the best dictionary found", result.best, f"in {LEDGER_SECONDS:g} s for both widths"),
             ("no dictionary of that width is below", ledger.floor, f"certified ({ledger.floor_theorem})"),
-            ("none of any width is below", ledger.wide, f"certified to {ledger.wide_gap:.0e} (T9)"),
+            ("no dictionary of any width is below", ledger.wide, f"certified to {ledger.wide_gap:.0e} (T9)"),
         ):
             say(f"   {text:<44} {value:<9.6f} {value / ledger.loss:>6.1%}   {note}")
     certified = all(max(r.ledger.codes_gap, r.best_codes_gap) <= LEDGER_TOL for r in comparison.results)
@@ -310,7 +311,7 @@ def _ledger(demo: Demo) -> tuple[dict[str, Any], Comparison]:
 
 
 def _groups(solution: Solution) -> list[list[str]]:
-    """The words that an atom serves, for atoms that serve several; the largest group first, each group once."""
+    """The words that share an atom, for every shared atom; the largest group first, each group once."""
     codes = np.asarray(solution.codes)
     served = {tuple(WORDS[n] for n in np.flatnonzero(column > 0.05 * column.max())) for column in codes.T}
     return [list(words) for words in sorted(served, key=lambda w: (-len(w), w)) if len(words) > 1]

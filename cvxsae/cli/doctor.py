@@ -1,4 +1,4 @@
-"""The verb about the installation: what is here, and whether it works."""
+"""The verb that checks the installation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from cvxsae.cli.options import Answer, Json, command
 def doctor_command(as_json: Json = False) -> Answer:
     """Try every engine and solver on a tiny problem; print versions, threads, GPU, caches and optional packages.
 
-    Ends with 1 if something that should work here does not. The first run compiles kernels, which takes a minute.
+    The exit code is 1 if something that should work here does not. The first run compiles kernels, which takes a
+    minute.
     """
     from cvxsae.validation.doctor import examine
 

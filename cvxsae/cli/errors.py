@@ -1,4 +1,4 @@
-"""What can go wrong, as one sentence, the next command to try, and an exit code."""
+"""Errors of the command line: one sentence, the next command to try, and an exit code."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SAME = {
 """What to add to the same command after a solve that ended with this status."""
 
 FIRST = {"study status": "cvxsae study run STUDY.toml", "study plot": "cvxsae study run STUDY.toml"}
-"""What has to be run before some verbs; the help of the verb is the next command for the others."""
+"""The command to run before some verbs; for all other verbs, the next command is the verb's help."""
 
 INSTALL = re.compile(r"pip install '?(cvxsae\[\w+\])'?")
 
@@ -46,12 +46,12 @@ def next_command(error: BaseException, verb: str) -> str:
 
 @contextmanager
 def one_sentence_errors(verb: str) -> Iterator[None]:
-    """Turn what can go wrong into one sentence, the next command and an exit code; nothing else reaches the terminal.
+    """Turn every error into one sentence, the next command and an exit code; nothing else reaches the terminal.
 
     Parameters
     ----------
     verb
-        What was called, as in ``study run``.
+        The verb that was called, as in ``study run``.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""Options about rows that are held out, and the files that say which they are."""
+"""Options for held-out rows and for files that say which document each row belongs to."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def rows_or_share(text: str | None, name: str, prepared: Callable[[Activations], Activations]) -> Any:
-    """The share of the rows that a text is, or the rows in the file that it names, treated as the data were."""
+    """The fraction that a text states, or the rows of the file that it names, transformed like the data."""
     from cvxsae.data import arguments
     from cvxsae.data.activations import Activations
 
@@ -31,37 +31,37 @@ def rows_or_share(text: str | None, name: str, prepared: Callable[[Activations],
         return prepared(Activations(text, name=name))
     share = arguments.positive(share, name)
     if not share < 1:
-        raise InputError(f"{name} is {share:g}; pass a share of the rows between 0 and 1, or a file with rows.")
+        raise InputError(f"{name} is {share:g}; pass a fraction of the rows between 0 and 1, or a file with rows.")
     return share
 
 
 @dataclass(frozen=True, kw_only=True)
 class DrawnOptions:
-    """Which rows are held out, and what is said of the distribution that they are from."""
+    """Which rows are held out, and how intervals for their distribution are computed."""
 
     held_out: Annotated[
         str | None,
-        typer.Option("--held-out", help="Share of DATA to hold out, a file with other rows, or none. [default: 0.25]"),
+        typer.Option("--held-out", help="Fraction of DATA to hold out, a file of other rows, or none. [default: 0.25]"),
     ] = None
     groups: Annotated[
         Path | None,
         typer.Option(
             "--groups",
-            help="File that says which document each row of DATA is of (one label a line of a .txt file, or an array, "
-            "FILE::KEY): documents are held out whole, and intervals are over documents.",
+            help="File that says which document each row of DATA belongs to: a .txt file with one label per line, or "
+            "an array (FILE::KEY). Documents are then held out whole, and intervals are over documents.",
         ),
     ] = None
     held_out_groups: Annotated[
-        Path | None, typer.Option("--held-out-groups", help="The same for the rows of the file in --held-out.")
+        Path | None, typer.Option("--held-out-groups", help="The same as --groups, for the file in --held-out.")
     ] = None
     confidence: Annotated[
-        float | None, typer.Option("--confidence", help="Of every interval for the distribution. [default: 0.95]")
+        float | None, typer.Option("--confidence", help="Confidence of intervals for the distribution. [default: 0.95]")
     ] = None
 
     def keywords(
         self, data: DataOptions, n_points: int, prepared: Callable[[Activations], Activations]
     ) -> dict[str, Any]:
-        """The same for the functions of the API; rows of a file are treated as the data were."""
+        """The same for the functions of the API; rows of a file are transformed like the data."""
         from cvxsae.data.labels import labels_in
 
         options: dict[str, Any] = {}
@@ -73,7 +73,9 @@ class DrawnOptions:
             labels = labels_in(self.groups, "--groups")
             total = n_points if data.takes_all else len(data.opened())
             if labels.shape != (total,):
-                raise InputError(f"--groups has labels of shape {labels.shape}; DATA has {total} rows: pass one a row.")
+                raise InputError(
+                    f"--groups has labels of shape {labels.shape}, and DATA has {total} rows; pass one label per row."
+                )
             options["groups"] = data.those_used(labels)
         if self.held_out_groups is not None:
             options["held_out_groups"] = labels_in(self.held_out_groups, "--held-out-groups")
@@ -84,13 +86,13 @@ class DrawnOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class HeldOutOptions(DrawnOptions):
-    """The same options for an audit, which leaves out outliers itself."""
+    """The same options for an audit, which handles outliers itself."""
 
     drop_outliers: DropOutliers = None
 
     def keywords(
         self, data: DataOptions, n_points: int, prepared: Callable[[Activations], Activations]
     ) -> dict[str, Any]:
-        """The same for the functions of the API; rows of a file are treated as the data were."""
+        """The same for the functions of the API; rows of a file are transformed like the data."""
         dropped = False if self.drop_outliers is None else self.drop_outliers
         return {"drop_outliers": dropped, **super().keywords(data, n_points, prepared)}

@@ -1,4 +1,4 @@
-"""``cvxsae --help``: verbs by job, a line each, on one screen."""
+"""``cvxsae --help``: the verbs on one screen, grouped by job, with one line each."""
 
 from __future__ import annotations
 
@@ -8,48 +8,48 @@ from typer.core import TyperGroup
 
 JOBS: dict[str, dict[str, str]] = {
     "First steps": {
-        "doctor": "Try every engine here; versions, GPU, caches.",
-        "example": "A trained SAE and data to try the other verbs on.",
-        "demo": "A short story on real embeddings, in a minute.",
+        "doctor": "Check that everything works on this machine.",
+        "example": "Write a small SAE and data for the other verbs.",
+        "demo": "See it work on real embeddings, in a minute.",
     },
     "Trained SAEs": {
-        "audit": "Where the loss of one goes, and what to change.",
-        "check": "What an optimum must satisfy, and which atoms fail.",
-        "match": "What two dictionaries share; are they one optimum?",
-        "compare": "Trained and learned dictionaries above their floors.",
+        "audit": "Find what causes an SAE's loss and what to change.",
+        "check": "Test optimality conditions and find failing atoms.",
+        "match": "Compare the atoms and losses of two dictionaries.",
+        "compare": "Compare SAEs, dictionaries and floors over widths.",
     },
     "Dictionaries and floors": {
         "learn": "Learn a dictionary with exact codes.",
-        "floor": "What no dictionary of a width can be below.",
-        "path": "How many atoms pay as an atom's price rises.",
-        "study": "Grids of certified cells: run, status, plot.",
+        "floor": "Prove lower bounds for dictionaries of a width.",
+        "path": "Find how many atoms remain as their price rises.",
+        "study": "Run, inspect and plot a grid of computations.",
     },
     "Convex problems": {
-        "solve": "Solve one to a certified gap.",
-        "certify": "Check arrays from a file, from scratch.",
-        "crosscheck": "Solve twice, by cvxpy and by torch, and compare.",
+        "solve": "Solve a convex problem to a certified gap.",
+        "certify": "Check a solution in a file from scratch.",
+        "crosscheck": "Solve with cvxpy and with torch, and compare.",
     },
-    "From rows to their distribution": {
-        "population-floor": "What no dictionary reaches there, with confidence.",
-        "population-gap": "What any dictionary can gain over a given one.",
-        "population-dictionary": "As many atoms as the tokens pay for.",
+    "Statements about the distribution of tokens": {
+        "population-floor": "Bound every dictionary's loss, with confidence.",
+        "population-gap": "Bound the gain over a dictionary, with confidence.",
+        "population-dictionary": "Learn how many atoms the tokens justify.",
     },
 }
-"""Every verb with its line, by what it is for; a test compares them with the verbs there are."""
+"""Every verb with its line, grouped by job; a test compares them with the registered verbs."""
 
 HELP = "Convex optimization for sparse autoencoders; every answer has a certificate."
 
 EPILOG = (
-    "'cvxsae VERB --help' explains a verb; every verb takes --json. Exit codes: 0 certified, 1 not certified, "
-    "2 bad input, 130 interrupted."
+    "Run 'cvxsae VERB --help' for the options of a verb; every verb takes --json. Exit codes: 0 certified, "
+    "1 not certified, 2 bad input, 130 interrupted."
 )
 
 
 class Jobs(TyperGroup):
-    """A command whose verbs are listed by job."""
+    """A command that lists its verbs by job."""
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """Write a section for each job; verbs without one come last, so that none is hidden."""
+        """Write a section for each job; verbs without a job come last, so that none is hidden."""
         named = {verb for verbs in JOBS.values() for verb in verbs}
         others = {verb: self.commands[verb].get_short_help_str() for verb in self.commands if verb not in named}
         widest = max(map(len, self.commands))

@@ -1,4 +1,4 @@
-"""The verbs about the nonconvex optimum: learn a dictionary, floor its width, audit an SAE, compare over widths."""
+"""The verbs for the nonconvex problem: learn a dictionary, prove floors, audit an SAE, compare over widths."""
 
 from __future__ import annotations
 
@@ -39,18 +39,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class TermsOptions:
-    """The joint problem but for its width: data, penalty and bias."""
+    """The joint problem except for its width: data, penalty and bias."""
 
     data: FilteredDataOptions
     penalty: PenaltyOptions
     bias: FreeBias = "free"
 
     def load(self) -> tuple[Activations, float, Any, list[str]]:
-        """Datapoints, penalty and bias, and sentences on what was done to the data."""
+        """Datapoints, penalty and bias, and sentences that say how the data were transformed."""
         return self.prepare()[:4]
 
     def prepare(self) -> tuple[Activations, float, Any, list[str], Callable[[Activations], Activations]]:
-        """The same, and a function that treats other rows as these were treated."""
+        """The same, and a function that transforms other rows in the same way."""
         from cvxsae.relaxations.convex.wide_limit import WideLimit
 
         self.penalty.check()
@@ -68,27 +68,27 @@ def _whole_widths(text: str) -> list[int]:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchOptions:
-    """Where a search starts, which rows it is watched on, and what is computed at its end."""
+    """Where a search starts, which rows validate it, and what is computed at its end."""
 
-    init: Annotated[str | None, typer.Option("--init", help="File with atoms to start from, as rows.")] = None
+    init: Annotated[str | None, typer.Option("--init", help="File with starting atoms as rows.")] = None
     validation: Annotated[
         str | None,
         typer.Option(
             "--validation",
-            help="File with rows that nothing is learned from, or the share of DATA to set aside; the search ends when "
-            "F on them stops falling.",
+            help="File of validation rows, or the fraction of DATA to set aside for validation; the search stops when "
+            "the loss on these rows stops falling.",
         ),
     ] = None
     patience: Annotated[
         int | None,
-        typer.Option("--patience", help="Evaluations in a row without a shown decrease that end it. [default: 5]"),
+        typer.Option("--patience", help="Stop after this many validations without a shown decrease. [default: 5]"),
     ] = None
     second_order: Annotated[
-        bool, typer.Option("--second-order", help="Compute the least curvature at the end, and leave saddles (T5).")
+        bool, typer.Option("--second-order", help="Compute the least curvature at the end, and escape saddles (T5).")
     ] = False
 
     def keywords(self, prepared: Callable[[Activations], Activations]) -> dict[str, Any]:
-        """The same for the functions of the API; rows of a file are treated as the data were."""
+        """The same for the functions of the API; rows of a file are transformed like the data."""
         from cvxsae.data.files import read_array
 
         return {
@@ -101,16 +101,16 @@ class SearchOptions:
 
 def learn_command(
     terms: TermsOptions,
-    n_atoms: Annotated[int, typer.Option("--n-atoms", help="Width K.")],
+    n_atoms: Annotated[int, typer.Option("--n-atoms", help="Number of atoms K.")],
     compute: SteppedOptions,
     search: SearchOptions,
     stationarity: Stationarity = 1e-4,
     folder: Annotated[
-        Path | None, typer.Option("--folder", help="Folder to keep the state in and resume from.")
+        Path | None, typer.Option("--folder", help="Folder for the state; the same command resumes from it.")
     ] = None,
     out: OutFile = None,
 ) -> Answer:
-    """Learn a dictionary with exact codes: how low it gets, how stationary it is, and the floor under it."""
+    """Learn a dictionary with exact codes; print its value, its stationarity and the floor of every width."""
     from cvxsae.solvers.dictionary.learn import learn_dictionary
 
     check_out(out)
@@ -133,7 +133,7 @@ def learn_command(
     text = [
         f"dictionary of {fit.n_atoms} atoms: {fit.message}",
         f"  value         {fit.value:.9g}   (codes exact to {fit.encoding.gap:.1e})",
-        f"  floor         {fit.lower_bound:.9g}   (no dictionary of any width is below)",
+        f"  floor         {fit.lower_bound:.9g}   (no dictionary of any width is below this)",
         f"  stationarity  {fit.worst_stationarity:.2e}   (target {stationarity:.0e})",
         f"  lambda        {lam:.6g} = {report['lam_over_lambda_max'] or float('nan'):.4g} lambda_max",
         f"  features      {fit.encoding.activity}",
@@ -152,15 +152,18 @@ def floor_command(
     terms: TermsOptions,
     widths: Widths,
     compute: TimedOptions,
-    max_points: Annotated[int | None, typer.Option("--max-points", help="Most datapoints in one part.")] = None,
+    max_points: Annotated[
+        int | None,
+        typer.Option("--max-points", help="Largest number of datapoints in one part; more give higher floors."),
+    ] = None,
 ) -> Answer:
-    """Certify what no dictionary of a width can be below, for each of several widths."""
+    """Prove a lower bound on the loss of every dictionary of a width, for each of several widths."""
     from cvxsae.solvers.floors.search import width_floor
 
     X, lam, bias, notes = terms.load()
     options = {"max_points": max_points, "seed": terms.data.seed, **compute.keywords()}
     floors = width_floor(X, _whole_widths(widths), lam, bias=bias, **options)
-    text = [f"lambda {lam:.6g}, {terms.bias} bias: no dictionary is below"]
+    text = [f"lambda {lam:.6g}, {terms.bias} bias: no dictionary has a loss below"]
     text += [f"  {floor.n_atoms:>8} atoms  {floor.value:.9g}   ({floor.theorem})" for floor in floors]
     rows = [{"n_atoms": floor.n_atoms, "value": floor.value, "theorem": floor.theorem} for floor in floors]
     return Answer("\n".join(text), {"lam": lam, "floors": rows}, EXIT_CERTIFIED, notes)
@@ -168,13 +171,17 @@ def floor_command(
 
 @dataclass(frozen=True, kw_only=True)
 class StoredSAE:
-    """An SAE as it lies on disk."""
+    """An SAE on disk."""
 
-    sae: Annotated[Path, typer.Option("--sae", help="Folder or file of an SAE, in the layout of any library.")]
-    layout: Annotated[str | None, typer.Option("--layout", help="Its layout, where that cannot be told.")] = None
+    sae: Annotated[Path, typer.Option("--sae", help="Folder or file of an SAE, from any supported library.")]
+    layout: Annotated[
+        str | None, typer.Option("--layout", help="Layout of the SAE's files, if they do not determine it.")
+    ] = None
     sae_scale: Annotated[
         float | None,
-        typer.Option("--sae-scale", help="What activations are multiplied by first, where the file does not say it."),
+        typer.Option(
+            "--sae-scale", help="Factor that multiplies activations first, if the SAE's file does not state it."
+        ),
     ] = None
 
     def load(self) -> SparseAutoencoder:
@@ -186,17 +193,20 @@ class StoredSAE:
 
 @dataclass(frozen=True, kw_only=True)
 class AuditedParts:
-    """What an audit computes beside its ledger, and where it writes all of it."""
+    """Further parts of an audit, and where to write its report."""
 
-    metrics: Annotated[bool, typer.Option("--metrics", help="The field's metrics too.")] = False
+    metrics: Annotated[bool, typer.Option("--metrics", help="Also compute the field's metrics.")] = False
     frontier: Annotated[
         bool | None,
-        typer.Option("--frontier/--no-frontier", help="Error against L0 too. [default: for SAEs not trained with L1]"),
+        typer.Option(
+            "--frontier/--no-frontier",
+            help="Also compute error against L0. [default: only for SAEs not trained with L1]",
+        ),
     ] = None
-    diagnostics: Annotated[bool, typer.Option("--diagnostics", help="Every condition of an optimum too.")] = False
+    diagnostics: Annotated[bool, typer.Option("--diagnostics", help="Also test the conditions of any optimum.")] = False
     report: Annotated[
         Path | None,
-        typer.Option("--report", help="Write all of it to one .html page, and to a .json file beside it."),
+        typer.Option("--report", help="Write all results to one .html page, and to a .json file beside it."),
     ] = None
 
 
@@ -208,12 +218,15 @@ def audit_command(
     rows: HeldOutOptions,
     lam: Annotated[
         str | None,
-        typer.Option("--lam", help="Penalty λ, or match-l0: where exact codes have the SAE's L0. [default: its own]"),
+        typer.Option(
+            "--lam",
+            help="Penalty λ, or match-l0 for the λ at which exact codes have the SAE's L0. [default: the SAE's own λ]",
+        ),
     ] = None,
-    bias: Annotated[str, typer.Option("--bias", help="free, none, or a file with the SAE's b_dec.")] = "free",
+    bias: Annotated[str, typer.Option("--bias", help="Bias: free, none, or a file with the SAE's b_dec.")] = "free",
     stationarity: Stationarity = 1e-4,
 ) -> Answer:
-    """Say where the loss of a trained SAE goes: encoder, dictionary, width, or nothing that anyone could gain."""
+    """Find what causes the loss of a trained SAE (its encoder, its dictionary or its width) and what to change."""
     from cvxsae.sae.audits.audit import audit
 
     penalty: Any = lam if lam is None or lam == "match-l0" else _number_or_match(lam)
@@ -246,26 +259,28 @@ class TrainingOptions:
     """How the SAEs of a comparison are trained."""
 
     steps: Annotated[int | None, typer.Option("--steps", help="Training steps of each SAE.")] = None
-    trainer: Annotated[str, typer.Option("--trainer", help="adam or saelens.")] = "adam"
+    trainer: Annotated[str, typer.Option("--trainer", help="Trainer of the SAEs: adam or saelens.")] = "adam"
 
 
 def compare_command(
     terms: TermsOptions,
     widths: Widths,
-    folder: Annotated[Path, typer.Option("--folder", help="Folder for table, figure and arrays; resumed in it.")],
+    folder: Annotated[
+        Path, typer.Option("--folder", help="Folder for table, figure and arrays; the same command resumes from it.")
+    ],
     training: TrainingOptions,
     compute: TimedOptions,
     drawn: DrawnOptions,
     stationarity: Stationarity = 1e-4,
 ) -> Answer:
-    """Train SAEs and learn dictionaries at several widths; set both above the floors."""
+    """Train SAEs and learn dictionaries at several widths; compare both with the floors."""
     from cvxsae.data.storage import write_atomically
     from cvxsae.study.compare import compare
 
     X, lam, bias, notes, prepared = terms.prepare()
     if drawn.held_out_groups is not None and terms.data.drop_outliers is not None:
         raise InputError(
-            "--held-out-groups has labels of rows that --drop-outliers may leave out; leave these out of the files."
+            "--held-out-groups has labels for rows that --drop-outliers may leave out; remove outliers from the files."
         )
     how = {name: value for name, value in asdict(training).items() if value is not None}
     options = drawn.keywords(terms.data, len(X), prepared)
@@ -279,7 +294,7 @@ def compare_command(
     notes += comparison.notes
     seen_first = comparison.results[0].held_out
     if seen_first is not None:
-        notes.append(f"loss to wide are of the rows learned from; {seen_first.said}")
+        notes.append(f"the columns loss to wide are about the rows learned from; {seen_first.said}")
         seen = ("exact", "grown", "dictionary_gap", "dictionary_gap_low", "dictionary_gap_high")
         names[1:1] = [f"held_out_{name}" for name in seen]
     shown = table[names]

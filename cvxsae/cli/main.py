@@ -1,6 +1,7 @@
-"""The ``cvxsae`` command: thin, every verb is a function of the API.
+"""The ``cvxsae`` command: every verb is a thin wrapper around a function of the API.
 
-Exit codes: 0 certified (in agreement, stationary), 1 not certified, 2 bad input, 130 interrupted.
+Exit codes: 0 certified (``crosscheck``: in agreement; ``check``: stationary), 1 not certified, 2 bad input,
+130 interrupted.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def demo_command(
     as_json: Json = False,
     progress: Progress = None,
 ) -> Answer:
-    """Show what the package does on real embeddings: floors, cross-checks, when atoms start to be shared."""
+    """Run a demo on real embeddings: floors, cross-checks, shared atoms, and the loss of trained SAEs in parts."""
     from cvxsae.cli.demo import run_demo
 
     report = run_demo(out, say=None if as_json else print, progress=wants_progress(progress))
@@ -50,17 +51,17 @@ def demo_command(
 
 @command(app, "example")
 def example_command(
-    folder: Annotated[Path, typer.Argument(help="Where to write it; made if it is not there.", metavar="FOLDER")],
-    seed: Annotated[int, typer.Option("--seed", help="Seed of the rows and of the training.")] = 0,
+    folder: Annotated[Path, typer.Argument(help="Folder to write to; created if needed.", metavar="FOLDER")],
+    seed: Annotated[int, typer.Option("--seed", help="Random seed of the rows and of the training.")] = 0,
     as_json: Json = False,
 ) -> Answer:
-    """Write a small trained SAE and activations that it has not seen, to try the other verbs on."""
+    """Write a small trained SAE, and activations that it was not trained on, to try the other verbs with."""
     from cvxsae.sae.example import write_example
 
     made = write_example(folder, seed=seed)
     text = [
         f"{made.folder}: an SAE of {made.sae.n_atoms} features, trained briefly on token embeddings",
-        f"{made.activations}: other embeddings, which it has not seen",
+        f"{made.activations}: other embeddings, which it was not trained on",
         f"Next: {made.command}",
     ]
     report = {"sae": str(made.folder), "activations": str(made.activations), "lam": made.sae.lam, "next": made.command}
@@ -69,7 +70,7 @@ def example_command(
 
 @app.callback(invoke_without_command=True, help=HELP)
 def version_option(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
-    """Print the version where that is asked for, whatever the verb."""
+    """Print the version if --version was passed, whatever the verb."""
     if version:
         print(f"cvxsae {__version__}")  # noqa: T201
         raise typer.Exit

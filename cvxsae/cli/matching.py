@@ -1,4 +1,4 @@
-"""The verb about two dictionaries: what is in both, and whether they are the same optimum."""
+"""The verb that compares two dictionaries: which atoms both have, and whether they are the same optimum."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _HELP = (
     "A dictionary: a folder or file of an SAE, a file with dictionary and bias (or W_dec and b_dec), or one array with "
-    "atoms as rows: a .npy file, or FILE::KEY."
+    "atoms as rows (a .npy file or FILE::KEY)."
 )
 
 
@@ -34,7 +34,7 @@ class TwoDictionaries:
     """The paths of the two dictionaries."""
 
     a: Annotated[str, typer.Argument(help=_HELP, metavar="A")]
-    b: Annotated[str, typer.Argument(help="Another.", metavar="B")]
+    b: Annotated[str, typer.Argument(help="The dictionary to compare with, in any of the same forms.", metavar="B")]
 
     def load(self) -> tuple[Any, Any]:
         """Both, as :func:`cvxsae.match` takes them."""
@@ -43,28 +43,29 @@ class TwoDictionaries:
 
 @dataclass(frozen=True, kw_only=True)
 class MatchingData:
-    """Datapoints to compare values on, if any, and what is done to them first."""
+    """Datapoints for comparing values, if any, and how they are transformed first."""
 
     data: Annotated[
-        str | None, typer.Option("--data", help=f"Datapoints to compare F on: a file, or one of {EMBEDDED}.")
+        str | None,
+        typer.Option("--data", help=f"Datapoints for comparing losses: a file, or a built-in data set ({EMBEDDED})."),
     ] = None
     held_out: Annotated[
-        str | None, typer.Option("--held-out", help="File with datapoints that neither dictionary was fitted to.")
+        str | None, typer.Option("--held-out", help="File of datapoints that neither dictionary was fitted to.")
     ] = None
-    rows: Annotated[int | None, typer.Option("--rows", help="Use this many rows of --data, drawn with --seed.")] = None
-    seed: Annotated[int, typer.Option("--seed", help="Seed of --rows, and of the random baselines.")] = 0
-    center: Annotated[bool, typer.Option("--center", help="Subtract the mean of --data first.")] = False
-    scale: Annotated[bool, typer.Option("--scale", help="Scale --data to unit mean-square norm first.")] = False
+    rows: Annotated[int | None, typer.Option("--rows", help="Use a random subset of this many rows of --data.")] = None
+    seed: Annotated[int, typer.Option("--seed", help="Random seed of --rows and of the random baselines.")] = 0
+    center: Annotated[bool, typer.Option("--center", help="First subtract the mean of --data.")] = False
+    scale: Annotated[bool, typer.Option("--scale", help="First scale --data to mean squared norm 1.")] = False
 
     drop_outliers: DropOutliers = None
 
     def load(self) -> tuple[Activations | None, str | None, list[str]]:
-        """The datapoints, the file of those held out, and sentences on what was done."""
+        """The datapoints, the file of held-out ones, and sentences that say how they were transformed."""
         if self.data is None:
             given = {"--rows": self.rows, "--center": self.center, "--scale": self.scale}
             for name, value in {**given, "--drop-outliers": self.drop_outliers}.items():
                 if value:
-                    raise InputError(f"{name} is about --data, which is not given; pass it.")
+                    raise InputError(f"{name} applies to --data, which is not given; pass --data.")
             return None, self.held_out, []
         if self.held_out is not None and (self.center or self.scale):
             raise InputError("--center and --scale do not change --held-out; center and scale both files beforehand.")
@@ -74,7 +75,7 @@ class MatchingData:
 
 
 def dictionary_of(text: str, name: str) -> Any:
-    """What a path of the command line holds: arrays of a file as dictionary and bias; where an SAE lies, the path."""
+    """The content of a path on the command line: dictionary and bias from a file of arrays, or the path of an SAE."""
     from cvxsae.data.files import read_array, read_arrays
 
     file, _, key = text.partition("::")
@@ -94,16 +95,21 @@ def match_command(
     data: MatchingData,
     compute: TimedOptions,
     lam: Lam = None,
-    similar: Annotated[float | None, typer.Option("--similar", help="Cosine of atoms that are alike.")] = None,
-    draws: Annotated[int | None, typer.Option("--draws", help="Random dictionaries drawn for the baselines.")] = None,
+    similar: Annotated[
+        float | None,
+        typer.Option("--similar", help="Smallest cosine at which two atoms count as similar. [default: 0.7]"),
+    ] = None,
+    draws: Annotated[
+        int | None, typer.Option("--draws", help="Number of random dictionaries drawn for the baselines.")
+    ] = None,
     points: Annotated[
-        int | None, typer.Option("--points", help="Points between the two at which F is evaluated.")
+        int | None, typer.Option("--points", help="Number of points between A and B at which the loss is evaluated.")
     ] = None,
     folder: Annotated[
-        Path | None, typer.Option("--folder", help="Folder for A.csv and B.csv: what became of each feature.")
+        Path | None, typer.Option("--folder", help="Folder for A.csv and B.csv, with the kind of every feature.")
     ] = None,
 ) -> Answer:
-    """Match two dictionaries: what is shared, split, merged or new, and whether they are the same optimum."""
+    """Match two dictionaries: say which atoms are shared, split, merged or new, and whether both are one optimum."""
     from cvxsae.data.atomic import make_folder, write_atomically
     from cvxsae.sae.match import match
 

@@ -1,8 +1,8 @@
-"""What the verbs of the command share: options in groups, each written once, and how a verb becomes a command.
+"""Options that several verbs share, in groups, and :func:`command`, which turns a verb into a command.
 
-A verb is a function of options and of groups of them (frozen dataclasses whose fields are annotated for typer), which
-returns an :class:`Answer`. :func:`command` makes of it what typer wants, a flat function, and prints the answer.
-Whatever needs torch is imported by the functions that use it, so that ``--help`` needs no second.
+A verb is a function of options and of groups of options (frozen dataclasses with fields annotated for typer). It
+returns an :class:`Answer`. :func:`command` flattens its signature for typer and prints the answer. Functions import
+torch only when they use it, so that ``--help`` takes less than a second.
 """
 
 from __future__ import annotations
@@ -29,21 +29,25 @@ if TYPE_CHECKING:
     from cvxsae.data.activations import Activations
 
 EMBEDDED = "wordllama, digits"
-"""Names of the embedded data sets for help texts; a test compares them with ``EMBEDDED_NAMES``."""
+"""Names of the built-in data sets for help texts; a test compares them with ``EMBEDDED_NAMES``."""
 
 FIGURE_DPI = 120
 """Dots per inch of the figures written: sharp on a screen, and small."""
 
-Lam = Annotated[float | None, typer.Option("--lam", help="Penalty λ, in the units of the data as solved.")]
-Stationarity = Annotated[float, typer.Option("--stationarity", help="Stationarity to reach, in units of λ.")]
+Lam = Annotated[
+    float | None, typer.Option("--lam", help="Penalty λ, in the units of the data after --center and --scale.")
+]
+Stationarity = Annotated[
+    float, typer.Option("--stationarity", help="Target for the stationarity residual, in units of λ.")
+]
 Widths = Annotated[str, typer.Option("--widths", help="Numbers of atoms, separated by commas.")]
-FreeBias = Annotated[str, typer.Option("--bias", help="free, none, mean or a file with d numbers.")]
+FreeBias = Annotated[str, typer.Option("--bias", help="Bias: free, none, mean or a file with d numbers.")]
 DropOutliers = Annotated[
     float | None,
-    typer.Option("--drop-outliers", help="Leave out rows whose norm is at least so many times the median, as in 10."),
+    typer.Option("--drop-outliers", help="Leave out rows with at least this many times the median norm, e.g. 10."),
 ]
 Progress = Annotated[
-    bool | None, typer.Option("--progress/--no-progress", help="Progress bar. [default: on a terminal]")
+    bool | None, typer.Option("--progress/--no-progress", help="Show a progress bar. [default: only on a terminal]")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 OutFile = Annotated[Path | None, typer.Option("--out", help="Write the arrays to a .safetensors or .npz file.")]
@@ -51,29 +55,29 @@ OutFile = Annotated[Path | None, typer.Option("--out", help="Write the arrays to
 
 @dataclass(frozen=True, kw_only=True)
 class DataOptions:
-    """Which datapoints, and what is done to them first."""
+    """The datapoints, and how they are transformed first."""
 
     data: Annotated[
         list[str],
         typer.Argument(
             help="Datapoints as rows: a .npy, .npz, .safetensors, .pt, .arrow or .parquet file (FILE::KEY picks an "
-            "array or column), several of one type, a folder of them or that of a data set, "
-            f"or one of {EMBEDDED}.",
+            "array or column), several files of one type, a folder of such files, a folder saved by Hugging Face "
+            f"datasets, or a built-in data set ({EMBEDDED}).",
             metavar="DATA...",
         ),
     ]
-    rows: Annotated[int | None, typer.Option("--rows", help="Use this many rows, drawn with --seed.")] = None
-    seed: Annotated[int, typer.Option("--seed", help="Seed of --rows, and of whatever else is random.")] = 0
-    center: Annotated[bool, typer.Option("--center", help="Subtract the mean of the rows first.")] = False
-    scale: Annotated[bool, typer.Option("--scale", help="Scale to unit mean-square norm first.")] = False
+    rows: Annotated[int | None, typer.Option("--rows", help="Use a random subset of this many rows.")] = None
+    seed: Annotated[int, typer.Option("--seed", help="Random seed of --rows and of all other random choices.")] = 0
+    center: Annotated[bool, typer.Option("--center", help="First subtract the mean of the rows.")] = False
+    scale: Annotated[bool, typer.Option("--scale", help="First scale the rows to mean squared norm 1.")] = False
 
     def load(self) -> tuple[Activations, list[str]]:
-        """The datapoints, and sentences on what was done to them."""
+        """The datapoints, and sentences that say how they were transformed."""
         X, notes, _ = self.prepare()
         return X, notes
 
     def prepare(self) -> tuple[Activations, list[str], Callable[[Activations], Activations]]:
-        """The same, and a function that treats other rows as these were treated."""
+        """The same, and a function that transforms other rows in the same way."""
         from cvxsae.data import arguments, transforms
 
         arguments.count(self.seed, "--seed", least=0)
@@ -96,11 +100,11 @@ class DataOptions:
         )
 
     def filtered(self, X: Activations) -> tuple[Activations, list[str]]:
-        """The rows that are not left out, and sentences on those that are."""
+        """The rows that are kept, and sentences about those that are left out."""
         return X, []
 
     def opened(self) -> Activations:
-        """The datapoints as they are."""
+        """The datapoints before any transformation."""
         from cvxsae.data.activations import Activations
         from cvxsae.data.atomic import shown
         from cvxsae.data.embedded import EMBEDDED_NAMES, embedded
@@ -115,7 +119,7 @@ class DataOptions:
         return Activations(first if len(self.data) == 1 else self.data, name="DATA")
 
     def drawn(self, n_points: int) -> Any:
-        """The rows that --rows asks for, of so many, in their order; all of them where it was not passed."""
+        """Indices of the rows that --rows selects from ``n_points``, in order; all rows if it was not passed."""
         import numpy as np
 
         if self.rows is None:
@@ -126,22 +130,22 @@ class DataOptions:
 
     @property
     def takes_all(self) -> bool:
-        """Whether all rows that are there are used."""
+        """Whether all rows are used."""
         return self.rows is None
 
     def those_used(self, labels: Any) -> Any:
-        """Of one label for each row that is there, those of the rows that are used, in their order."""
+        """The labels of the rows that are used, in order, from one label for every row."""
         return labels[self.drawn(len(labels))]
 
 
 @dataclass(frozen=True, kw_only=True)
 class FilteredDataOptions(DataOptions):
-    """The same without outliers, where that is asked for."""
+    """The same, with an option that leaves out outliers."""
 
     drop_outliers: DropOutliers = None
 
     def filtered(self, X: Activations) -> tuple[Activations, list[str]]:
-        """The rows that are not left out, and sentences on those that are."""
+        """The rows that are kept, and sentences about those that are left out."""
         from cvxsae.data import arguments
         from cvxsae.data.outliers import without_outliers
 
@@ -152,11 +156,11 @@ class FilteredDataOptions(DataOptions):
 
     @property
     def takes_all(self) -> bool:
-        """Whether all rows that are there are used."""
+        """Whether all rows are used."""
         return super().takes_all and self.drop_outliers is None
 
     def those_used(self, labels: Any) -> Any:
-        """Of one label for each row that is there, those of the rows that are used, in their order."""
+        """The labels of the rows that are used, in order, from one label for every row."""
         import numpy as np
 
         from cvxsae.data.outliers import find_outliers
@@ -168,10 +172,10 @@ class FilteredDataOptions(DataOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class PenaltyOptions:
-    """The penalty, as it is or as a fraction of the one at which all codes are zero."""
+    """The penalty, as a number or as a fraction of λ_max, at which all codes are zero."""
 
     lam: Lam = None
-    lam_ratio: Annotated[float | None, typer.Option("--lam-ratio", help="Penalty as a fraction of lambda_max.")] = None
+    lam_ratio: Annotated[float | None, typer.Option("--lam-ratio", help="Penalty as a fraction of λ_max.")] = None
 
     def check(self) -> None:
         """Insist on exactly one of the two."""
@@ -179,7 +183,7 @@ class PenaltyOptions:
             raise InputError("Pass exactly one of --lam and --lam-ratio.")
 
     def penalty(self, lambda_max: Callable[[], float]) -> float:
-        """The penalty λ; ``lambda_max`` is only called for a ratio."""
+        """The penalty λ; ``lambda_max`` is called only for a ratio."""
         from cvxsae.data import arguments
 
         if self.lam is not None:
@@ -195,9 +199,9 @@ class PenaltyOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ComputeOptions:
-    """Where to compute, and whether someone is watching."""
+    """The device, and whether to show progress."""
 
-    device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu"
+    device: Annotated[str, typer.Option("--device", help="Device: cpu or cuda.")] = "cpu"
     progress: Progress = None
 
     def keywords(self) -> dict[str, Any]:
@@ -217,7 +221,7 @@ class SteppedOptions(TimedOptions):
     """The same with a limit on steps."""
 
     max_steps: Annotated[
-        int | None, typer.Option("--max-steps", help="Most iterations. [default: the algorithm's own limit]")
+        int | None, typer.Option("--max-steps", help="Limit on iterations. [default: the algorithm's own limit]")
     ] = None
 
 
@@ -228,13 +232,13 @@ class Answer:
     Attributes
     ----------
     text
-        For people; empty if it was printed on the way.
+        The answer for people; empty if it was printed on the way.
     report
         The same for programs, printed as JSON with ``--json``.
     code
         The exit code.
     notes
-        Sentences on what else was done, for both.
+        Further sentences, for both.
     """
 
     text: str
@@ -264,21 +268,21 @@ class Answer:
 def command(
     app: typer.Typer, name: str, *, under: str = ""
 ) -> Callable[[Callable[..., Answer]], Callable[..., Answer]]:
-    """Make a command of a function: groups among its parameters become options of their own, ``--json`` is added.
+    """Turn a function into a command: groups among its parameters become separate options, and ``--json`` is added.
 
     Parameters
     ----------
     app
-        What the command belongs to.
+        The group that the command belongs to.
     name
-        What it is called.
+        Its name.
     under
-        The name of ``app``, where that is a part of the command.
+        The name of ``app``, if that is a part of the command.
 
     Returns
     -------
     Callable
-        A decorator that registers the function and returns it as it was.
+        A decorator that registers the function and returns it unchanged.
     """
     verb = f"{under} {name}".strip()
 
@@ -366,7 +370,7 @@ def write_figure(path: Path, figure: Figure, name: str) -> None:
 
 
 def save(out: Path | None, arrays: Mapping[str, Any], **claims: float) -> list[str]:
-    """Write the arrays and what is claimed of them, if a file was asked for, and say so."""
+    """Write the arrays and the claims about them to ``out`` if it is given; return a sentence that says so."""
     if out is None:
         return []
     from cvxsae.data.files import write_arrays

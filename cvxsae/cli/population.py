@@ -1,4 +1,4 @@
-"""The verbs about the distribution that rows come from: what no dictionary can reach, and how far one is from it."""
+"""The verbs for the distribution that rows come from: a floor for every dictionary, and the gap of a given one."""
 
 from __future__ import annotations
 
@@ -23,31 +23,34 @@ GroupsFile = Annotated[
     str | None,
     typer.Option(
         "--groups",
-        help="File that says which document each row is of: one label a line of a .txt file, or an array, FILE::KEY.",
+        help="File that says which document each row belongs to: a .txt file with one label per line, or an array "
+        "(FILE::KEY).",
     ),
 ]
 
 
 @dataclass(frozen=True, kw_only=True)
 class BatchOptions:
-    """How batches are drawn and kept, and what is known of the rows."""
+    """How batches are drawn and kept, and what is known about the rows."""
 
     groups: GroupsFile = None
     batch: Annotated[
-        int | None, typer.Option("--batch", help="Rows of a batch. [default: an eighth of the rows, at most 4000]")
+        int | None, typer.Option("--batch", help="Rows per batch. [default: an eighth of the rows, at most 4000]")
     ] = None
     batches: Annotated[
-        int | None, typer.Option("--batches", help="How many batches. [default: as many as there are rows for]")
+        int | None, typer.Option("--batches", help="Number of batches. [default: as many as the rows allow]")
     ] = None
-    confidence: Annotated[float, typer.Option("--confidence", help="Of the limit.")] = 0.95
+    confidence: Annotated[float, typer.Option("--confidence", help="Confidence of the limit.")] = 0.95
     largest_norm: Annotated[
         float | None,
-        typer.Option("--largest-norm", help="A norm that no row of the distribution exceeds, known beforehand."),
+        typer.Option("--largest-norm", help="Norm that no row of the distribution exceeds; must be known beforehand."),
     ] = None
     folder: Annotated[
-        Path | None, typer.Option("--folder", help="Folder to keep batches in; several processes may share it.")
+        Path | None, typer.Option("--folder", help="Folder for finished batches; several processes may share it.")
     ] = None
-    jobs: Annotated[int | None, typer.Option("--jobs", help="Batches at a time; -1 for one a core.")] = None
+    jobs: Annotated[int | None, typer.Option("--jobs", help="Batches to compute at a time; -1 for one per core.")] = (
+        None
+    )
 
     def keywords(self, data: DataOptions) -> dict[str, Any]:
         """The same for the functions of the API."""
@@ -63,18 +66,18 @@ class BatchOptions:
         }
 
     def labels(self, data: DataOptions) -> np.ndarray | None:
-        """Which document each row is of."""
+        """The document that each row belongs to."""
         if self.groups is None:
             return None
         if data.rows is not None:
-            raise InputError("--groups has one label a row of DATA and --rows draws some of them; leave one out.")
+            raise InputError("--groups has one label per row of DATA, but --rows uses a subset; pass only one of them.")
         from cvxsae.data.labels import labels_in
 
         return labels_in(self.groups, "--groups")
 
 
 def chosen_from_rows(terms: TermsOptions) -> list[str]:
-    """A sentence where something was chosen after these rows were seen."""
+    """A sentence if an option depends on these rows."""
     choices = {
         "--lam-ratio": terms.penalty.lam_ratio is not None,
         "--center": terms.data.center,
@@ -84,7 +87,9 @@ def chosen_from_rows(terms: TermsOptions) -> list[str]:
     named = [name for name, is_so in choices.items() if is_so]
     if not named:
         return []
-    return [f"{' and '.join(named)} depends on these rows, and the limit is for what it gave, as if it had been known"]
+    return [
+        f"{' and '.join(named)} depends on these rows; the limit treats its result as if it had been fixed beforehand"
+    ]
 
 
 def population_floor_command(
@@ -92,9 +97,9 @@ def population_floor_command(
     batches: BatchOptions,
     compute: TimedOptions,
     width: Annotated[int | None, typer.Option("--width", help="Number of atoms K.")] = None,
-    wide: Annotated[bool, typer.Option("--wide", help="The floor for every width.")] = False,
+    wide: Annotated[bool, typer.Option("--wide", help="Compute the floor for every width.")] = False,
 ) -> Answer:
-    """Say with confidence what no dictionary can reach on the distribution that the rows are drawn from."""
+    """Prove, with a confidence, a lower bound on the expected loss of every dictionary on the rows' distribution."""
     from cvxsae.population.floor import population_floor
 
     if (width is None) != wide:
@@ -109,19 +114,21 @@ def population_floor_command(
 
 @dataclass(frozen=True, kw_only=True)
 class Given:
-    """The dictionary that is compared, and with what."""
+    """The dictionary to compare, and the widths to compare it with."""
 
     dictionary: Annotated[
         str | None,
-        typer.Option("--dictionary", help="File with dictionary and bias, as 'cvxsae learn --out' writes it."),
+        typer.Option("--dictionary", help="File with dictionary and bias, as written by 'cvxsae learn --out'."),
     ] = None
-    sae: Annotated[
-        str | None, typer.Option("--sae", help="Folder or file of an SAE, in the layout of any library.")
-    ] = None
-    encoder: Annotated[bool, typer.Option("--encoder", help="With the codes of the SAE's encoder.")] = False
-    width: Annotated[int | None, typer.Option("--width", help="Compare with this many atoms. [default: its own]")] = (
+    sae: Annotated[str | None, typer.Option("--sae", help="Folder or file of an SAE, from any supported library.")] = (
         None
     )
+    encoder: Annotated[
+        bool, typer.Option("--encoder", help="Use the codes of the SAE's encoder instead of exact codes.")
+    ] = False
+    width: Annotated[
+        int | None, typer.Option("--width", help="Compare with this many atoms. [default: the dictionary's own width]")
+    ] = None
     wide: Annotated[bool, typer.Option("--wide", help="Compare with dictionaries of every width.")] = False
 
     def load(self) -> Any:
@@ -136,11 +143,11 @@ class Given:
             return SparseAutoencoder.load(self.sae)
         found = dictionary_of(str(self.dictionary), "--dictionary")
         if isinstance(found, str):
-            raise InputError(f"--dictionary {found!r} holds no dictionary; pass --sae for an SAE.")
+            raise InputError(f"--dictionary {found!r} does not contain a dictionary; pass --sae for an SAE.")
         return found if isinstance(found, tuple) else (found, None)
 
     def keywords(self) -> dict[str, Any]:
-        """What it is compared with, for the function of the API."""
+        """The comparison as keywords of the API."""
         width: Any = None if self.wide else "own" if self.width is None else self.width
         return {"n_atoms": width, "codes": "encoder" if self.encoder else "exact"}
 
@@ -151,7 +158,7 @@ def population_gap_command(
     batches: BatchOptions,
     compute: TimedOptions,
 ) -> Answer:
-    """Say with confidence how much any dictionary can gain over a given one; DATA are rows it has not seen."""
+    """Bound, with a confidence, how much any dictionary can gain over a given one; DATA must be unseen rows."""
     from cvxsae.population.gap import population_gap
 
     what = given.load()

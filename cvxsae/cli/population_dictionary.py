@@ -1,4 +1,4 @@
-"""The verb about the large dictionary of a distribution: its atoms pay for the share of tokens that use them."""
+"""The verb for the large dictionary of a distribution, where the price of an atom depends on its share of tokens."""
 
 from __future__ import annotations
 
@@ -15,16 +15,18 @@ from cvxsae.cli.options import Answer, OutFile, SteppedOptions, check_out, comma
 
 @dataclass(frozen=True, kw_only=True)
 class LargeFloorOptions:
-    """The batches whose bounds are the lower side."""
+    """The batches for the lower bound."""
 
     held_out: Annotated[
         str | None,
-        typer.Option("--held-out", help="File with rows not learned on: then limits are of the distribution."),
+        typer.Option("--held-out", help="File of held-out rows; then the limits are about the distribution."),
     ] = None
-    batch: Annotated[int | None, typer.Option("--batch", help="Rows of a batch; none for no lower side.")] = None
-    batches: Annotated[int, typer.Option("--batches", help="How many batches.")] = 8
-    confidence: Annotated[float, typer.Option("--confidence", help="Of what is said together.")] = 0.95
-    folder: Annotated[Path | None, typer.Option("--folder", help="Folder to keep finished batches in.")] = None
+    batch: Annotated[
+        int | None, typer.Option("--batch", help="Rows per batch. [default: no batches and no lower bound]")
+    ] = None
+    batches: Annotated[int, typer.Option("--batches", help="Number of batches.")] = 8
+    confidence: Annotated[float, typer.Option("--confidence", help="Joint confidence of the limits.")] = 0.95
+    folder: Annotated[Path | None, typer.Option("--folder", help="Folder for finished batches.")] = None
 
 
 def population_dictionary_command(
@@ -36,7 +38,7 @@ def population_dictionary_command(
     ],
     out: OutFile = None,
 ) -> Answer:
-    """Find as many atoms as pay for the share of tokens that use them, and bound what any dictionary costs."""
+    """Learn as many atoms as the tokens justify when atoms have a price, and bound the cost of every dictionary."""
     from cvxsae.data.activations import Activations
     from cvxsae.population import PopulationDictionary, large_floor, solve_population
 

@@ -1,4 +1,4 @@
-"""The verbs about the convex problems: solve, crosscheck, certify, path; and check, about a given dictionary."""
+"""The verbs for convex problems (solve, crosscheck, certify, path), and check, for a given dictionary."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ SOLVERS = (
 """Names of the solvers for the help text; a test compares them with the table of ``solve``."""
 
 CLAIM_TOL = 1e-9
-"""Relative difference between a number in a file and the one found here that is worth a note: rounding is less."""
+"""Relative difference between a number in a file and the one found here that gets a note; rounding is less."""
 
 
 class Kind(StrEnum):
@@ -52,24 +52,30 @@ class Kind(StrEnum):
     candidates = "candidates"
 
 
-DictionaryFile = Annotated[str | None, typer.Option("--dictionary", help="codes: file with the atoms as rows, (K, d).")]
+DictionaryFile = Annotated[
+    str | None, typer.Option("--dictionary", help="File with the atoms as rows, (K, d); only for codes and check.")
+]
 
 
 @dataclass(frozen=True, kw_only=True)
 class AtomOptions:
-    """Options that only some problems have."""
+    """Options that apply only to some problems."""
 
     bias: Annotated[
         str | None,
-        typer.Option("--bias", help="none, free, mean or a file with d numbers. [default: none for codes, else free]"),
+        typer.Option(
+            "--bias", help="Bias: none, free, mean or a file with d numbers. [default: none for codes, else free]"
+        ),
     ] = None
     dictionary: DictionaryFile = None
     atoms: Annotated[
         str | None,
-        typer.Option("--atoms", help="candidates: file with the atoms as rows, or 'data' for the datapoints."),
+        typer.Option(
+            "--atoms", help="File with the candidate atoms as rows, or 'data' for the datapoints; only for candidates."
+        ),
     ] = None
     atom_cost: Annotated[
-        float | None, typer.Option("--atom-cost", help="large, candidates: surcharge τ of an atom.")
+        float | None, typer.Option("--atom-cost", help="Price τ of an atom; only for large and candidates.")
     ] = None
 
     def check(self, kind: Kind) -> None:
@@ -91,13 +97,20 @@ class AtomOptions:
 class ProblemOptions:
     """A convex problem: its kind, data, penalty, bias and atoms."""
 
-    kind: Annotated[Kind, typer.Argument(help="The convex problem.", metavar="wide|codes|large|candidates")]
+    kind: Annotated[
+        Kind,
+        typer.Argument(
+            help="The problem: the floor of every width (wide), exact codes of a dictionary (codes), the large "
+            "dictionary (large), or given candidate atoms (candidates).",
+            metavar="wide|codes|large|candidates",
+        ),
+    ]
     data: FilteredDataOptions
     penalty: PenaltyOptions
     atoms: AtomOptions
 
     def build(self) -> tuple[Problem, list[str]]:
-        """The problem, and sentences on what was done to the data."""
+        """The problem, and sentences that say how the data were transformed."""
         from cvxsae.data.files import read_array
         from cvxsae.relaxations.convex.fixed_atoms import CandidateDictionary, SparseCodes, datapoint_atoms
         from cvxsae.relaxations.convex.large_dictionary import LargeDictionary
@@ -128,11 +141,11 @@ class ProblemOptions:
 def solve_command(
     problem: ProblemOptions,
     compute: SteppedOptions,
-    tol: Annotated[float, typer.Option("--tol", help="Relative gap to reach.")] = 1e-6,
+    tol: Annotated[float, typer.Option("--tol", help="Target for the relative gap.")] = 1e-6,
     solver: Annotated[str, typer.Option("--solver", help=f"One of {SOLVERS}.")] = "auto",
     out: OutFile = None,
 ) -> Answer:
-    """Solve a convex problem, let the referee check the answer, print both bounds."""
+    """Solve a convex problem, have the referee check the answer, and print its value and lower bound."""
     from cvxsae.solvers.convex.solve import solve
     from cvxsae.validation.certify import certify
 
@@ -152,10 +165,10 @@ def solve_command(
 def crosscheck_command(
     problem: ProblemOptions,
     compute: TimedOptions,
-    tol: Annotated[float | None, typer.Option("--tol", help="Relative agreement to ask for.")] = None,
+    tol: Annotated[float | None, typer.Option("--tol", help="Largest relative difference allowed.")] = None,
     out: OutFile = None,
 ) -> Answer:
-    """Solve with cvxpy + Clarabel and with torch, send both through the referee, compare."""
+    """Solve with cvxpy and Clarabel and with torch, have the referee check both answers, and compare them."""
     from cvxsae.validation.crosscheck import crosscheck
 
     check_out(out)
@@ -169,10 +182,10 @@ def crosscheck_command(
 
 def certify_command(
     problem: ProblemOptions,
-    solution: Annotated[Path, typer.Option("--solution", help="Arrays written by 'cvxsae solve --out'.")],
-    tol: Annotated[float, typer.Option("--tol", help="Relative gap that is good enough.")] = 1e-6,
+    solution: Annotated[Path, typer.Option("--solution", help="File written by 'cvxsae solve --out'.")],
+    tol: Annotated[float, typer.Option("--tol", help="Largest relative gap that counts as certified.")] = 1e-6,
 ) -> Answer:
-    """Check arrays from a file against a problem, from scratch; the claims in the file are not believed."""
+    """Check the arrays of a file against a problem from scratch, without trusting the claims in the file."""
     from cvxsae.validation.certify import certify
 
     candidate, claims = read_candidate(solution)
@@ -189,25 +202,29 @@ def certify_command(
 
 @dataclass(frozen=True, kw_only=True)
 class PathOptions:
-    """What varies along a path of large dictionaries."""
+    """The parameter that varies along a path of large dictionaries."""
 
     bias: FreeBias = "free"
-    atom_cost: Annotated[float, typer.Option("--atom-cost", help="τ of a path along λ.")] = 1.0
-    along: Annotated[str, typer.Option("--along", help="What varies: atom_cost (τ) or lam (λ).")] = "atom_cost"
-    values: Annotated[str | None, typer.Option("--values", help="The path, increasing: 0.5,1,2.")] = None
+    atom_cost: Annotated[float, typer.Option("--atom-cost", help="Price τ of an atom, for a path along λ.")] = 1.0
+    along: Annotated[str, typer.Option("--along", help="Parameter that varies: atom_cost (τ) or lam (λ).")] = (
+        "atom_cost"
+    )
+    values: Annotated[
+        str | None, typer.Option("--values", help="Increasing values of the path, e.g. 0.5,1,2. [default: automatic]")
+    ] = None
 
 
 def path_command(
     data: FilteredDataOptions,
     folder: Annotated[
-        Path, typer.Option("--folder", help="Folder for the table, figure and arrays; a path is resumed in it.")
+        Path, typer.Option("--folder", help="Folder for table, figure and arrays; the same command resumes from it.")
     ],
     penalty: PenaltyOptions,
     path: PathOptions,
     compute: TimedOptions,
-    tol: Annotated[float, typer.Option("--tol", help="Relative gap to reach at every point.")] = 1e-3,
+    tol: Annotated[float, typer.Option("--tol", help="Target for the relative gap at every point.")] = 1e-3,
 ) -> Answer:
-    """Solve the large dictionary along τ (or λ): width, L0 and fit against the price of an atom."""
+    """Solve the large dictionary for a range of prices τ (or of λ): width, L0 and fit at each."""
     from cvxsae.data import arguments
     from cvxsae.data.storage import write_atomically
     from cvxsae.relaxations.convex.large_dictionary import LargeDictionary
@@ -239,15 +256,16 @@ def path_command(
 
 @dataclass(frozen=True, kw_only=True)
 class ConditionOptions:
-    """What is tested, and how strictly."""
+    """The conditions to test, and the tolerance."""
 
-    tol: Annotated[float, typer.Option("--tol", help="What counts as zero, in units of λ.")] = 1e-4
-    second_order: Annotated[bool, typer.Option("--second-order", help="Look for a direction to escape in (T5).")] = (
-        False
-    )
-    noiseless: Annotated[bool, typer.Option("--noiseless", help="Test the cone condition (T6).")] = False
+    tol: Annotated[float, typer.Option("--tol", help="Residuals up to this size, in units of λ, count as zero.")] = 1e-4
+    second_order: Annotated[
+        bool, typer.Option("--second-order", help="Also look for a direction of negative curvature (T5).")
+    ] = False
+    noiseless: Annotated[bool, typer.Option("--noiseless", help="Also test the cone condition (T6).")] = False
     trained_bias: Annotated[
-        bool, typer.Option("--trained-bias", help="The bias was trained too: it must be stationary (T3).")
+        bool,
+        typer.Option("--trained-bias", help="Also test whether the bias is stationary (T3); use if it was trained."),
     ] = False
 
 
@@ -257,10 +275,10 @@ def check_command(
     conditions: ConditionOptions,
     compute: TimedOptions,
     dictionary: DictionaryFile = None,
-    bias: Annotated[str, typer.Option("--bias", help="none, mean or a file with d numbers.")] = "none",
+    bias: Annotated[str, typer.Option("--bias", help="Bias: none, mean or a file with d numbers.")] = "none",
     out: Annotated[Path | None, typer.Option("--out", help="Folder for the tables, the report and the figure.")] = None,
 ) -> Answer:
-    """Check a dictionary against what any optimum satisfies: where it fails, what splits, what absorbs what."""
+    """Test a dictionary against the conditions of any optimum: which atoms fail, split, absorb or are duplicates."""
     from cvxsae.data.atomic import make_folder, write_atomically
     from cvxsae.data.storage import strict_json
     from cvxsae.diagnostics.check import check_optimality
@@ -283,7 +301,7 @@ def check_command(
 
 
 def read_candidate(path: Path) -> tuple[Candidate, dict[str, float]]:
-    """The arrays of a file written by ``cvxsae solve --out``, and what it claims of them."""
+    """The arrays of a file written by ``cvxsae solve --out``, and its claims about them."""
     from cvxsae.data.files import read_arrays
     from cvxsae.relaxations.candidate import candidate_from
 

@@ -1,6 +1,7 @@
-"""What ``--json`` prints, verb by verb, in versions; ``docs/how-to/json.md`` shows it.
+"""The versioned schemas of what ``--json`` prints, one per verb; ``docs/how-to/json.md`` shows them.
 
-A report may gain fields without a new version. One that loses or renames a field, or changes what it means, gets one.
+A report may gain fields without a new version. A report that loses or renames a field, or changes the meaning of one,
+gets a new version.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ KINDS: dict[str, tuple[type, ...]] = {
     "array": (list,),
     "object": (dict,),
 }
-"""JSON's types and Python's. A question mark behind one allows null: no such number, or not a finite one."""
+"""JSON types and their Python types. A trailing question mark allows null, for a missing or nonfinite number."""
 
 
 @dataclass(frozen=True)
@@ -28,11 +29,11 @@ class Schema:
     verb
         The verb, as in ``study run``.
     version
-        Of the report.
+        Version of the report.
     fields
-        ``"name: type"`` and what it means, for the fields that are always there; :data:`COMMON` are in all.
+        ``"name: type"`` and the meaning of every field that is always present; :data:`COMMON` are in all reports.
     sometimes
-        The same for fields that some calls have.
+        The same for fields that only some calls have.
     is_open
         Whether a solver may add numbers of its own.
     """
@@ -45,11 +46,11 @@ class Schema:
 
     @property
     def name(self) -> str:
-        """What the field ``schema`` says."""
+        """The value of the field ``schema``."""
         return f"cvxsae/{self.verb.replace(' ', '-')}/{self.version}"
 
     def objections(self, report: dict[str, Any]) -> list[str]:
-        """One sentence for each way in which a report is not what is written here."""
+        """One sentence for each way in which a report does not match this schema."""
         typed = {**_typed(self.sometimes), **_typed(self.fields), **_typed(COMMON)}
         missing = [name for name in {**_typed(self.fields), **_typed(COMMON)} if name not in report]
         found = [f"{name} is missing" for name in missing]
@@ -75,58 +76,58 @@ def _is_a(value: Any, kind: str) -> bool:
 
 COMMON = {
     "schema: string": "name and version of this report",
-    "notes: array": "sentences on what else was done",
+    "notes: array": "further sentences, for example on how the data were transformed",
 }
-"""What every report has."""
+"""The fields of every report."""
 
 _PROBLEM = {
     "problem: string": "wide, codes, large, candidates or joint",
-    "n_points: integer": "rows N",
-    "dim: integer": "dimensions d",
-    "lam: number": "λ, in the units of the data as solved",
+    "n_points: integer": "number of rows N",
+    "dim: integer": "number of dimensions d",
+    "lam: number": "λ, in the units of the data after --center and --scale",
     "lam_over_lambda_max: number?": "λ/λ_max; at 1 all codes are zero",
 }
 _BOUNDS = {
-    "value: number?": "what the returned arrays attain, mean per datapoint",
-    "lower_bound: number?": "what nothing can be below, mean per datapoint",
+    "value: number?": "loss of the returned arrays, mean per datapoint",
+    "lower_bound: number?": "certified lower bound on the loss, mean per datapoint",
     "gap: number?": "(value − lower_bound)/value",
-    "tol: number?": "the relative gap asked for",
+    "tol: number?": "target for the relative gap",
 }
 _ENDED = {
     "solver: string": "the method that ran",
-    "status: string": "how it ended, as in CERTIFIED or TIME_LIMIT",
+    "status: string": "how the call ended, for example CERTIFIED or TIME_LIMIT",
     "certified: boolean": "whether the gap is within tol",
     "message: string": "the status in words",
-    "seconds: number": "of the whole call",
+    "seconds: number": "wall-clock time of the whole call",
 }
 _PATH = {
-    "name: string": "the study",
-    "done: integer": "cells computed",
-    "failed: integer": "cells that failed",
-    "missing: integer": "cells yet to compute",
-    "methods: object": "the same by method",
-    "reasons: object": "why cells failed, and how many",
-    "seconds_left: number?": "an estimate for the cells that are missing",
+    "name: string": "name of the study",
+    "done: integer": "number of cells computed",
+    "failed: integer": "number of cells that failed",
+    "missing: integer": "number of cells not computed yet",
+    "methods: object": "the same three numbers by method",
+    "reasons: object": "reasons for failures, and how many cells failed for each",
+    "seconds_left: number?": "estimated time for the missing cells",
 }
 _SAMPLE = {
     "lam: number": "λ",
-    "confidence: number": "of the limits",
-    "seconds: number": "of the whole call",
+    "confidence: number": "confidence of the limits",
+    "seconds: number": "wall-clock time of the whole call",
 }
 
 _TABLE = (
     Schema(
         "solve",
         1,
-        _PROBLEM | _BOUNDS | _ENDED | {"certificate: object": "what the referee found, as `certify` prints it"},
+        _PROBLEM | _BOUNDS | _ENDED | {"certificate: object": "the referee's findings, as `certify` prints them"},
         {
-            "device: string": "where it ran",
-            "iterations: integer": "steps",
-            "passes: number": "passes over the data",
-            "solver_gap: number": "the part of the gap that is the solver's",
-            "relaxation_gap: number": "the part that is the relaxation's",
-            "l0: number": "mean active atoms per datapoint",
-            "live_atoms: integer": "atoms in use",
+            "device: string": "device that the solver ran on",
+            "iterations: integer": "number of steps",
+            "passes: number": "number of passes over the data",
+            "solver_gap: number": "part of the gap that is due to the solver",
+            "relaxation_gap: number": "part of the gap that is due to the relaxation",
+            "l0: number": "mean number of active atoms per datapoint",
+            "live_atoms: integer": "number of atoms in use",
         },
         is_open=True,
     ),
@@ -137,10 +138,10 @@ _TABLE = (
             "problem: string": "wide, codes, large or candidates",
             "agrees: boolean": "whether both answers are certified and agree",
             "difference: number?": "(torch − reference)/reference of the values",
-            "tol: number": "the agreement asked for",
-            "objections: array": "a sentence for everything that does not agree",
-            "certificates: object": "what the referee found of `reference` and `torch`",
-            "seconds: object": "of each",
+            "tol: number": "largest relative difference allowed",
+            "objections: array": "one sentence for each disagreement",
+            "certificates: object": "the referee's findings for `reference` and `torch`",
+            "seconds: object": "wall-clock time of each solver",
         },
         {},
     ),
@@ -151,19 +152,19 @@ _TABLE = (
         | {
             "problem: string": "wide, codes, large, candidates or joint",
             "certified: boolean": "whether there are no objections",
-            "bound: string": "where the lower bound comes from",
+            "bound: string": "what proves the lower bound",
             "lam: number": "λ",
-            "lambda_max: number": "the λ from which all codes are zero",
-            "objections: array": "a sentence for each thing that is wrong",
-            "smallest_code: number?": "negative if a code is",
+            "lambda_max: number": "the smallest λ at which all codes are zero",
+            "objections: array": "one sentence for each thing that is wrong",
+            "smallest_code: number?": "smallest code; negative codes are an objection",
             "atom_norm_error: number?": "largest distance of an atom's norm from 1",
-            "dual_violation: number?": "by how much the dual point had to be repaired",
-            "bias_residual: number?": "of the dual constraint that a free bias adds",
-            "solver_gap: number?": "the part of the gap that is the solver's",
-            "relaxation_gap: number?": "the part that is the relaxation's",
-            "codes_gap: number?": "of the codes of a dictionary",
-            "stationarity: number?": "of a dictionary, in units of λ",
-            "violation: object?": "an atom that the dual point violates",
+            "dual_violation: number?": "how far the dual point was outside its feasible set before repair",
+            "bias_residual: number?": "residual of the dual constraint that a free bias adds",
+            "solver_gap: number?": "part of the gap that is due to the solver",
+            "relaxation_gap: number?": "part of the gap that is due to the relaxation",
+            "codes_gap: number?": "relative gap of the codes of a dictionary",
+            "stationarity: number?": "stationarity residual of a dictionary, in units of λ",
+            "violation: object?": "the optimality condition that fails most",
         },
         {},
     ),
@@ -171,8 +172,8 @@ _TABLE = (
         "path",
         1,
         {
-            "points: array": "a row for each value: width, L0, fit, value, bound, status",
-            "plateau: integer": "the row of the widest plateau",
+            "points: array": "one row per value of the path: width, L0, fit, value, bound, status",
+            "plateau: integer": "index of the row with the widest plateau",
         },
         {},
     ),
@@ -180,40 +181,40 @@ _TABLE = (
         "check",
         1,
         {
-            "n_points: integer": "rows N",
-            "n_atoms: integer": "atoms K",
-            "dim: integer": "dimensions d",
+            "n_points: integer": "number of rows N",
+            "n_atoms: integer": "number of atoms K",
+            "dim: integer": "number of dimensions d",
             "lam: number": "λ",
             "lambda_ratio: number?": "λ/λ_max",
             "value: number": "F with exact codes",
-            "lower_bound: number": "of F with exact codes",
-            "wide_value: number": "the floor of every width, as attained",
-            "wide_lower_bound: number": "the floor of every width, as proved",
-            "l0: number": "mean active atoms per datapoint",
-            "l0_range: array": "what is certain of it",
-            "dead: integer": "atoms that are never used",
-            "dead_range: array": "what is certain of it",
-            "dense: integer": "atoms in use on a large share of rows",
-            "dual_excess: number": "by how much an atom's correlation exceeds λ",
-            "stationarity: number": "worst residual of an atom, in units of λ",
-            "bias_residual: number": "of the bias, in units of λ",
+            "lower_bound: number": "lower bound on F with exact codes",
+            "wide_value: number": "attained value of the wide limit",
+            "wide_lower_bound: number": "certified lower bound of the wide limit, the floor of every width",
+            "l0: number": "mean number of active atoms per datapoint",
+            "l0_range: array": "certain bounds on the L0 of every optimum",
+            "dead: integer": "number of atoms that are never used",
+            "dead_range: array": "certain bounds on the number of dead atoms",
+            "dense: integer": "number of atoms that are active on a large share of rows",
+            "dual_excess: number": "how far an atom's correlation exceeds λ, at most",
+            "stationarity: number": "largest stationarity residual of an atom, in units of λ",
+            "bias_residual: number": "residual of the bias, in units of λ",
             "bias_is_free: boolean": "whether the bias must be stationary too",
-            "identity_deficit: number": "of the identity that all optima satisfy",
-            "best_new_atom_gain: number": "what one more atom gains at least",
-            "largest_split_score: number": "above 1 an atom gains by splitting",
-            "dependent_points: integer": "rows whose active atoms are dependent",
-            "unfinished: array": "what a limit left out",
+            "identity_deficit: number": "largest deviation from the identity that all optima satisfy",
+            "best_new_atom_gain: number": "the least that the best new atom found gains",
+            "largest_split_score: number": "largest first-order gain of splitting an atom",
+            "dependent_points: integer": "number of rows with linearly dependent active atoms",
+            "unfinished: array": "parts that a time limit left out",
             "is_stationary: boolean": "whether every residual is within tol",
-            "is_optimal_at_every_width: boolean": "whether the value is the floor of every width",
-            "tol: number": "what counts as zero, in units of λ",
-            "objections: array": "a sentence for each condition that is violated",
-            "residuals: object": "of the reconstruction: energy, fraction unexplained, shrinkage",
-            "worst_features: array": "the atoms that are least stationary",
-            "predicted_splits: array": "atoms that gain by splitting",
-            "pairs: array": "atoms that occur together",
-            "absorbed: array": "atoms that absorb another",
-            "antipodes: array": "atoms that point in opposite directions",
-            "duplicates: array": "atoms that are the same",
+            "is_optimal_at_every_width: boolean": "whether the value reaches the floor of every width",
+            "tol: number": "residuals up to this size, in units of λ, count as zero",
+            "objections: array": "one sentence for each violated condition",
+            "residuals: object": "properties of the residual: energy, fraction unexplained, shrinkage",
+            "worst_features: array": "the atoms with the largest stationarity residuals",
+            "predicted_splits: array": "the atoms that gain most by splitting",
+            "pairs: array": "pairs of atoms that occur together",
+            "absorbed: array": "pairs in which a child atom absorbs its parent",
+            "antipodes: array": "pairs of atoms that point in opposite directions",
+            "duplicates: array": "pairs of atoms that are nearly the same",
             "second_order: object?": "the least curvature (--second-order)",
             "noiseless: object?": "the cone condition (--noiseless)",
         },
@@ -226,42 +227,42 @@ _TABLE = (
         | _BOUNDS
         | _ENDED
         | {
-            "n_atoms: integer": "width K",
-            "dead_atoms: integer": "atoms that are never used",
+            "n_atoms: integer": "number of atoms K",
+            "dead_atoms: integer": "number of atoms that are never used",
             "codes_gap: number": "relative gap of the codes",
-            "largest_code_gap: number": "of the worst datapoint",
-            "l0: number": "mean active atoms per datapoint",
-            "l0_range: array": "what is certain of it",
-            "dead: integer": "atoms whose codes are all zero",
-            "dead_range: array": "what is certain of it",
-            "stationarity: number?": "worst residual, in units of λ",
-            "stationarity_target: number": "the one asked for",
-            "bias_residual: number?": "of a free bias",
-            "least_curvature: number?": "at the end (--second-order)",
-            "seed: integer": "of the start",
+            "largest_code_gap: number": "relative gap of the worst datapoint's codes",
+            "l0: number": "mean number of active atoms per datapoint",
+            "l0_range: array": "certain bounds on the L0 of every optimum",
+            "dead: integer": "number of atoms with only zero codes",
+            "dead_range: array": "certain bounds on the number of dead atoms",
+            "stationarity: number?": "largest stationarity residual, in units of λ",
+            "stationarity_target: number": "target for the stationarity residual",
+            "bias_residual: number?": "residual of a free bias",
+            "least_curvature: number?": "least curvature at the end (--second-order)",
+            "seed: integer": "random seed of the start",
         },
         {
-            "steps: integer": "of the search",
-            "device: string": "where it ran",
-            "validation: object": "the value on rows set aside (--validation)",
+            "steps: integer": "number of steps of the search",
+            "device: string": "device that the search ran on",
+            "validation: object": "the value on validation rows (--validation)",
         },
         is_open=True,
     ),
-    Schema("floor", 1, {"lam: number": "λ", "floors: array": "n_atoms, value and theorem of each width"}, {}),
+    Schema("floor", 1, {"lam: number": "λ", "floors: array": "n_atoms, value and theorem for each width"}, {}),
     Schema(
         "audit",
         2,
         {
-            "created: string": "when",
+            "created: string": "date and time",
             "sentences: array": "the findings in words, the most useful first",
-            "verdict: object": "what to change first, and what it gains at least and at most",
+            "verdict: object": "what to change first, and the least and the most that it gains",
             "ledger: object": "the loss in parts, with bounds",
             "sample: object": "estimates for the distribution, with intervals",
             "rows: object": "which rows were learned on and which were held out",
             "lam: object": "λ and where it comes from",
-            "sae: object": "the SAE as it was understood",
-            "self_test: object": "whether the SAE as read does what its file says",
-            "missing: array": "what a limit left out",
+            "sae: object": "the SAE as it was read",
+            "self_test: object": "whether the SAE, as it was read, reconstructs data",
+            "missing: array": "parts that a time limit left out",
             "tables: object": "every table of the report",
         },
         {},
@@ -269,22 +270,22 @@ _TABLE = (
     Schema(
         "compare",
         1,
-        {"settings: object": "what was asked", "results: array": "a ledger for each width"},
+        {"settings: object": "the arguments of the call", "results: array": "one ledger per width"},
         {},
     ),
     Schema(
         "match",
         1,
         {
-            "dim: integer": "dimensions d",
-            "similar: number": "the cosine from which atoms are alike",
-            "mean_cosine: number?": "of matched pairs",
-            "mean_nearest: array": "mean cosine to the nearest atom of the other, both ways",
-            "share: number?": "of atoms that both have",
-            "baselines: array": "the same of random dictionaries",
-            "A: object": "what became of each atom of A",
-            "B: object": "what became of each atom of B",
-            "between: object?": "F at both and on the way between them (--data)",
+            "dim: integer": "number of dimensions d",
+            "similar: number": "smallest cosine at which two atoms count as similar",
+            "mean_cosine: number?": "mean cosine of matched pairs",
+            "mean_nearest: array": "mean cosine to the nearest atom of the other dictionary, in both directions",
+            "share: number?": "fraction of matched pairs that are similar",
+            "baselines: array": "the same numbers for random dictionaries",
+            "A: object": "the kind of each atom of A",
+            "B: object": "the kind of each atom of B",
+            "between: object?": "F at A, at B and along the path between them (--data)",
         },
         {},
     ),
@@ -294,22 +295,22 @@ _TABLE = (
         _SAMPLE
         | {
             "estimate: object": "the mean over batches, with its limit",
-            "lower_limit: number?": "no dictionary is below on the distribution, with this confidence",
+            "lower_limit: number?": "with this confidence, no dictionary's expected loss is below this",
             "for_rows: number?": "the floor of these rows themselves",
             "n_atoms: integer?": "the width; null for every width",
             "bias: string": "free, none or fixed",
-            "n_batches: integer": "how many batches",
-            "n_points: integer": "rows in them",
-            "left_over: integer": "rows in none",
+            "n_batches: integer": "number of batches",
+            "n_points: integer": "number of rows in the batches",
+            "left_over: integer": "number of rows in no batch",
             "unit: string": "what is drawn independently: row or document",
             "order: string": "how rows were put into batches",
-            "range: array?": "of a batch's value, where it is known beforehand",
+            "range: array?": "range of a batch's value, if it is known beforehand",
             "values: array": "the floor of each batch",
-            "sizes: array": "rows of each batch",
-            "theorems: array": "what proves each",
-            "batch_seconds: array": "of each",
-            "status: string?": "what ended it early",
-            "objections: array": "a sentence for each thing that is wrong",
+            "sizes: array": "number of rows of each batch",
+            "theorems: array": "the theorem that proves each batch's floor",
+            "batch_seconds: array": "time of each batch",
+            "status: string?": "what ended the call early",
+            "objections: array": "one sentence for each thing that is wrong",
         },
         {},
     ),
@@ -318,15 +319,15 @@ _TABLE = (
         1,
         _SAMPLE
         | {
-            "gap: number?": "what any dictionary can gain at most, with this confidence",
-            "relative: number?": "the same over the dictionary's own loss",
+            "gap: number?": "the most that any dictionary can gain, with this confidence",
+            "relative: number?": "gap divided by the upper limit of the dictionary's loss",
             "upper: object": "the dictionary's loss, with its limit",
-            "upper_limit: number?": "above the dictionary's loss on the distribution",
+            "upper_limit: number?": "upper limit of the dictionary's expected loss",
             "lower: object": "the floor, as `population-floor` prints it",
-            "n_points: integer": "rows",
-            "n_atoms: integer?": "the width compared with; null for every width",
+            "n_points: integer": "number of rows",
+            "n_atoms: integer?": "the width that it is compared with; null for every width",
             "codes: string": "exact or encoder",
-            "l0: number": "mean active atoms per datapoint",
+            "l0: number": "mean number of active atoms per datapoint",
         },
         {},
     ),
@@ -336,23 +337,28 @@ _TABLE = (
         _SAMPLE
         | {
             "atom_price: number": "share of tokens below which an atom is not worth having",
-            "n_rows: integer": "rows learned on",
-            "n_atoms: integer": "atoms found worth their price",
-            "value: number": "what it costs, on the rows learned on",
-            "of: string": "what the limits are of: rows or distribution",
-            "upper: number?": "limit above what it costs",
-            "lower: number?": "limit below what any dictionary costs",
+            "n_rows: integer": "number of training rows",
+            "n_atoms: integer": "number of atoms that are worth their price",
+            "value: number": "cost of the dictionary on the training rows",
+            "of: string": "what the limits are about: rows or distribution",
+            "upper: number?": "upper limit of the dictionary's cost",
+            "lower: number?": "lower limit of every dictionary's cost",
             "gap: number?": "(upper − lower)/upper",
-            "l0: number": "mean active atoms per datapoint",
-            "held_out: object?": "the cost on rows held out",
-            "floor: object?": "the batches of the lower side",
-            "status: string": "how it ended",
-            "new_atom_ratio: number?": "above 1 a new atom would pay",
-            "passes: number": "passes over the data",
+            "l0: number": "mean number of active atoms per datapoint",
+            "held_out: object?": "cost on held-out rows",
+            "floor: object?": "the batches of the lower limit",
+            "status: string": "how the call ended",
+            "new_atom_ratio: number?": "above 1, a new atom would pay",
+            "passes: number": "number of passes over the data",
         },
         {},
     ),
-    Schema("study run", 1, _PATH | {"folder: string": "of the study", "summary: array": "the findings in words"}, {}),
+    Schema(
+        "study run",
+        1,
+        _PATH | {"folder: string": "folder of the study", "summary: array": "the findings in words"},
+        {},
+    ),
     Schema("study status", 1, _PATH, {}),
     Schema("study plot", 1, {"summary: array": "the findings in words", "figures: array": "files written"}, {}),
     Schema(
@@ -360,13 +366,13 @@ _TABLE = (
         1,
         {
             "wide: array": "the floor under every dictionary at several λ",
-            "scale: number": "what the embeddings were multiplied by",
-            "dictionary: object": "random tokens as a dictionary",
-            "crosscheck: array": "four problems solved twice",
+            "scale: number": "factor that multiplied the embeddings",
+            "dictionary: object": "results for random tokens as a dictionary",
+            "crosscheck: array": "four problems, each solved by two solvers",
             "sharing: object": "the price at which words begin to share an atom",
-            "ledger: object": "trained SAEs taken apart",
-            "certified: boolean": "whether everything is",
-            "seconds: number": "of the whole call",
+            "ledger: object": "the loss of trained SAEs in parts",
+            "certified: boolean": "whether everything is certified",
+            "seconds: number": "wall-clock time of the whole call",
         },
         {},
     ),
@@ -374,10 +380,10 @@ _TABLE = (
         "example",
         1,
         {
-            "sae: string": "the folder with the SAE",
-            "activations: string": "the file with rows that it has not seen",
+            "sae: string": "folder of the SAE",
+            "activations: string": "file with rows that it was not trained on",
             "lam: number": "λ that it was trained with",
-            "next: string": "a command to go on with",
+            "next: string": "the command to try next",
         },
         {},
     ),
@@ -387,13 +393,13 @@ _TABLE = (
         {
             "sound: boolean": "whether everything that should work here does",
             "machine: object": "processor, threads, memory, GPUs, versions",
-            "checks: array": "name, state (works, fails, absent), detail and seconds of everything tried",
-            "extras: array": "optional packages: name, purpose, versions, and whether all are there",
-            "objections: array": "a sentence for each thing that fails",
+            "checks: array": "name, state (works, fails, absent), detail and seconds of every check",
+            "extras: array": "optional packages: name, purpose, versions, and whether all are installed",
+            "objections: array": "one sentence for each thing that fails",
         },
         {},
     ),
 )
 
 SCHEMAS = {schema.verb: schema for schema in _TABLE}
-"""The report of each verb."""
+"""The schema of each verb's report."""

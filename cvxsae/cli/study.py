@@ -1,4 +1,4 @@
-"""``cvxsae study``: run a declared grid, say where it stands, draw what it found."""
+"""``cvxsae study``: run a declared grid, report its status, plot its results."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ StudyFolder = Annotated[Path, typer.Argument(help="The folder of a study.", meta
 class RunOptions:
     """How the cells of a study are computed."""
 
-    n_jobs: Annotated[int, typer.Option("--n-jobs", help="Cells at a time; -1: one a core.")] = 1
+    n_jobs: Annotated[int, typer.Option("--n-jobs", help="Cells to run at a time; -1 for one per core.")] = 1
     threads: Annotated[
-        int | None, typer.Option("--threads", help="Threads of a cell. [default: the cores shared out]")
+        int | None, typer.Option("--threads", help="Threads per cell. [default: cores divided by --n-jobs]")
     ] = None
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Compute failed cells again.")] = False
     progress: Progress = None
@@ -31,20 +31,20 @@ def run_command(
     study: Annotated[Path, typer.Argument(help="The TOML file of a study; see docs/studies.md.", metavar="STUDY.toml")],
     options: RunOptions,
     folder: Annotated[
-        Path | None, typer.Option("--folder", help="Folder for cells and tables. [default: the file's name]")
+        Path | None, typer.Option("--folder", help="Folder for cells and tables. [default: named like the file]")
     ] = None,
     held_out: Annotated[
         float | None,
-        typer.Option("--held-out", help="Share of the rows that nothing is learned from. [default: the file's]"),
+        typer.Option("--held-out", help="Fraction of the rows to hold out. [default: from the file]"),
     ] = None,
 ) -> Answer:
-    """Compute the cells that are missing, write the table, say what was found."""
+    """Compute the missing cells and write the table."""
     from cvxsae.study.keys import SHARE
     from cvxsae.study.scale_study import ScaleStudy
     from cvxsae.study.summary import summary
 
     if options.n_jobs == 0:
-        raise InputError("--n-jobs is 0; pass a number of cells at a time, or -1 for one a core.")
+        raise InputError("--n-jobs is 0; pass the number of cells to run at a time, or -1 for one per core.")
     loaded = ScaleStudy.from_toml(study, folder=folder)
     if held_out is not None:
         loaded = replace(loaded, held_out=SHARE.read(held_out, "--held-out"))
@@ -57,7 +57,7 @@ def run_command(
 
 
 def status_command(folder: StudyFolder) -> Answer:
-    """Say what is done, failed and missing, why, and about how long the rest takes."""
+    """Print which cells are done, failed or missing."""
     from cvxsae.study.status import status_of
     from cvxsae.study.store import Store
 
@@ -71,7 +71,7 @@ def plot_command(
     folder: StudyFolder,
     out: Annotated[Path | None, typer.Option("--out", help="Folder for the figures. [default: FOLDER]")] = None,
 ) -> Answer:
-    """Draw the figures whose data exist and say what was found."""
+    """Draw the figures and print a summary."""
     from cvxsae.study.figures import draw
     from cvxsae.study.store import Store
     from cvxsae.study.summary import summary
@@ -81,7 +81,7 @@ def plot_command(
     name, cells = store.read_plan()
     found = table(cells, store)
     if not (found["status"] == "done").any():
-        raise InputError(f"folder {str(folder)!r} has no cell that is done; run the study first.")
+        raise InputError(f"folder {str(folder)!r} has no finished cell; run the study first.")
     written = [str(file) for file in draw(found, name, folder if out is None else out)]
     said = summary(name, found, n_planned=len(cells))
     text = "\n".join([said, *(f"figure written to {file}" for file in written)])
@@ -91,7 +91,7 @@ def plot_command(
 def register(app: typer.Typer) -> None:
     """Add the verbs of this file to the command, as ``cvxsae study ...``."""
     studies = typer.Typer(
-        help="Scale studies: a grid of certified cells from a TOML file, resumable.",
+        help="Run a grid of certified computations, declared in a TOML file; a study can be resumed.",
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
