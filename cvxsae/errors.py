@@ -13,7 +13,7 @@ class Error(Exception):
 
 
 class InputError(Error, ValueError):
-    """An argument that cannot be used; its message is one sentence that names it, what was found, and what to do."""
+    """An argument cannot be used; the message is one sentence that names it, what was found, and what to do."""
 
 
 class CertificateError(Error, ArithmeticError):
@@ -25,7 +25,7 @@ class GroupError(Error, RuntimeError):
 
 
 class NotCertifiedError(Error, RuntimeError):
-    """A solve that ended without closing the gap to ``tol``. The solution reached is in ``solution``."""
+    """A solve ended without closing the gap to ``tol``. The attribute ``solution`` is the solution reached."""
 
     def __init__(self, solution: Solution) -> None:
         status = solution.status

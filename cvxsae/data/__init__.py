@@ -1,4 +1,4 @@
-"""Activations in: what is accepted, checked, read from files, transformed, or made up with a known truth."""
+"""Activations: accepting, checking, reading, transforming, and generating them with a known truth."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Activations in: one validated, read-only view of N datapoints, whatever they came as.
+"""Activations: one validated, read-only view of N datapoints, whatever form they had.
 
 Accepted: numpy arrays and memory maps (float16, float32, float64, integers), torch tensors (also
 bfloat16, on any device), paths to ``.npy``, ``.npz``, ``.safetensors``, ``.pt``, ``.arrow`` and ``.parquet`` files
@@ -52,9 +52,9 @@ class Activations:
     Parameters
     ----------
     X
-        Anything this module accepts. See the module's first lines.
+        Data in any form that this module accepts; see the module's first lines.
     name
-        What messages call the argument.
+        Name of the argument in error messages.
     group
         The processes that hold the other rows, if these are one process's share
         (:meth:`cvxsae.parallel.ProcessGroup.shard`); None if they are all there are.
@@ -67,8 +67,8 @@ class Activations:
     Raises
     ------
     InputError
-        If the data is not a non-empty matrix of finite real numbers, or (here and whenever it is read) no longer what
-        it was when it was accepted.
+        If the data are not a non-empty matrix of finite real numbers, or (here and whenever they are read) have
+        changed since they were accepted.
 
     Notes
     -----

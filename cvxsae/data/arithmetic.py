@@ -1,4 +1,4 @@
-"""Arithmetic that the caller's settings do not reach."""
+"""Arithmetic that does not depend on the caller's settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Arrow and Parquet: columns of vectors as rows, one vector a row.
+"""Arrow and Parquet: columns of vectors as rows, one vector per row.
 
 A data set of Hugging Face is a folder of Arrow files, and SAELens caches activations as one: a row of the data set per
 context, which holds a (context, d) array under the hook's name. Innermost lists are the datapoints; lists around them

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and what an operating system says of a path, in one sentence."""
+"""Files that are written completely or not at all, and operating system errors as one sentence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The deadline of the work in hand, asked between its blocks and steps.
+"""The deadline of the current work, which is checked between its blocks and steps.
 
 Whoever can go on without the answer says until when it is worth waiting for (:func:`until`). Every pass over data and
 every long factorization asks (:func:`go_on`), and is given up once that moment has passed: what was there before is

@@ -1,4 +1,4 @@
-"""Real data sets that come with a wheel: nothing is downloaded when they are read."""
+"""Built-in real data sets, which come with a wheel; reading them downloads nothing."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ EMBEDDED_NAMES: tuple[str, ...] = tuple(_SETS)
 
 
 def embedded(name: str) -> Float[np.ndarray, "N d"]:
-    """Return the embedded data set of that name, one datapoint a row. See :data:`EMBEDDED_NAMES`."""
+    """Return the built-in data set of that name, one datapoint per row. See :data:`EMBEDDED_NAMES`."""
     return _SETS[arguments.choice(name, "name", EMBEDDED_NAMES)]()
 
 

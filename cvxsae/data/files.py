@@ -1,4 +1,4 @@
-"""Arrays to and from files, without ever unpickling, and batches gathered into one array."""
+"""Reading and writing arrays without ever unpickling, and gathering batches into one array."""
 
 from __future__ import annotations
 

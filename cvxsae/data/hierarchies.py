@@ -16,12 +16,12 @@ from cvxsae.errors import InputError
 
 @dataclass(frozen=True)
 class Feature:
-    """A feature of a hierarchy and what hangs below it.
+    """A feature of a hierarchy, with its children.
 
     Attributes
     ----------
     probability
-        That it fires, given that its parent does (or of all datapoints, for a root).
+        Probability that it fires if its parent does (for a root, on any datapoint).
     children
         Features that fire only where this one does.
     exclusive
@@ -65,7 +65,7 @@ def hierarchy(
     orthogonal: bool = True,
     **added: Unpack[Added],
 ) -> Synthetic:
-    """Features arranged in trees: a child fires only where its parent does.
+    """Generate data with features arranged in trees: a child fires only where its parent does.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Files that say which document each row is of: one label a row."""
+"""Files that say which document each row belongs to, with one label per row."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     import os
 
 TEXT = (".txt", ".csv", ".tsv")
-"""Files that are read as one label a line."""
+"""Files that are read as one label per line."""
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 """What stands between the columns of a table; there, a label may be in quotes."""
 
 
 def labels_in(path: str | os.PathLike[str], name: str) -> np.ndarray:
-    """The labels in a file: one a line of a text file, else the entries of an array; never unpickled.
+    """The labels in a file: one per line of a text file, else the entries of an array; never unpickled.
 
     A label of a text file is what stands in its line between blanks, so that blanks at its end make no other document.
 

@@ -28,18 +28,18 @@ LISTED = 5
 
 @dataclass(frozen=True, eq=False)
 class Outliers:
-    """Which rows of some data have far larger norms than most; about the rows given, not their distribution.
+    """The rows of some data with far larger norms than most; about the given rows, not their distribution.
 
     Attributes
     ----------
     rows
-        Their numbers in the data, ascending.
+        Their indices in the data, ascending.
     norms
         Their norms ‖x_n‖, in the same order.
     median
         Median norm of all rows.
     ratio
-        How many times the median makes an outlier.
+        Smallest norm of an outlier, as a multiple of the median.
     n_points
         Rows in the data, outliers included.
     """
@@ -61,7 +61,7 @@ class Outliers:
         return float(self.norms.max() / self.median) if len(self.rows) else 0.0
 
     def dropped(self) -> str:
-        """What to say where they were left out."""
+        """A sentence for reports about data without them."""
         if not len(self.rows):
             return f"no outliers to leave out: {str(self)[0].lower()}{str(self)[1:].removesuffix('.')}"
         return f"{str(self).removesuffix('.')}; left out"
@@ -94,7 +94,7 @@ def find_outliers(X: ActivationsLike, ratio: float = OUTLIER_RATIO) -> Outliers:
     Returns
     -------
     Outliers
-        The exact median, norms in float64; 8 bytes a row are held. Where the median is 0, there are none.
+        With the exact median, and norms in float64; this takes 8 bytes per row. If the median is 0, there are none.
 
     Raises
     ------
@@ -111,14 +111,14 @@ def find_outliers(X: ActivationsLike, ratio: float = OUTLIER_RATIO) -> Outliers:
 
 @own_arithmetic()
 def without_outliers(X: ActivationsLike, ratio: float = OUTLIER_RATIO) -> tuple[Activations, Outliers]:
-    """The data without the rows that :func:`find_outliers` finds, and the record of which these were.
+    """Return the data without the rows that :func:`find_outliers` finds, and the record of these rows.
 
     Parameters
     ----------
     X
         Anything :class:`~cvxsae.data.activations.Activations` accepts, shape (N, d).
     ratio
-        How many times the median norm makes an outlier.
+        Smallest norm of an outlier, as a multiple of the median norm.
 
     Returns
     -------
@@ -127,7 +127,7 @@ def without_outliers(X: ActivationsLike, ratio: float = OUTLIER_RATIO) -> tuple[
         files the rows between the outliers; of a function what it gives, filtered). Row n of it is row
         ``numpy.delete(numpy.arange(N), outliers.rows)[n]`` of X.
     Outliers
-        Which rows went, and how far out they are.
+        The rows that were left out, and their norms.
 
     Raises
     ------
@@ -144,7 +144,7 @@ def without_outliers(X: ActivationsLike, ratio: float = OUTLIER_RATIO) -> tuple[
 
 
 def outlier_note(X: ActivationsLike, ratio: float = OUTLIER_RATIO) -> str | None:
-    """A sentence on outlier rows that are among the data, for reports; None if there are none."""
+    """A sentence for reports about outliers among the data; None if there are none."""
     found = find_outliers(X, ratio)
     if not len(found.rows):
         return None

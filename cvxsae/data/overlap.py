@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from cvxsae.data.activations import Activations
 
 MOST_SEEN = 0.5
-"""Share of the rows held out that were learned from, from which they are refused; fewer are announced,
+"""Share of the held-out rows that were learned from, from which they are refused; fewer are announced,
 
 as a distribution may yield the same row twice (a token of the same activation)."""
 
@@ -27,7 +27,7 @@ def shared_rows(learned_on: Activations, X: Activations) -> int:
 
 
 def require_apart(learned_on: Activations, held_out: Activations, name: str) -> str | None:
-    """Refuse rows held out that are those learned from; where a few are, what has to be said, without a period.
+    """Refuse held-out rows that are those learned from; where a few are, what has to be said, without a period.
 
     Raises
     ------
@@ -46,7 +46,7 @@ def require_apart(learned_on: Activations, held_out: Activations, name: str) -> 
 
 
 def seen_in_words(count: int, total: int) -> str:
-    """What has to be said of so many rows held out that were learned from, without a period."""
+    """What has to be said of so many held-out rows that were learned from, without a period."""
     return (
         f"{count:,} of the {total:,} rows held out are equal to rows that are learned from, which flatters what is "
         "learned unless the distribution itself repeats rows"
@@ -54,7 +54,7 @@ def seen_in_words(count: int, total: int) -> str:
 
 
 def _marks(X: Activations) -> UInt64[np.ndarray, " N"]:
-    """One number a row, the same for rows of the same values whether a file keeps them in single precision or not."""
+    """One number per row, the same for rows of the same values whether a file keeps them in single precision or not."""
     marks = []
     for block in X.batches(device=torch.device("cpu")):
         rows = (block.to(torch.float32) + 0.0).contiguous().numpy()  # −0 is 0

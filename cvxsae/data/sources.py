@@ -1,4 +1,4 @@
-"""Data without end: batches of n datapoints from any iterable of batches of any size.
+"""Endless data: batches of n datapoints from any iterable of batches of any size.
 
 What has no end has no checksum, no second pass and no rows by index, so it is no
 :class:`~cvxsae.data.activations.Activations`. What can be said of it is said of one batch after the other, each checked
@@ -34,11 +34,11 @@ class RowBatches(Iterator[torch.Tensor]):
     Attributes
     ----------
     size
-        Datapoints in a batch.
+        Number of datapoints in a batch.
     position
-        Datapoints skipped or yielded so far: what ``skip`` has to be to go on from here.
+        Number of datapoints skipped or yielded so far: pass it as ``skip`` to resume from here.
     remainder
-        Datapoints left over at the end of the source, fewer than ``size``, which no batch has; 0 until the end.
+        Number of datapoints left over at the end of the source, fewer than ``size`` and in no batch; 0 until the end.
     """
 
     def __init__(self, batches: Iterator[Any], size: int, name: str, *, skip: int = 0, position: int = 0) -> None:
@@ -96,7 +96,7 @@ class RowBatches(Iterator[torch.Tensor]):
 
 
 def row_batches(source: BatchSource, size: int, *, skip: int = 0, name: str = "source") -> RowBatches:
-    """The next ``size`` datapoints of a source, again and again, whatever the batches that it yields.
+    """Iterate over a source in batches of ``size`` datapoints, whatever the sizes of the batches that it yields.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Rows set aside: what is learned on some of them is evaluated on the others, whole documents on one side."""
+"""Held-out rows: splitting rows into those learned from and those evaluated on, with whole documents on one side."""
 
 from __future__ import annotations
 
@@ -54,12 +54,12 @@ def document_labels(groups: Any, n_points: int, name: str = "groups") -> Int64[n
     Parameters
     ----------
     groups
-        One label a row, (N,): integers or strings, in any order.
+        One label per row, (N,): integers or strings, in any order.
 
     Raises
     ------
     InputError
-        If there is not one label a row, or labels are of another kind.
+        If there is not one label per row, or labels are of another kind.
     """
     if groups is None:
         return None
@@ -88,7 +88,7 @@ def split_rows(n_points: int, seed: int, *, groups: Any = None, share: float = H
     seed
         Of the choice.
     groups
-        One label a row, (N,), or None.
+        One label per row, (N,), or None.
     share
         Part of the units (rows or documents) that is set aside; at least one unit on either side.
 

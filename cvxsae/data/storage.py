@@ -1,4 +1,4 @@
-"""Kept work: files that are written whole or not at all, fingerprints of data, and folders that prove what they hold.
+"""Saved work: files written completely or not at all, fingerprints of data, and folders that verify their content.
 
 A :class:`Folder` keeps the finished parts of one computation, so that a later call with the same arguments goes on
 where an earlier one stopped. Every record carries the digest of what was asked and a checksum of its own content.
@@ -293,7 +293,7 @@ class Folder:
         key
             Letters, digits and ``_ . = -``.
         record
-            Ready for JSON; floats come back exactly, also those that are not finite.
+            Return a dictionary for JSON; floats come back exactly, also those that are not finite.
         arrays
             Arrays, tensors and sparse arrays of real numbers by name.
 

@@ -3,7 +3,7 @@
 The first pass counts the rows and keeps a checksum of every few megabytes of them; whatever is read later is compared
 with these before anyone sees it, so that a function that gives something else is an error at the first row of which
 that is known. Blocks asked for one after the other cost one pass, also where several threads ask a little out of order:
-what was read last is kept, and who asks for what comes next goes on from there. Rows chosen by number cost one pass
+what was read last is kept, and who asks for what comes next resumes from there. Rows chosen by number cost one pass
 for all that are asked for together.
 """
 

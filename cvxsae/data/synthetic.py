@@ -16,7 +16,7 @@ from cvxsae.errors import InputError
 
 @dataclass(frozen=True, eq=False)
 class Synthetic:
-    """Data and what it was made of: ``X == codes @ dictionary + bias + noise``, exactly.
+    """Generated data with their ground truth: ``X == codes @ dictionary + bias + noise``, exactly.
 
     Attributes
     ----------
@@ -33,7 +33,7 @@ class Synthetic:
     name
         The generator.
     seed
-        What it was seeded with: the same arguments and seed give the same arrays.
+        Random seed: the same arguments and seed give the same arrays.
     parents
         For a hierarchy, the index of each feature's parent, −1 for a root, shape (K,); otherwise all −1.
     """
@@ -76,18 +76,18 @@ def sparse_features(
     orthogonal: bool = False,
     **added: Unpack[Added],
 ) -> Synthetic:
-    """Features that fire independently of each other.
+    """Generate data with features that fire independently of each other.
 
     Parameters
     ----------
     n_points, dim, n_features
         N, d and K.
     seed
-        Of the generator.
+        Random seed.
     probability
-        That a feature fires on a datapoint.
+        Probability that a feature fires on a datapoint.
     strength
-        Its activation is then uniform between these two.
+        If it fires, its activation is uniform between these two.
     orthogonal
         Whether atoms are orthonormal (K ≤ d) rather than independent and uniform on the sphere.
     noise
@@ -120,7 +120,7 @@ def dense_signed_feature(
     strength: tuple[float, float] = (1.0, 2.0),
     **added: Unpack[Added],
 ) -> Synthetic:
-    """One direction with a coefficient of either sign on every datapoint, beside sparse features.
+    """Generate data with one direction that has a coefficient of either sign on every datapoint, and sparse features.
 
     The first two atoms are the antipodal pair u and −u; with three points, the default levels and
     nothing else this is case C8 of the theory.
@@ -168,17 +168,17 @@ def circle_feature(
     noise: float = 0.0,
     bias_norm: float = 0.0,
 ) -> Synthetic:
-    """Datapoints uniform on a circle in a random plane.
+    """Generate datapoints that are uniform on a circle in a random plane.
 
-    No finite dictionary is the true one; the four half-axes of the plane, which write every point
-    with two nonnegative codes, stand in for it.
+    No finite dictionary is the true one; in its place stand the four half-axes of the plane, which represent every
+    point with two nonnegative codes.
 
     Parameters
     ----------
     n_points, dim
         N and d ≥ 2.
     radius
-        Of the circle.
+        Radius of the circle.
     even
         Whether the angles are equally spaced from a random start, rather than independent.
     seed, noise, bias_norm
@@ -209,14 +209,14 @@ def duplicated_rows(
     strength: tuple[float, float] = (1.0, 2.0),
     bias_norm: float = 0.0,
 ) -> Synthetic:
-    """Random datapoints, each ``copies`` times, in random order; N = n_unique · copies, one atom a distinct point.
+    """Generate random datapoints, each ``copies`` times, in random order; every distinct point has its own atom.
 
     Parameters
     ----------
     n_unique, dim
         Number of distinct points and d.
     copies
-        Of each point, bit for bit.
+        Number of copies of each point, equal bit for bit.
     strength
         Norms are uniform between these two.
     seed, bias_norm
@@ -245,7 +245,7 @@ def clustered(
     noise: float = 0.05,
     bias_norm: float = 0.0,
 ) -> Synthetic:
-    """Datapoints along a few random directions, one atom each, with noise around them.
+    """Generate datapoints along a few random directions, one atom each, with noise around them.
 
     Parameters
     ----------

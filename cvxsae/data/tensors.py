@@ -1,4 +1,4 @@
-"""Arrays as tensors: what data, dictionaries and biases must be, checked in one place.
+"""Arrays as tensors: one place that checks data, dictionaries and biases.
 
 Every rejection is an :class:`~cvxsae.errors.InputError`, as in :mod:`cvxsae.data.arguments`.
 """

@@ -1,4 +1,4 @@
-"""Centering and scaling as explicit, reversible transforms that say what they do to λ."""
+"""Centering and scaling as explicit, reversible transforms that report their effect on λ."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from cvxsae.errors import InputError
 @computes
 @dataclass(frozen=True, eq=False)
 class Affine:
-    """The map ``x ↦ scale · (x − shift)`` on datapoints, and what it makes of a problem and its answer.
+    """The map ``x ↦ scale · (x − shift)`` on datapoints, and its effect on a problem and its answer.
 
     A model ``x ≈ b + z D`` of the data becomes ``s (b − t) + (s z) D`` with ``s = scale`` and
     ``t = shift``. The squared error is then s² times as large, and so is the penalty if λ becomes
@@ -30,7 +30,7 @@ class Affine:
     Parameters
     ----------
     shift
-        What is subtracted from every datapoint, shape (d,), in units of the data.
+        Vector subtracted from every datapoint, shape (d,), in units of the data.
     scale
         Above zero.
 
@@ -91,11 +91,11 @@ class Affine:
         return self.inverse.apply(X, dtype=dtype)
 
     def lam(self, lam: float) -> float:
-        """Return the penalty that poses the same problem on the transformed data: s λ."""
+        """Return the penalty of the same problem on the transformed data: s λ."""
         return self.scale * arguments.positive(lam, "lam")
 
     def value(self, value: float) -> float:
-        """Return what a value of (P), or a bound on it, becomes: s² F."""
+        """Return the value of (P), or a bound on it, for the transformed data: s² F."""
         return self.scale**2 * arguments.real(value, "value")
 
     def bias(self, bias: BiasLike) -> Float[np.ndarray, " d"] | Literal["free"] | None:
@@ -112,7 +112,7 @@ class Affine:
         return np.asarray(self.scale * (vector.numpy() - self.shift))
 
     def dictionary(self, dictionary: Any) -> Any:
-        """Return the dictionary of the same model on the transformed data: itself, since directions stay."""
+        """Return the dictionary of the same model on the transformed data: the same, since directions do not change."""
         return dictionary
 
     def codes(self, codes: Any) -> Any:
@@ -125,7 +125,7 @@ class Affine:
         return scaled if isinstance(codes, torch.Tensor) else scaled.numpy()
 
     def describe(self) -> str:
-        """Say in one sentence what the transform does to the data, λ, F and the bias."""
+        """Describe in one sentence the effect on the data, λ, F and the bias."""
         s = f"{self.scale:.6g}"
         moves, scales = bool(self.shift.any()), self.scale != 1
         if not (moves or scales):

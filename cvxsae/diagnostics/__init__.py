@@ -1,4 +1,4 @@
-"""What any optimum must satisfy, measured on a dictionary and its exact codes."""
+"""The conditions of any optimum, measured on a dictionary and its exact codes."""
 
 import lazy_loader
 

@@ -49,7 +49,7 @@ _WIDE_TOL = 1e-6
 
 @dataclass(frozen=True, kw_only=True)
 class Conditions:
-    """Which conditions :func:`check_optimality` measures, and how closely.
+    """The conditions that :func:`check_optimality` measures, and how closely.
 
     Attributes
     ----------
@@ -58,9 +58,9 @@ class Conditions:
     splits
         Whether to compute split scores (T8).
     new_atoms
-        How many starts the search for new atoms has (T7); 0 skips it.
+        Number of starts of the search for new atoms (T7); 0 skips it.
     pairs
-        How many pairs each table keeps.
+        Number of pairs in each table.
     second_order
         Whether to run the second-order test (T5): tens to hundreds of Hessian-vector products.
     noiseless
@@ -106,11 +106,12 @@ def check_optimality(
     tol: float = 1e-4,
     **options: Unpack[CheckOptions],
 ) -> OptimalityReport:
-    """Measure every condition that an optimal dictionary satisfies, and say where this one does not (theory.md §1–3).
+    """Measure every condition that an optimal dictionary satisfies, and say which of them fail (theory.md §1–3).
 
-    The codes are computed here, exactly and with certificates, whatever encoder the dictionary came with: so what is
-    found is a property of the dictionary. Passes over the data: the encoder's, one for the sums, a few for new atoms;
-    pairs are scanned block by block. Nothing K × K is held; memory is about that of the data and three dictionaries.
+    The codes are computed here, exactly and with certificates, whatever encoder the dictionary came with, so the
+    findings are properties of the dictionary. The call makes the passes of :func:`~cvxsae.encode` over the data, one
+    pass for the sums and a few for new atoms, and scans pairs block by block. No K × K array is formed; memory is
+    about that of the data and three dictionaries.
 
     Parameters
     ----------
@@ -124,15 +125,15 @@ def check_optimality(
     bias
         None (zero) or an array (d,), an SAE's ``b_dec``: a fixed bias, as everywhere. Not with a fit.
     trained_bias
-        Whether that bias was optimized along with the dictionary: then ``mean_n r_n = 0`` is a condition too (T3), it
-        is a variable of the second-order test, and the wide limit is that of every bias. Not with a fit.
+        Whether that bias was optimized along with the dictionary. Then ``mean_n r_n = 0`` is a condition too (T3), the
+        bias is a variable of the second-order test, and the wide limit is over all biases. Not with a fit.
     codes
-        Codes to start from, as in :func:`~cvxsae.encode`; not believed.
+        Codes to start from, as in :func:`~cvxsae.encode`; not trusted.
     tol
-        What counts as zero in the verdicts: a distance in units of λ.
+        Distances up to this size, in units of λ, count as zero in the verdicts.
     options
         ``device``, ``max_seconds``, ``progress``, ``seed`` (of random starts), and those of :class:`Conditions`:
-        ``code_tol``, ``splits``, ``new_atoms``, ``pairs``, ``second_order``, ``noiseless``. Where time runs out,
+        ``code_tol``, ``splits``, ``new_atoms``, ``pairs``, ``second_order``, ``noiseless``. If time runs out,
         ``unfinished`` says what was not measured.
 
     Returns
@@ -143,8 +144,8 @@ def check_optimality(
     Raises
     ------
     InputError
-        For arguments that cannot be used, and a ``max_seconds`` that passed before the sums over all datapoints were
-        complete: nothing could be said then.
+        For arguments that cannot be used, and if ``max_seconds`` passed before the sums over all datapoints were
+        complete, since nothing can be said then.
     KeyboardInterrupt
         On Ctrl-C: conditions mean nothing where codes are not exact.
     """
@@ -157,7 +158,7 @@ def check_optimality(
             raise InputError("dictionary is a fit, which knows its lam and bias; leave out lam, bias and trained_bias.")
         problem = at_one_bias(X, fit.dictionary, fit.lam, fit.bias)
         if codes is None and problem.n_points == fit.codes.shape[0]:
-            codes = fit.codes  # likely of the same data; not believed
+            codes = fit.codes  # likely of the same data; not trusted
         with never_too_late():
             return check(problem, codes, chosen, tol, run, bias_is_free=fit.problem.bias_is_free)
     if lam is None:

@@ -143,7 +143,7 @@ def scan_pairs(
 
 
 def identity_score(statistics: FeatureStatistics, block: PairBlock) -> np.ndarray:
-    """|cos(d_j, d_k) − E_k[ρ_j]|: by how much (2) fails."""
+    """|cos(d_j, d_k) − E_k[ρ_j]|: the deviation from (2)."""
     return np.abs(block.cosine - block.expected)
 
 

@@ -63,8 +63,8 @@ def absorption_score(statistics: FeatureStatistics, block: PairBlock) -> np.ndar
 def absorption(statistics: FeatureStatistics, *, count: int = _PAIRS) -> pd.DataFrame:
     """Rank ordered pairs by how much child k has absorbed parent j (T4, consequence a).
 
-    A stationary dictionary cannot keep a parent that fires on all of its child's datapoints: the parent falls silent
-    there and the child's atom carries its direction (Chanin et al. 2024 call it feature absorption). The score is
+    A stationary dictionary cannot keep a parent that fires on all of its child's datapoints: the parent is silent
+    there, and the child's atom carries its direction (Chanin et al. 2024 call this feature absorption). The score is
     ``(1 − P_k(j)) · E_k[d_j·(x − b)] / E_j[d_j·(x − b)]``, the ratio capped at 1: one when j never fires with k
     although k's datapoints hold as much of j's direction as j's own do. It needs no labels and so cannot tell a
     parent's absorption from two features that merely resemble each other: ``cosine``, ``cofiring`` and the densities
@@ -81,8 +81,8 @@ def absorption(statistics: FeatureStatistics, *, count: int = _PAIRS) -> pd.Data
 def absorption_gap(codes: Any, atom: int, parent: ArrayLike, child: ArrayLike) -> float:
     """``P(z > 0 | parent without child) − P(z > 0 | parent with child)`` of the atom that stands for the parent.
 
-    For data whose hierarchy is known: zero if the atom fires wherever the parent does, one if the child has absorbed it
-    wholly.
+    For data with a known hierarchy: zero if the atom fires wherever the parent does, one if the child has absorbed it
+    completely.
 
     Parameters
     ----------
@@ -116,7 +116,7 @@ def absorption_gap(codes: Any, atom: int, parent: ArrayLike, child: ArrayLike) -
 
 @dataclass(frozen=True)
 class ResidualStructure:
-    """How much of the residual is structured, and by what. Shares are of ``Σ_n ‖r_n‖²`` unless said otherwise.
+    """The structure of the residual. Shares are fractions of ``Σ_n ‖r_n‖²`` unless stated otherwise.
 
     Attributes
     ----------
@@ -160,7 +160,7 @@ class ResidualStructure:
     spectrum: tuple[float, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON; the spectrum's first 20 entries."""
+        """Return a dictionary for JSON; the spectrum's first 20 entries."""
         return {**asdict(self), "spectrum": list(self.spectrum[:_SPECTRUM])}
 
 
@@ -234,7 +234,7 @@ def _squared_errors(half: Moments, weights: np.ndarray, offset: np.ndarray) -> n
 def antipodal_pairs(
     statistics: FeatureStatistics, *, cosine: float = ANTIPODAL, density: float = DENSE, count: int = _PAIRS
 ) -> pd.DataFrame:
-    """Dense antipodal features: pairs with ``cos ≤ cosine``, both active on a share ``density`` of the datapoints.
+    """Find dense antipodal features: pairs with ``cos ≤ cosine``, both active on a share ``density`` of the datapoints.
 
     Each comes with its *antipodal gain* (theory.md §6): with g_n the coordinate along ``u = d_k`` that the other
     features leave, the least cost of one atom with a free offset minus that of the pair ±u, in units of (P). It is
@@ -284,7 +284,9 @@ def antipodal_table(statistics: FeatureStatistics, table: pd.DataFrame) -> pd.Da
 
 @own_arithmetic()
 def antipodal_gain(values: ArrayLike, lam: float) -> float:
-    """What the pair ±u saves over the single atom u on coordinates g_n, each with its best offset c, in units of (P).
+    """Compute what the pair ±u saves over the single atom u on coordinates g_n, each with its best offset c.
+
+    In units of (P):
 
     ``min_c mean h¹_λ(g_n − c) − min_c mean h_λ(|g_n − c|)`` with h_λ the Huber function and h¹_λ the same on
     positives, ``½g²`` on negatives (theory.md §6). Never negative.
@@ -320,7 +322,7 @@ def _coordinate(statistics: FeatureStatistics, feature: int, other: int) -> np.n
 
 @own_arithmetic()
 def duplicates(statistics: FeatureStatistics, *, cosine: float = DUPLICATE, count: int = _PAIRS) -> pd.DataFrame:
-    """Pairs of live atoms with ``cos ≥ cosine``: never at a local minimum (T8), so a sign of unfinished training.
+    """Find pairs of live atoms with ``cos ≥ cosine``: never at a local minimum (T8), so a sign of unfinished training.
 
     Returns
     -------
@@ -343,7 +345,7 @@ def duplicate_score(cosine: float = DUPLICATE) -> Score:
 
 
 def feature_densities(statistics: FeatureStatistics, *, dense: float = DENSE) -> pd.DataFrame:
-    """How often and how strongly each feature fires, by feature index.
+    """Tabulate how often and how strongly each feature fires, by feature index.
 
     Returns
     -------

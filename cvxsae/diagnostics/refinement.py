@@ -19,7 +19,7 @@ STARTS = 32
 
 @own_arithmetic()
 def refinement_gain(residuals: Any, lam: float, atoms: Any) -> Float64[np.ndarray, " m"]:
-    """How much one more atom lowers F while all other codes stay put, ``(1/N) Σ_n ½(u·r_n − λ)_+²`` (T7).
+    """Compute how much one more atom lowers F with all other codes fixed, ``(1/N) Σ_n ½(u·r_n − λ)_+²`` (T7).
 
     It is exact for that move, and a lower bound of the decrease once the other codes respond.
 
@@ -48,8 +48,8 @@ def best_new_atoms(
 ) -> tuple[Float64[np.ndarray, "m d"], Float64[np.ndarray, " m"]]:
     """Climb :func:`refinement_gain` from many starts at once: ``u ← normalize(Σ_n (u·r_n − λ)_+ r_n)`` (T7).
 
-    What is found is attained, so each gain is a true lower bound of what the best new atom would give; nothing says
-    that no better one exists.
+    Every gain is attained by its atom, so it is a lower bound of the gain of the best new atom; a better atom may
+    exist.
 
     Parameters
     ----------
@@ -57,9 +57,9 @@ def best_new_atoms(
         As in :func:`refinement_gain`.
     starts
         Directions to start from, (m, d); by default the longest residual and 31 others, drawn among those longer than
-        λ: no other can lower F.
+        λ, since no other can lower F.
     seed
-        Of that draw.
+        Random seed of that draw.
 
     Returns
     -------

@@ -30,14 +30,14 @@ _SMALLEST = 1e-16
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class OptimalityReport:
-    """What :func:`check_optimality` found. Everything is keyed by feature index; values are in units of (P).
+    """The findings of :func:`check_optimality`. Everything is keyed by feature index; values are in units of (P).
 
     Attributes
     ----------
     statistics
         Exact codes and their sums.
     features
-        One row a feature: densities (:func:`~cvxsae.diagnostics.phenomena.feature_densities`), ``stationarity``
+        One row per feature: densities (:func:`~cvxsae.diagnostics.phenomena.feature_densities`), ``stationarity``
         ``‖E_k[r]/λ − d_k‖`` (T3), its ``standard_error`` over the datapoints, what it is ``at_least`` with 95 %
         confidence if these are a sample of others (NaN for features that fire on fewer than ten), ``gradient`` (that
         times ``λ S_k/N``: the slope of F, per unit angle), ``identity_deficit`` (largest failure of (2) over j),
@@ -50,7 +50,7 @@ class OptimalityReport:
     antipodes, duplicates
         Pairs of :func:`~cvxsae.diagnostics.phenomena.antipodal_pairs` and ``duplicates``.
     residuals
-        What the residuals are made of.
+        The structure of the residuals.
     dual_excess
         ``max_nk d_k·r_n/λ − 1`` (T1): at most about the root of ``code_tol``.
     identity_deficit
@@ -66,13 +66,13 @@ class OptimalityReport:
     wide_value, wide_lower_bound
         F_wide and its certified lower bound: what no dictionary of any width can beat (T9).
     second_order, noiseless
-        The second-order test (T5) and the cone condition (T6), if asked for.
+        The second-order test (T5) and the cone condition (T6), if requested.
     noiseless_error
         Relative squared error of the codes the cone condition was tested on; it is about data with none.
     unfinished
-        What was asked for and not measured because ``max_seconds`` had passed; empty otherwise.
+        Requested measurements that were not made because ``max_seconds`` had passed; empty otherwise.
     tol
-        What counts as zero in the verdicts.
+        Distances up to this size, in units of λ, count as zero in the verdicts.
     """
 
     statistics: FeatureStatistics
@@ -114,7 +114,7 @@ class OptimalityReport:
 
     @property
     def is_stationary(self) -> bool:
-        """Whether no turn of an atom (and no shift of a free bias) lowers F at first order, to ``tol``."""
+        """Whether no rotation of an atom (and no shift of a free bias) lowers F at first order, to ``tol``."""
         known = "codes" not in self.unfinished
         return known and self.stationarity <= self.tol and (not self.bias_is_free or self.bias_residual <= self.tol)
 
@@ -129,7 +129,7 @@ class OptimalityReport:
         return (*_first_order(self), *_structure(self))
 
     def worst_features(self, count: int = 10) -> pd.DataFrame:
-        """The features that are farthest from stationarity for certain (``at_least``); those that seldom fire last."""
+        """The features that are certainly farthest from stationarity (``at_least``); rarely firing ones come last."""
         order = ["at_least", "stationarity"]
         return self.features.sort_values(order, ascending=False, na_position="last", kind="stable").head(count)
 
@@ -148,7 +148,7 @@ class OptimalityReport:
         return points[order[ahead]][:count], points[order[~ahead]][:count]
 
     def summary(self) -> dict[str, Any]:
-        """The numbers of the report, without its tables."""
+        """Return the numbers of the report, without its tables."""
         found = self.statistics
         return {
             "n_points": found.n_points,
@@ -177,7 +177,7 @@ class OptimalityReport:
         }
 
     def to_dict(self, count: int = 20) -> dict[str, Any]:
-        """Ready for JSON: the summary, the objections, and the first ``count`` rows of every table."""
+        """Return a dictionary for JSON: the summary, the objections, and the first ``count`` rows of every table."""
         splits = self.predicted_splits(count)
         scores = zip(splits.index.tolist(), splits["split_score"].tolist(), strict=True)
         return {

@@ -23,7 +23,7 @@ from cvxsae.solvers.codes.result import Codes
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SecondOrder:
-    """Whether F(D, b) curves upwards in every direction, and how far the question makes sense (T5).
+    """Whether F(D, b) curves upwards in every direction, with the margins at which this is meaningful (T5).
 
     Attributes
     ----------
@@ -72,7 +72,7 @@ class SecondOrder:
         return self.is_regular and self.least.eigenvalue > self.least.residual
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Return a dictionary for JSON."""
         return {
             "least_eigenvalue": self.least.eigenvalue,
             **{name: getattr(self.least, name) for name in ("residual", "curvature", "converged")},

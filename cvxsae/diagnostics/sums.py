@@ -189,7 +189,7 @@ def feature_statistics(
     code_tol: float = CODE_TOL,
     **options: Unpack[Compute],
 ) -> FeatureStatistics:
-    """Encode and sum up: two passes over the data, one of them :func:`~cvxsae.encode`.
+    """Encode the data and compute sums of the codes: two passes over the data, one of them :func:`~cvxsae.encode`.
 
     Parameters
     ----------
@@ -202,7 +202,7 @@ def feature_statistics(
     bias
         None (zero) or an array (d,).
     codes
-        Codes to start from, not to be believed: :class:`~cvxsae.results.Codes` or sparse (N, K) for atoms of norm 1.
+        Codes to start from, not trusted: :class:`~cvxsae.results.Codes` or sparse (N, K) for atoms of norm 1.
     code_tol
         Relative gap of every datapoint's codes.
     options
@@ -238,13 +238,13 @@ def at_one_bias(X: ActivationsLike, dictionary: Any, lam: float, bias: BiasLike)
 
 
 def exact_codes(problem: SparseCodes, start: Any, tol: float, run: Run) -> Codes:
-    """Exact codes, from codes that are not believed. An interrupt passes through: partial codes would mislead."""
+    """Exact codes, from codes that are not trusted. An interrupt passes through: partial codes would mislead."""
     inner = replace(run.inner(), progress=run.progress)
     return encode_rows(problem, inner, tol=relative_gap_asked(tol, "code_tol"), warm=warm_codes(start, problem))
 
 
 def measured(problem: SparseCodes, start: Any, tol: float, run: Run) -> FeatureStatistics:
-    """:func:`feature_statistics` of a problem at a fixed bias, from codes that are not believed.
+    """:func:`feature_statistics` of a problem at a fixed bias, from codes that are not trusted.
 
     Raises
     ------

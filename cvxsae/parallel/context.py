@@ -71,7 +71,7 @@ class Kept(TypedDict, total=False):
     """Options of every verb that keeps its work."""
 
     folder: str | Path | None
-    """Where finished work is kept; a later call with the same arguments goes on from there."""
+    """Where finished work is kept; a later call with the same arguments resumes from there."""
 
 
 @dataclass(frozen=True, kw_only=True)

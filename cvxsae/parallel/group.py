@@ -37,7 +37,7 @@ _TOLD = "_cvxsae_told"
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """The processes that share one solve, seen from one of them; alone by default, and then it costs nothing.
+    """The processes that share one solve, seen from one of them; a single process by default, at no cost.
 
     Get one from :func:`process_group`. Every method but :meth:`shard` is *collective*: all processes call it, in the
     same order.
@@ -49,7 +49,7 @@ class ProcessGroup:
     size
         Number of processes.
     device
-        Where this process computes.
+        Device on which this process computes.
     handle
         The ``torch.distributed`` group underneath; None if alone.
     """
@@ -70,7 +70,7 @@ class ProcessGroup:
         return self.rank == 0
 
     def shard(self, X: ActivationsLike) -> Activations:
-        """Rows of the whole data (N, d) that are this process's: contiguous, near-equal, in the order of the processes.
+        """Return this process's rows of the whole data (N, d): contiguous, near-equal, in the order of the processes.
 
         Of a memory map, a file that can be mapped or several of them, only those rows are read.
 

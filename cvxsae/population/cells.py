@@ -149,7 +149,7 @@ class Question:
     # ------------------------------------------------------------------ records
 
     def proven(self, kept: Kept, batch: Batch) -> BatchFloor:
-        """What a record is worth: its proof is gone through again on the rows of the batch, nothing is believed.
+        """What a record is worth: its proof is gone through again on the rows of the batch, nothing is trusted.
 
         Raises
         ------

@@ -36,7 +36,7 @@ def evaluate(
     tol: float = 1e-4,
     **options: Unpack[EvaluateOptions],
 ) -> Evaluation:
-    """Evaluate a dictionary on rows, usually such that it has not seen: ``φ(x; D) = min_{z≥0} ½‖x − b − zD‖² + λ Σz``.
+    """Evaluate a dictionary on (usually held-out) rows: ``φ(x; D) = min_{z≥0} ½‖x − b − zD‖² + λ Σz``.
 
     Parameters
     ----------

@@ -50,20 +50,21 @@ def population_floor(
     confidence: float = CONFIDENCE,
     **options: Unpack[PopulationFloorOptions],
 ) -> PopulationFloor:
-    """A lower confidence limit of ``F*_K(P)``, the least expected loss of any dictionary of K atoms.
+    """Compute a lower confidence limit of ``F*_K(P)``, the least expected loss of any dictionary of K atoms.
 
-    For a batch S of rows of the distribution P, ``E[ min_{D,b} F_S(D, b) ] ≤ min_{D,b} F_P(D, b)``: what is best for a
-    batch is at least as good there as what is best for all (T17 a). So certified floors of independent batches (T9,
-    T10, T14, T15) are, in expectation, below ``F*_K(P)``, and a lower confidence limit of their mean is one of it.
-    Every floor is checked by the referee (:func:`~cvxsae.certify`) before it counts.
+    For a batch S of rows of the distribution P, ``E[ min_{D,b} F_S(D, b) ] ≤ min_{D,b} F_P(D, b)``, because on a batch
+    the best dictionary for that batch is at least as good as the best one for all (T17 a). So certified floors of
+    independent batches (T9, T10, T14, T15) are, in expectation, below ``F*_K(P)``, and a lower confidence limit of
+    their mean is a lower confidence limit of ``F*_K(P)``. The referee (:func:`~cvxsae.certify`) checks every floor
+    before it counts.
 
     Parameters
     ----------
     X
         Anything :class:`~cvxsae.Activations` accepts, (N, d): batches are disjoint and drawn at random. Or an
-        iterable of (m, d) batches, finite or without end, or a function that returns one: batches are consecutive rows
-        then. Rows must be independent draws, or in documents that are (``groups``); of a source, such that batches are
-        independent of each other (shuffled tokens).
+        iterable of (m, d) batches, finite or without an end, or a function that returns one: batches are consecutive
+        rows then. Rows must be independent draws, or in documents that are (``groups``); of a source, such that batches
+        are independent of each other (shuffled tokens).
     n_atoms
         Width K; None for the floor of every width (the wide limit T9).
     lam
@@ -74,7 +75,7 @@ def population_floor(
         Rows of a batch. Bigger batches have higher floors and take longer, more batches a limit closer to their mean.
         Default: an eighth of the rows, at most 4,000.
     n_batches
-        How many batches; None for as many as there are rows for. A source without end needs it (or ``max_seconds``).
+        How many batches; None for as many as there are rows for. A source without an end needs it (or ``max_seconds``).
     groups
         Which document each row is of, (N,): integers or strings. Then batches are equally many whole documents, of
         about ``batch`` rows, and the limit is that of a ratio
@@ -83,7 +84,7 @@ def population_floor(
         Of the lower limit, between 0 and 1.
     largest_norm
         A norm R that no row of the distribution exceeds, known beforehand and not read off the rows. Floors then lie
-        between 0 and ``½R²`` (fixed bias: ``½(R + ‖b‖)²``; all widths: ``h_λ`` in the place of the square), and the
+        between 0 and ``½R²`` (fixed bias: ``½(R + ‖b‖)²``; all widths: ``h_λ`` instead of the square), and the
         limit is an empirical Bernstein one, valid at every number of batches. It takes dozens of batches to be of use.
     jobs
         Batches at a time, in processes of their own.
@@ -91,7 +92,7 @@ def population_floor(
         Of the batches, and of the search for every floor.
     folder
         Where finished batches are kept, each with what proves it, which is gone through again when it is read. A later
-        call goes on from there, also with more batches, and several processes or machines may share the folder, each
+        call resumes from there, also with more batches, and several processes or machines may share the folder, each
         doing what is missing.
     device, max_seconds, progress
         After ``max_seconds`` or Ctrl-C the batches done by then count, with the (lower) limit of so few. Batches are

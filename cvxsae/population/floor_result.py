@@ -135,7 +135,7 @@ class PopulationFloor:
         return f"dictionary of {width} and {'any bias' if self.bias_is_free else 'this bias'}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Return a dictionary for JSON."""
         return {
             "estimate": self.estimate.to_dict(),
             "lower_limit": self.lower_limit,

@@ -78,7 +78,7 @@ def population_gap(
     floor: PopulationFloor | None = None,
     **options: Unpack[PopulationGapOptions],
 ) -> PopulationGap:
-    """How much any dictionary of K atoms can gain over this one on the distribution of the rows (T17 c).
+    """Bound how much any dictionary of K atoms can gain over this one on the distribution of the rows (T17 c).
 
     The upper side is the mean of its loss over rows that it has not seen, with an upper confidence limit; the lower
     side is that of :func:`population_floor`. The confidence is joint: either side is at ``1 − (1 − confidence)/2``, and

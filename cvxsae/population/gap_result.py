@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PopulationGap:
-    """How far a dictionary can be from the best on the distribution: an upper limit less a lower one, jointly valid.
+    """How far a dictionary can be from the best on the distribution: an upper limit minus a lower one, jointly valid.
 
     With probability :attr:`confidence` at least, ``0 ≤ F_P(D, b) − F*_K(P) ≤ gap`` (T17 c): each side fails with
     at most half of what is left to 1, whatever the two have to do with each other.
@@ -72,7 +72,7 @@ class PopulationGap:
         return self.lower.is_certified
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Return a dictionary for JSON."""
         return {
             "gap": self.gap,
             "relative": self.relative,

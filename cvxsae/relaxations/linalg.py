@@ -1,6 +1,6 @@
 """Factorizations that do not stop a solve: each tries a second LAPACK routine before it gives up, in one sentence.
 
-LAPACK's fast routines (divide and conquer, Cholesky) can fail on matrices that are fine but for rounding, on one
+LAPACK's fast routines (divide and conquer, Cholesky) can fail on matrices that are fine except for rounding, on one
 processor and not on another. What fails here fails twice, or holds NaN; it raises :class:`FactorizationError`, which
 solvers turn into a status. Every function takes numpy arrays or torch tensors and returns what it was given.
 """

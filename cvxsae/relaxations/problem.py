@@ -255,7 +255,7 @@ class Problem(ABC):
         return True
 
     def polar(self, Y: Float[torch.Tensor, "N d"], proof: CopositivityProof | None = None) -> float:
-        """An upper bound of the polar gauge of Y (exact but for rounding wherever the problem has a formula)."""
+        """An upper bound of the polar gauge of Y (exact except for rounding wherever the problem has a formula)."""
         rows = self.row_polars(Y)
         if rows is None:
             raise NotImplementedError

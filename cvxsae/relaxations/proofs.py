@@ -119,7 +119,7 @@ class NonnegativeProof(CopositivityProof):
 
 @dataclass(frozen=True, eq=False)
 class SliceProof(CopositivityProof):
-    """One semidefinite matrix a datapoint, as above.
+    """One semidefinite matrix per datapoint, as above.
 
     Attributes
     ----------

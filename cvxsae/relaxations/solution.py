@@ -20,7 +20,7 @@ from cvxsae.relaxations.problem import Problem
 
 
 class Status(Enum):
-    """How a solve ended. Each member carries a message and a remedy."""
+    """How a solve ended. Each member has a message and a remedy."""
 
     CERTIFIED = ("the relative gap is within tol", "")
     STATIONARY = (
@@ -68,7 +68,7 @@ class Status(Enum):
 
     @property
     def is_success(self) -> bool:
-        """Whether the solve reached the best end there is for its problem, so that nothing is raised."""
+        """Whether the solve reached the best possible end for its problem, so that nothing is raised."""
         return self in (Status.CERTIFIED, Status.STATIONARY, Status.RELAXED, Status.BOUNDED)
 
 
@@ -111,7 +111,7 @@ class Solution(Candidate):
     status
         How the solve ended; ``status.message`` and ``status.remedy`` are sentences.
     tol
-        The relative gap that was asked for.
+        The target for the relative gap.
     history
         Value and lower bound over time.
     seconds
@@ -154,7 +154,7 @@ class Solution(Candidate):
 
     @property
     def objections(self) -> tuple[str, ...]:
-        """What contradicts a proven inequality, one sentence each; empty unless something is wrong."""
+        """One sentence for each contradiction of a proven inequality; empty unless something is wrong."""
         if self.gap < -GAP_SLACK:
             return (f"The lower bound {self.lower_bound!r} lies above the value {self.value!r}.",)
         return ()
@@ -166,7 +166,7 @@ class Solution(Candidate):
 
     @property
     def remedy(self) -> str:
-        """What to do about it, in words; empty if there is nothing to do."""
+        """What to do next, in words; empty if there is nothing to do."""
         return self.status.remedy
 
     def to_dict(self) -> dict[str, Any]:
@@ -202,7 +202,7 @@ class Solution(Candidate):
 
     @classmethod
     def load(cls, path: str | Path, problem: Problem) -> Solution:
-        """Read what :meth:`save` wrote and judge it again against the problem; no number in the file is believed.
+        """Read what :meth:`save` wrote and check it again against the problem; no number in the file is trusted.
 
         Raises
         ------

@@ -40,7 +40,7 @@ class ActivationFunction(ABC):
         return {}
 
     def require_width(self, n_atoms: int) -> None:
-        """Refuse arrays that are not one number an atom."""
+        """Refuse arrays that are not one number per atom."""
         for name, array in self.arrays().items():
             if array.shape != (n_atoms,):
                 raise InputError(

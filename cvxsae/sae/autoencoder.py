@@ -40,8 +40,7 @@ _BLOCK_ENTRIES = 2**22
 @computes
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SparseAutoencoder:
-    """``z = activation((x − b_dec) W_enc + b_enc)``, ``x̂ = z W_dec + b_dec``: rows of ``W_dec`` are atoms, of any norm.
-
+    """``z = activation((x − b_dec) W_enc + b_enc)``, ``x̂ = z W_dec + b_dec``: atoms of any norm, the rows of ``W_dec``.
     Its loss in units of (P) is ``(1/N) Σ_n [ ½‖x_n − x̂_n‖² + λ Σ_k z_nk ‖W_dec,k‖ ]``: that of the unit-norm
     dictionary with codes ``z_k ‖W_dec,k‖`` (theory.md §0).
 
@@ -67,7 +66,7 @@ class SparseAutoencoder:
     seconds
         Wall-clock time of training.
     trainer
-        What trained it.
+        The trainer that was used.
     metadata
         What else its file said (hook, model, how it was trained); kept under ``metadata`` when it is saved again.
     """
@@ -368,9 +367,9 @@ class SparseAutoencoder:
 
     @classmethod
     def load(cls, path: str | Path, layout: str | None = None, *, scale: float | None = None) -> SparseAutoencoder:
-        """Read an SAE as it lies on disk, in the layout of any of the libraries that the documentation lists.
+        """Read an SAE from disk, in the layout of any of the libraries that the documentation lists.
 
-        What a file holds decides which layout it is, and is all understood or refused: nothing is assumed.
+        The content of a file determines its layout, and is completely understood or refused: nothing is assumed.
 
         Parameters
         ----------

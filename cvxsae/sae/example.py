@@ -50,16 +50,16 @@ class Example:
 
 
 def write_example(folder: str | Path, *, n_atoms: int = 64, rows: int = 8000, seed: int = 0) -> Example:
-    """Train a small SAE on token embeddings, and write it to a folder with rows that it has not seen.
+    """Train a small SAE on token embeddings, and write it to a folder with rows that it was not trained on.
 
-    The embeddings are those of :func:`cvxsae.data.wordllama`, centered and scaled to unit mean-square norm. As many of
+    The embeddings are those of :func:`cvxsae.data.wordllama`, centered and scaled to mean squared norm 1. As many of
     them train the SAE as are written for its audit; which ones is drawn with ``seed``. Training is short on purpose, so
     that an audit has something to find.
 
     Parameters
     ----------
     folder
-        Where to write; made if it is not there. Files of an earlier example are replaced.
+        Where to write; created if needed. Files of an earlier example are replaced.
     n_atoms
         Width K of the SAE.
     rows

@@ -39,7 +39,7 @@ TOL = 1e-6
 """Relative gap of the codes: a millionth of F is far below what tells optima apart."""
 
 SAME_LAM = 1e-9
-"""Relative difference of two penalties that are the same but for rounding."""
+"""Relative difference of two penalties that are the same except for rounding."""
 
 
 class MatchOptions(Compute, Seeded, total=False):
@@ -65,7 +65,7 @@ def match(
     similar: float = SIMILAR,
     **options: Unpack[MatchOptions],
 ) -> Matching:
-    """Match the atoms of two dictionaries, say what became of each, and whether they are the same optimum.
+    """Match the atoms of two dictionaries, find the kind of each, and whether they are the same optimum.
 
     Atoms are matched one to one so that the sum of cosines is largest (Hungarian method; exact), and every atom is
     called shared, split, merged or new (:func:`~cvxsae.diagnostics.matching.assignment.kinds_of`). Cosines are signed:
@@ -91,7 +91,7 @@ def match(
         What each of them belongs to (documents, as integers or texts), (M,): datapoints of one unit are not taken as
         independent. None: each datapoint is a unit.
     similar
-        Cosine from which two atoms count as alike.
+        Smallest cosine at which two atoms count as similar.
     options
         ``draws``, ``points``, ``tol`` (see :class:`MatchOptions`); ``device``; ``max_seconds`` (of the whole call:
         points on the way that are left are left out, and codes that are not exact have wider gaps, which every

@@ -53,7 +53,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class SelfTest:
-    """The answer of :meth:`SparseAutoencoder.self_test`; it holds for the rows tried, and proves nothing.
+    """The result of :meth:`SparseAutoencoder.self_test`; it is about the rows tried, and is not a proof.
 
     Attributes
     ----------

@@ -28,12 +28,12 @@ UNITS = ("row", "document", "batch")
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number over the rows given, and between what it is for the distribution they were drawn from.
+    """A number for the given rows, with an interval for the distribution that they were drawn from.
 
     Attributes
     ----------
     value
-        Of the rows given, exactly.
+        Of the given rows, exactly.
     low, high
         Ends of the confidence interval; NaN where there is none, infinite on the open side of a limit.
     method
@@ -64,7 +64,7 @@ class Estimate:
         return replace(self, value=value)
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON, with None for what is not known."""
+        """Return a dictionary for JSON, with None for what is not known."""
         numbers = {"value": self.value, "low": self.low, "high": self.high, "confidence": self.confidence}
         known = {name: float(n) if np.isfinite(n) else None for name, n in numbers.items()}
         return {**known, "method": self.method, "unit": self.unit, "n_units": self.n_units}

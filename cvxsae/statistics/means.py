@@ -44,7 +44,7 @@ def mean_interval(
     Parameters
     ----------
     values
-        One number a row, (N,).
+        One number per row, (N,).
     confidence
         How often such intervals are to hold, between 0 and 1.
     groups

@@ -70,7 +70,7 @@ def compare(
     callback: Callable[[WidthResult], None] | None = None,
     **options: Unpack[CompareOptions],
 ) -> Comparison:
-    """For each width: a trained SAE and its ledger, the best dictionary found, and the floors under both (§7).
+    """Compare, at each width, a trained SAE and its ledger, the best dictionary found, and the floors under both.
 
     An SAE is trained (:func:`~cvxsae.sae.train_sae`) and audited (:func:`~cvxsae.audit`); independently of it, a
     dictionary is learned at the first width and grown to each of the others (:func:`~cvxsae.learn_dictionary`). The
@@ -98,9 +98,9 @@ def compare(
         (M, d), or None. SAEs, dictionaries and floors are then of the other rows, and what the dictionaries cost on
         these comes first: the ledgers of the SAEs, intervals for the distribution and paired differences (T17 b;
         :attr:`WidthResult.ledger <cvxsae.study.WidthResult>`, :attr:`WidthResult.held_out`). With None everything is
-        about the rows given, a dictionary's memory of them included.
+        about the given rows, a dictionary's memory of them included.
     groups, held_out_groups
-        Which document each row is of, (N,) of X or (M,) of other rows held out, integers or strings: whole documents
+        Which document each row is of, (N,) of X or (M,) of other held-out rows, integers or strings: whole documents
         are held out, and intervals are over documents (T17 d). None if rows are independent.
     confidence
         Of every interval for the distribution.
@@ -108,7 +108,7 @@ def compare(
         ``device``; ``max_seconds`` (of the whole call: what is left is shared out over the searches that are left; once
         it has passed, the first width is finished as quickly as can be, and the others are left out); ``progress``;
         ``seed`` (of training and searches); and ``folder``, where ``compare.json`` and one ``dictionary_K.npz`` a width
-        are written as they come: a comparison that was interrupted goes on where it was.
+        are written as they come: a comparison that was interrupted resumes where it was.
 
     Returns
     -------
@@ -283,7 +283,7 @@ class _Progress:
         )
 
     def _on_held_out(self, width: int) -> HeldOutWidth | None:
-        """The same on the rows held out, from what the cells keep of every row."""
+        """The same on the held-out rows, from what the cells keep of every row."""
         sae, learned = (self.records[name, width] for name in ("trained_sae", "learned"))
         if "held_out" not in learned["numbers"]:
             return None

@@ -114,7 +114,7 @@ class ComparedRows:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What a comparison says of the rows held out."""
+        """What a comparison says of the held-out rows."""
         if not self.n_held_out:
             return {}
         how = {"held_out": "other data" if self.share is None else self.share}
@@ -122,6 +122,6 @@ class ComparedRows:
         return {"n_held_out": self.n_held_out, **how, "unit": unit, "confidence": self.confidence}
 
     def known(self) -> dict[str, str]:
-        """What identifies the rows held out beyond that."""
+        """What identifies the held-out rows beyond that."""
         rows = {} if self.aside is None else {"held_out_rows": fingerprint(self.aside)}
         return rows | ({} if self.groups is None else {"groups": labels_digest(self.groups)})

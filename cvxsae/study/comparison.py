@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class HeldOutWidth:
-    """One width on rows that nothing was learned from, for the distribution they come from (T17 b).
+    """The results of one width on held-out rows, with intervals for the distribution they come from (T17 b).
 
     Attributes
     ----------
@@ -75,7 +75,7 @@ class HeldOutWidth:
         return f"intervals: {100 * one.confidence:.4g} %, {one.method}, {one.n_units:,} {one.unit}s"
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Return a dictionary for JSON."""
         held = {f.name: getattr(self, f.name) for f in fields(self)}
         return {name: value.to_dict() if isinstance(value, Estimate) else value for name, value in held.items()}
 
@@ -95,7 +95,7 @@ class WidthResult:
     Attributes
     ----------
     ledger
-        That of the trained SAE, on the rows held out, with intervals for the distribution; without any, ``sample``.
+        That of the trained SAE, on the held-out rows, with intervals for the distribution; without any, ``sample``.
     sample
         The same on the rows that were learned from.
     best
@@ -152,13 +152,13 @@ class WidthResult:
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Return a dictionary for JSON."""
         own = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _PARTS}
         held_out = {} if self.held_out is None else {"held_out": self.held_out.to_dict()}
         return {**held_out, "ledger": self.ledger.to_dict(), "sample": self.sample.to_dict(), **own}
 
     def _lines_held_out(self) -> dict[str, Any]:
-        """The ledger of the rows held out, but for what :class:`HeldOutWidth` has of it."""
+        """The ledger of the held-out rows, but for what :class:`HeldOutWidth` has of it."""
         lost = self.ledger.estimates["amortization_gap"]
         names = ("local", "floor", "local_gap", "width_gap", "memorization", "floor_theorem")
         ends = {"": lost.value, "_low": lost.low, "_high": lost.high}
@@ -195,7 +195,7 @@ class Comparison:
     results
         One for each width, in increasing order.
     settings
-        What was asked for.
+        The arguments of the call.
     dictionaries
         The grown dictionary (K, d) and bias (d,) of each width.
     notes
@@ -208,13 +208,13 @@ class Comparison:
     notes: tuple[str, ...] = ()
 
     def table(self) -> pd.DataFrame:
-        """One row a width; what is held out begins with ``held_out_``, all else is of the rows learned from."""
+        """One row per width; what is held out begins with ``held_out_``, all else is of the rows learned from."""
         import pandas as pd
 
         return pd.DataFrame([result.row() for result in self.results])
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Return a dictionary for JSON."""
         results = [result.to_dict() for result in self.results]
         return {"settings": self.settings, "notes": list(self.notes), "results": results}
 
@@ -229,7 +229,7 @@ class Comparison:
         return figure
 
     def draw_ledgers(self, axes: Axes) -> None:
-        """The ledgers of the trained SAEs, stacked, one bar a width: of the rows held out, if there are any."""
+        """The ledgers of the trained SAEs, stacked, one bar per width: of the held-out rows, if there are any."""
         import pandas as pd
 
         names = ("n_atoms", "wide", *GAPS)

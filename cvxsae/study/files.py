@@ -15,7 +15,7 @@ SUFFIXES = (".npy", ".npz", ".safetensors", ".pt", ".arrow", ".parquet")
 """Types of data files."""
 
 LABELS = (".txt", ".csv", ".tsv", ".npy", ".npz", ".safetensors", ".pt")
-"""Types of files with one label a row."""
+"""Types of files with one label per row."""
 
 ARRAY = "array "
 """How the source of an array in memory begins; its fingerprint follows."""

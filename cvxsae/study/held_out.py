@@ -1,6 +1,6 @@
 """What the dictionaries of a study are worth on rows that nothing was learned from, and whether wider ones pay there.
 
-By theory.md T17 b the mean over rows held out is unbiased for the distribution, with an ordinary confidence interval,
+By theory.md T17 b the mean over held-out rows is unbiased for the distribution, with an ordinary confidence interval,
 over rows or, where it is said which document each is of, over documents (T17 d); on the rows learned from it is biased
 downwards, by what memorizing them saves. Differences between two widths are paired: the same rows, one dictionary and
 the other.
@@ -60,14 +60,14 @@ VALUES, LOWER, DOCUMENTS = "values", "lower", "held_out_documents"
 """Arrays of a cell: value of every row held out at the codes found, its certified lower bound, and its document."""
 
 OWN, LOCAL = "held_out", "held_out_local"
-"""What the dictionary of a cell is called on rows held out; and of a trained SAE the best found from its own."""
+"""What the dictionary of a cell is called on held-out rows; and of a trained SAE the best found from its own."""
 
 SAE_ARRAYS = ("sae_dictionary", "sae_bias")
 """Arrays of a trained SAE's own dictionary and bias; those of what was found from it have the names without SAE."""
 
 
 def evaluated(cell: CellInput, dictionary: np.ndarray, bias: np.ndarray | None) -> Evaluation | None:
-    """A dictionary on the rows held out, with codes exact to 1e-6 of every row; None where nothing is held out."""
+    """A dictionary on the held-out rows, with codes exact to 1e-6 of every row; None where nothing is held out."""
     if cell.held_out is None:
         return None
     problem = SparseCodes(cell.held_out, dictionary, cell.lam, bias=bias)
@@ -94,7 +94,7 @@ def numbers_of(found: Evaluation, sample: float) -> dict[str, Any]:
 
 
 def gap_of(own: Evaluation, local: Evaluation) -> dict[str, float]:
-    """What another dictionary found from an SAE's own gains on the rows held out, paired."""
+    """What another dictionary found from an SAE's own gains on the held-out rows, paired."""
     gap = own.minus(local)
     ends = {"held_out_gap_low": gap.low, "held_out_gap_high": gap.high}
     return {"held_out_local": local.value, "held_out_gap": gap.value, **ends}
@@ -107,7 +107,7 @@ def arrays_of(found: Evaluation, name: str = OWN) -> dict[str, np.ndarray]:
 
 
 def not_exact(found: Evaluation) -> tuple[str, ...]:
-    """The objection to codes of rows held out that time cut short."""
+    """The objection to codes of held-out rows that time cut short."""
     gaps = 1 - found.lower / np.maximum(found.values, np.finfo(np.float64).tiny)
     return inexact(float(gaps.max(initial=0.0, where=found.values > 0)), CODES_TOL * (1 + SLACK))
 
@@ -117,7 +117,7 @@ SLACK = 1e-3
 
 
 def added(cell: CellInput, outcome: Outcome, found: Evaluation | None, sample: float) -> Outcome:
-    """An outcome with what its dictionary is worth on the rows held out, if there are any."""
+    """An outcome with what its dictionary is worth on the held-out rows, if there are any."""
     if found is None:
         return outcome
     seen = {"n_held_out_seen": cell.n_seen} if cell.n_seen else {}

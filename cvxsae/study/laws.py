@@ -97,7 +97,7 @@ def by_width(rows: pd.DataFrame, column: str, methods: tuple[str, ...]) -> tuple
 
 
 def held_out_by_width(rows: pd.DataFrame, method: str = "learned") -> pd.DataFrame:
-    """One row a width, of those with rows held out: of its seeds the one that is lowest on the rows learned from."""
+    """One row per width, of those with held-out rows: of its seeds the one that is lowest on the rows learned from."""
     chosen = rows[(rows["method"] == method) & rows["held_out"].notna()].sort_values(["n_atoms", "value"])
     return chosen.drop_duplicates("n_atoms")
 

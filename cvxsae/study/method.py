@@ -111,7 +111,7 @@ class Outcome:
     arrays
         Dictionary and bias, for cells that start from them.
     ledger, held_out_ledger
-        Those of a trained SAE on the rows learned from and on the rows held out, at their wide limits' floors.
+        Those of a trained SAE on the rows learned from and on the held-out rows, at their wide limits' floors.
     """
 
     numbers: dict[str, Any]
@@ -161,7 +161,7 @@ class Method:
     planned
         Options that decide what a cell starts from, with their defaults; the function does not see them.
     evaluates
-        Whether its dictionary is evaluated on rows held out, where there are any.
+        Whether its dictionary is evaluated on held-out rows, where there are any.
     runs_beside
         Whether it waits for the level on which the dictionary of its width is learned: a chain of widths runs one
         after another, so that is when other cores are free.

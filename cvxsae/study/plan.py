@@ -27,7 +27,7 @@ ID_LENGTH = 16
 
 
 ONLY_OF_INTERVALS = (CONFIDENCE, HELD_OUT_GROUPS)
-"""What is said of rows held out that decides intervals, and no answer of a method without any."""
+"""What is said of held-out rows that decides intervals, and no answer of a method without any."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +89,7 @@ class Cell:
 
     @property
     def is_evaluated(self) -> bool:
-        """Whether its dictionary is evaluated on rows held out."""
+        """Whether its dictionary is evaluated on held-out rows."""
         return self.held_out is not None and self.method in METHODS and METHODS[self.method].evaluates
 
     @property
@@ -116,7 +116,7 @@ class Cell:
         return None if self.held_out is None else self.held_out.get("share")
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Return a dictionary for JSON."""
         return {**asdict(self), "needs": list(self.needs)}
 
     @classmethod

@@ -28,7 +28,7 @@ SAME = 1e-9
 """Difference of two means of the same numbers, absolute and relative."""
 
 SAME_BIAS = 1e-12
-"""Relative difference of two fixed biases that are the same but for rounding."""
+"""Relative difference of two fixed biases that are the same except for rounding."""
 
 
 def proven(cell: Cell, run: Run, data: Callable[[], Rows], kept: Kept) -> dict[str, Any]:
@@ -37,10 +37,10 @@ def proven(cell: Cell, run: Run, data: Callable[[], Rows], kept: Kept) -> dict[s
     Every record carries the digest of the schema, its cell's identity (data, method, options, seed) and a checksum, so
     it is whole and of this very cell. Beyond that, where a method keeps the dictionary that attains one of its numbers
     (:attr:`~cvxsae.study.method.Method.attained`: the value of ``learned``, the best level of ``trained_sae``), data
-    are coded anew, exactly, and the number has to come out: one coding a cell. Atoms must have norm 1 and a fixed bias
-    must be the cell's. Where rows are held out they are coded anew too, and all values and intervals have to come out.
-    What else such a record says (gaps, bounds, stationarity, L0, seconds, an SAE's own loss), and
-    all of a cell that keeps no arrays, is what the referee said when it was computed, and is believed: to compute it
+    are coded anew, exactly, and the number has to come out: one coding per cell. Atoms must have norm 1 and a fixed
+    bias must be the cell's. Where rows are held out they are coded anew too, and all values and intervals have to come
+    out. What else such a record says (gaps, bounds, stationarity, L0, seconds, an SAE's own loss), and
+    all of a cell that keeps no arrays, is what the referee said when it was computed, and is trusted: to compute it
     again would be to compute the cell again, which removing its file does.
 
     Raises
@@ -86,7 +86,7 @@ def _require_unit(dictionary: np.ndarray) -> None:
 
 
 def _require_held_out(cell: Cell, rows: Rows, kept: Kept, run: Run) -> None:
-    """The rows held out, coded anew: every row kept must be what its dictionary attains there, and columns their means.
+    """The held-out rows, coded anew: every row kept must be what its dictionary attains there, and columns their means.
 
     Raises
     ------
@@ -126,7 +126,7 @@ def _require_held_out(cell: Cell, rows: Rows, kept: Kept, run: Run) -> None:
 
 
 def _require_ledger(record: Mapping[str, Any], found: list[Evaluation]) -> None:
-    """The ledger of the rows held out has the levels that these rows have."""
+    """The ledger of the held-out rows has the levels that these rows have."""
     if not record.get("held_out_ledger"):
         raise ValueError("it has no ledger of the rows held out")
     ledger = LossLedger.from_dict(record["held_out_ledger"])

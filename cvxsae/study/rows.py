@@ -39,16 +39,16 @@ class Rows:
     held_out
         Those that nothing is learned from, (m, d), if there are any.
     digest
-        SHA-256 of the rows given, before they are centered and scaled, with what is done to them.
+        SHA-256 of the given rows, before they are centered and scaled, with what is done to them.
     set_aside
-        What identifies the rows held out (the share and the seed of their choice, or the SHA-256 of rows of their own),
+        What identifies the held-out rows (the share and the seed of their choice, or the SHA-256 of rows of their own),
         their documents (the SHA-256 of labels) and the confidence, if it is not the usual one.
     groups, held_out_groups
         Which document each row of either is of, (n,) and (m,), integers from 0; None if rows are independent.
     confidence
         Of intervals for the distribution.
     n_seen
-        How many rows held out of their own are equal to rows that are learned from.
+        How many held-out rows of their own are equal to rows that are learned from.
     """
 
     X: Activations

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ScaleStudy(StudySpec):
-    """How the nonconvex optimum, its floors, L0 and the phenomena change with width, data, λ and τ.
+    """A study of how the nonconvex optimum, its floors, L0 and the phenomena change with width, data, λ and τ.
 
     Every combination of the axes that a method depends on is one *cell*: computed once, written when it ends, certified
     like every answer here. All values are in units of (P): mean per datapoint, with the ½. ``F*_K`` is not convex: what
@@ -36,7 +36,7 @@ class ScaleStudy(StudySpec):
     Parameters
     ----------
     folder
-        Where cells and tables are kept; a run goes on where the last one ended and reuses
+        Where cells and tables are kept; a run resumes where the last one ended and reuses
         every cell that still applies.
     methods
         Of ``wide_limit`` (T9), ``spectral_floor`` (T10), ``width_floor`` (T10, T14, T15), ``large_dictionary`` (7),
@@ -123,13 +123,13 @@ class ScaleStudy(StudySpec):
 
         A cell computed earlier counts as there if its record is whole and of this very cell (data, method, options,
         seed) and, where a method keeps its dictionary (``learned``, ``trained_sae``), if that attains what the record
-        says, on rows held out too: data are coded anew. What else a record says is believed
+        says, on held-out rows too: data are coded anew. What else a record says is trusted
         (:func:`cvxsae.study.proof.proven`).
 
         Parameters
         ----------
         n_jobs
-            Cells at a time, as in :class:`joblib.Parallel` (-1: one a core; None: one, or what
+            Cells at a time, as in :class:`joblib.Parallel` (-1: one per core; None: one, or what
             :func:`joblib.parallel_config` says: under ``parallel_config("dask")`` cells run on the cluster).
         threads
             Threads of each cell; by default the cores shared out over the cells that run at a time.
@@ -154,7 +154,7 @@ class ScaleStudy(StudySpec):
         return run(self, self.folder, how)
 
     def table(self) -> pd.DataFrame:
-        """One row a cell that has ended, floors joined on; ``docs/studies.md`` says what the columns mean."""
+        """One row per cell that has ended, floors joined on; ``docs/studies.md`` says what the columns mean."""
         return table(self.plan(), Store(self.folder))
 
     def status(self) -> StudyStatus:
@@ -162,11 +162,11 @@ class ScaleStudy(StudySpec):
         return status_of(self.name, self.plan(), Store(self.folder))
 
     def summary(self) -> str:
-        """What was found, in a few sentences."""
+        """Summarize the findings in a few sentences."""
         return summary(self.name, self.table(), n_planned=len(self.plan()))
 
     def figures(self) -> dict[str, Figure]:
-        """The figures whose data exist, by name."""
+        """Return the figures that the finished cells allow, by name."""
         from cvxsae.study.figures import figures  # matplotlib, only where something is drawn
 
         return figures(self.table(), self.name)

@@ -30,7 +30,7 @@ HELD_OUT = "held_out"
 """The key of rows that nothing is learned from: a share of all data sets in ``[grid]``, rows of one data set's own."""
 
 GROUPS, HELD_OUT_GROUPS, CONFIDENCE = "groups", "held_out_groups", "confidence"
-"""Keys of which document each row is of, of the rows given and of rows held out of their own, and of how sure intervals
+"""Keys of which document each row is of, of the given rows and of held-out rows of their own, and of how sure intervals
 for the distribution are."""
 
 TEXTS = Key(lambda value: isinstance(value, str | list | tuple) and bool(value), "a text in quotes, or a list of paths")

@@ -144,7 +144,7 @@ class StudySpec:
                 raise InputError(f"[grid] lacks n_points, which the generator of data {name!r} needs; give a list.")
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON: axes, data sets and options."""
+        """Return a dictionary for JSON: axes, data sets and options."""
         axes = {axis: list(getattr(self, axis)) for axis in GRID if axis != HELD_OUT}
         if self.held_out is not None:
             axes[HELD_OUT] = [self.held_out]
@@ -166,7 +166,7 @@ def read_toml(path: str | Path) -> dict[str, Any]:
         raise InputError(
             f"STUDY {shown(path)} cannot be read ({error.strerror}); pass the path of a TOML file."
         ) from None
-    except (ValueError, RecursionError) as error:  # not UTF-8, not TOML, or nested without end
+    except (ValueError, RecursionError) as error:  # not UTF-8, not TOML, or nested without an end
         raise InputError(
             f"STUDY {shown(path)} is not TOML ({reason(error)}); correct it, or pass the path of another."
         ) from None

@@ -40,7 +40,7 @@ class StudyStatus:
         return sum(count[what] for count in self.counts.values())
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Return a dictionary for JSON."""
         totals = {what: self.total(what) for what in ("done", "failed", "missing")}
         own = {"methods": self.counts, "reasons": self.reasons, "seconds_left": self.seconds_left}
         return {"name": self.name, **totals, **own}

@@ -1,4 +1,4 @@
-"""The folder of a study: the plan, one record a cell that proves itself, tables; one process at a time."""
+"""The folder of a study: the plan, one record per cell that proves itself, tables; one process at a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One row a cell, the floors that hold for it joined on, and the inequalities it violates."""
+"""One row per cell, the floors that hold for it joined on, and the inequalities it violates."""
 
 from __future__ import annotations
 

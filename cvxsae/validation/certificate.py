@@ -11,12 +11,12 @@ from jaxtyping import Float64
 
 @dataclass(frozen=True, eq=False)
 class Violation:
-    """The optimality condition that a candidate violates most: where a solver, or you, should go next.
+    """The optimality condition that a candidate violates most, with the direction that improves the candidate.
 
     Attributes
     ----------
     condition
-        What should hold, as a formula.
+        The condition, as a formula.
     excess
         By how much it fails, in units of λ.
     datapoint, atom
@@ -33,7 +33,7 @@ class Violation:
     direction: Float64[np.ndarray, " d"]
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Return a dictionary for JSON."""
         return {**vars(self), "direction": self.direction.tolist()}
 
     def __str__(self) -> str:
@@ -114,7 +114,7 @@ class Certificate:
         return not self.objections
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Return a dictionary for JSON."""
         held = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "violation"}
         violation = None if self.violation is None else self.violation.to_dict()
         return {**held, "violation": violation, "objections": list(self.objections), "certified": self.is_certified}

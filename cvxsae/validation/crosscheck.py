@@ -34,7 +34,7 @@ TORCH_TOL = 1e-4
 
 @dataclass(frozen=True)
 class CrossCheck:
-    """Reference and torch side by side.
+    """A comparison of the reference solver with torch.
 
     Attributes
     ----------
@@ -43,14 +43,14 @@ class CrossCheck:
     reference, torch
         The two solutions.
     certificates
-        What the referee says of each, by the same names.
+        The referee's findings about each, by the same names.
     difference
         ``(torch value − reference value)/reference value``; for a large dictionary with τ > 0 the reference value is
         that of the doubly nonnegative relaxation, which no dictionary can go below.
     tol
-        The agreement asked for.
+        Largest relative difference allowed.
     objections
-        One sentence for everything that does not agree; empty when all does.
+        One sentence for each disagreement; empty if there is none.
     notes
         One sentence for every bound that leaves more than ``tol`` below what its solver attains: it says less than was
         hoped for, and contradicts nothing.
@@ -67,7 +67,7 @@ class CrossCheck:
 
     @property
     def limits(self) -> tuple[float, float]:
-        """Between which ``difference`` has to be; below a relaxation by no more than its solver's accuracy."""
+        """The range that ``difference`` has to be in; below a relaxation by no more than its solver's accuracy."""
         return -self.tol if self.reference.relaxed_value is None else -REFERENCE_ACCURACY, self.tol
 
     @property
@@ -76,7 +76,7 @@ class CrossCheck:
         return not self.objections
 
     def table(self) -> pd.DataFrame:
-        """One row a solver: value, lower bound, gap, seconds, the referee's verdict."""
+        """One row per solver: value, lower bound, gap, seconds, the referee's verdict."""
         import pandas as pd
 
         rows = {}
@@ -94,7 +94,7 @@ class CrossCheck:
         return pd.DataFrame.from_dict(rows, orient="index")
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Return a dictionary for JSON."""
         return {
             "problem": self.problem.name,
             "agrees": self.agrees,
@@ -129,7 +129,7 @@ def default_tolerance(problem: Problem) -> float:
 
 @keywords(Compute)
 def crosscheck(problem: Problem, *, tol: float | None = None, **options: Unpack[Compute]) -> CrossCheck:
-    """Solve with cvxpy + Clarabel and with torch, send both through the referee, and compare.
+    """Solve with cvxpy and Clarabel and with torch, have the referee check both answers, and compare them.
 
     Parameters
     ----------

@@ -72,4 +72,4 @@ def test_bad_data_are_one_sentence_and_exit_code_2(folder, X):
         assert is_one_sentence(result.stderr)
     refused = run("match", folder / "0.npy", folder / "1.npy", "--drop-outliers", 10)
     assert refused.exit_code == 2
-    assert "--drop-outliers is about --data" in refused.stderr
+    assert "--drop-outliers applies to --data" in refused.stderr

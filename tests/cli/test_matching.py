@@ -76,7 +76,7 @@ def test_time_that_ran_out_is_exit_code_1(folder):
         (("D.npy", "D.npy", "--data", "X.npy"), "lam is None"),
         (("D.npy", "D.npy", "--data", "nothing"), "DATA 'nothing' does not exist"),
         (("D.npy", "D.npy", "--held-out", "nothing.npy", "--lam", "1"), "held_out 'nothing.npy' does not exist"),
-        (("D.npy", "D.npy", "--rows", "3"), "--rows is about --data"),
+        (("D.npy", "D.npy", "--rows", "3"), "--rows applies to --data"),
         (
             ("D.npy", "D.npy", "--data", "X.npy", "--center", "--held-out", "X.npy", "--lam", "1"),
             "--center and --scale",

@@ -64,7 +64,7 @@ BAD = {
     "labels of other rows": (["population-floor", "X.npy", "--lam", 1, "--wide", "--groups", "D.npy"], "groups has"),
     "rows of documents": (
         ["population-floor", "X.npy", "--lam", 1, "--wide", "--groups", "groups.npy", "--rows", 9],
-        "--rows draws some of them",
+        "--rows uses a subset",
     ),
     "too many": (["population-floor", "X.npy", "--lam", 1, "--wide", "--batch", 50, "--batches", 9], "n_batches is 9"),
     "no dictionary": (["population-gap", "X.npy", "--lam", 1], "exactly one of --dictionary and --sae"),

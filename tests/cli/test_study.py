@@ -121,5 +121,5 @@ def test_a_study_without_a_cell_that_is_done_has_no_figures(tmp_path, file):
     for path in (out / "cells").glob("*.npz"):
         path.unlink()
     result = run("plot", out)
-    assert result.exit_code == 2 and "no cell that is done" in result.stderr
+    assert result.exit_code == 2 and "has no finished cell" in result.stderr
     assert run("status", out).exit_code == 1

@@ -244,7 +244,7 @@ def test_the_command_compares_by_document(tmp_path):
         (["--confidence", "2"], "confidence is 2; pass a number between 0 and 1"),
         (["--held-out", "none"], "groups was passed, but no rows are held out"),
         (["--rows", "0"], "--rows is 0; DATA has"),
-        (["--held-out-groups", "x.npy", "--drop-outliers", "5"], "--held-out-groups has labels of rows that --drop"),
+        (["--held-out-groups", "x.npy", "--drop-outliers", "5"], "--held-out-groups has labels for rows that --drop"),
     ):
         refused = CliRunner().invoke(app, [*call, *more])
         assert refused.exit_code == 2 and sentence in refused.stderr, refused.stderr

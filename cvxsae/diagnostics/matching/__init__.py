@@ -1,1 +1,1 @@
-"""Two dictionaries: which atoms they share, and whether they are one optimum."""
+"""Comparing two dictionaries: which atoms they share, and whether they are the same optimum."""

@@ -66,7 +66,7 @@ class Assignment:
 
     @property
     def mean_nearest(self) -> tuple[float, float]:
-        """Mean over the atoms of A of the largest cosine with an atom of B, and the other way round (MMCS)."""
+        """Mean over the atoms of A of the largest cosine with an atom of B, and the other way around (MMCS)."""
         return float(self.nearest_cosine_a.mean()), float(self.nearest_cosine_b.mean())
 
     def share(self, similar: float) -> float:
@@ -126,7 +126,7 @@ def assigned(A: Float64[np.ndarray, "A d"], B: Float64[np.ndarray, "B d"]) -> As
 def kinds_of(
     found: Assignment, A: Float64[np.ndarray, "A d"], B: Float64[np.ndarray, "B d"], similar: float
 ) -> tuple[np.ndarray, dict[int, tuple[int, ...]]]:
-    """What became of every atom of A in B, and the children of those that were split.
+    """The kind of every atom of A in B, and the children of those that were split.
 
     *new*: no atom of B is ``similar`` (cosine at least that). *split*: two atoms of B or more have it as their nearest
     and are similar to it, and their best nonnegative mixture is at most :data:`SPLIT_SHARE` as far from it (in

@@ -1,6 +1,6 @@
 """F of two dictionaries on the same datapoints, and on the way from one to the other: which is better, what is between.
 
-Everything is evaluated at exact codes with their certificates. What holds for the datapoints given is kept apart from
+Everything is evaluated at exact codes with their certificates. What holds for the given datapoints is kept apart from
 what holds for the distribution they were drawn from (T17).
 """
 
@@ -83,7 +83,7 @@ class Between:
     lam
         Penalty λ.
     rows
-        On the datapoints given: a statement about these, certified.
+        On the given datapoints: a statement about these, certified.
     held_out
         The same on datapoints that neither dictionary was fitted to; None without.
     distribution
@@ -110,7 +110,7 @@ class Between:
     is_complete: bool
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Return a dictionary for JSON."""
         found = asdict(self)
         found["way"] |= {"barrier": list(self.way.barrier), "change": list(self.way.change)}
         return found

@@ -66,7 +66,7 @@ class Side:
         return float(self.nearest_cosine.mean())
 
     def table(self) -> pd.DataFrame:
-        """One row a feature, indexed by ``feature``; ``partner`` is missing where there is none."""
+        """One row per feature, indexed by ``feature``; ``partner`` is missing where there is none."""
         import pandas as pd
 
         columns = {
@@ -82,7 +82,7 @@ class Side:
         return table
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Return a dictionary for JSON."""
         rows = {name: getattr(self, name).tolist() for name in ("features", "kinds", "partner", "cosine")}
         rows |= {name: getattr(self, name).tolist() for name in ("nearest", "nearest_cosine")}
         children = {str(feature): list(family) for feature, family in self.children.items()}
@@ -91,25 +91,25 @@ class Side:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Matching:
-    """Two dictionaries side by side: what is in both, against chance, and whether they are the same optimum.
+    """A comparison of two dictionaries: what both have, compared with chance, and whether they are the same optimum.
 
     Attributes
     ----------
     A, B
-        What became of the atoms of each in the other (:class:`Side`).
+        The kinds of the atoms of each dictionary (:class:`Side`).
     dim
         Dimension d.
     similar
-        Cosine from which two atoms count as alike.
+        Smallest cosine at which two atoms count as similar.
     mean_cosine
         Mean cosine of the matched pairs (PW-MCC): the largest that any one-to-one matching has, exactly.
     share
-        Share of the matched pairs that are alike.
+        Fraction of the matched pairs that are similar.
     baselines
-        The same numbers of random dictionaries of the same K and d
+        The same numbers for random dictionaries of the same K and d
         (:class:`~cvxsae.diagnostics.matching.assignment.Baseline`).
     between
-        Which is better on data, and what lies between them (:class:`~.between.Between`); None
+        Which dictionary is better on the data, and what lies between them (:class:`~.between.Between`); None
         without data.
     """
 
@@ -134,7 +134,7 @@ class Matching:
         return self.A.mean_nearest, self.B.mean_nearest
 
     def table(self, which: str = "A") -> pd.DataFrame:
-        """What became of every atom of A (or of B), indexed by feature.
+        """The kind of every atom of A (or of B), indexed by feature.
 
         Columns: ``kind``, ``partner`` and ``cosine`` (the matched atom of the other dictionary), ``nearest`` and
         ``nearest_cosine`` (the most similar one, whether or not it is matched), ``children`` (for a split feature, the
@@ -149,7 +149,7 @@ class Matching:
         return side.table()
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Return a dictionary for JSON."""
         return {
             "dim": self.dim,
             "similar": self.similar,

@@ -65,12 +65,12 @@ class LargeFloor:
     batch
         Rows of a batch.
     of
-        ``"distribution"``: rows are independent draws of it, and no two batches share one. ``"rows"``: the rows given
+        ``"distribution"``: rows are independent draws of it, and no two batches share one. ``"rows"``: the given rows
         are the whole population, and each batch is drawn from all of them without replacement.
     n_rows
         Number of rows given.
     fingerprint
-        Of the rows given.
+        Of the given rows.
     confidence
         Of :attr:`limit`.
     status
@@ -160,7 +160,7 @@ def large_floor(
     tol: float = 2e-3,
     **options: Unpack[LargeFloorOptions],
 ) -> LargeFloor:
-    """Bound from below what any dictionary, of any width, costs on a distribution or on many rows (theory.md T17 e).
+    """Bound from below the cost of every dictionary of any width, on a distribution or on many rows (theory.md T17 e).
 
     Each batch is a large-dictionary problem of ``batch`` rows with surcharge ``batch · τ̄``, solved by the doubly
     nonnegative relaxation; its bound is a dual point made feasible with proof (T11), whatever the solver did.
@@ -189,7 +189,7 @@ def large_floor(
         Of which rows are in which batch.
     folder
         Where dual points and proofs of finished batches are kept, two N × N matrices each at most; a later call with
-        the same arguments judges them again, goes on from there, and may ask for more batches.
+        the same arguments judges them again, resumes from there, and may ask for more batches.
 
     Returns
     -------

@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class PopulationDictionary:
-    """As many atoms as a distribution of tokens wants, each paying for the share of tokens that use it.
+    """The large dictionary of a distribution: the price of an atom depends on the share of tokens that use it.
 
     ``min E ½‖x − b − z(x) D‖² + λ Σ_k θ(z_k)`` over unit-norm atoms, any number of them, codes ``z(x) ≥ 0`` and bias,
     ``θ(z)² = (E z)² + τ̄ E z²``                                                                              (T17 e)
 
     An atom that a share p of the tokens use equally pays the L1 price times ``√(1 + τ̄/p)``: at τ̄ = 0 atoms are free
-    and the optimum has one a token; at ``p = τ̄`` an atom costs 1.41 times its L1 mass. On N rows as the whole
+    and the optimum has one per token; at ``p = τ̄`` an atom costs 1.41 times its L1 mass. On N rows as the whole
     population it is :class:`~cvxsae.LargeDictionary` with ``atom_cost = N τ̄``.
 
     Parameters

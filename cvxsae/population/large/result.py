@@ -33,10 +33,10 @@ GROUPED = "t limit of a mean over groups of rows, θ² at a fixed η"
 """How the upper limit for the distribution is made."""
 
 GROUPS = 60
-"""Most groups that rows held out are divided into: t limits over 60 are 2 % wider than over very many."""
+"""Most groups that held-out rows are divided into: t limits over 60 are 2 % wider than over very many."""
 
 GROUP_ROWS = 50
-"""Least rows of a group, but for the two that a limit takes: with fewer, limits are wider and hold less often."""
+"""Least rows of a group, except for the two that a limit takes: with fewer, limits are wider and hold less often."""
 
 ROUNDED = 1e-9
 """Relative amount by which norms of atoms in a file may differ from 1."""
@@ -51,8 +51,8 @@ class HeldOut:
     value
         On these rows as if they were all: its θ is that of their own moments, so it is biased, slightly.
     groups
-        ``ℓ̄ + λ Σ_k ½((((Σz_k)² − Σz_k²)/(m(m − 1)) + τ̄ Σz_k²/m)/η_k + η_k)`` of each group of m consecutive rows, ℓ̄ the
-        mean of ½‖x − b − zD‖². Its mean over the distribution is at least the value there, for any η that does not
+        ``ℓ̄ + λ Σ_k ½((((Σz_k)² − Σz_k²)/(m(m − 1)) + τ̄ Σz_k²/m)/η_k + η_k)`` of each group of m consecutive rows, ℓ̄
+        the mean of ½‖x − b − zD‖². Its mean over the distribution is at least the value there, for any η that does not
         depend on the rows: ``θ ≤ ½(θ²/η + η)``, and products of different rows have the mean ``(E z)²``. η is θ on the
         rows learned on.
     n_rows
@@ -120,9 +120,9 @@ def require_floor_of(floor: Any, problem: PopulationDictionary, print_of_rows: s
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class PopulationDictionaryFit:
-    """A dictionary with as many atoms as pay for the share of tokens that use them, and its certificate.
+    """A dictionary with all atoms that are worth their price, and its certificate.
 
-    Values are in units of (P), per row. ``value`` holds for the rows given, whatever the search did: it is evaluated
+    Values are in units of (P), per row. ``value`` holds for the given rows, whatever the search did: it is evaluated
     in float64 from rows, codes and dictionary. ``upper`` and ``lower`` are of what :attr:`of` says.
 
     Attributes
@@ -132,7 +132,7 @@ class PopulationDictionaryFit:
     priced
         Dictionary, bias and the prices that codes are made at.
     attained
-        What it attains on the rows given: loss, and moments of each atom's codes.
+        What it attains on the given rows: loss, and moments of each atom's codes.
     held_out
         What it attains on rows not seen, if there were any.
     floor
@@ -140,7 +140,7 @@ class PopulationDictionaryFit:
     confidence
         Of the joint statement: half of what is left of 1 goes to either limit where both are estimates.
     fingerprint
-        Of the rows given.
+        Of the given rows.
     status
         ``STATIONARY`` if no direction was found in which the residual's polar exceeds λ by more than was asked for,
         ``STALLED`` if one was but rounds gained no more; otherwise the limit that ended the search.
@@ -187,7 +187,7 @@ class PopulationDictionaryFit:
 
     @property
     def mass(self) -> Float64[np.ndarray, " K"]:
-        """``E z_k`` on the rows given, (K,)."""
+        """``E z_k`` on the given rows, (K,)."""
         return self.attained.mass
 
     @property
@@ -199,11 +199,11 @@ class PopulationDictionaryFit:
 
     @property
     def l0(self) -> float:
-        """Mean number of active atoms of the rows given."""
+        """Mean number of active atoms of the given rows."""
         return float(self.attained.active.sum())
 
     def encode(self, X: ActivationsLike, *, tol: float = 1e-4) -> sp.csr_array:
-        """The codes of any rows, (N, K): those that ``value`` is attained by, where the rows are the rows given."""
+        """The codes of any rows, (N, K): those that ``value`` is attained by, where the rows are the given rows."""
         import scipy.sparse as sp
 
         blocks = coded_blocks(Activations(X), self.priced, self.problem.lam, Run(is_outermost=False), tol=tol)
@@ -213,7 +213,7 @@ class PopulationDictionaryFit:
 
     @property
     def value(self) -> float:
-        """``E ½‖x − b − zD‖² + λ Σ_k θ(z_k)`` over the rows given: attained."""
+        """``E ½‖x − b − zD‖² + λ Σ_k θ(z_k)`` over the given rows: attained."""
         return self.attained.value(self.problem)
 
     @property
@@ -263,7 +263,7 @@ class PopulationDictionaryFit:
 
     @property
     def verdict(self) -> str:
-        """What is known together, in a sentence."""
+        """The joint statement, in one sentence."""
         whole = "on the distribution" if self.of == "distribution" else f"on these {self.attained.n_rows:,} rows"
         upper, lower = self.upper, self.lower
         if upper is None:
@@ -316,7 +316,7 @@ class PopulationDictionaryFit:
         held_out: ActivationsLike | None = None,
         floor: LargeFloor | None = None,
     ) -> PopulationDictionaryFit:
-        """Read what :meth:`save` wrote and evaluate it again on rows; no number in the file is believed.
+        """Read what :meth:`save` wrote and evaluate it again on rows; no number in the file is trusted.
 
         Raises
         ------

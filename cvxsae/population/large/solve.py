@@ -98,7 +98,7 @@ def solve_population(
     stationarity: float = 0.01,
     **options: Unpack[SolvePopulationOptions],
 ) -> PopulationDictionaryFit:
-    """Find a dictionary of as many atoms as a distribution wants, each paying for the share of tokens that use it.
+    """Find a dictionary with as many atoms as are worth a price that depends on the share of tokens that use them.
 
     Passes over the rows alternate with steps: exact codes at weights ``S_k/θ_k`` and ridges ``τ̄/θ_k``, then atoms and
     bias that are best for these codes, better prices, pairs of atoms merged and atoms removed where that pays, and new
@@ -138,7 +138,7 @@ def solve_population(
     Returns
     -------
     PopulationDictionaryFit
-        Its ``value`` is attained on the rows given, by codes that :meth:`PopulationDictionaryFit.encode` makes again.
+        Its ``value`` is attained on the given rows, by codes that :meth:`PopulationDictionaryFit.encode` makes again.
 
     Raises
     ------

@@ -25,7 +25,7 @@ LEAST_WEIGHT = 1e-6
 """Weights are kept above it: codes of free atoms could not be certified, and S/θ is never that small where it pays."""
 
 LEAST_MASS = 1e-9
-"""Mass of an atom, relative to all, below which it is gone but for rounding."""
+"""Mass of an atom, relative to all, below which it is gone except for rounding."""
 
 
 def improved(step: Pass, problem: PopulationDictionary, facts: Facts) -> PricedDictionary:

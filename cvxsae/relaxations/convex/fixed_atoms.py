@@ -126,7 +126,7 @@ class SparseCodes(FixedAtoms):
         Datapoints, (N, d): anything :class:`~cvxsae.Activations` accepts.
     dictionary
         Atoms as rows, (K, d), as in an SAE's ``W_dec``. Rows of any norm but zero: they are scaled to norm 1 and
-        the codes refer to these (``problem.atoms``), and ``z_k / problem.row_norms[k]`` to the rows given.
+        the codes refer to these (``problem.atoms``), and ``z_k / problem.row_norms[k]`` to the given rows.
     lam
         Penalty λ > 0.
     bias
@@ -314,7 +314,7 @@ class SparseCodes(FixedAtoms):
 
 @dataclass(frozen=True, init=False, eq=False)
 class CandidateDictionary(FixedAtoms):
-    """The large-dictionary problem over given candidate atoms, to find those that are worth their surcharge.
+    """The large-dictionary problem over given candidate atoms, which finds those that are worth their surcharge.
 
     ``min_{Z ≥ 0, b} (1/N) [ ½‖X − 1bᵀ − Z A‖² + λ Σ_k θ_τ(z_k) ]``,
     ``θ_τ(z)² = (Σ_n z_n)² + τ Σ_n z_n²``                                     (theory.md §5, fixed candidates)

@@ -36,7 +36,7 @@ SMALLEST_LAM = 1e-13
 
 @dataclass(frozen=True, init=False, eq=False)
 class LargeDictionary(Problem):
-    """As many atoms as the optimum wants, each paying the surcharge τ; convex in the similarity matrix Q.
+    """The large dictionary: any number of atoms, each with a surcharge τ; convex in the similarity matrix Q.
 
     ``min (1/N) [ ½‖X − 1bᵀ − Z D‖² + λ Σ_k ‖d_k‖ θ_τ(z_k) ]`` over any number of atoms, ``Z ≥ 0``           (L)
     ``θ_τ(z)² = (Σ_n z_n)² + τ Σ_n z_n²``; equivalently, over completely positive Q = Z Zᵀ and b,
@@ -213,9 +213,9 @@ class LargeDictionary(Problem):
         return max(0.0, 1 / largest - 1) if largest > 0 else float("inf")
 
     def atom_per_datapoint(self, bias: np.ndarray | None = None) -> Candidate:
-        """One atom a datapoint, ``Q = diag((‖x_n − b‖/√(1+τ) − λ)_+)``: the optimum for τ ≤ τ* and for orthogonal data.
+        """One atom per datapoint, ``Q = diag((‖x_n − b‖/√(1+τ) − λ)_+)``: optimal for τ ≤ τ* and for orthogonal data.
 
-        T12, C6; ``bias`` defaults to the fixed one.
+        See T12 and C6; ``bias`` defaults to the fixed one.
         """
         shift = self.fixed_bias().numpy() if bias is None else bias
         offsets = self.X.to_numpy() - shift

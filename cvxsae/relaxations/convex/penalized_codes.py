@@ -56,7 +56,7 @@ class PenalizedCodes(FixedAtoms):
         Datapoints, (N, d): anything :class:`~cvxsae.Activations` accepts.
     dictionary
         Atoms as rows, (K, d). Rows of any norm but zero: they are scaled to norm 1 and the codes refer to these
-        (``problem.atoms``), and ``z_k / problem.row_norms[k]`` to the rows given.
+        (``problem.atoms``), and ``z_k / problem.row_norms[k]`` to the given rows.
     lam
         Penalty λ > 0; 1 for :class:`cvxsae.penalties.Simplex`, which is a limit and has no price.
     penalty
@@ -170,7 +170,7 @@ class PenalizedCodes(FixedAtoms):
         return said
 
     def signed(self, codes: Codes) -> Codes:
-        """Codes of both signs for the dictionary given, (n, K), of those for ``[D; −D]``; other codes as they are."""
+        """Codes of both signs for the given dictionary, (n, K), of those for ``[D; −D]``; other codes as they are."""
         half = len(self.dictionary)
         return codes[:, :half] - codes[:, half:] if _is_signed(self.penalty) else codes
 

@@ -37,7 +37,7 @@ LARGEST_GRAM = 20_000
 
 @dataclass(frozen=True)
 class PolarBounds:
-    """An interval that contains the polar θ°(Y) of a matrix, with what proves each end.
+    """An interval that contains the polar θ°(Y) of a matrix, with a proof of each end.
 
     Attributes
     ----------

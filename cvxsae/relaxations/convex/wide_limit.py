@@ -37,7 +37,7 @@ class HuberSums:
     vectors
         ``Σ ψ_λ(u)`` and ``Σ u``, (2, d).
     hessian
-        Sum of Hessians, (d, d), if asked for.
+        Sum of Hessians, (d, d), if requested.
     closest
         Distance of the nearest datapoint and the datapoint, (1 + d,): of parts, the least counts.
     """
@@ -61,7 +61,7 @@ class HuberPass:
     mean_psi
         ``(1/N) Σ_n ψ_λ(x_n − b)``, minus the gradient; zero at the optimum.
     hessian
-        Of ``value``, (d, d), if asked for.
+        Of ``value``, (d, d), if requested.
     mean_weight
         ``(1/N) Σ_n min(1, λ/‖x_n − b‖)``: the curvature of the quadratic that majorizes ``value`` (IRLS).
     nearest
@@ -78,7 +78,7 @@ class HuberPass:
 
 @dataclass(frozen=True, init=False, eq=False)
 class WideLimit(Problem):
-    """The smallest value any dictionary of any width can reach, a multivariate Huber location in the bias.
+    """The smallest value that any dictionary of any width can reach: a multivariate Huber location in the bias.
 
     ``F_wide = min_b (1/N) Σ_n h_λ(‖x_n − b‖)  ≤  F*_K`` for every K, with equality for K ≥ N        (5), T9
 

@@ -99,7 +99,7 @@ class Floor:
         return bias.numpy().copy() if isinstance(bias, torch.Tensor) else bias
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON: the number and what it is about, without the parts that prove it."""
+        """Return a dictionary for JSON: the number and what it is about, without the parts that prove it."""
         return {
             "value": self.value,
             "theorem": self.theorem,

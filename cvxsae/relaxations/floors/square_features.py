@@ -31,7 +31,7 @@ FAILURE = 1e-12
 """Probability, over the random start, that the bound of a largest eigenvalue is too low."""
 
 STARTS = 3
-"""Independent starts of Lanczos' method that must end early before it is believed that nothing is left."""
+"""Independent starts of Lanczos' method that must end early before it is trusted that nothing is left."""
 
 _STREAM = 1992
 """What sets the numbers of its starts apart from all others of the same seed."""

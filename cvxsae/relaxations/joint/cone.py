@@ -23,7 +23,7 @@ _BATCH = 64
 
 @dataclass(frozen=True, eq=False)
 class ConeCondition:
-    """Verdict of (3) for every feature asked about, with its certificate. Rates are in units of (P) per unit ε.
+    """The verdict of (3) for every requested feature, with its certificate. Rates are in units of (P) per unit ε.
 
     Attributes
     ----------
@@ -74,7 +74,7 @@ def cone_condition(
 
         ``( S_k (1 − cos(d_j, d_k)) )_{k≠j}  ∈  cone { (z_nk)_{k≠j} : n with z_nj = 0 }``             (3)
 
-    One nonnegative least-squares problem a feature, solved by adding the datapoints that violate its optimality
+    One nonnegative least-squares problem per feature, solved by adding the datapoints that violate its optimality
     conditions; its residual is the mixing direction, of steepest descent.
 
     Parameters

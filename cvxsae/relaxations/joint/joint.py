@@ -20,9 +20,9 @@ from cvxsae.relaxations.problem import Problem, made_together
 class JointProblem(Problem):
     """``F*_K = min over D (K unit-norm atoms), Z ≥ 0 and b of (1/N) Σ_n [ ½‖x_n − b − z_n D‖² + λ Σ_k z_nk ]``   (P).
 
-    The one problem here that is not convex. Its lower bound is that of every width at once: ``‖y_n‖ ≤ λ`` makes Y
-    feasible for the dual of *any* dictionary (T9), so the bound reaches the wide limit (5) and the gap is what is left
-    to a better dictionary of this width, a wider one, or nobody.
+    This is the only problem here that is not convex. Its lower bound holds for every width at once: ``‖y_n‖ ≤ λ``
+    makes Y feasible for the dual of *any* dictionary (T9), so the bound reaches the wide limit (5). The gap may be due
+    to a better dictionary of this width, to a wider one, or to nothing that can be attained.
 
     Parameters
     ----------

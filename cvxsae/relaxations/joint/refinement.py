@@ -1,7 +1,7 @@
 """Where a dictionary would grow: the best new atom (T7) and the atom that splits best, and how (T8).
 
 Both are searches on the sphere for the maximum of a convex function, by the iteration that maximizes its
-linearisation: every step increases it. What is found is attained, so each gain is a true lower bound of what the
+linearization: every step increases it. What is found is attained, so each gain is a true lower bound of what the
 best atom or split would give; nothing says that no better one exists.
 """
 
@@ -30,7 +30,7 @@ _GATHER_ENTRIES = {"cpu": 2**20, "cuda": 2**26}
 
 
 def refinement_gain(residuals: Residuals, lam: float, atoms: Float[torch.Tensor, "m d"]) -> Float[torch.Tensor, " m"]:
-    """How much one more unit atom lowers F while all other codes stay put, (m,): ``(1/N) Σ_n ½(u·r_n − λ)_+²`` (T7).
+    """How much one more unit atom lowers F with all other codes fixed, (m,): ``(1/N) Σ_n ½(u·r_n − λ)_+²`` (T7).
 
     Exact for that move at exact codes, and a lower bound of the decrease once the other codes respond.
     """
@@ -48,7 +48,7 @@ def best_new_atoms(
     """Climb :func:`refinement_gain` from many starts at once: ``u ← normalize(Σ_n (u·r_n − λ)_+ r_n)`` (T7).
 
     The gain of every start increases monotonically, for the gain is convex in u and the step maximizes its
-    linearisation. A start that no residual exceeds λ along stays where it is, with gain zero. Ends after ``iterations``
+    linearization. A start that no residual exceeds λ along stays where it is, with gain zero. Ends after ``iterations``
     steps of two products with the residuals, or when no gain grew by more than ``rtol``, relative.
 
     Returns

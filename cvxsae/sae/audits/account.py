@@ -64,7 +64,7 @@ class Accounts:
     missing
         Stages that were not begun because time had run out.
     evaluations
-        On rows held out: the SAE's dictionary (``"exact"``) and the better one (``"local"``), row by row.
+        On held-out rows: the SAE's dictionary (``"exact"``) and the better one (``"local"``), row by row.
     """
 
     ledger: LossLedger

@@ -26,17 +26,17 @@ PARTS = ("metrics", "frontier", "diagnostics")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Audit:
-    """An audited SAE. Everything is about the rows held out, and about normalized rows where the SAE normalizes.
+    """An audited SAE. Everything is about the held-out rows, and about normalized rows if the SAE normalizes.
 
     Attributes
     ----------
     ledger
-        Where the loss goes on the rows held out, line by line, with intervals for the distribution that they were drawn
-        from; where none are held out, on the rows given.
+        The parts of the loss on the held-out rows, with intervals for the distribution that they were drawn from; if
+        none are held out, on the given rows.
     sample
-        The same on the rows that the better dictionary was learned on; ``ledger`` itself where none are held out.
+        The same on the rows that the better dictionary was learned on; ``ledger`` itself if none are held out.
     sae
-        What was audited.
+        The SAE that was audited.
     self_test
         Whether it reconstructs these data at all, and if not, what is likely wrong.
     accounts
@@ -47,11 +47,11 @@ class Audit:
         Error against L0: the SAE as it is, its dictionary with exact and with k-sparse codes, and the dictionary found;
         None if not there.
     diagnostics
-        What any optimum must satisfy, measured on the SAE's dictionary with exact codes; None if not there. Its
-        features are the atoms of ``sae`` with their index there.
+        The conditions of any optimum, measured on the SAE's dictionary with exact codes; None if not requested. Its
+        features are the atoms of ``sae`` with the same indices.
     missing
-        What was not begun before ``max_seconds`` had passed: the search for a better dictionary, the floor of the
-        width, parts that were asked for.
+        Parts that were not started before ``max_seconds`` had passed: the search for a better dictionary, the floor of
+        the width, requested parts.
     seconds
         Wall-clock time of every stage, by name.
     """
@@ -69,7 +69,7 @@ class Audit:
 
     @cached_property
     def verdict(self) -> Verdict:
-        """What to change first, and what it would gain at least and at most."""
+        """What to change first, and the least and the most that it would gain."""
         return Verdict.of(self.ledger)
 
     @property
@@ -101,7 +101,7 @@ class Audit:
         return [f"Nothing is known to be wrong with the encoder: {found}, and no better ones."]
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON: what :meth:`write_report` puts into ``report.json`` and on its page."""
+        """Return a dictionary for JSON: what :meth:`write_report` puts into ``report.json`` and on its page."""
         from cvxsae.sae.audits.report.contents import contents
 
         return contents(self)

@@ -52,7 +52,7 @@ _FLOOR_SHARE = 0.5
 """Part of the ledger's time left that is kept for the floor of the width, which comes last."""
 
 _SAMPLE_SHARE = 0.5
-"""Part of the ledger's time for the rows that the better dictionary is learned on; the rows held out have the rest, and
+"""Part of the ledger's time for the rows that the better dictionary is learned on; the held-out rows have the rest, and
 what then is left is for the floor of the former."""
 
 _LEDGER_SHARE = 0.5
@@ -65,7 +65,7 @@ _TOL = 1e-6
 """Relative gap of the codes of metrics and frontier: the default of :func:`cvxsae.sae.metrics`."""
 
 HELD_OUT = ", held out"
-"""What stages on the rows held out are called beside their names."""
+"""What stages on the held-out rows are called beside their names."""
 
 _MATCH_SHARE = 0.2
 """Part of the time that the search for λ may take."""
@@ -105,21 +105,21 @@ def audit(
     stationarity: float = 1e-4,
     **options: Unpack[AuditOptions],
 ) -> Audit:
-    """Say where the loss of a trained SAE goes: encoder, dictionary, width, or nothing that anyone could gain (§7).
+    """Find what causes the loss of a trained SAE: its encoder, its dictionary or its width.
 
-    First whether it reconstructs these data at all (:meth:`SparseAutoencoder.self_test`), and if not, why. Then the
-    levels of its loss: exact codes of its dictionary (:func:`~cvxsae.encode`); a better dictionary, searched for from
-    its own (:func:`~cvxsae.learn_dictionary`); the floor for its width (:func:`~cvxsae.width_floor`) and for every
-    width (:class:`~cvxsae.WideLimit`).
+    The audit first tests whether the SAE reconstructs these data at all (:meth:`SparseAutoencoder.self_test`), and if
+    not, why. Then it computes the levels of the loss: exact codes of the SAE's dictionary (:func:`~cvxsae.encode`); a
+    better dictionary, found by a search from the SAE's own (:func:`~cvxsae.learn_dictionary`); and the floors for its
+    width (:func:`~cvxsae.width_floor`) and for every width (:class:`~cvxsae.WideLimit`).
 
-    The better dictionary is learned on some rows, and everything is stated of others, held out: on the rows that it was
-    learned on a dictionary costs less than on any others, by what memorizing them saves (T17 b). So every line holds
-    for the rows held out, exactly, and for the distribution that they were drawn from with a confidence, if the SAE has
-    not seen them either. The floors hold for the rows held out; in expectation they are below those of the distribution
-    (T17 a).
+    The better dictionary is learned on some rows, and all numbers are about other rows, which are held out: a
+    dictionary costs less on the rows that it was learned on than on others, because of memorization (T17 b). So every
+    line holds exactly for the held-out rows, and with a confidence for the distribution that they were drawn from, if
+    the SAE has not seen them either. The floors hold for the held-out rows; in expectation they are below those of the
+    distribution (T17 a).
 
-    The ledger charges every SAE by (P), whatever it was trained for. Where that was no L1 penalty (TopK, JumpReLU) the
-    answer says so, and the frontier (error against the number of active atoms) stands beside it.
+    The ledger charges every SAE by (P), whatever it was trained for. If it was not trained with an L1 penalty (TopK,
+    JumpReLU), the answer says so, and shows the frontier (error against the number of active atoms) too.
 
     Parameters
     ----------
@@ -137,25 +137,25 @@ def audit(
         ``"free"``: D' may have a bias of its own, and the floors hold for every bias. None or an array: the bias is
         fixed, and must be the SAE's ``b_dec``; then the floors for this bias are higher.
     stationarity
-        What the search for D' aims at (T3), and the relative duality gap of every datapoint's codes.
+        Target of the search for D' (T3), and the relative duality gap of every datapoint's codes.
     options
         Which rows are held out: ``held_out``, a share of X (a quarter unless told otherwise, drawn with ``seed``), or
-        other data, or None: then everything is about the rows given, a dictionary's memory of them included. ``groups``
+        other data, or None: then everything is about the given rows, a dictionary's memory of them included. ``groups``
         (which document each row of X is of) holds out whole documents, and makes them the units of all intervals (T17
         d); for data held out that is ``held_out_groups``. ``confidence`` is that of the intervals. ``drop_outliers``
         leaves out rows of 10 (or so many) times the median norm, which are reported where they are kept.
 
-        ``device``, ``progress``, ``seed`` (of the rows held out, the search and the floor), and what is computed beside
+        ``device``, ``progress``, ``seed`` (of the held-out rows, the search and the floor), and what is computed beside
         the ledger, on the same rows: ``metrics``, ``frontier``, ``diagnostics``, ``report`` (needs the extra: ``pip
         install cvxsae[report]``). ``max_seconds`` is the limit of the whole call: the ledger has half of it if more is
-        asked for; of that half is for exact codes and the search for D', the rest for the rows held out and the floors
+        asked for; of that half is for exact codes and the search for D', the rest for the held-out rows and the floors
         of the width. Where codes are not done the encoder's stand, and ``codes_gap`` says so. What was not begun in
         time is named in ``missing``; without a floor of the width that of any width is one.
 
     Returns
     -------
     Audit
-        A verdict in words, and the ledger of the rows held out: lines that add up to the loss, with what certifies
+        A verdict in words, and the ledger of the held-out rows: lines that add up to the loss, with what certifies
         each. The dictionary gap can be negative there, and says "none shown" where its interval holds zero. ``sample``
         is the ledger of the rows that the better dictionary was learned on. And the parts asked for.
 

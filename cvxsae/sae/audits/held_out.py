@@ -1,4 +1,4 @@
-"""The ledger on rows held out: what an SAE, and a dictionary learned on other rows, are worth there (T17 b)."""
+"""The ledger on held-out rows: what an SAE, and a dictionary learned on other rows, are worth there (T17 b)."""
 
 from __future__ import annotations
 
@@ -81,9 +81,9 @@ def held_out_accounts(
     sample
         Its ledger on the rows that D' was learned on.
     drawn
-        How the rows held out were drawn.
+        How the held-out rows were drawn.
     under
-        The floor of the width, whose problem has the rows held out, and their wide limit.
+        The floor of the width, whose problem has the held-out rows, and their wide limit.
     tol
         Relative duality gap of every row's codes.
     stages
@@ -133,7 +133,7 @@ def held_out_accounts(
 
 
 def estimates_of(by_encoder: Evaluation, exact: Evaluation, local: Evaluation, seen_gap: float) -> dict[str, Estimate]:
-    """Levels and lines of the distribution, by name, from what the rows held out say of them.
+    """Levels and lines of the distribution, by name, from what the held-out rows say of them.
 
     Differences are paired. The amortization gap of the distribution is not negative, since that of no row is; so is the
     end of its interval. The memorization is that of the dictionary found: ``seen_gap`` is a number, and what remains to

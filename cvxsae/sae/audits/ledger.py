@@ -37,7 +37,7 @@ LEVELS = {
 """The levels of a ledger, from the top down."""
 
 MEMORIZATION = "what D' gains on the rows it was learned on, less what it gains here"
-"""The meaning of the last line of a ledger of rows held out."""
+"""The meaning of the last line of a ledger of held-out rows."""
 
 NONE_SHOWN = "none shown"
 """What is said of a dictionary gap whose interval holds zero, or is below it."""
@@ -45,10 +45,10 @@ NONE_SHOWN = "none shown"
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LossLedger:
-    """The loss of a trained SAE, taken apart. Values are in units of (P): mean per datapoint.
+    """The loss of a trained SAE in parts that add up. Values are in units of (P): mean per datapoint.
 
     ``loss = amortization_gap + dictionary_gap + local_gap + width_gap + wide``. On the rows that D' was learned on no
-    line is negative. On rows held out the dictionary gap can be: D' has not seen them. The other lines, and the levels
+    line is negative. On held-out rows the dictionary gap can be: D' has not seen them. The other lines, and the levels
     above the floors, are checked when a ledger is made; nothing is clipped.
 
     Every number is about the rows of the ledger, exactly. ``estimates`` say of some what they are for the distribution
@@ -64,9 +64,9 @@ class LossLedger:
     seen_gap
         The dictionary gap on the rows D' was learned on, where these are held out; else None.
     estimates
-        On rows held out, by name: ``loss``, ``exact``, ``local``, ``amortization_gap``, ``dictionary_gap`` (the gaps
+        On held-out rows, by name: ``loss``, ``exact``, ``local``, ``amortization_gap``, ``dictionary_gap`` (the gaps
         paired row by row or document by document) and ``memorization``, each with an interval for the distribution, at
-        the D' that was found; what exact codes leave open is inside the interval. Empty for the rows given.
+        the D' that was found; what exact codes leave open is inside the interval. Empty for the given rows.
     loss
         ``F(D, b, E(X))``: the decoder with the encoder's own codes, what training reports; by the referee.
     exact
@@ -175,22 +175,22 @@ class LossLedger:
 
     @property
     def amortization_gap(self) -> float:
-        """``F(D, b, E(X)) − F(D, b)``: what the encoder loses."""
+        """``F(D, b, E(X)) − F(D, b)``: the loss due to the encoder."""
         return self.loss - self.exact
 
     @property
     def dictionary_gap(self) -> float:
-        """``F(D, b) − F(D', b')``: what training left to be gained around its own dictionary."""
+        """``F(D, b) − F(D', b')``: what the better dictionary, found from the SAE's own, gains."""
         return self.exact - self.local
 
     @property
     def local_gap(self) -> float:
-        """``F(D', b') − floor``: at most this is to be gained from a better dictionary of this width."""
+        """``F(D', b') − floor``: the most that any other dictionary of this width could gain."""
         return self.local - self.floor
 
     @property
     def width_gap(self) -> float:
-        """``floor − wide``: at least this is left to wider dictionaries."""
+        """``floor − wide``: the least that wider dictionaries can gain over any dictionary of this width."""
         return self.floor - self.wide
 
     def certificates(self) -> dict[str, str]:
@@ -215,9 +215,9 @@ class LossLedger:
         return said
 
     def table(self) -> pd.DataFrame:
-        """One row a line: amount, share of the loss, interval for the distribution, meaning, certificate.
+        """One row per line: amount, share of the loss, interval for the distribution, meaning, certificate.
 
-        The lines and the floor of any width, which comes after them, add up to the loss. Of rows held out the last row
+        The lines and the floor of any width, which comes after them, add up to the loss. Of held-out rows the last row
         is the memorization, which is part of no sum. ``low`` and ``high`` are NaN where there is no interval.
         """
         import pandas as pd
@@ -241,7 +241,7 @@ class LossLedger:
         return table
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON: levels, lines and certificates, without the arrays."""
+        """Return a dictionary for JSON: levels, lines and certificates, without the arrays."""
         arrays = ("dictionary", "decoder_bias")
         levels = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in arrays}
         levels["estimates"] = {name: one.to_dict() for name, one in self.estimates.items()}
@@ -306,11 +306,11 @@ _COLORS = {
     "width_gap": "#4f81bd",
     "wide": "#1f4e79",
 }
-"""One color a line of the ledger, in :func:`stack_ledgers`."""
+"""One color per line of the ledger, in :func:`stack_ledgers`."""
 
 
 def stack_ledgers(axes: Axes, table: pd.DataFrame) -> None:
-    """The ledgers of trained SAEs, stacked, one bar a width: the lines of a ledger are columns of the table."""
+    """The ledgers of trained SAEs, stacked, one bar per width: the lines of a ledger are columns of the table."""
     ticks, bottom = np.arange(len(table)), np.zeros(len(table))
     for name in ("wide", *reversed(GAPS)):
         label = "floor of any width" if name == "wide" else name.replace("_", " ")

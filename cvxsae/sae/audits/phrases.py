@@ -1,4 +1,4 @@
-"""The sentences of a verdict, on the rows given or on rows held out."""
+"""The sentences of a verdict, on the given rows or on held-out rows."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class _Words:
         return tuple(text.format(**self.numbers) for text in texts)
 
     def headline(self) -> str:
-        """The first sentence on rows held out."""
+        """The first sentence on held-out rows."""
         first, encoder, dictionary = self.verdict.first, self.verdict.encoder, self.verdict.dictionary
         if first != "open":
             return _HEADLINES[first]
@@ -66,11 +66,11 @@ class _Words:
         return _TOO_FEW[part] + self._between(gain.estimate) + "; hold out more {unit}s."
 
     def encoder(self) -> str:
-        """What is said of the encoder on rows held out, where that is not what comes first."""
+        """What is said of the encoder on held-out rows, where that is not what comes first."""
         return _HELD_OUT["encoder"] if np.isfinite(self.verdict.encoder.sure) else _ENCODER_HERE
 
     def dictionary(self) -> str:
-        """What is said of the dictionary on rows held out, where that is not what comes first."""
+        """What is said of the dictionary on held-out rows, where that is not what comes first."""
         gap = self.verdict.dictionary.estimate
         if not self.ledger.improved:
             return _NONE_KNOWN_HERE
@@ -93,7 +93,7 @@ class _Words:
         return f"for the distribution, with {{confidence}}, between {estimate.low:.4g} and {estimate.high:.4g}"
 
     def _amount(self, gain: float) -> str:
-        """A gain with its share of the loss. Of the rows given none is negative but by rounding."""
+        """A gain with its share of the loss. Of the given rows none is negative but by rounding."""
         if not self.ledger.is_held_out or abs(gain) < np.finfo(np.float64).eps * abs(self.verdict.loss):
             gain = max(gain, 0.0)
         share = gain / self.verdict.loss if self.verdict.loss > 0 else 0.0
@@ -152,7 +152,7 @@ _HEADLINES = {
     "nothing": "Change nothing: on the {n} held out no encoder, no dictionary and no width can lower the loss by "
     "more than {everything}.",
 }
-"""The first sentence on rows held out, by what is to be changed first."""
+"""The first sentence on held-out rows, by what is to be changed first."""
 
 _CUT_OFF = (
     "What to change first is open: exact codes of its dictionary were not done in the time there was, and could lower "
@@ -174,7 +174,7 @@ _HELD_OUT = {
     "none gains more than {dictionary_most}.",
     "width": "After that, more atoms gain at least {width_least} and at most {width_most} on the rows held out.",
 }
-"""What is said of the others on rows held out, in their order."""
+"""What is said of the others on held-out rows, in their order."""
 
 _ENCODER_HERE = (
     "Against exact codes of its own dictionary the encoder loses {encoder_least} on the rows held out, and at most "

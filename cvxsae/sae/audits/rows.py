@@ -30,7 +30,7 @@ class HeldOutOptions(TypedDict, total=False):
     """Which rows are held out, and what is said of the distribution that they were drawn from."""
 
     held_out: Any
-    """A share of the rows, drawn with ``seed``; other data; or None for no rows held out."""
+    """A share of the rows, drawn with ``seed``; other data; or None for no held-out rows."""
     groups: Any
     """Which document each row of X is of, (N,), integers or strings: documents are then held out whole."""
     held_out_groups: Any
@@ -40,7 +40,7 @@ class HeldOutOptions(TypedDict, total=False):
 
 
 class RowOptions(HeldOutOptions, total=False):
-    """The same, and what becomes of outliers."""
+    """The same, and what happens to outliers."""
 
     drop_outliers: float | bool
     """Whether to leave out rows of 10 times the median norm and more, or how many times it is."""
@@ -59,7 +59,7 @@ class Rows:
     held_out
         What is held out; None for nothing.
     drawn
-        How the rows held out were drawn; the numbers are those of the data passed.
+        How the held-out rows were drawn; the numbers are those of the data passed.
     notes
         What has to be said of it, a sentence each, without a period.
     """

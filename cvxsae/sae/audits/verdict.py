@@ -34,7 +34,7 @@ class Gain:
     most
         What no arrays can exceed on these rows.
     estimate
-        On rows held out, of encoder and dictionary: what ``least`` is for the distribution, with a confidence.
+        On held-out rows, of encoder and dictionary: what ``least`` is for the distribution, with a confidence.
     """
 
     least: float
@@ -43,13 +43,13 @@ class Gain:
 
     @property
     def sure(self) -> float:
-        """What can be counted on: ``least`` for the rows given, the lower end of the interval for rows held out."""
+        """What can be counted on: ``least`` for the given rows, the lower end of the interval for held-out rows."""
         if self.estimate is None:
             return self.least
         return -np.inf if np.isnan(self.estimate.low) else self.estimate.low
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Return a dictionary for JSON."""
         return {
             "least": self.least,
             "most": self.most,
@@ -61,9 +61,9 @@ class Gain:
 class Verdict:
     """What to change first.
 
-    The encoder or the dictionary, whichever is more sure to gain, if that is a percent of the loss: for the rows given
-    what is attained counts, for rows held out the lower end of the interval for the distribution. Else it is open,
-    where rows held out gain a percent and are too few to say so of the distribution, or where exact codes, cut off by a
+    The encoder or the dictionary, whichever is more sure to gain, if that is a percent of the loss: for the given rows
+    what is attained counts, for held-out rows the lower end of the interval for the distribution. Else it is open,
+    where held-out rows gain a percent and are too few to say so of the distribution, or where exact codes, cut off by a
     limit on time, could gain a percent yet. Else the width, if more atoms can gain as much on the rows; else nothing,
     since nobody could gain it there.
 
@@ -126,6 +126,6 @@ class Verdict:
         return phrases(self)
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Return a dictionary for JSON."""
         gains = {part: getattr(self, part).to_dict() for part in PARTS}
         return {"first": self.first, **gains, "sentences": list(self.sentences)}

@@ -125,7 +125,7 @@ def _activation(parts: Mapping[str, Any], origin: Mapping[str, str], width: int,
 
 
 def _threshold(value: Any, width: int) -> Any:
-    """One threshold an atom, where there is one for all, too."""
+    """One threshold per atom, where there is one for all, too."""
     tensor = tensors.float_tensor(value, "threshold")
     return (tensor.reshape(1).expand(width) if tensor.numel() == 1 else tensor).contiguous()
 

@@ -190,7 +190,7 @@ def _called(value: Any, x: torch.Tensor, where: str) -> tuple[torch.Tensor, torc
 
 
 def _agree(ours: torch.Tensor, theirs: torch.Tensor, dtype: torch.dtype) -> bool:
-    """Whether two arrays are the same in this precision, but for a few codes at a threshold."""
+    """Whether two arrays are the same in this precision, except for a few codes at a threshold."""
     off = (ours - theirs).abs() > _AGREEMENT[dtype] * max(float(theirs.abs().max()), 1.0)
     return int(off.sum()) <= _AT_A_THRESHOLD * int(((ours != 0) | (theirs != 0)).sum())
 

@@ -35,7 +35,7 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class FrontierPoint:
-    """One point.
+    """One point of a frontier.
 
     Attributes
     ----------
@@ -70,7 +70,7 @@ class FrontierPoint:
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Frontier:
-    """Fraction of variance unexplained against L0, for an SAE and for what could be (:func:`cvxsae.sae.frontier`).
+    """Fraction of variance unexplained against L0, for an SAE and for better codes (:func:`cvxsae.sae.frontier`).
 
     Attributes
     ----------
@@ -100,7 +100,7 @@ class Frontier:
 
     @property
     def least_suboptimality(self) -> float | None:
-        """Share of the squared error of the encoder's codes that better codes, found, do without.
+        """Fraction of the squared error of the encoder's codes that better codes, which were found, avoid.
 
         They use the same dictionary and, on every datapoint, at most as many atoms: the encoder is short of the best
         there is by at least this, whatever it was trained for. None where no such codes were computed.
@@ -138,7 +138,7 @@ class Frontier:
         return figure
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Return a dictionary for JSON."""
         points = [
             {
                 name: None if isinstance(value, float) and not np.isfinite(value) else value

@@ -78,7 +78,7 @@ def frontier(
     tol: float = 1e-6,
     **options: Unpack[FrontierOptions],
 ) -> Frontier:
-    """Draw the fraction of variance unexplained against L0: the currency of the field, for an SAE and what could be.
+    """Compute the fraction of variance unexplained against L0, for an SAE and for better codes and dictionaries.
 
     ``"encoder"``: the SAE as it is. ``"exact"``: its decoder with exact codes along λ, certified (T1). ``"exact,
     refitted"``: these without the shrinkage of λ. ``"k-sparse"``: its decoder with the best codes found of at most k

@@ -66,16 +66,16 @@ def metrics(
     confidence: float = 0.95,
     **options: Unpack[MetricsOptions],
 ) -> Metrics:
-    """Measure an SAE as the field does: sparsity, reconstruction, shrinkage and features, side by side for three codes.
+    """Compute the field's metrics for an SAE, side by side for three kinds of codes.
 
     ``"encoder"``: the SAE's own codes. ``"exact"``: exact codes of its dictionary at λ, certified (T1). ``"exact,
     refitted"``: least squares, nonnegative, on the support of each of these: λ chose the support and shrinks nothing.
 
-    With errors ``e = x − x̂`` and x̄ the mean of the rows given: ``l0`` and ``l1`` (of unit-norm atoms) are means over
+    With errors ``e = x − x̂`` and x̄ the mean of the given rows: ``l0`` and ``l1`` (of unit-norm atoms) are means over
     rows, ``mse = (1/N) Σ‖e‖²`` (summed over dimensions), ``fvu = Σ‖e‖²/Σ‖x − x̄‖²``, ``explained_variance = 1 − fvu``
     (R²), ``cosine`` and ``l2_ratio`` the means of ``x·x̂/(‖x‖‖x̂‖)`` and ``‖x̂‖/‖x‖`` (zero where a norm is),
-    ``relative_reconstruction_bias = Σ‖x̂‖²/Σ x·x̂`` (1 where nothing is shrunk), ``value`` that of (P), ``dead`` features
-    are active on no row, ``dense`` ones on more than a tenth.
+    ``relative_reconstruction_bias = Σ‖x̂‖²/Σ x·x̂`` (1 where nothing is shrunk), ``value`` that of (P), ``dead``
+    features are active on no row, ``dense`` ones on more than a tenth.
 
     Parameters
     ----------
@@ -104,7 +104,7 @@ def metrics(
     Returns
     -------
     Metrics
-        Numbers are exact statements about the rows given; intervals are for the distribution that they were drawn
+        Numbers are exact statements about the given rows; intervals are for the distribution that they were drawn
         from, if they are independent draws, as tokens of one text are not quite. Computed in blocks of rows: memory
         does not grow with N, except for what ``loss`` is called with. For an SAE that normalizes its data, ``l1``,
         ``value`` and exact codes are those of the normalized data, and reconstructions, mapped back, are compared with

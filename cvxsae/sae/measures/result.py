@@ -109,7 +109,7 @@ class Metrics:
         return self.kinds[kind]
 
     def table(self) -> pd.DataFrame:
-        """One row a metric; for each kind of codes the number and its interval, and then meaning and method.
+        """One row per metric; for each kind of codes the number and its interval, and then meaning and method.
 
         Another library's numbers are named ``library/name`` and have no interval. The last rows are what certifies the
         exact codes.
@@ -143,7 +143,7 @@ class Metrics:
         return table if any(kind.gap is not None for kind in self.kinds.values()) else table.drop(index=list(proved))
 
     def features(self) -> pd.DataFrame:
-        """One row a feature, by its index in the SAE: density with its exact interval, mean and largest code.
+        """One row per feature, by its index in the SAE: density with its exact interval, mean and largest code.
 
         For every kind of codes: ``density``, the share of rows on which it is active; ``density, low`` and ``high``,
         Clopper–Pearson for the distribution (a feature that no row uses may still be active on 3.7/N of the rows
@@ -172,7 +172,7 @@ class Metrics:
         return table
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON: every number with its interval, without the numbers of single features."""
+        """Return a dictionary for JSON: every number with its interval, without the numbers of single features."""
         kinds = {
             label: {
                 "numbers": {name: estimate.to_dict() for name, estimate in kind.numbers.items()},
@@ -200,7 +200,7 @@ class Metrics:
         """One kind of codes in the nesting of SAEBench's ``core`` results, ready for JSON.
 
         Its categories hold SAEBench's own numbers by its own definitions (which metrics of ``compat="saebench"`` have),
-        for the rows given; ``eval_result_details`` has one entry a feature, by its index; a category of ours,
+        for the given rows; ``eval_result_details`` has one entry per feature, by its index; a category of ours,
         ``convex``, has our numbers with intervals, λ, and what is certified, under a ``schema_version``.
 
         Raises

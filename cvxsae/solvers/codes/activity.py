@@ -22,7 +22,7 @@ the row of the pseudo-inverse of P's atoms: w·d_k = 1 and w·d_j = 0, unless d_
 as for a duplicate, optima may differ and the code stays undecided. M = value/λ.
 
 With weights and ridge all this holds of the plain problem in more dimensions that they are equal to
-(:mod:`cvxsae.solvers.codes.engines.prices`): atoms of norm 1 there, ω_k in the place of λ, and M = value/min_{j∈P} ω_j.
+(:mod:`cvxsae.solvers.codes.engines.prices`): atoms of norm 1 there, ω_k instead of λ, and M = value/min_{j∈P} ω_j.
 
 Rounding is added on the safe side everywhere. Units are those of the engines: the penalty is 1.
 """

@@ -61,7 +61,7 @@ def encode(
 ) -> Codes:
     """Compute the exact nonnegative sparse codes of every datapoint, certified (theory.md §1).
 
-    Solves ``min_{z ≥ 0} ½‖x − b − Σ_k z_k d_k‖² + λ Σ_k z_k`` for every row x of X, to a relative duality gap of at
+    It solves ``min_{z ≥ 0} ½‖x − b − Σ_k z_k d_k‖² + λ Σ_k z_k`` for every row x of X, to a relative duality gap of at
     most ``tol`` for *every* datapoint.
     With ``weights`` w and ``ridge`` ρ the penalty is ``λ Σ_k (w_k z_k + ½ρ_k z_k²)``.
     Values are in units of (P): with the ½, sums over features, means per datapoint.
@@ -103,7 +103,7 @@ def encode(
         Show a progress bar on stderr.
     folder
         Where finished blocks are kept, each with a checksum. A later call with the same data, dictionary, λ, bias,
-        weights, ridge and ``tol`` goes on from them, whatever its engine, threads or memory limit.
+        weights, ridge and ``tol`` resumes from them, whatever its engine, threads or memory limit.
 
     Returns
     -------

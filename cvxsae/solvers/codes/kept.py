@@ -1,4 +1,4 @@
-"""Finished blocks of codes on disk: a later call with the same data, dictionary, λ and tolerance goes on from them."""
+"""Finished blocks of codes on disk: a later call with the same data, dictionary, λ and tolerance resumes from them."""
 
 from __future__ import annotations
 

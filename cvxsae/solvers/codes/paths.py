@@ -132,7 +132,7 @@ def code_path(
     smallest_ratio: float = 0.05,
     **options: Unpack[Compute],
 ) -> tuple[Codes, ...]:
-    """Codes along a path of penalties, largest λ first, each started from the one before.
+    """Compute codes along a path of penalties, largest λ first; each starts from the previous one.
 
     Parameters
     ----------

@@ -183,7 +183,7 @@ class Codes(Solution):
 
     @classmethod
     def load(cls, path: str | Path, problem: Problem) -> Codes:
-        """Read codes that :meth:`save` wrote and certify them again for a problem; no number in the file is believed.
+        """Read codes that :meth:`save` wrote and certify them again for a problem; no number in the file is trusted.
 
         Raises
         ------

@@ -100,7 +100,7 @@ def solve_block(
             rounds += 1
             passes[active] += 1
             values[active], gaps[active], done[active] = outcome.values, outcome.gaps, outcome.done
-            # Progress is a lower objective or a smaller gap; the objective never rises but for rounding.
+            # Progress is a lower objective or a smaller gap; the objective never rises except for rounding.
             better = (outcome.values < best_value[active] * (1 - LOWER)) | (outcome.gaps < NEARER * best_gap[active])
             idle[active] = np.where(better, 0, idle[active] + 1)
             best_value[active] = np.minimum(best_value[active], outcome.values)

@@ -138,7 +138,7 @@ class Supports:
         return Supports(*(getattr(self, name)[chosen] for name in self.__dataclass_fields__))
 
     def updated(self, chosen: Int64[torch.Tensor, " r"], others: Supports) -> Supports:
-        """With others in the place of some."""
+        """With others instead of some."""
         names = self.__dataclass_fields__
         return Supports(*(getattr(self, n).index_copy(0, chosen, getattr(others, n)) for n in names))
 

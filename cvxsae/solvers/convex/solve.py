@@ -93,7 +93,7 @@ def _shared_wide(problem: WideLimit, tol: float, run: Run) -> Solution:
 
 
 def _free_atoms(problem: LargeDictionary, tol: float, run: Run) -> Solution:
-    """At τ = 0 atoms are free and the large dictionary is the wide limit, one atom a datapoint (T9)."""
+    """At τ = 0 atoms are free and the large dictionary is the wide limit, one atom per datapoint (T9)."""
     wide = WideLimit(problem.X, problem.lam, bias=problem.bias)
     solution = iterate(WideLimitNewton(is_whole=True), wide, tol, run)
     if solution.dictionary is None:

@@ -1,7 +1,7 @@
 """The working sets of :func:`~cvxsae.encode` as the solver of :class:`SparseCodes` at a fixed bias.
 
 And of the penalties of :class:`PenalizedCodes` that are a lasso: L1, elastic net and signed L1 as they are, and the
-exclusive norm on more rows. With ``½λ Σ_g (Σ_{k∈g} z_k)²`` as squares of further coordinates, one a group, in which
+exclusive norm on more rows. With ``½λ Σ_g (Σ_{k∈g} z_k)²`` as squares of further coordinates, one per group, in which
 atom k has ``√λ`` at its group, and ``κ/√λ`` in every such coordinate of the datapoint,
 
     ½‖x − zD‖² + ½ Σ_g (κ/√λ − √λ S_g)² + κ Σ_k z_k = ½‖x − zD‖² + ½λ Σ_g S_g² + G κ²/(2λ),

@@ -106,7 +106,7 @@ class Checkpoint:
                 f"folder {str(self.folder.path)!r} holds a state that cannot be gone on from "
                 f"({type(error).__name__}: {reason(error)}); pass another folder."
             ) from None
-        if isinstance(state, Polish) and state.is_settled:  # only if it is: no record is believed
+        if isinstance(state, Polish) and state.is_settled:  # only if it is: no record is trusted
             assert state.evaluation is not None
             state = replace(state, is_settled=evaluator.worst_residual(state.evaluation) <= target)
         return state

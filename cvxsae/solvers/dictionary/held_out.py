@@ -54,7 +54,7 @@ class HeldOut:
     groups
         Which document each is of, (M,), as integers from 0; None if rows are independent.
     rows
-        Where they were in the data given, (M,), if they are a share of those; None if they are data of their own.
+        Where they were in the given data, (M,), if they are a share of those; None if they are data of their own.
     patience
         Evaluations in a row without a shown decrease of F on them, after which a search ends.
     announced

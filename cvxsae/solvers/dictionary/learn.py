@@ -97,9 +97,9 @@ def learn_dictionary(
     """Find a dictionary of K unit-norm atoms, a decoder bias and exact codes that minimize (P).
 
     ``F(D, b, Z) = (1/N) Σ_n [ ½‖x_n − b − Σ_k z_nk d_k‖² + λ Σ_k z_nk ]`` over ``‖d_k‖ = 1``, ``Z ≥ 0`` and, if it is
-    free, b. The problem is not convex: what is certified is that the codes are exact (duality gap), that the point is
+    free, b. The problem is not convex. It is certified that the codes are exact (duality gap), that the point is
     stationary (T3), and how much any dictionary of any width could still gain (the lower bound, T9;
-    :func:`cvxsae.width_floor` has the one of this width).
+    :func:`cvxsae.width_floor` computes the bound for this width).
 
     Parameters
     ----------
@@ -114,7 +114,7 @@ def learn_dictionary(
     bias
         ``"free"`` (optimized), None (zero) or an array (d,) (fixed).
     stationarity
-        Stationarity to reach: ``‖E_k[r]/λ − d_k‖`` of every live atom and ``‖mean_n r_n‖/λ`` of a free bias (T3).
+        Target for ``‖E_k[r]/λ − d_k‖`` of every live atom and ``‖mean_n r_n‖/λ`` of a free bias (T3).
     init
         Start from a :class:`DictionaryFit`, a dictionary (K', d) or a pair of dictionary and bias. With K' < K the
         missing atoms are those that lower F most. By default: directions of datapoints, seen from the wide limit's
@@ -122,7 +122,8 @@ def learn_dictionary(
     second_order
         Compute the least eigenvalue of the Riemannian Hessian at the end (T5) and leave a saddle if it is one.
     moves
-        Give up atoms that earn little for new ones (T7) or splits (T8) that earn more; without, only dead atoms.
+        Whether to replace atoms that lower F little by new atoms (T7) or splits (T8) that lower it more; without it,
+        only dead atoms are replaced.
     epochs
         Passes over the data before full-batch descent, in minibatches: 2 stochastic ones and an exact one, 4 and one, 8
         and one, and so on, as many as asked for. By default 17; two exact ones from an ``init`` with some atoms
@@ -147,7 +148,7 @@ def learn_dictionary(
     max_steps
         Stop after so many steps (minibatches, descent steps, rounds of moves): unlike time, the same everywhere.
     seed
-        Decides the start, the minibatches and where new atoms are looked for. Same seed, same answer.
+        Random seed of the start, the minibatches and the search for new atoms. The same seed gives the same answer.
     device
         Where to compute: ``"cpu"`` (default) or ``"cuda"``.
     progress
@@ -155,7 +156,7 @@ def learn_dictionary(
     callback
         Called with a :class:`~cvxsae.results.Record` at every step.
     folder
-        Where to keep the state, every ten seconds and at the end; a call with the same arguments goes on from it. Each
+        Where to keep the state, every ten seconds and at the end; a call with the same arguments resumes from it. Each
         of several processes keeps its own part.
 
     Returns
@@ -316,7 +317,7 @@ def grow(
     second_order: bool = False,
     **options: Unpack[LearnOptions],
 ) -> DictionaryFit:
-    """Continue a fit at a larger width: atoms are added where they lower F most (T7, T8), then all are learned.
+    """Continue a fit at a larger width: add the atoms that lower F most (T7, T8), then learn all atoms.
 
     The value never rises on the way, so a path of widths is one warm-started run. Where rows are set aside, what is
     returned is lowest on them, and its value on those learned from is not what the search ended at.
@@ -330,7 +331,7 @@ def grow(
     stationarity, seed
         Those of the fit, unless given.
     validation, validation_groups, patience
-        As in :func:`learn_dictionary`, but for a share, as the fit has seen all of its rows. The rows that were set
+        As in :func:`learn_dictionary`, except for a share, as the fit has seen all of its rows. The rows that were set
         aside for the fit stay so, unless others, or None, are given.
     second_order, max_seconds, max_steps, device, progress, callback, folder
         As in :func:`learn_dictionary`.

@@ -25,7 +25,7 @@ class ManyStarts:
     count
         Starts besides the one that is given.
     iterations
-        Of alternating minimization: enough to tell basins apart, and the search goes on from there.
+        Of alternating minimization: enough to tell basins apart, and the search resumes from there.
     most_points
         Datapoints to look at, evenly spaced.
     parallel

@@ -76,7 +76,7 @@ class MoveTable:
 
 
 def with_columns(codes: sp.csr_array, columns: dict[int, tuple[np.ndarray, np.ndarray]]) -> sp.csr_array:
-    """The codes with some atoms' replaced by those of the datapoints given."""
+    """The codes with some atoms' replaced by those of the given datapoints."""
     kept = np.ones(codes.shape[1], dtype=bool)
     kept[list(columns)] = False
     old = codes.tocoo()

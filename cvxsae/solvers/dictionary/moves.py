@@ -41,7 +41,7 @@ class Replacement:
     dictionary
         Unit-norm atoms, (K, d).
     codes
-        Codes that go with them, (N, K): the given ones but for the atoms that moved.
+        Codes that go with them, (N, K): the given ones except for the atoms that moved.
     replaced
         Indices of the atoms that were replaced.
     gain

@@ -64,7 +64,7 @@ def dictionary_path(
     stationarity: float = 1e-4,
     **options: Unpack[PathOptions],
 ) -> tuple[DictionaryFit, ...]:
-    """Follow the joint optimum from a large penalty to a small one, with more atoms than asked for until the last.
+    """Follow the joint optimum from a large penalty to a small one, with surplus atoms until the last penalty.
 
     The landscape of F(D, b) has fewer poor minima where λ is large and where atoms are plenty, but the optimum there is
     not that of a small λ and a given width. So every fit starts from the one before; all but the last have
@@ -237,7 +237,7 @@ class _Stages:
         name = f"{key}-{hashlib.sha256(start.encode()).hexdigest()[:NAME_CHARACTERS]}"
         fit = learn(problem, settings, replace(run, folder=self.kept.path / name))
         if fit.status in (Status.TIME_LIMIT, Status.INTERRUPTED):
-            self.kept = None  # what it has reached is in its own folder; a call with more time goes on from there
+            self.kept = None  # what it has reached is in its own folder; a call with more time resumes from there
         else:
             claims = {"value": fit.value, "status": fit.status.name, "seconds": fit.seconds}
             arrays = {"dictionary": fit.dictionary, "bias": fit.bias, "codes": fit.codes}

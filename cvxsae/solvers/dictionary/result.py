@@ -147,7 +147,7 @@ class DictionaryFit(Solution):
     ) -> DictionaryFit:
         """A fit of these arrays: data are coded and every number is computed anew.
 
-        Codes among the arrays are where coding starts. The status is believed only as far as the numbers bear it out.
+        Codes among the arrays are where coding starts. The status is trusted only as far as the numbers bear it out.
         """
         atoms, norms = tensors.unit_rows(held["dictionary"], "dictionary", problem.dim)
         if bool(((norms - 1).abs() <= ROUNDING).all()):  # of norm 1 already: the same bit for bit

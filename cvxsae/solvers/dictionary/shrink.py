@@ -36,7 +36,7 @@ def shrink(
     second_order: bool = False,
     **options: Unpack[LearnOptions],
 ) -> DictionaryFit:
-    """Continue a fit at a smaller width: the atoms go whose removal costs least, then all are learned.
+    """Shrink a dictionary by removing the atoms that its datapoints need least, then learn all remaining atoms.
 
     The counterpart of :func:`cvxsae.grow`. Prices let other codes answer (:func:`removal_prices`), so duplicates and
     mixtures go first. Atoms go in rounds, half of what is too many at a time, with exact codes between them. It is

@@ -134,7 +134,7 @@ def width_floor(
     tol: float = 1e-3,
     **options: Unpack[FloorOptions],
 ) -> Floor | tuple[Floor, ...]:
-    """Certified lower bound of F(D, b) for every dictionary D of K unit-norm atoms: the best of T9, T10, T14 and T15.
+    """Prove a lower bound on F(D, b) for every dictionary D of K unit-norm atoms: the best of T9, T10, T14 and T15.
 
     T14 and T15 give each datapoint a share ``q_n = ‖Πψ(v_n)‖²`` in the span of the atoms' features, of which there is
     only so much: ``Σ_n w_n q_n ≤ Λ_K(w)``, the sum of the K largest eigenvalues of ``[√w_n k(v_n·v_m) √w_m]``. So
@@ -164,7 +164,7 @@ def width_floor(
         Most points in one part. More datapoints are split at random into equal parts, and the bound is the mean of
         theirs: weaker, but memory and time grow as N rather than N² and N³. Default 6000; in up to 76 dimensions, where
         the kernel t² has few features, 67 million numbers, in time that grows as N. Parts of more than 8000 points in
-        more dimensions are for t² alone, take memory that grows as N and time as N², and their bound holds but for a
+        more dimensions are for t² alone, take memory that grows as N and time as N², and their bound holds except for a
         probability of 1e-12 over ``seed`` (``failure_probability``).
     tol
         Relative distance, to the best bound of this kernel and these directions, at which the search stops.

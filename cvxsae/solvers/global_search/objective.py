@@ -1,8 +1,8 @@
 """Codes of few atoms in closed form, support by support, for every penalty that is quadratic on a support.
 
 On a support the cost of the codes is ``½‖x − b‖² s − z·p + ½ zᵀ A z``, and a fixed cost of every active atom, with
-``p_k = s_k d_k·(x − b) − λ_k`` and ``A = S ∘ G + M`` (G the Gram matrix): one small quadratic a support, and φ(x; D) is
-the least of those whose codes are nonnegative. That covers L1, weighted and signed L1, elastic net, L0, TopK, (Σz)²
+``p_k = s_k d_k·(x − b) − λ_k`` and ``A = S ∘ G + M`` (G the Gram matrix): one small quadratic per support, and φ(x; D)
+is the least of those whose codes are nonnegative. That covers L1, weighted and signed L1, elastic net, L0, TopK, (Σz)²
 and prefix losses with shared codes; a term on the coherence of the atoms is added once.
 """
 

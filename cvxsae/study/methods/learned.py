@@ -38,7 +38,7 @@ def learned(
     """Learn a dictionary; the referee says what it attains, from data and arrays alone.
 
     With ``validation`` a share of the rows learned from watches the search (:mod:`cvxsae.solvers.dictionary.watching`);
-    what the row of the table says is of all of them, and of none of the rows held out.
+    what the row of the table says is of all of them, and of none of the held-out rows.
     """
     watched: dict[str, Any] = {"validation": validation, "patience": patience, "seed": cell.run.seed}
     seen, watch = set_aside(cell.X, {**watched, "validation_groups": None if validation is None else cell.groups})

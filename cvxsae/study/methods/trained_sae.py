@@ -69,7 +69,7 @@ def trained_sae(
 
 
 def _with_held_out(cell: CellInput, sae: Any, sample: LossLedger, outcome: Outcome) -> Outcome:
-    """With what the SAE, its own dictionary and the best found from it are worth on the rows held out."""
+    """With what the SAE, its own dictionary and the best found from it are worth on the held-out rows."""
     if cell.held_out is None:
         return outcome
     run = cell.run.inner()

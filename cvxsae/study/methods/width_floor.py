@@ -11,7 +11,7 @@ from cvxsae.study.method import CellInput, Method, Outcome
 from cvxsae.study.methods.spectral_floor import floor_for
 
 HELD_OUT_SHARE = 0.25
-"""Part of the time for the rows held out, if a floor of theirs is asked for: they are the fewer."""
+"""Part of the time for the held-out rows, if a floor of theirs is asked for: they are the fewer."""
 
 
 def width_floor(

@@ -65,7 +65,7 @@ class Group(RowPenalty):
         return Level(torch.tensor(self.groups), torch.tensor(self.weights, dtype=torch.float64))
 
     def require_atoms(self, n_atoms: int) -> None:
-        """One group an atom."""
+        """One group per atom."""
         require_length(len(self.groups), n_atoms, "groups")
 
     def value(self, Z: Float[torch.Tensor, "n K"]) -> Float[torch.Tensor, " n"]:
@@ -157,7 +157,7 @@ class Tree(RowPenalty):
 
     @classmethod
     def of_parents(cls, parents: Any, weights: Any = None) -> Tree:
-        """One group an atom: the atom and all below it, where ``parents[k]`` is the atom above k, or −1.
+        """One group per atom: the atom and all below it, where ``parents[k]`` is the atom above k, or −1.
 
         Raises
         ------

@@ -1,7 +1,7 @@
 """Penalties of codes that are not convex: a price for every active atom, a limit of their number, a log.
 
 Codes under these are searched for and bounded from below, both row by row; the bounds are in
-``cvxsae/relaxations/convex/support_bounds.py`` and ``box_bounds.py``. All of them obey T16, but for a ridge.
+``cvxsae/relaxations/convex/support_bounds.py`` and ``box_bounds.py``. All of them obey T16, except for a ridge.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ class Slope(RowPenalty):
         return torch.tensor(self.weights, dtype=torch.float64)
 
     def require_atoms(self, n_atoms: int) -> None:
-        """One weight an atom."""
+        """One weight per atom."""
         require_length(len(self.weights), n_atoms, "weights")
 
     def value(self, Z: Float[torch.Tensor, "n K"]) -> Float[torch.Tensor, " n"]:

@@ -65,7 +65,7 @@ class L1(RowPenalty):
         )
 
     def require_atoms(self, n_atoms: int) -> None:
-        """One weight an atom."""
+        """One weight per atom."""
         if self.weights is not None:
             require_length(len(self.weights), n_atoms, "weights")
 
@@ -116,7 +116,7 @@ class Signed(L1):
     signed: ClassVar[bool] = True
 
     def require_atoms(self, n_atoms: int) -> None:
-        """One weight an atom, for both of its signs."""
+        """One weight per atom, for both of its signs."""
         if self.weights is not None:
             require_length(len(self.weights), n_atoms, "weights")
 
@@ -168,7 +168,7 @@ class ElasticNet(RowPenalty):
         return L1(self.weights)
 
     def require_atoms(self, n_atoms: int) -> None:
-        """One weight an atom."""
+        """One weight per atom."""
         self._linear.require_atoms(n_atoms)
 
     def prices(self, n_atoms: int) -> tuple[np.ndarray | None, np.ndarray | None]:

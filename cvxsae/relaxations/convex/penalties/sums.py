@@ -60,7 +60,7 @@ class Exclusive(RowPenalty):
         return torch.tensor(self.groups)
 
     def require_atoms(self, n_atoms: int) -> None:
-        """One group an atom."""
+        """One group per atom."""
         require_length(len(self.groups), n_atoms, "groups")
 
     def value(self, Z: Float[torch.Tensor, "n K"]) -> Float[torch.Tensor, " n"]:

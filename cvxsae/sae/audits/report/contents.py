@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from cvxsae.sae.audits.answer import Audit
 
 SCHEMA = 2
-"""Version of the layout of ``report.json``; 1 had no rows held out."""
+"""Version of the layout of ``report.json``; 1 had no held-out rows."""
 
 LIBRARIES = ("numpy", "scipy", "torch", "numba", "pandas", "plotly", "jinja2")
 """Whose versions are told."""

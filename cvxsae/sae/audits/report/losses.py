@@ -45,7 +45,7 @@ def rows_said(ledger: LossLedger) -> dict[str, Any]:
 
 
 def _intervals(ledger: LossLedger) -> tuple[Column, ...]:
-    """The columns that only rows held out have: intervals, and the same on the rows that D' was learned on."""
+    """The columns that only held-out rows have: intervals, and the same on the rows that D' was learned on."""
     if not ledger.is_held_out:
         return ()
     level = ledger.estimates.get("loss", NOT_KNOWN).confidence

@@ -38,7 +38,7 @@ class Column:
     unit: str = ""
 
     def to_dict(self) -> dict[str, str]:
-        """Ready for JSON."""
+        """Return a dictionary for JSON."""
         return {"name": self.name, "title": self.title, "kind": self.kind, "unit": self.unit}
 
 

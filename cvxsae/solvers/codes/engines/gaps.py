@@ -17,7 +17,7 @@ from cvxsae.solvers.codes.engines.screening import (
 )
 
 PerRow: TypeAlias = Float[torch.Tensor, " b"]
-"""One number a datapoint."""
+"""One number per datapoint."""
 
 NONE = -1
 """Marks an unused place in a working set."""

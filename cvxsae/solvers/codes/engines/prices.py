@@ -7,7 +7,7 @@ In units of λ, with μ = λρ, ``½‖x − zD‖² + Σ w_k z_k + ½ Σ μ_k z
 
 So with the rows ν_k d_k and r = x − Σ a_k ν_k d_k the correlations are ``c_k = ν_k d_k·r − σ_k a_k``, the squared
 residual is ``‖r‖² + Σ σ_k a_k²``, inner products are those of the rows with 1 on the diagonal, and T1 holds as it
-stands, with ω_k in the place of 1: the dual point s·(r, −√σ a) is feasible where ``s c_k ≤ ω_k``. Outside a working
+stands, with ω_k instead of 1: the dual point s·(r, −√σ a) is feasible where ``s c_k ≤ ω_k``. Outside a working
 set that is ``s d_k·r ≤ w_k``, so that one product with the atoms d_k/w_k, whatever the ridge, screens against 1.
 
 The engines hold codes a. What comes in and goes out, codes z for atoms of norm 1, is converted at their doors.

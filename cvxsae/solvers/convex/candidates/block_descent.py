@@ -38,7 +38,7 @@ class BlockState:
     Attributes
     ----------
     codes
-        (K, N): one row an atom.
+        (K, N): one row per atom.
     residual
         ``X − 1bᵀ − Z A`` (N, d), centered if the bias is free.
     thresholds

@@ -1,4 +1,4 @@
-"""A splitting method for the doubly nonnegative relaxation: one eigendecomposition a step, and its dual closes.
+"""A splitting method for the doubly nonnegative relaxation: one eigendecomposition per step, and its dual closes.
 
 Problem (7) over ``Q ⪰ 0, Q ≥ 0`` is, with V the reconstruction and T for ``DᵀD``,
 
@@ -8,7 +8,7 @@ whose first part separates over the entries and whose second is one cone. The al
 multipliers with over-relaxation (Douglas–Rachford) needs a clip and the positive part of a symmetric matrix of
 order N + rank(X) a step. Its multipliers are a dual point of T11: ``Y = X − 1bᵀ − V``, and P from the clip.
 
-Everything is in sum units of data scaled to unit mean-square norm, on any device, in float32 or float64. Nothing is
+Everything is in sum units of data scaled to mean squared norm 1, on any device, in float32 or float64. Nothing is
 proved here: value and bound are evaluated elsewhere, in float64, from Q, Y and P alone.
 """
 
@@ -35,7 +35,7 @@ _WEIGHTS = (0.02, 1.0)
 """Least and largest congruence β between the blocks: beyond, one block drowns in the other's rounding."""
 
 _RIGIDITIES = (0.1, 10.0)
-"""Least and largest first σ, for data of unit mean-square norm."""
+"""Least and largest first σ, for data of mean squared norm 1."""
 
 _RANK = 1e-12
 """Singular values below this share of the largest are rounding: the data do not reach into those directions."""

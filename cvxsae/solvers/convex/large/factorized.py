@@ -132,7 +132,7 @@ def perturbed(problem: LargeDictionary, state: FactorState, seed: int) -> Factor
 
 
 def most_columns(n_points: int) -> int:
-    """How many columns a factor starts with: one a datapoint, but for large data no more than descent can carry."""
+    """How many columns a factor starts with: one per datapoint, but for large data no more than descent can carry."""
     return n_points if n_points <= _ALL_DATAPOINTS else _SPREAD_DATAPOINTS
 
 

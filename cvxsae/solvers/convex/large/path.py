@@ -43,7 +43,7 @@ THRESHOLD = 0.1
 """τ* where it is not known (free bias): near that of clustered data; the path starts well below it."""
 
 LEAST_COST = 1e-2
-"""Least τ of the default path: cheaper atoms are one a datapoint (T12), whatever the data."""
+"""Least τ of the default path: cheaper atoms are one per datapoint (T12), whatever the data."""
 
 ARRAYS = ("bias", "dictionary", "codes")
 """What a path returns of a point's candidate."""
@@ -52,7 +52,7 @@ CLAIMS = ("value", "status", "seconds")
 """What is kept of a point's numbers: of these only the seconds are believed."""
 
 SAME = 1e-9
-"""Relative difference of two values that are the same but for rounding."""
+"""Relative difference of two values that are the same except for rounding."""
 
 TIDIED = 2.0
 """How many times ``tol`` the gap of a success can be: a tidied dictionary may be worse by ``tol`` of the value."""
@@ -122,7 +122,7 @@ class LargePath:
     def widest_plateau(self) -> int:
         """Index of a point in the middle of the longest stretch (on a log scale) with the same number of atoms.
 
-        Stretches with one atom, with none and with one atom a datapoint do not count, as they are the ends that
+        Stretches with one atom, with none and with one atom per datapoint do not count, as they are the ends that
         every path has: a width that the data asks for is one that survives the most change of price.
         """
         widths = np.array([point.live_atoms for point in self.points])
@@ -180,15 +180,15 @@ def large_path(
     tol: float = 1e-3,
     **options: Unpack[LargePathOptions],
 ) -> LargePath:
-    """Solve the large dictionary along a path of τ (or of λ), each point begun where the last one ended.
+    """Solve the large dictionary along a path of τ (or of λ); each point starts from the previous one.
 
     Parameters
     ----------
     problem
         Data, bias and the other parameter; its own value of the one that varies is not used.
     atom_costs
-        The path of τ, increasing (positive numbers). Default: from the end with one atom a datapoint (half of τ*, T12)
-        up to N, in 16 geometric steps.
+        The path of τ, increasing (positive numbers). Default: from the end with one atom per datapoint (half of τ*,
+        T12) up to N, in 16 geometric steps.
     lams
         A path of λ instead, increasing; :func:`default_values` has one.
     tol

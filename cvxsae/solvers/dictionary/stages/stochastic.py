@@ -126,7 +126,7 @@ class StochasticSteps:
         return passes * min(parts, self.most_steps)
 
     def rate_at(self, taken: int, steps: int) -> float:
-        """Full, but for a linear rise at first and a linear fall over the last part."""
+        """Full, except for a linear rise at first and a linear fall over the last part."""
         return min(
             1.0, (taken + 1) / max(1.0, self.warm_up * steps), (steps - taken) / max(1.0, self.cool_down * steps)
         )
