@@ -138,7 +138,7 @@ class SliceProof(CopositivityProof):
 
 
 PROOFS: tuple[type[CopositivityProof], ...] = (NonnegativeProof, SliceProof)
-"""The kinds of proof there are; a referee believes no others."""
+"""The kinds of proof; the referee accepts no others."""
 
 
 def proof_of(arrays: Mapping[str, Any]) -> CopositivityProof | None:

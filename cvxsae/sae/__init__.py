@@ -1,4 +1,4 @@
-"""Sparse autoencoders as they are trained: loaded, trained, and their loss taken apart."""
+"""Sparse autoencoders: reading, training, metrics, and audits, which split their loss into parts."""
 
 import lazy_loader
 

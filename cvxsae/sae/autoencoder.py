@@ -40,7 +40,10 @@ _BLOCK_ENTRIES = 2**22
 @computes
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SparseAutoencoder:
-    """``z = activation((x − b_dec) W_enc + b_enc)``, ``x̂ = z W_dec + b_dec``: atoms of any norm, the rows of ``W_dec``.
+    """A trained SAE, ``z = activation((x − b_dec) W_enc + b_enc)`` and ``x̂ = z W_dec + b_dec``.
+
+    The atoms are the rows of ``W_dec``, of any norm.
+
     Its loss in units of (P) is ``(1/N) Σ_n [ ½‖x_n − x̂_n‖² + λ Σ_k z_nk ‖W_dec,k‖ ]``: that of the unit-norm
     dictionary with codes ``z_k ‖W_dec,k‖`` (theory.md §0).
 

@@ -36,7 +36,7 @@ SAMPLE_ROWS = 20_000
 """Rows on which a dictionary is grown before all rows are passed over."""
 
 ROWS_PER_ATOM = 16
-"""Rows of a sample for each atom grown on it: with fewer, atoms learn these rows by heart."""
+"""Rows of a sample for each atom grown on it: with fewer, atoms memorize these rows."""
 
 STARTS = 768
 """Directions from which new atoms are searched in a round."""

@@ -8,7 +8,7 @@ changes by
 
 the first term for i, the second for j: all pairs at the price of one product with H. Nonnegative codes gain no more.
 And if what i leaves is still nonnegative, j gains nothing unless d_j·(residual without i) is positive. So where no pair
-promises a gain no swap helps, and pairs that promise one are tried in turn, the most promising first.
+can gain, no swap helps, and pairs that can gain are tried in turn, the most promising first.
 """
 
 from __future__ import annotations

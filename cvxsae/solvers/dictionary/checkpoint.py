@@ -229,7 +229,7 @@ def _pack_watched(state: State, record: dict[str, Any], arrays: dict[str, Any], 
 def _unpack_watched(
     record: dict[str, Any], arrays: dict[str, Any], evaluator: Evaluator, watch: Watch
 ) -> Watched | None:
-    """The best point on rows set aside, evaluated again; believed is only what decides when the search ends."""
+    """The best point on rows set aside, evaluated again; only what decides when the search ends is trusted."""
     if "watched" not in record:
         return None
     problem, rows = evaluator.problem, len(watch.rows.X)

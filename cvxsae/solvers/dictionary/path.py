@@ -98,10 +98,10 @@ def dictionary_path(
         its certificate, is made whatever the time.
     folder
         Where finished fits are kept, and the state of the one at work: a call with the same arguments goes on from
-        there. Dictionary and bias of a kept fit are read; its data are coded anew, and its value, certificates and
-        status are computed again (a status may only get worse by that), one exact coding a fit whatever the time.
-        Believed are why a search that is not stationary ended, and its seconds; history and info are not kept. What
-        time cut short does not count as finished.
+        there. Dictionary and bias of a kept fit are read; its data are recoded, and its value, certificates and
+        status are computed again (a status may only get worse), with one exact coding per fit whatever the time.
+        Only the reason why a search that is not stationary ended, and its seconds, are trusted; history and info are
+        not kept. A fit that time cut short does not count as finished.
 
     Returns
     -------

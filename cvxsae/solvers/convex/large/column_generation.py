@@ -57,7 +57,7 @@ _EXCESS = 0.01
 """Share of ``tol`` by which a peak must exceed λ to be a new direction: a smaller excess cannot close the gap."""
 
 _WITHIN_REACH = 0.5
-"""Share of the gap that a round must promise to close before the polar is computed by branch and bound."""
+"""Share of the gap that a round must be able to close before the polar is computed by branch and bound."""
 
 _INNER_TOL = 0.1
 """Share of ``tol`` to which the problem over the directions at hand is solved."""

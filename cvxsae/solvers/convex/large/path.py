@@ -49,7 +49,7 @@ ARRAYS = ("bias", "dictionary", "codes")
 """What a path returns of a point's candidate."""
 
 CLAIMS = ("value", "status", "seconds")
-"""What is kept of a point's numbers: of these only the seconds are believed."""
+"""What is kept of a point's numbers: of these only the seconds are trusted."""
 
 SAME = 1e-9
 """Relative difference of two values that are the same except for rounding."""
