@@ -109,6 +109,7 @@ _PATH = {
     "reasons: object": "reasons for failures, and how many cells failed for each",
     "seconds_left: number?": "estimated time for the missing cells",
 }
+_RUN = {"folder: string": "folder of the study", "summary: array": "the findings in words"}
 _SAMPLE = {
     "lam: number": "λ",
     "confidence: number": "confidence of the limits",
@@ -268,10 +269,7 @@ _TABLE = (
         {},
     ),
     Schema(
-        "compare",
-        1,
-        {"settings: object": "the arguments of the call", "results: array": "one ledger per width"},
-        {},
+        "compare", 1, {"settings: object": "the arguments of the call", "results: array": "one ledger per width"}, {}
     ),
     Schema(
         "match",
@@ -353,12 +351,7 @@ _TABLE = (
         },
         {},
     ),
-    Schema(
-        "study run",
-        1,
-        _PATH | {"folder: string": "folder of the study", "summary: array": "the findings in words"},
-        {},
-    ),
+    Schema("study run", 1, _PATH | _RUN, {}),
     Schema("study status", 1, _PATH, {}),
     Schema("study plot", 1, {"summary: array": "the findings in words", "figures: array": "files written"}, {}),
     Schema(
