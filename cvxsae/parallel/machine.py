@@ -8,7 +8,6 @@ import platform
 from pathlib import Path
 from typing import Any
 
-import llvmlite.binding
 import torch
 
 from cvxsae._version import __version__
@@ -65,6 +64,8 @@ def processor() -> str:
 
 def instruction_sets() -> list[str]:
     """The instruction sets of this processor that speed depends on."""
+    import llvmlite.binding  # comes with numba, which not everyone has
+
     features = llvmlite.binding.get_host_cpu_features()
     return [name for name in INSTRUCTION_SETS if features.get(name)]
 

@@ -21,7 +21,9 @@ from cvxsae.relaxations.solution import Status
 from cvxsae.solvers.codes.activity import Activity, certain_activity
 from cvxsae.solvers.codes.correlation import FIXED_BIAS, centered
 from cvxsae.solvers.codes.engines import ENGINES, engine_name, make_engine
+from cvxsae.solvers.codes.engines.calibration import ladder
 from cvxsae.solvers.codes.engines.prices import Prices
+from cvxsae.solvers.codes.engines.products import PRECISIONS
 from cvxsae.solvers.codes.engines.screening import PreparedDictionary
 from cvxsae.solvers.codes.engines.state import Tuning
 from cvxsae.solvers.codes.kept import KeptBlocks
@@ -44,6 +46,8 @@ class EncodeOptions(Compute, Kept, total=False):
     """What each atom's code costs, in units of λ, (K,); None for 1."""
     ridge: ArrayLike | torch.Tensor | None
     """Ridge of each atom's code, in units of λ, (K,); None for 0."""
+    precision: str | None
+    """Of the products that screen: ``"int8"``, ``"bfloat16"``, ``"tf32"`` or ``"float32"``; None for the fastest."""
 
 
 @keywords(EncodeOptions)
@@ -88,13 +92,18 @@ def encode(
         ``"auto"``, ``"fused"`` (numba, CPU), ``"torch"`` (any device) or ``"triton"`` (CUDA; never chosen by
         ``"auto"``, since it has yet to run on a GPU). All give codes that pass the same certificate.
     memory_limit
-        Working memory in bytes, besides the data, three copies of the dictionary (five with weights or a ridge) and the
+        Working memory in bytes, besides the data, four copies of the dictionary (six with weights or a ridge) and the
         codes themselves.
     weights
         What each atom's code costs, in units of λ and for atoms of norm 1, (K,), from 1e-12 to 1e12; None for 1.
     ridge
         Ridge of each atom's code, in the same units, (K,), zero or more; None for 0. The engine ``"triton"`` takes
         neither.
+    precision
+        Of the products that screen atoms: ``"int8"``, ``"bfloat16"``, ``"tf32"`` (CUDA) or ``"float32"``. None, the
+        default, takes what is fastest here, by a measurement of milliseconds that is kept in the user's cache folder.
+        A precision that is too coarse for a datapoint is followed by finer ones; the certificate is in float64
+        whatever it is, and ``info["precisions"]`` says what was used.
     device
         Where to compute; the CPU by default.
     max_seconds
@@ -145,11 +154,14 @@ def encode(
         tol = relative_gap_asked(tol)
         arguments.choice(engine, "engine", ENGINES)
         memory = arguments.count(memory_limit, "memory_limit", least=LEAST_MEMORY)
+        precision = options.get("precision")
+        if precision is not None:
+            arguments.choice(precision, "precision", PRECISIONS)
         warm = warm_codes(warm_start, problem)
         asked = {"dictionary": problem.atoms, "lam": problem.lam, "bias": problem.bias, "tol": tol}
-        asked |= {"weights": problem.weights, "ridge": problem.ridge}
+        asked |= {"weights": problem.weights, "ridge": problem.ridge, "precision": precision}
         group.agree(call="encode", d=problem.dim, dtype=data.dtype, **asked)
-        return encode_rows(problem, run, tol=tol, warm=warm, engine=engine, memory_limit=memory)
+        return encode_rows(problem, run, tol=tol, warm=warm, engine=engine, memory_limit=memory, precision=precision)
 
 
 def relative_gap_asked(tol: float, name: str = "tol") -> float:
@@ -168,6 +180,7 @@ def encode_rows(
     warm: sp.csr_array | None = None,
     engine: str = "auto",
     memory_limit: int = MEMORY_LIMIT,
+    precision: str | None = None,
 ) -> Codes:
     """:func:`encode` for arguments that have been checked, at a fixed bias.
 
@@ -178,11 +191,14 @@ def encode_rows(
     name, started = engine_name(engine, run.device.type, has_prices=problem.has_prices), time.perf_counter()
     kept = None if run.folder is None else KeptBlocks(run.folder, problem, tol)
     job: Job | None = None
+    precisions: tuple[str, ...] = ()
     try:
         prices = Prices.of(problem, run.device)
         prepared = PreparedDictionary(problem.atoms, run.device, uses=problem.n_points, prices=prices)
         plan = Plan.for_limit(problem.n_points, prepared, memory_limit, name)
-        tuning = Tuning(tol, rows=plan.rows)
+        rungs = ladder(prepared, precision, threads=plan.threads)
+        precisions = tuple(rung.precision for rung in rungs)
+        tuning = Tuning(tol, rows=plan.rows, ladder=rungs)
         job = Job(problem, prepared, plan, warm=warm, kept=kept)
         make_engine(name, prepared, tuning).warm_up()
         started = time.perf_counter()
@@ -198,7 +214,7 @@ def encode_rows(
     if ended is Status.INTERRUPTED and not run.is_outermost:
         raise KeyboardInterrupt
     seconds = time.perf_counter() - started
-    info = {"engine": name, "device": str(run.device)}
+    info = {"engine": name, "device": str(run.device), "precisions": ", ".join(precisions)}
     return Codes.of_blocks(problem, blocks, tol=tol, ended=ended, seconds=seconds, info=info)
 
 

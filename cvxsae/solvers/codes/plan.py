@@ -59,8 +59,8 @@ class Plan:
     SHARE = 0.4
     """Share of the memory for products, and for blocks: a fifth is left for what is not counted."""
 
-    CORRELATION_BYTES, PLACE_BYTES, ENTRY_BYTES, GRAM_BYTES = 6, 28, 40, 4 * 80 * 80
-    """Bytes of a correlation (bfloat16 and float32), of a place in a working set (index, code, correlation, spare)
+    CORRELATION_BYTES, PLACE_BYTES, ENTRY_BYTES, GRAM_BYTES = 8, 28, 40, 4 * 80 * 80
+    """Bytes of a correlation (int32 and float32), of a place in a working set (index, code, correlation, spare)
     and an entry of a datapoint (data and residual, with copies); of the inner products kept with each datapoint."""
 
     FEWEST_ROWS, MOST_ROWS = 8, 1024

@@ -150,7 +150,7 @@ class Codes(Solution):
         rounds = max(block.rounds for block in blocks)
         here = Share.of(codes, values, gaps, passes)
         status = Status.CERTIFIED if done.all() else ended or Status.STALLED
-        shares, statuses = zip(*problem.group.gather((here, status)), strict=True)
+        shares, statuses, used = zip(*problem.group.gather((here, status, info.get("precisions", ""))), strict=True)
         n_points = sum(share.n_points for share in shares)
         value, bound = (sum(getattr(share, name) for share in shares) / n_points for name in ("value", "bound"))
         frame = problem.candidate(codes, problem.fixed_bias().numpy())
@@ -174,6 +174,7 @@ class Codes(Solution):
             solver=SOLVER,
             info={
                 **info,
+                "precisions": " | ".join(sorted(set(used))),
                 "rounds": rounds,
                 "correlation_passes": sum(share.passes for share in shares) / n_points,
                 "l0": sum(share.active for share in shares) / n_points,

@@ -8,6 +8,7 @@ import torch
 
 from cvxsae.solvers.codes.encode import encode
 from cvxsae.solvers.codes.engines import batched, engine_name, make_engine
+from cvxsae.solvers.codes.engines.calibration import Rung
 from cvxsae.solvers.codes.engines.screening import Precision, PreparedDictionary
 from cvxsae.solvers.codes.engines.state import Tuning, Warm
 from cvxsae.solvers.codes.rounds import solve_block
@@ -33,10 +34,10 @@ def test_engines_agree(tol):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ENGINES)
-@pytest.mark.parametrize("half", [False, True])
-def test_low_precision_products_give_the_same_certificates(name, half):
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8"])
+def test_low_precision_products_give_the_same_certificates(name, precision):
     X, D = problem(1)
-    tuning = Tuning(1e-9, half_precision=half, widest_margin=np.inf)
+    tuning = Tuning(1e-9, precision=precision, widest_margin=np.inf)
     engine = make_engine(name, PreparedDictionary(torch.from_numpy(D)), tuning)
     block = solve_block(engine, torch.from_numpy(X / 0.4))
     assert block.done.all()
@@ -48,23 +49,23 @@ def test_low_precision_products_give_the_same_certificates(name, half):
 def emulate(engine, generator):
     """Products in emulated bfloat16 whose every rounding goes the worst way that the format allows, at random."""
 
-    def half_product(short):
+    def product(short, scale, precision):
         exact = short.to(torch.float64) @ engine.dictionary.half.to(torch.float64).T
         sign = torch.randint(0, 2, exact.shape, generator=generator) * 2.0 - 1.0
         size = torch.linalg.vector_norm(short.to(torch.float64), dim=1, keepdim=True)
         accumulated = exact + sign * (engine.dictionary.dim + 8) * 2.0**-23 * size
         return (accumulated * (1 + sign * 2.0**-8 * 0.99)).to(torch.float32)
 
-    return half_product
+    return product
 
 
 @pytest.mark.slow
 def test_worst_case_rounding_is_within_the_bound(monkeypatch):
     X, D = problem(2)
     engine = batched.BatchedEngine(
-        PreparedDictionary(torch.from_numpy(D)), Tuning(1e-9, half_precision=True, widest_margin=np.inf)
+        PreparedDictionary(torch.from_numpy(D)), Tuning(1e-9, precision="bfloat16", widest_margin=np.inf)
     )
-    monkeypatch.setattr(engine, "half_product", emulate(engine, torch.Generator().manual_seed(0)))
+    monkeypatch.setattr(engine, "product", emulate(engine, torch.Generator().manual_seed(0)))
     x = torch.from_numpy(X / 0.4)
     computed, margin, threshold, share = engine.correlate(x)
     exact = x @ torch.from_numpy(D).T
@@ -77,12 +78,13 @@ def test_worst_case_rounding_is_within_the_bound(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ENGINES)
-def test_a_wrong_error_bound_is_caught(name, monkeypatch):
+@pytest.mark.parametrize(("precision", "proved"), [("bfloat16", "half_precision"), ("int8", "whole_precision")])
+def test_a_wrong_error_bound_is_caught(name, precision, proved, monkeypatch):
     """The negative control: with a bound far too small the engine certifies falsely, and the referee sees it."""
     X, D = problem(3, n=150, K=500)
-    tuning = Tuning(1e-9, half_precision=True, widest_margin=np.inf)
+    tuning = Tuning(1e-9, precision=precision, widest_margin=np.inf)
     dictionary = PreparedDictionary(torch.from_numpy(D))
-    dictionary.__dict__["half_precision"] = Precision(0.0, 0.0, 0.0)
+    dictionary.__dict__[proved] = Precision(0.0, 0.0, 0.0)
     monkeypatch.setattr(Precision, "margins", lambda *norms: (0 * norms[1], torch.full_like(norms[1], 1.02)))
     wrong = solve_block(make_engine(name, dictionary, tuning), torch.from_numpy(X / 0.4))
     monkeypatch.undo()
@@ -157,9 +159,10 @@ def test_engine_names():
 def test_tuning_changes_time_not_the_answer():
     X, D = problem(7)
     dictionary, x = PreparedDictionary(torch.from_numpy(D)), torch.from_numpy(X / 0.4)
-    base = Tuning(1e-9)
+    base = Tuning(1e-9, ladder=(Rung("float32"),))
     expected = solve_block(make_engine("fused", dictionary, base), x).values
-    for other in (replace(base, first=1, later=1), replace(base, first=256, later=256), replace(base, rows=16)):
+    frugal = replace(base, ladder=(Rung("float32", price=0.0),), frugal_steps=(1, 1))
+    for other in (replace(base, first=1, later=1), replace(base, first=256, later=256), replace(base, rows=16), frugal):
         np.testing.assert_allclose(solve_block(make_engine("fused", dictionary, other), x).values, expected, rtol=1e-8)
 
 

@@ -158,8 +158,8 @@ def test_a_forged_gap_and_a_forged_value_are_caught() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["torch", "fused"])
-@pytest.mark.parametrize("half", [False, True])
-def test_screening_in_low_precision_stays_a_proof(name: str, half: bool) -> None:
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8"])
+def test_screening_in_low_precision_stays_a_proof(name: str, precision: str) -> None:
     """Weights over eight orders of magnitude: the error of a product with d_k/w_k is that of d_k, over w_k."""
     rng = np.random.default_rng(8)
     X, D = 3 * rng.normal(size=(60, 16)), rng.normal(size=(400, 16))
@@ -167,7 +167,7 @@ def test_screening_in_low_precision_stays_a_proof(name: str, half: bool) -> None
     problem = SparseCodes(X, D, 0.4, **prices)
     found = Prices.of(problem, torch.device("cpu"))
     engine = make_engine(
-        name, PreparedDictionary(problem.atoms, prices=found), Tuning(1e-7, half_precision=half, widest_margin=np.inf)
+        name, PreparedDictionary(problem.atoms, prices=found), Tuning(1e-7, precision=precision, widest_margin=np.inf)
     )
     block = solve_block(engine, torch.from_numpy(X / 0.4))
     exact = encode(X, D, 0.4, tol=1e-8, **prices)
@@ -204,7 +204,7 @@ def test_a_wrong_margin_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     prepared.__dict__["half_precision"] = Precision(0.0, 0.0, 0.0)
     no_margin = lambda self, norm, *rest: (0 * norm - 0.02 * prepared.reach, torch.full_like(norm, 1.02))  # noqa: E731
     monkeypatch.setattr(Precision, "margins", no_margin)
-    engine = make_engine("torch", prepared, Tuning(1e-9, half_precision=True, widest_margin=np.inf))
+    engine = make_engine("torch", prepared, Tuning(1e-9, precision="bfloat16", widest_margin=np.inf))
     block = solve_block(engine, torch.from_numpy(X / 0.4))
     monkeypatch.undo()
     exact = encode(X, D, 0.4, tol=1e-10, weights=problem.weights, ridge=problem.ridge)

@@ -61,7 +61,7 @@ def problem(seed=0, n=6, d=48, K=150):
 
 def engine_for(D, tol=1e-6, name="triton", **tuning):
     dictionary = PreparedDictionary(torch.from_numpy(D), DEVICE)
-    return make_engine(name, dictionary, Tuning(tol, half_precision=True, widest_margin=np.inf, **tuning))
+    return make_engine(name, dictionary, Tuning(tol, precision="bfloat16", widest_margin=np.inf, **tuning))
 
 
 def codes_of(block, D):
@@ -151,7 +151,7 @@ def test_hard_dictionaries_wide_sets_and_coarse_margins(kernels, monkeypatch):
     for tuning in ({"first": 200, "later": 200}, {"rows": 3}):
         certified(X, D, solve_block(engine_for(D, 1e-6, **tuning), torch.from_numpy(X / LAM)), 1e-6)
     dictionary = PreparedDictionary(torch.from_numpy(D), DEVICE)
-    for dense in (Tuning(1e-6, half_precision=False), Tuning(1e-6, half_precision=True, widest_margin=0.0, rows=3)):
+    for dense in (Tuning(1e-6, precision="float32"), Tuning(1e-6, precision="bfloat16", widest_margin=0.0, rows=3)):
         certified(X, D, solve_block(make_engine("triton", dictionary, dense), torch.from_numpy(X / LAM)), 1e-6)
 
 

@@ -6,19 +6,19 @@ pivoting: every iteration factors all working-set systems at once and exchanges 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Int64
+from jaxtyping import Float, Int, Int64, Num
 
 from cvxsae.parallel.threads import torch_threads
+from cvxsae.solvers.codes.engines.calibration import ladder
 from cvxsae.solvers.codes.engines.gaps import NONE, MemberPrices, best_gaps, rounding
 from cvxsae.solvers.codes.engines.pivoting import masked_factor, pivot
 from cvxsae.solvers.codes.engines.prices import PRICE_ROUNDING
-from cvxsae.solvers.codes.engines.screening import PreparedDictionary, fast_half_products
+from cvxsae.solvers.codes.engines.products import product
+from cvxsae.solvers.codes.engines.screening import LARGEST_INT8, PreparedDictionary
 from cvxsae.solvers.codes.engines.state import Outcome, Stoppable, Tuning, Warm
 
 GATHER_BYTES = 256 * 2**20
@@ -26,6 +26,10 @@ GATHER_BYTES = 256 * 2**20
 
 CORRECTED = 0.05
 """Share of ``tol`` at which a gradient on the support is zero, and float64 corrections end."""
+
+
+LEAST_WHOLE, LARGEST_WHOLE = 1e-20, 1e20
+"""Sizes of a residual's largest entry between which it has a scale in int8 that float32 can hold."""
 
 
 class BatchedState:
@@ -50,7 +54,7 @@ class BatchedEngine(Stoppable):
         self.tuning = tuning
         self.device = dictionary.device
         self.dot_error = (dictionary.dim + 2) * 2.0**-53  # any order of summation
-        self.half = fast_half_products(self.device) if tuning.half_precision is None else tuning.half_precision
+        self.ladder = tuning.ladder or ladder(dictionary, tuning.precision)
 
     def warm_up(self) -> None:
         """Nothing to compile."""
@@ -131,23 +135,23 @@ class BatchedEngine(Stoppable):
     ) -> tuple[Float[torch.Tensor, "b K"], Float[torch.Tensor, " b"], Float[torch.Tensor, " b"], float]:
         """Low-precision correlations, the margin of their error, the safe threshold and the least share."""
         norm = torch.linalg.vector_norm(r, dim=1)
-        single = r.to(torch.float32)
-        if self.half:
-            short = single.to(torch.bfloat16)
-            precision = self.dictionary.half_precision
-            rounded = torch.linalg.vector_norm(r - short.to(torch.float64), dim=1)
-            margin, threshold = precision.margins(norm, rounded, self.dictionary.reach)
-            if float(margin.median()) * self.dictionary.usual_reach < self.tuning.widest_margin:
-                with _full_accumulation():
-                    return self.half_product(short), margin, threshold, precision.least_share
-        precision = self.dictionary.single_precision
-        rounded = torch.linalg.vector_norm(r - single.to(torch.float64), dim=1)
-        margin, threshold = precision.margins(norm, rounded, self.dictionary.reach)
-        return single @ self.dictionary.single.T, margin, threshold, 1.0
+        for rung in self.ladder:
+            short, scale, lost = _shortened(r, rung.precision)
+            _, proved = self.dictionary.rounded(rung.precision)
+            margin, threshold = proved.margins(norm, lost, self.dictionary.reach)
+            is_last = rung is self.ladder[-1]
+            if is_last or float(margin.median()) * self.dictionary.usual_reach < self.tuning.widest_margin:
+                break
+        return self.product(short, scale, rung.precision), margin, threshold, proved.least_share
 
-    def half_product(self, short: Float[torch.Tensor, "b d"]) -> Float[torch.Tensor, "b K"]:
-        """Product of bfloat16 rows with the atoms, accumulated in float32, stored as bfloat16, read as float32."""
-        return (short @ self.dictionary.half.T).to(torch.float32)
+    def product(
+        self, short: Num[torch.Tensor, "b d"], scale: Float[torch.Tensor, "b 1"], precision: str
+    ) -> Float[torch.Tensor, "b K"]:
+        """Product of shortened rows with the atoms, as it is stored, read as float32."""
+        computed = product(precision, short, self.dictionary.rounded(precision)[0])
+        if precision == "int8":  # whole numbers up to 2³¹ and their scales take one rounding each
+            return computed.to(torch.float32) * (scale * self.dictionary.whole_scale).to(torch.float32)
+        return computed.to(torch.float32)
 
     def _screen(self, state: BatchedState, rows: Int[torch.Tensor, " b"], room: Int[torch.Tensor, " b"]) -> _Screened:
         r, chosen = state.residual[rows], state.chosen[rows]
@@ -229,6 +233,22 @@ class BatchedEngine(Stoppable):
             part, order = order[-step:], order[:-step]
             self.go_on()
             _solve_part(self, state, rows[part], selected[part], correlations[part], double=double, restore=restore)
+
+
+def _shortened(
+    r: Float[torch.Tensor, "b d"], precision: str
+) -> tuple[Num[torch.Tensor, "b d"], Float[torch.Tensor, "b 1"], Float[torch.Tensor, " b"]]:
+    """Rows in a precision, in units of a scale, and the norms of what that loses."""
+    scale = torch.ones_like(r[:, :1])
+    if precision == "int8":
+        largest = r.abs().amax(dim=1, keepdim=True)
+        has_scale = (largest > LEAST_WHOLE) & (largest < LARGEST_WHOLE)
+        scale = torch.where(has_scale, largest / LARGEST_INT8, scale)
+        short = (r / scale).round().clamp(-LARGEST_INT8, LARGEST_INT8).nan_to_num(0.0).to(torch.int8)
+    else:
+        short = r.to(torch.float32)
+        short = short.to(torch.bfloat16) if precision == "bfloat16" else short
+    return short, scale, torch.linalg.vector_norm(r - short.to(torch.float64) * scale, dim=1)
 
 
 class _Screened:
@@ -316,18 +336,3 @@ def _objective(
     if prices is not None:
         return 0.5 * ((r * r).sum(dim=1) + prices.energy(codes)) + prices.mass(codes)
     return 0.5 * (r * r).sum(dim=1) + codes.sum(dim=1)
-
-
-@contextmanager
-def _full_accumulation() -> Iterator[None]:
-    """Keep CUDA from reducing bfloat16 products in bfloat16: the error bound assumes float32 accumulators."""
-    if not torch.cuda.is_available():
-        yield
-        return
-    settings = torch.backends.cuda.matmul
-    before = settings.allow_bf16_reduced_precision_reduction
-    settings.allow_bf16_reduced_precision_reduction = False
-    try:
-        yield
-    finally:
-        settings.allow_bf16_reduced_precision_reduction = before

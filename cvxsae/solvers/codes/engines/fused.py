@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
-from jaxtyping import Float, Float64, Int, Int64
+from jaxtyping import Bool, Float, Float64, Int, Int64, Num
 
+from cvxsae.solvers.codes.engines.calibration import Rung, ladder
+from cvxsae.solvers.codes.engines.cpu_candidates import Rows
 from cvxsae.solvers.codes.engines.cpu_certificate import Block, Rules
 from cvxsae.solvers.codes.engines.cpu_kernels import BLOCK, KernelPrices
-from cvxsae.solvers.codes.engines.cpu_screen import Products, Selected, Verdicts, narrow_rows, screen
+from cvxsae.solvers.codes.engines.cpu_screen import IN_SET, IN_SET_INT8, Products, Selected, Verdicts, screen
+from cvxsae.solvers.codes.engines.cpu_shorten import to_bfloat16, to_float32, to_int8
 from cvxsae.solvers.codes.engines.cpu_solve import Atoms, restore, solve
 from cvxsae.solvers.codes.engines.prices import Prices
-from cvxsae.solvers.codes.engines.screening import Precision, PreparedDictionary, fast_half_products
+from cvxsae.solvers.codes.engines.products import product
+from cvxsae.solvers.codes.engines.screening import PreparedDictionary
 from cvxsae.solvers.codes.engines.state import Outcome, Stoppable, Tuning, Warm
 
 HELD_GRAM = 80 * 80
@@ -35,15 +41,26 @@ FEWEST_ROWS = 16
 WARM_UP_TOL = 1e-3
 """Gap to which the problem is solved that kernels are compiled on: so small that every one of them has work."""
 
-ONE_BITS = 0x3F800000
-"""The float32 one; its upper half is the bfloat16 one."""
+NARROWER = 0.5
+"""Share of the margin at which a product was too coarse for a datapoint, below which it is tried again."""
+
+NO_LIMIT = 2**62
+"""Candidates of a datapoint, where there is no finer product."""
+
+STORED = {"int8": torch.int32, "bfloat16": torch.bfloat16, "float32": torch.float32}
+"""Type of a product of each precision."""
 
 
 class FusedState:
     """Working sets, codes and residuals of a block of datapoints."""
 
     def __init__(
-        self, data: Float64[np.ndarray, "n d"], capacity: int, warm: Warm | None, held: FusedState | None
+        self,
+        data: Float64[np.ndarray, "n d"],
+        capacity: int,
+        warm: Warm | None,
+        held: FusedState | None,
+        rungs: int = 1,
     ) -> None:
         n = data.shape[0]
         self.data = data.reshape(-1)
@@ -64,12 +81,29 @@ class FusedState:
             self.grams = np.empty(n * HELD_GRAM, np.float32)
         self.count, self.known = np.zeros(n, np.int32), np.zeros(n, np.int32)
         self.settled = np.ones(n, np.bool_)
+        self.too_coarse = np.full((rungs, n), np.inf)  # margins at which products were
         self.block = Block(
             data.shape[1], self.data, self.residual, self.settled, self.chosen, self.codes, self.correlations,
             self.count, self.grams, HELD_GRAM, self.known,
         )  # fmt: skip
         if warm is not None:
             warm.fill(self.chosen, self.codes, self.count)
+
+
+class Shortened(NamedTuple):
+    """Residuals (b, d) rounded to a precision, in units of ``scale`` where that is not 0, and what products prove."""
+
+    inputs: torch.Tensor
+    scale: np.ndarray
+    margin: np.ndarray
+    threshold: np.ndarray
+
+    def of(self, some: Bool[np.ndarray, " b"]) -> Shortened:
+        """Those of some rows."""
+        if some.all():
+            return self
+        rows = torch.from_numpy(some)
+        return Shortened(self.inputs[rows], self.scale[some], self.margin[some], self.threshold[some])
 
 
 class FusedEngine(Stoppable):
@@ -80,18 +114,18 @@ class FusedEngine(Stoppable):
     def __init__(self, dictionary: PreparedDictionary, tuning: Tuning) -> None:
         self.dictionary = dictionary
         self.tuning = tuning
-        self._buffers: dict[torch.dtype, torch.Tensor] = {}
+        self._buffer: torch.Tensor | None = None
         self._held: FusedState | None = None
         self.exact = dictionary.exact.numpy().reshape(-1)
         self.working = dictionary.working.numpy().reshape(-1)
+        self.rows = Rows(self.exact, self.working, dictionary.single_precision.atom_error)
         self.prices = _kernel_prices(dictionary.prices)
         self.table = np.empty(0, np.float32) if dictionary.products is None else dictionary.products.numpy().reshape(-1)
         self.dot_error = (BLOCK + 2 + dictionary.dim // BLOCK) * 2.0**-53
-        self.half = tuning.half_precision
-        if self.half is None:
-            self.half = fast_half_products(dictionary.device)
-        if self.half:  # rounded here, once and by all threads, not by each of the workers at its first product
-            _ = dictionary.half_precision
+        self.ladder = tuning.ladder or ladder(dictionary, tuning.precision)
+        if len(self.ladder) > 1:  # rounded here, once and by all threads, not by each of the workers
+            for rung in self.ladder:
+                dictionary.rounded(rung.precision)
 
     def warm_up(self) -> None:
         """Compile (or load) the kernels on one small problem, so that no timing includes it."""
@@ -99,9 +133,10 @@ class FusedEngine(Stoppable):
         ones, zeros = torch.ones(2, dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
         atoms = PreparedDictionary(torch.diag(ones), prices=None if plain else Prices(ones, zeros, ones, ones))
         x = torch.tensor([[3.0, 2.0], [0.5, 0.0]], dtype=torch.float64)
-        engine = FusedEngine(atoms, Tuning(WARM_UP_TOL, half_precision=self.half, widest_margin=np.inf))
         everyone = np.arange(2)
-        engine.advance(engine.begin(x, None), everyone, first=True, double=False)
+        for rung in self.ladder:
+            engine = FusedEngine(atoms, Tuning(WARM_UP_TOL, ladder=(Rung(rung.precision),)))
+            engine.advance(engine.begin(x, None), everyone, first=True, double=False)
 
     def begin(self, data: Float64[torch.Tensor, "n d"], warm: Warm | None) -> FusedState:
         """Start from zero codes, or from the working sets of a warm start, solved. Ends the state of the last block."""
@@ -117,7 +152,9 @@ class FusedEngine(Stoppable):
     def as_they_are(self, data: Float64[torch.Tensor, "n d"], warm: Warm | None) -> FusedState:
         """State of given codes, for :meth:`certify`. Ends the state of the last block."""
         warm = None if warm is None else warm.inside(self.dictionary.prices)
-        state = FusedState(np.ascontiguousarray(data.numpy()), self.dictionary.capacity, warm, self._held)
+        state = FusedState(
+            np.ascontiguousarray(data.numpy()), self.dictionary.capacity, warm, self._held, len(self.ladder)
+        )
         if self._held is None or len(self._held.count) < len(state.count):
             self._held = state
         if warm is not None:
@@ -147,17 +184,37 @@ class FusedEngine(Stoppable):
         self, state: FusedState, active: Int64[np.ndarray, " b"], outcome: Outcome, part: slice, *,
         first: bool, double: bool, improve: bool,
     ) -> None:  # fmt: skip
-        products = self._correlate(state, active)
-        room = self._room(state, active, first=first) if improve else np.zeros(len(active), np.int64)
+        n = len(active)
+        room = self._room(state, active, first=first) if improve else np.zeros(n, np.int64)
         width = max(1, int(room.max()))
-        selected = Selected(
-            np.empty((len(active), width), np.int32), np.empty((len(active), width)), np.zeros(len(active), np.int64)
-        )
+        selected = Selected(np.empty((n, width), np.int32), np.empty((n, width)), np.zeros(n, np.int64))
         verdicts = Verdicts(
-            outcome.values[part], outcome.gaps[part], np.zeros(len(active), np.bool_), outcome.rechecks[part]
+            outcome.values[part],
+            outcome.gaps[part],
+            np.zeros(n, np.bool_),
+            outcome.rechecks[part],
+            np.zeros(n, np.bool_),
         )
         rules = self._rules(double=False, refinements=self.tuning.refinements if improve else 0)
-        screen(active, products, state.block, self.exact, rules, room, selected, verdicts, self.prices)
+        waiting: Int64[np.ndarray, " w"] = np.arange(n)
+        for rung, too_coarse in zip(self.ladder, state.too_coarse, strict=True):
+            rows = active[waiting]
+            short = self._shorten(state, rows, rung.precision)
+            tried = short.margin < NARROWER * too_coarse[rows]
+            tried |= rung is self.ladder[-1]
+            some, rows, short = waiting[tried], rows[tried], short.of(tried)
+            if len(some):
+                products = self._correlate(short, rung)
+                chosen = Selected(*(array[some] for array in selected))
+                found = Verdicts(*(array[some] for array in verdicts))
+                screen(rows, products, state.block, self.rows, rules, room[some], chosen, found, self.prices)
+                for held, new in zip((*selected, *verdicts), (*chosen, *found), strict=True):
+                    held[some] = new
+                too_coarse[rows[found.blurred]] = short.margin[found.blurred]
+                tried[tried] = ~found.blurred
+            waiting = waiting[~tried]
+            if not len(waiting):
+                break
         outcome.done[part], outcome.added[part] = verdicts.done, selected.sizes
         left = ~verdicts.done
         if improve and left.any():
@@ -172,58 +229,59 @@ class FusedEngine(Stoppable):
     def _room(self, state: FusedState, active: Int64[np.ndarray, " b"], *, first: bool) -> Int64[np.ndarray, " b"]:
         """How many atoms each working set may take in this round."""
         count = state.count[active].astype(np.int64)
-        frugal = self.half and self.tuning.frugal
-        start, later = self.tuning.frugal_steps if frugal else (self.tuning.first, self.tuning.later)
+        is_cheap = self.ladder[0].price < self.tuning.cheap
+        start, later = self.tuning.frugal_steps if is_cheap else (self.tuning.first, self.tuning.later)
         wanted = np.where(count == 0, start, 0) if first else 0
         wanted = np.maximum(wanted, np.clip(count // self.tuning.divisor, later, self.tuning.most))
         room: Int64[np.ndarray, " b"] = np.minimum(wanted, state.chosen.shape[1] - count)
         return room
 
-    def _correlate(self, state: FusedState, active: Int64[np.ndarray, " b"]) -> Products:
-        """Computed correlations, in bfloat16 or float32, and what they prove."""
+    def _shorten(self, state: FusedState, active: Int64[np.ndarray, " b"], precision: str) -> Shortened:
+        """Residuals rounded to a precision, and what products with them prove."""
         n, d = len(active), self.dictionary.dim
-        single = np.empty(n * d, np.float32)
-        half_bits = np.empty(n * d, np.int16)
-        norms, errors = np.empty(n), np.empty((n, 2))
-        narrow_rows(active, state.residual, d, single, single.view(np.int32), half_bits, norms, errors)
-        if self.half:
-            precision = self.dictionary.half_precision
-            margin, threshold = precision.margins(*_tensors(norms, errors[:, 1]), self.dictionary.reach)
-            if float(margin.median()) * self.dictionary.usual_reach < self.tuning.widest_margin:
-                inputs = torch.from_numpy(half_bits).view(torch.bfloat16).view(n, d)
-                product = self._buffer(n, torch.bfloat16)
-                torch.mm(inputs, self.dictionary.half.T, out=product)
-                return self._products(product.view(torch.int16), threshold, margin, precision)
-        precision = self.dictionary.single_precision
-        margin, threshold = precision.margins(*_tensors(norms, errors[:, 0]), self.dictionary.reach)
-        product = self._buffer(n, torch.float32)
-        torch.mm(torch.from_numpy(single).view(n, d), self.dictionary.single.T, out=product)
-        return self._products(product.view(torch.int32), threshold, margin, precision)
+        norms, errors, scales = np.empty(n), np.empty(n), np.zeros(n)
+        if precision == "int8":
+            whole = np.empty(n * d, np.int8)
+            to_int8(active, state.residual, d, whole, scales, norms, errors)
+            scales *= self.dictionary.whole_scale
+            inputs = torch.from_numpy(whole)
+        elif precision == "bfloat16":
+            half_bits = np.empty(n * d, np.int16)
+            to_bfloat16(active, state.residual, d, half_bits, norms, errors)
+            inputs = torch.from_numpy(half_bits).view(torch.bfloat16)
+        else:
+            single = np.empty(n * d, np.float32)
+            to_float32(active, state.residual, d, single, norms, errors)
+            inputs = torch.from_numpy(single)
+        _, proved = self.dictionary.rounded(precision)
+        margin, threshold = proved.margins(torch.from_numpy(norms), torch.from_numpy(errors), self.dictionary.reach)
+        return Shortened(inputs.view(n, d), scales, margin.numpy(), threshold.numpy())
 
-    def _products(
-        self,
-        bits: Int[torch.Tensor, "b K"],
-        threshold: Float64[torch.Tensor, " b"],
-        margin: Float64[torch.Tensor, " b"],
-        precision: Precision,
-    ) -> Products:
-        shift = 16 if bits.dtype is torch.int16 else 0
+    def _correlate(self, short: Shortened, rung: Rung) -> Products:
+        """Computed correlations in a precision, and what they prove."""
+        atoms, proved = self.dictionary.rounded(rung.precision)
+        computed = product(rung.precision, short.inputs, atoms, out=self._room_for(len(short.margin), rung.precision))
+        is_half = rung.precision == "bfloat16"
+        limit = np.inf if np.isinf(self.tuning.widest_margin) else rung.rechecks
+        bits = computed.view(torch.int16 if is_half else torch.int32)
         return Products(
             bits=bits.numpy().reshape(-1),
             n_atoms=self.dictionary.n_atoms,
-            threshold=threshold.numpy(),
-            margin=margin.numpy(),
-            least_share=precision.least_share,
-            one=ONE_BITS >> shift,
-            shift=shift,
+            threshold=short.threshold,
+            margin=short.margin,
+            least_share=proved.least_share,
+            unit=short.scale,
+            absent=IN_SET_INT8 if rung.precision == "int8" else IN_SET,
+            shift=16 if is_half else 0,
+            most=int(min(limit * self.dictionary.n_atoms, NO_LIMIT)),
         )
 
-    def _buffer(self, n: int, dtype: torch.dtype) -> Float[torch.Tensor, "n K"]:
+    def _room_for(self, n: int, precision: str) -> Num[torch.Tensor, "n K"]:
         """Memory for a product, kept between rounds: fresh pages would cost more than the product."""
-        held = self._buffers.get(dtype)
-        if held is None or len(held) < n:
-            held = self._buffers[dtype] = torch.empty(n, self.dictionary.n_atoms, dtype=dtype)
-        return held[:n]
+        K, stored = self.dictionary.n_atoms, STORED[precision]
+        if self._buffer is None or len(self._buffer) < n * K:
+            self._buffer = torch.empty(n * K, dtype=torch.int32)
+        return self._buffer.view(stored)[: n * K].view(n, K)
 
     def _solve(self, state: FusedState, active: Int64[np.ndarray, " b"], selected: Selected, *, double: bool) -> None:
         exact, nothing = self.exact, np.empty(0)
@@ -250,9 +308,3 @@ def _kernel_prices(prices: Prices | None) -> KernelPrices | None:
         np.ascontiguousarray(part.numpy()) for part in (prices.weights, prices.shares, prices.reach)
     )
     return KernelPrices(weights, shares, reach, float(reach.max()))
-
-
-def _tensors(
-    norms: Float[np.ndarray, " b"], errors: Float[np.ndarray, " b"]
-) -> tuple[Float[torch.Tensor, " b"], Float[torch.Tensor, " b"]]:
-    return torch.from_numpy(norms), torch.from_numpy(np.ascontiguousarray(errors))

@@ -2,7 +2,7 @@
 
 For computed correlations ``c ≈ D r`` in units of λ, an atom is *provably* inactive (``d_k·r ≤ 1``) when ``c_k`` is
 below a threshold; the handful of atoms above it are recomputed exactly. So the certificate is as exact as if
-every correlation had been computed in float64, while the large matrix product runs in bfloat16, tf32 or float32.
+every correlation had been computed in float64, while the large matrix product runs in int8, bfloat16, tf32 or float32.
 
 The bound, with hats for what was rounded on input and γ the accumulation error of a dot product of length d:
 
@@ -12,17 +12,21 @@ The bound, with hats for what was rounded on input and γ the accumulation error
 
 γ allows twice the unit roundoff of float32 at every addition, so it holds for any order of summation, with or
 without fused multiply-add, and for accumulators that truncate.
+
+In int8 a row is s·q, q whole numbers up to 127, with a scale s of its own and one for all atoms, so that the whole
+numbers of a row compare as its correlations do. Sums of their products are exact below 2³¹, that is for
+d ≤ 133,143; γ and u_out are then the few roundings in s·q and in the scale of the result.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int8
 
+from cvxsae.errors import InputError
 from cvxsae.parallel.threads import WORTH_SHARING, torch_threads
 from cvxsae.solvers.codes.engines.prices import Prices
 
@@ -58,6 +62,21 @@ FLOAT32_ROUNDOFF = 2.0**-23
 
 CACHED_ENTRIES, DEVICE_ROWS = 2**17, 4096
 """Entries of a dictionary rounded at a time on a CPU, that they stay in its cache, and rows on another device."""
+
+LARGEST_INT8 = 127
+"""Largest whole number in an int8 product: −128 is left out, so that every number has its negative."""
+
+WIDEST_INT8 = (2**31 - 1) // LARGEST_INT8**2
+"""Largest dimension whose int8 products cannot overflow int32."""
+
+FEW_ROUNDINGS = 8 * UNIT_ROUNDOFF
+"""Covers the roundings of float64 in s·q of both inputs of an exact product of whole numbers."""
+
+WHOLE_ROUNDING = 2.0**-22
+"""Unit roundoff of such a product times its scale: three roundings of float32, where it is read as that."""
+
+SHORTENED_TF32 = 2.01 * 2.0**-10
+"""Relative error of a product whose two inputs were shortened to tf32 (eleven bits, truncated)."""
 
 TINY = 1e-30
 """Covers results and inputs that a matrix unit flushes to zero."""
@@ -118,7 +137,7 @@ class PreparedDictionary:
         Number of datapoints that will be coded: with enough of them a table of all inner products is worth computing.
     prices
         Weights and ridge; None for the plain penalty. With them ``exact`` and ``working`` are the rows ν_k d_k, and
-        what screens, ``single`` and ``half``, the atoms d_k/w_k.
+        what screens, ``single``, ``half`` and ``whole``, the atoms d_k/w_k.
     """
 
     def __init__(
@@ -176,6 +195,28 @@ class PreparedDictionary:
         return self.single.to(torch.bfloat16)
 
     @cached_property
+    def whole_scale(self) -> float:
+        """The scale s of the atoms in int8: one for all."""
+        largest = max(float(part.abs().max()) for part in torch.split(self.screened, self._step))
+        return largest / LARGEST_INT8 if largest > TINY else 1.0
+
+    @cached_property
+    def whole(self) -> Int8[torch.Tensor, "K d"]:
+        """The atoms in units of ``whole_scale``, rounded to whole numbers."""
+        whole = torch.empty(self.screened.shape, dtype=torch.int8, device=self.device)
+        for part, target in zip(*(torch.split(rows, self._step) for rows in (self.screened, whole)), strict=True):
+            target.copy_((part / self.whole_scale).round_().clamp_(-LARGEST_INT8, LARGEST_INT8))
+        return whole
+
+    def rounded(self, precision: str) -> tuple[torch.Tensor, Precision]:
+        """The atoms in one of ``PRECISIONS``, and what rounding can do to products with them."""
+        if precision == "int8":
+            return self.whole, self.whole_precision
+        if precision == "bfloat16":
+            return self.half, self.half_precision
+        return self.single, self.tf32_precision if precision == "tf32" else self.single_precision
+
+    @cached_property
     def single_precision(self) -> Precision:
         """Float32 products; if torch is allowed to shorten their inputs (tf32, bf16), the bound allows for that."""
         shortened = SHORTENED * HALF_ROUNDING if _float32_is_shortened() else 0.0
@@ -186,11 +227,28 @@ class PreparedDictionary:
         """Products of bfloat16 inputs, accumulated in float32 and stored as bfloat16."""
         return Precision(self._rounding(self.half), (self.dim + SPARE_ROUNDINGS) * FLOAT32_ROUNDOFF, HALF_ROUNDING)
 
-    def _rounding(self, copy: Float[torch.Tensor, "K d"]) -> float:
-        worst = 0.0
-        step = max(1, CACHED_ENTRIES // self.dim) if self.device.type == "cpu" else DEVICE_ROWS
+    @cached_property
+    def tf32_precision(self) -> Precision:
+        """Float32 products whose inputs are shortened to tf32."""
+        exact = self.single_precision
+        return Precision(exact.atom_error, exact.accumulation + SHORTENED_TF32, 0.0)
+
+    @cached_property
+    def whole_precision(self) -> Precision:
+        """Exact products of whole numbers; refuses dimensions in which they could overflow."""
+        if self.dim > WIDEST_INT8:
+            raise InputError(f"precision is 'int8', which takes up to {WIDEST_INT8} dimensions; these are {self.dim}.")
+        return Precision(self._rounding(self.whole, self.whole_scale), FEW_ROUNDINGS, WHOLE_ROUNDING)
+
+    @property
+    def _step(self) -> int:
+        """Atoms that are rounded at a time."""
+        return max(1, CACHED_ENTRIES // self.dim) if self.device.type == "cpu" else DEVICE_ROWS
+
+    def _rounding(self, copy: Float[torch.Tensor, "K d"] | Int8[torch.Tensor, "K d"], scale: float = 1.0) -> float:
+        worst, step = 0.0, self._step
         for start in range(0, self.n_atoms, step):
-            lost = self.screened[start : start + step] - copy[start : start + step].to(torch.float64)
+            lost = self.screened[start : start + step] - copy[start : start + step].to(torch.float64) * scale
             lengths = torch.linalg.vector_norm(lost, dim=1)
             if self.prices is not None:  # relative to the norm 1/w of the atom, which has one rounding itself
                 lengths = lengths / self.prices.reach[start : start + step] + 4 * UNIT_ROUNDOFF
@@ -203,11 +261,3 @@ def _float32_is_shortened() -> bool:
         return torch.get_float32_matmul_precision() != "highest"
     except RuntimeError:  # set through several interfaces at once: assume the worst
         return True
-
-
-def fast_half_products(device: torch.device) -> bool:
-    """Whether bfloat16 matrix products are faster than float32 ones here (tensor cores, or AMX on a CPU)."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device)[0] >= 8
-    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(capabilities.get("amx_bf16", False))

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float64, Int64
 
+from cvxsae.solvers.codes.engines.calibration import Rung
 from cvxsae.solvers.codes.engines.prices import Prices
 
 
@@ -24,20 +25,22 @@ class Tuning:
     first, later, most
         Atoms added to a working set in the first round, at least later, and at most at once. Measured: twice or half
         as many changes the time by less than its noise.
-    frugal
-        Add fewer atoms at a time where correlation passes are cheap (bfloat16 in hardware).
+    cheap
+        Price of a product, as a share of a float32 one's, below which fewer atoms are added at a time.
     rows
         Datapoints whose correlations are held at a time.
-    half_precision
-        Screen with bfloat16 products; ``None`` where they are fast.
+    ladder
+        Precisions to screen with, the coarsest first; None for those of ``precision``.
+    precision
+        One precision to screen with, and float32 where it is too coarse; ``None`` for those that are fast here.
     widest_margin
-        Error margin (in units of λ) above which bfloat16 products would leave too much to recompute.
+        Error margin (in units of λ) above which a product would leave too much to recompute, for the engines that do
+        not count what it is; the fused one takes it as no limit where it is infinite.
     divisor
         A working set grows by its size divided by this, within ``later`` and ``most``: sizes then double in a few
         rounds, and few atoms are added that do not stay.
     frugal_steps
-        What stands for ``first`` and ``later`` where correlation passes are cheap. Measured: twice or half as many
-        changes the time by less than its noise.
+        What stands for ``first`` and ``later`` where products are cheap.
     floor_share
         Share of ``tol`` at which the projected gradient of a working set counts as zero.
     fine_tol
@@ -45,12 +48,13 @@ class Tuning:
     """
 
     tol: float
-    first: int = 64
-    later: int = 32
+    first: int = 40
+    later: int = 20
     most: int = 256
     rows: int = 1024
-    frugal: bool = True
-    half_precision: bool | None = None
+    cheap: float = 0.5
+    ladder: tuple[Rung, ...] | None = None
+    precision: str | None = None
     widest_margin: float = 0.2
     divisor: int = 2
     frugal_steps: tuple[int, int] = (24, 12)

@@ -35,6 +35,7 @@ class TritonEngine(BatchedEngine):
 
     def __init__(self, dictionary: PreparedDictionary, tuning: Tuning) -> None:
         super().__init__(dictionary, tuning)
+        self.half = any(rung.precision == "bfloat16" for rung in self.ladder)
         self.dense_rows = tuning.rows
         fused = dictionary.n_atoms // 8 + 12 * 16 * triton_kernels.TILE + 40 * dictionary.dim
         self.tuning = replace(tuning, rows=max(tuning.rows, tuning.rows * 6 * dictionary.n_atoms // fused))

@@ -1,0 +1,238 @@
+"""Which precisions screen fastest here: measured in milliseconds once per machine and shape, and kept.
+
+No list of instruction sets is asked. Every precision multiplies the same numbers a few times; one that is not faster
+than a finer one, or whose results break its own error bound on numbers chosen to break it, is left out. What was
+measured lies in the user's cache folder (``$XDG_CACHE_HOME/cvxsae``, or ``~/.cache/cvxsae``), one file per processor,
+version of torch, threads and class of shapes. A file that cannot be read, or that is of something else, is measured
+again; where none can be written, every process measures for itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import platform
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cvxsae.data.atomic import write_atomically
+from cvxsae.errors import InputError
+from cvxsae.parallel.machine import processor
+from cvxsae.parallel.threads import torch_threads
+from cvxsae.solvers.codes.engines.products import PRECISIONS, product
+from cvxsae.solvers.codes.engines.screening import LARGEST_INT8, WIDEST_INT8, PreparedDictionary
+
+FORMAT = 1
+"""Version of the files; raised when what is measured changes."""
+
+FASTER = 0.8
+"""Share of the time of a finer product below which a coarser one is worth its wider margin."""
+
+RECHECK = 5.0
+"""Correlations of a float32 product for one that is recomputed, from which a finer product is taken instead.
+
+One costs as much as 20 of them; but few datapoints are left for the finer product, which reads all atoms for them.
+"""
+
+MULTIPLICATIONS, MOST_ENTRIES = 2**26, 2**22
+"""Of a product that is measured, and entries of its dictionary: a millisecond or two each, of 16 MB at most."""
+
+FEWEST_ROWS, MOST_ROWS = 32, 256
+"""Rows of such a product."""
+
+REPEATS = 3
+"""Times that each product is measured, in turns: the fastest counts."""
+
+LEAST_DIM, LEAST_ATOMS = 16, 256
+"""Smallest class of shapes: below it products cost next to nothing."""
+
+FEWEST_USES = 128
+"""Datapoints for which a dictionary is rounded to more than float32: it takes as long as float32 products with 75."""
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One precision of the products that screen, the coarsest first in a ladder.
+
+    Attributes
+    ----------
+    precision
+        One of ``PRECISIONS``.
+    price
+        Time of a product, as a share of a float32 one's.
+    rechecks
+        Candidates of one datapoint, as a share of all atoms, from which the next rung is cheaper than recomputing them
+        in float64; infinite on the last.
+    """
+
+    precision: str
+    price: float = 1.0
+    rechecks: float = math.inf
+
+
+def ladder(
+    dictionary: PreparedDictionary, precision: str | None = None, *, threads: int | None = None
+) -> tuple[Rung, ...]:
+    """Precisions to screen with, the coarsest first and float32 last.
+
+    Parameters
+    ----------
+    dictionary
+        Its shape, device and number of uses.
+    precision
+        None for those that are fast here, or one that is asked for.
+    threads
+        Of torch in one product; None for as many as now.
+
+    Raises
+    ------
+    InputError
+        If the precision that was asked for is not to be had here.
+    """
+    if precision == "float32" or (precision is None and 0 < dictionary.uses < FEWEST_USES):
+        return (Rung("float32"),)
+    if precision is not None:
+        if precision not in usable(dictionary.dim, dictionary.device.type):
+            raise InputError(
+                f"precision is {precision!r}, whose products are missing or wrong on this {dictionary.device.type}; "
+                "use precision='float32'."
+            )
+        return (Rung(precision, price=0.0, rechecks=1 / RECHECK), Rung("float32"))
+    threads = torch.get_num_threads() if threads is None else threads
+    seconds = measured(*shape_class(dictionary.dim, dictionary.n_atoms), str(dictionary.device), threads)
+    if dictionary.dim > WIDEST_INT8:
+        seconds = {name: value for name, value in seconds.items() if name != "int8"}
+    chosen = ["float32"]
+    for name in reversed(PRECISIONS[:-1]):
+        if seconds.get(name, math.inf) < FASTER * seconds[chosen[0]]:
+            chosen.insert(0, name)
+    prices = [seconds[name] / seconds["float32"] for name in chosen]
+    budgets = [*(finer / RECHECK for finer in prices[1:]), math.inf]
+    return tuple(map(Rung, chosen, prices, budgets))
+
+
+def shape_class(d: int, K: int) -> tuple[int, int]:
+    """Dimension and atoms of the product that stands for those of a shape."""
+    dim = max(LEAST_DIM, 2 ** round(math.log2(d)))
+    atoms = max(LEAST_ATOMS, 2 ** round(math.log2(K)))
+    return dim, max(LEAST_ATOMS, min(atoms, MOST_ENTRIES // dim))
+
+
+@cache
+def measured(d: int, K: int, device: str, threads: int) -> dict[str, float]:
+    """Seconds per datapoint of each precision that can be used: as kept, or measured now."""
+    key = {
+        "format": FORMAT,
+        "processor": processor() if device == "cpu" else torch.cuda.get_device_name(device),
+        "system": f"{platform.system()} {platform.machine()}",
+        "torch": torch.__version__,
+        "device": device,
+        "threads": threads,
+        "dim": d,
+        "atoms": K,
+    }
+    name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
+    file = folder() / f"products-{name}.json"
+    seconds = _read(file, key)
+    if seconds is None:
+        seconds = _measure(d, K, torch.device(device), threads)
+        with suppress(InputError, OSError):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(file, json.dumps({"key": key, "seconds": seconds}, indent=1) + "\n")
+    return seconds
+
+
+def folder() -> Path:
+    """Where measurements are kept."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    try:
+        return (Path(base) if base else Path.home() / ".cache") / "cvxsae"
+    except RuntimeError:  # no home
+        return Path(".cache") / "cvxsae"
+
+
+def _read(file: Path, key: dict[str, Any]) -> dict[str, float] | None:
+    """What a file says, if it is of this machine and shape and makes sense."""
+    try:
+        held = json.loads(file.read_text(encoding="utf-8"))
+        seconds = {str(name): float(value) for name, value in held["seconds"].items()}
+        known = held["key"] == key and "float32" in seconds and set(seconds) <= set(PRECISIONS)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None
+    return seconds if known and all(0 < value < math.inf for value in seconds.values()) else None
+
+
+def _measure(d: int, K: int, device: torch.device, threads: int) -> dict[str, float]:
+    n = int(min(max(MULTIPLICATIONS // (d * K), FEWEST_ROWS), MOST_ROWS))
+    names = usable(d, device.type)
+    rows, atoms = torch.full((n, d), 0.5, device=device), torch.full((K, d), 0.5, device=device)
+    inputs = {name: (_as(rows, name), _as(atoms, name)) for name in names}
+    outputs = {name: product(name, *inputs[name]) for name in names}  # the first is slower than all others
+    seconds = dict.fromkeys(names, math.inf)
+    with torch_threads(threads):
+        for _ in range(REPEATS):
+            for name in names:
+                _wait(device)
+                begun = time.perf_counter()
+                product(name, *inputs[name], out=outputs[name] if device.type == "cpu" else None)
+                _wait(device)
+                seconds[name] = min(seconds[name], (time.perf_counter() - begun) / n)
+    return {name: max(value, 1e-12) for name, value in seconds.items()}
+
+
+def _as(values: torch.Tensor, precision: str) -> torch.Tensor:
+    if precision == "int8":
+        return (values * LARGEST_INT8).to(torch.int8)
+    return values.to(torch.bfloat16) if precision == "bfloat16" else values
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+@cache
+def usable(d: int, device_type: str) -> tuple[str, ...]:
+    """Precisions whose products exist on a kind of device and keep their error bound on numbers chosen to break it."""
+    names = [name for name in PRECISIONS if name != "tf32" or device_type == "cuda"]
+    if d > WIDEST_INT8 or (device_type == "cuda" and d % 8):
+        names.remove("int8")
+    return tuple(name for name in names if name == "float32" or keeps_its_bound(name, d, torch.device(device_type)))
+
+
+PROBES = 64
+"""Rows and atoms of the products that try a bound."""
+
+
+def keeps_its_bound(precision: str, d: int, device: torch.device) -> bool:
+    """Whether a product is there, and as exact as its bound takes for granted: whole numbers are exact.
+
+    All rows of int8 have the largest size, so that sums of two overflow 16 bits, and those in floats begin with a large
+    number whose sum with the rest is lost where it is not kept in float32.
+    """
+    generator = torch.Generator().manual_seed(0)
+    signs = (torch.randint(0, 2, (2, PROBES, d), generator=generator) * 2 - 1).to(torch.float64)
+    signs[:, : PROBES // 2] = 1.0
+    if precision == "int8":
+        rows, atoms = signs * LARGEST_INT8
+        dtype = torch.int8
+    else:
+        rows, atoms = signs.clone()
+        rows[:, 0] *= 2.0**10
+        atoms[:, 0] = 1.0
+        dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    try:
+        found = product(precision, rows.to(device, dtype), atoms.to(device, dtype))
+    except (RuntimeError, AttributeError, NotImplementedError):
+        return False
+    exact = rows @ atoms.T
+    stored = exact if precision == "int8" else exact.to(dtype).to(torch.float64)
+    return bool((found.cpu().to(torch.float64) == stored).all())
