@@ -11,6 +11,8 @@ import pandas as pd
 import pytest
 
 from cvxsae import ScaleStudy
+from cvxsae.study.figures import figures
+from tests.helpers.figures import faults
 
 STUDIES = sorted((Path(__file__).parents[1] / "examples" / "studies").glob("*.toml"))
 
@@ -48,3 +50,5 @@ def test_what_the_page_quotes_is_what_the_tables_say(monkeypatch):
         table = pd.read_csv(examples / "studies" / f"{name}.csv")
         spec = ScaleStudy.from_toml(examples / "studies" / f"{name}.toml", folder="unused")
         assert set(table["method"]) == set(spec.methods) and table["violation"].isna().all()
+        for kind, figure in figures(table.convert_dtypes(), name).items():
+            assert not faults(figure), kind

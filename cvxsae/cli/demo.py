@@ -21,6 +21,7 @@ from cvxsae.relaxations.convex.large_dictionary import LargeDictionary
 from cvxsae.relaxations.convex.wide_limit import WideLimit
 from cvxsae.relaxations.problem import Problem
 from cvxsae.relaxations.solution import Solution, Status
+from cvxsae.sae.styles import SAE, WIDE
 from cvxsae.solvers.codes.encode import encode
 from cvxsae.solvers.convex.solve import solve
 from cvxsae.study.compare import compare
@@ -336,14 +337,14 @@ def _figure(path: Path, report: dict[str, Any], similarities: dict[float, np.nda
     ledger_axes.legend(handles[::-1], labels[::-1], frameon=False, fontsize="small", loc="upper right", ncols=2)
     ratios = [row["lam_ratio"] for row in report["wide"]]
     values = [row["value"] for row in report["wide"]]
-    floor_axes.loglog(ratios, values, "o-", color="#1f4e79", label="wide limit (value = lower bound to 1e-9)")
-    floor_axes.fill_between(ratios, values, min(values) / 3, color="#1f4e79", alpha=0.12)
+    floor_axes.loglog(ratios, values, "o-", color=WIDE, label="wide limit (value = lower bound to 1e-9)")
+    floor_axes.fill_between(ratios, values, min(values) / 3, color=WIDE, alpha=0.12)
     found = report["dictionary"]
-    floor_axes.plot(found["lam_ratio"], found["value"], "D", color="#d55e00")
+    floor_axes.plot(found["lam_ratio"], found["value"], "D", color=SAE)
     label = f"{found['n_atoms']:,} random tokens,\nexact codes"
     at = (found["lam_ratio"], found["value"])
-    floor_axes.annotate(label, at, (-8, 0), textcoords="offset points", ha="right", va="center", color="#d55e00")
-    floor_axes.text(0.3, 0.3, "no dictionary\nreaches here", transform=floor_axes.transAxes, ha="left", color="#1f4e79")
+    floor_axes.annotate(label, at, (-8, 0), textcoords="offset points", ha="right", va="center", color=SAE)
+    floor_axes.text(0.3, 0.3, "no dictionary\nreaches here", transform=floor_axes.transAxes, ha="left", color=WIDE)
     floor_axes.set(xlabel="λ / λ_max", ylabel="SAE loss, mean per token", title="The floor under every dictionary")
     floor_axes.set_ylim(bottom=min(values) / 3)
     floor_axes.legend(frameon=False, loc="lower right")

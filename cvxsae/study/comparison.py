@@ -11,6 +11,7 @@ import numpy as np
 from cvxsae.errors import CertificateError
 from cvxsae.relaxations.solution import GAP_SLACK
 from cvxsae.sae.audits.ledger import GAPS, LossLedger, stack_ledgers
+from cvxsae.sae.styles import EXACT, FLOOR, LEARNED, SAE, WIDE
 from cvxsae.statistics.estimates import Estimate
 
 if TYPE_CHECKING:
@@ -181,8 +182,8 @@ _PARTS = ("ledger", "sample", "held_out")
 """What a width has beside numbers of its own."""
 
 _HELD_OUT = (
-    ("held_out_exact", "SAE's dictionary, rows held out", "#e69f00"),
-    ("held_out_grown", "learned dictionary, rows held out", "#333333"),
+    ("held_out_exact", "SAE's dictionary, rows held out", EXACT),
+    ("held_out_grown", "learned dictionary, rows held out", LEARNED),
 )
 
 
@@ -242,11 +243,11 @@ class Comparison:
         """What is attained, and the floors, against width."""
         table = self.table()
         lines: tuple[tuple[str, str, dict[str, Any]], ...] = (
-            ("loss", "trained SAE", {"color": "#d55e00", "marker": "o"}),
-            ("exact", "its dictionary, exact codes", {"color": "#e69f00", "marker": "s"}),
-            ("best", "best dictionary found", {"color": "#333333", "marker": "D"}),
-            ("floor", "no dictionary of that width is below", {"color": "#4f81bd", "marker": "_"}),
-            ("wide", "no dictionary of any width is below", {"color": "#1f4e79", "linestyle": "--"}),
+            ("loss", "trained SAE", {"color": SAE, "marker": "o"}),
+            ("exact", "its dictionary, exact codes", {"color": EXACT, "marker": "s"}),
+            ("best", "best dictionary found", {"color": LEARNED, "marker": "D"}),
+            ("floor", "no dictionary of that width is below", {"color": FLOOR, "marker": "_"}),
+            ("wide", "no dictionary of any width is below", {"color": WIDE, "linestyle": "--"}),
         )
         for column, label, style in lines:
             axes.plot(table["n_atoms"], table[column], label=label, **style)
@@ -254,10 +255,10 @@ class Comparison:
             axes.plot(table["n_atoms"], table[column], label=label, color=color, marker="x", linestyle="-.")
             low, high = (table[f"{column}{end}"] for end in ("_low", "_high"))
             axes.fill_between(table["n_atoms"], low, high, color=color, alpha=0.15, linewidth=0)
-        axes.fill_between(table["n_atoms"], table["floor"], color="#4f81bd", alpha=0.12)
+        axes.fill_between(table["n_atoms"], table["floor"], color=FLOOR, alpha=0.12)
         axes.set_xscale("log", base=2)
         axes.set_ylim(bottom=0)
-        axes.set(xlabel="width K", title="What is attained, and what cannot be")
+        axes.set(xlabel="width K", ylabel="loss per datapoint", title="What is attained, and what cannot be")
         seen = [result.held_out for result in self.results if result.held_out is not None]
         title = f"{'shaded ' if seen[0].has_intervals else ''}{seen[0].said}" if seen else None
-        axes.legend(frameon=False, fontsize="small", title=title, title_fontsize="x-small")
+        axes.legend(framealpha=0.9, fontsize="small", title=title, title_fontsize="x-small")

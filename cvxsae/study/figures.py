@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from cvxsae.data.atomic import make_folder, write_atomically
 from cvxsae.sae.audits.ledger import stack_ledgers
+from cvxsae.sae.styles import EXACT, FLOOR, LEARNED, LINES, SAE, SPECTRAL, WIDE
 from cvxsae.study.laws import by_width, ended_by_themselves, held_out_by_width, numbers, power_law, problems, resolved
 from cvxsae.study.summary import has_interval, said_of_intervals
 
@@ -24,14 +25,6 @@ MOST_PANELS = 6
 
 DPI = 100
 """Resolution of the files."""
-
-_LEARNED, _SAE, _EXACT, _FLOOR, _SPECTRAL, _WIDE = "#333333", "#d55e00", "#e69f00", "#4f81bd", "#8fb4d8", "#1f4e79"
-
-_LINES: tuple[dict[str, Any], ...] = tuple(
-    {"color": color, "marker": marker}
-    for color, marker in zip(("#0072b2", "#e69f00", "#333333", "#cc79a7", "#56b4e9", "#d55e00"), "os^Dv*", strict=True)
-)
-"""Lines that differ by marker and by a color that a color-blind reader can tell apart (Okabe and Ito)."""
 
 
 def figures(table: pd.DataFrame, name: str) -> dict[str, Figure]:
@@ -108,16 +101,16 @@ def _curve(axis: Axes, rows: pd.DataFrame, method: str, column: str, label: str,
 
 def _objective(axis: Axes, rows: pd.DataFrame) -> None:
     """What is attained, and what cannot be, against width."""
-    _curve(axis, rows, "trained_sae", "value", "trained SAE", color=_SAE, marker="o")
-    _curve(axis, rows, "trained_sae", "exact", "its dictionary, exact codes", color=_EXACT, marker="s")
-    _curve(axis, rows, "learned", "value", "learned dictionary, grown", color=_LEARNED, marker="D")
+    _curve(axis, rows, "trained_sae", "value", "trained SAE", color=SAE, marker="o")
+    _curve(axis, rows, "trained_sae", "exact", "its dictionary, exact codes", color=EXACT, marker="s")
+    _curve(axis, rows, "learned", "value", "learned dictionary, grown", color=LEARNED, marker="D")
     _held_out(axis, rows, lambda seen: (numbers(seen[name]) for name in _ENDS))
-    _curve(axis, rows, "width_floor", "lower_bound", "width floor", color=_FLOOR, marker="^")
+    _curve(axis, rows, "width_floor", "lower_bound", "width floor", color=FLOOR, marker="^")
     _curve(
-        axis, rows, "spectral_floor", "lower_bound", "spectral floor (T10)", color=_SPECTRAL, marker="v", linestyle=":"
+        axis, rows, "spectral_floor", "lower_bound", "spectral floor (T10)", color=SPECTRAL, marker="v", linestyle=":"
     )
     if rows["wide"].notna().any():
-        axis.axhline(float(rows["wide"].max()), color=_WIDE, linestyle="--", label="wide limit (T9)")
+        axis.axhline(float(rows["wide"].max()), color=WIDE, linestyle="--", label="wide limit (T9)")
     axis.set_xscale("log", base=2)
     axis.set_ylim(bottom=0)
     axis.set(xlabel="width K", ylabel="F, mean per datapoint")
@@ -126,7 +119,7 @@ def _objective(axis: Axes, rows: pd.DataFrame) -> None:
 
 _ENDS = ("held_out", "held_out_low", "held_out_high")
 
-_OF = {"learned": ("learned, rows held out", _LEARNED), "trained_sae": ("SAE's dictionary, rows held out", _EXACT)}
+_OF = {"learned": ("learned, rows held out", LEARNED), "trained_sae": ("SAE's dictionary, rows held out", EXACT)}
 
 
 def _held_out(axis: Axes, rows: pd.DataFrame, levels: Callable[[pd.DataFrame], Iterable[np.ndarray]]) -> None:
@@ -154,8 +147,8 @@ def _approach(axis: Axes, rows: pd.DataFrame) -> None:
     wide = float(rows["wide"].max())
     rows = rows[resolved(numbers(rows["excess"]), wide)]
     for method, label, style in (
-        ("learned", "learned: upper bound of F*_K", {"color": _LEARNED, "marker": "D"}),
-        ("trained_sae", "trained SAE", {"color": _SAE, "marker": "o"}),
+        ("learned", "learned: upper bound of F*_K", {"color": LEARNED, "marker": "D"}),
+        ("trained_sae", "trained SAE", {"color": SAE, "marker": "o"}),
     ):
         _curve(axis, rows, method, "excess", label, **style)
     if rows["held_out_wide"].notna().any():  # each above the wide limit of its own rows
@@ -164,7 +157,7 @@ def _approach(axis: Axes, rows: pd.DataFrame) -> None:
     left = floors - wide
     above = resolved(left, wide)
     if above.any():
-        axis.plot(widths[above], left[above], color=_FLOOR, marker="^", markersize=4, label="highest floor")
+        axis.plot(widths[above], left[above], color=FLOOR, marker="^", markersize=4, label="highest floor")
     widths, excess = by_width(rows, "excess", ("learned",))
     law = power_law(widths, excess)
     if law is not None:
@@ -183,15 +176,15 @@ def _ledger(axis: Axes, rows: pd.DataFrame) -> None:
 
 def _sparsity(axis: Axes, rows: pd.DataFrame) -> None:
     """L0 on the left axis, FVU on the right."""
-    _curve(axis, rows, "learned", "l0", "L0, learned", color=_LEARNED, marker="D")
-    _curve(axis, rows, "trained_sae", "l0", "L0, trained SAE", color=_SAE, marker="o")
+    _curve(axis, rows, "learned", "l0", "L0, learned", color=LEARNED, marker="D")
+    _curve(axis, rows, "trained_sae", "l0", "L0, trained SAE", color=SAE, marker="o")
     axis.set_xscale("log", base=2)
     axis.set_ylim(bottom=0)
     axis.set(xlabel="width K", ylabel="active atoms per datapoint")
     other = axis.twinx()
-    _curve(other, rows, "learned", "fvu", "FVU, learned", color=_LEARNED, marker="D", fillstyle="none", linestyle=":")
+    _curve(other, rows, "learned", "fvu", "FVU, learned", color=LEARNED, marker="D", fillstyle="none", linestyle=":")
     _curve(
-        other, rows, "trained_sae", "fvu", "FVU, trained SAE", color=_SAE, marker="o", fillstyle="none", linestyle=":"
+        other, rows, "trained_sae", "fvu", "FVU, trained SAE", color=SAE, marker="o", fillstyle="none", linestyle=":"
     )
     other.set_ylim(bottom=0)
     other.set_ylabel("fraction of variance unexplained (dotted)")
@@ -203,7 +196,7 @@ def _sparsity(axis: Axes, rows: pd.DataFrame) -> None:
 def _live_atoms(axis: Axes, rows: pd.DataFrame, label: str) -> None:
     """Width as an outcome: live atoms of the large dictionary against τ."""
     large = rows[rows["method"] == "large_dictionary"].sort_values("atom_cost")
-    style = _LINES[len(axis.lines) % len(_LINES)]
+    style = LINES[len(axis.lines) % len(LINES)]
     axis.plot(numbers(large["atom_cost"]), numbers(large["live_atoms"]), markersize=5, label=label or None, **style)
     axis.set_xscale("symlog" if (large["atom_cost"] == 0).any() else "log")
     axis.set_yscale("symlog", linthresh=1)  # all of them can be gone
@@ -236,7 +229,7 @@ def _time(axis: Axes, sized: Mapping[str, tuple[np.ndarray, np.ndarray]], size: 
     for index, (method, (sizes, seconds)) in enumerate(sized.items()):
         law = power_law(sizes, seconds)
         label = method if law is None else f"{method}, exponent {law.exponent:.2f}"
-        style = _LINES[index % len(_LINES)]
+        style = LINES[index % len(LINES)]
         axis.plot(sizes, seconds, linestyle="none", markersize=5, label=label, **style)
         if law is not None:
             ends = np.array([sizes.min(), sizes.max()])

@@ -327,7 +327,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     if not given.small:
         quote(results, costs)
-    results.value("optima", sum(map(len, found.values())), "d")
     errors = [abs(at / known - 1) for _, _, at, known in ends if not np.isnan(known)]
     results.value("formula_error", 100 * max(errors), ".1f")
     results.value("swap", forced_swap(), ".4f")

@@ -16,6 +16,7 @@ from cvxsae.data.synthetic import sparse_features
 from cvxsae.errors import CertificateError
 from cvxsae.sae.audits.ledger import GAPS
 from cvxsae.study.compare import WidthResult  # type: ignore[attr-defined]
+from tests.helpers.figures import faults
 from tests.helpers.sentences import rejects
 
 LAM = 0.2
@@ -57,6 +58,7 @@ def test_a_figure_and_strict_json(comparison, tmp_path):
     figure = comparison.figure()
     figure.savefig(tmp_path / "figure.png")
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+    assert not faults(figure)
     stacked = figure.axes[0].patches
     assert sum(patch.get_height() for patch in stacked) == pytest.approx(comparison.table()["loss"].sum())
 

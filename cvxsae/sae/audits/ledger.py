@@ -9,6 +9,7 @@ import numpy as np
 
 from cvxsae.errors import CertificateError
 from cvxsae.relaxations.solution import GAP_SLACK
+from cvxsae.sae.styles import EXACT, FLOOR, LOCAL, SAE, WIDE
 from cvxsae.solvers.codes.activity import show_dead, show_l0
 from cvxsae.statistics.estimates import Estimate
 
@@ -300,11 +301,11 @@ class LossLedger:
 
 
 _COLORS = {
-    "amortization_gap": "#d55e00",
-    "dictionary_gap": "#e69f00",
-    "local_gap": "#8fb4d8",
-    "width_gap": "#4f81bd",
-    "wide": "#1f4e79",
+    "amortization_gap": SAE,
+    "dictionary_gap": EXACT,
+    "local_gap": LOCAL,
+    "width_gap": FLOOR,
+    "wide": WIDE,
 }
 """One color per line of the ledger, in :func:`stack_ledgers`."""
 

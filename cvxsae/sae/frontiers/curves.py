@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cvxsae.sae.measures.result import ENCODER, EXACT, REFITTED
+from cvxsae.sae.styles import LINES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -126,11 +127,11 @@ class Frontier:
 
         figure = Figure(figsize=(7, 5), layout="constrained")
         axes = figure.subplots()
-        for name, meaning in MEANINGS.items():
+        for (name, meaning), line in zip(MEANINGS.items(), reversed(LINES), strict=True):
             points = self.curve(name)
             if points:
-                mark = {"marker": "*", "markersize": 14, "linestyle": "none"} if name == ENCODER else {"marker": "o"}
-                axes.plot([p.l0 for p in points], [p.fvu for p in points], label=f"{name}: {meaning}", **mark)
+                style: dict[str, Any] = {**line, **({"markersize": 14, "linestyle": "none"} if name == ENCODER else {})}
+                axes.plot([p.l0 for p in points], [p.fvu for p in points], label=f"{name}: {meaning}", **style)
         if any(point.l0 > 0 for point in self.points):
             axes.set_xscale("log")
         axes.set(xlabel="active atoms per datapoint (L0)", ylabel="fraction of variance unexplained (FVU)")

@@ -139,6 +139,7 @@ class LargePath:
     def figure(self) -> Figure:
         """Width, L0, fraction of variance unexplained, and the value with its bound, against what varies."""
         from matplotlib.figure import Figure
+        from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
         table = self.table()
         figure = Figure(figsize=(9, 6), layout="constrained")
@@ -151,7 +152,7 @@ class LargePath:
         ):
             axis.plot(x, table[column], marker="o")
             axis.set_ylabel(label)
-        if (table["live_atoms"] > 0).any():
+        if table["live_atoms"].max() >= 10 * max(1, table["live_atoms"].min()):
             axes[0, 0].set_yscale("log")
         axes[1, 1].plot(x, table["value"], marker="o", label="attained")
         axes[1, 1].fill_between(x, table["lower_bound"], table["value"], alpha=0.3, label="down to the lower bound")
@@ -159,8 +160,11 @@ class LargePath:
         axes[1, 1].legend()
         for axis in axes.ravel():
             axis.set_xscale("log")
+            axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axis.xaxis.set_minor_formatter(NullFormatter())
         for axis in axes[1]:
-            axis.set_xlabel("atom cost τ" if self.along == "atom_cost" else "penalty λ")
+            axis.set_xlabel("atom cost τ, datapoints" if self.along == "atom_cost" else "penalty λ")
         return figure
 
 

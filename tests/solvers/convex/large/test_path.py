@@ -11,6 +11,7 @@ from cvxsae import InputError, LargeDictionary, Status
 from cvxsae.relaxations.convex.tidy import factor_of, live_atoms, tidy
 from cvxsae.solvers.convex.large.path import default_values, large_path
 from tests.helpers import problems
+from tests.helpers.figures import faults
 from tests.helpers.forged import forge
 
 
@@ -30,7 +31,7 @@ def test_a_planted_width_is_found_without_being_told(rng):
     table = path.table()
     assert (table["lower_bound"] <= table["value"]).all()
     assert table["value"].is_monotonic_increasing
-    assert len(path.figure().axes) == 4
+    assert len(path.figure().axes) == 4 and not faults(path.figure())
 
 
 def test_a_path_along_lambda_and_default_values(rng):
