@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from dataclasses import dataclass, field, replace
@@ -19,6 +20,7 @@ from cvxsae.relaxations.joint.joint import JointProblem
 from cvxsae.relaxations.solution import Status
 from cvxsae.solvers.codes.encode import encode_rows
 from cvxsae.solvers.codes.result import Codes
+from cvxsae.solvers.dictionary.rough import RoughCodes, can_be_rough
 from cvxsae.solvers.dictionary.sample import ResidualSample, deal_forward, sample_here, windows
 from cvxsae.solvers.dictionary.state import DataSummary, Evaluation
 from cvxsae.solvers.dictionary.sums import CodeSums
@@ -27,6 +29,9 @@ from cvxsae.solvers.dictionary.sums import CodeSums
 class DeadlineReached(OutOfTime):
     """Time ran out before all datapoints were coded. It never leaves the search: the state before is gone on from."""
 
+
+EXACT_PER_ROUGH = 3.0
+"""How many times as long as rough codes certified ones may take."""
 
 PACES_KEPT = 4
 """Codings whose quickest is the pace: one that was held up, by a kernel compiled or by other work, says little."""
@@ -156,6 +161,27 @@ class Evaluator:
         if codes.status is Status.TIME_LIMIT:
             raise DeadlineReached
         return self.measured(data.to_tensor()), codes.codes
+
+    @property
+    def can_be_rough(self) -> bool:
+        """Whether stochastic steps can do with rough codes here."""
+        longest = math.sqrt(self.summary.energy) / self.lam  # of a datapoint, at most
+        return can_be_rough(self.device, longest)
+
+    def rough_minibatch(
+        self,
+        rough: RoughCodes,
+        rows: Int64[np.ndarray, " n"],
+        dictionary: Float64[torch.Tensor, "K d"],
+        offset: Float64[torch.Tensor, " d"],
+        warm: sp.csr_array | None,
+    ) -> tuple[sp.csr_array, Float64[torch.Tensor, "K d"]]:
+        """Rough codes of some datapoints of this process, and ``Σ_n z_nk r_n`` of every atom, (K, d)."""
+        begun = time.perf_counter()
+        points = self.measured(self.problem.X[rows].to_tensor()) - offset
+        found = rough.minibatch(points, dictionary, self.lam, warm)
+        self.pace.kept.append(EXACT_PER_ROUGH * (time.perf_counter() - begun) / len(rows))
+        return found
 
     def encode_all(
         self,

@@ -28,8 +28,8 @@ from cvxsae.solvers.dictionary.state import Polish, State
 from cvxsae.solvers.dictionary.summary import summarize
 from cvxsae.solvers.dictionary.watching import Watch
 
-EPOCHS = 17
-"""Passes over the data before the full-batch stage: 2, 4 and 8 stochastic ones, each time followed by an exact one."""
+EPOCHS = 55
+"""Passes over the data before the full-batch stage: 4, 12 and 36 stochastic ones, each time and then an exact one."""
 
 GROWTH_ROUNDS = (0, 0)
 """After atoms were added to a dictionary: exact passes alone."""
@@ -125,8 +125,8 @@ def learn_dictionary(
         Whether to replace atoms that lower F little by new atoms (T7) or splits (T8) that lower it more; without it,
         only dead atoms are replaced.
     epochs
-        Passes over the data before full-batch descent, in minibatches: 2 stochastic ones and an exact one, 4 and one, 8
-        and one, and so on, as many as asked for. By default 17; two exact ones from an ``init`` with some atoms
+        Passes over the data before full-batch descent, in minibatches: 4 stochastic ones and an exact one, 12 and one,
+        36 and one, and so on, as many as asked for. By default 55; two exact ones from an ``init`` with some atoms
         missing, none from a complete one, which passes asked for may leave. None if all datapoints fit one minibatch.
     validation
         Rows (M, d) that nothing is learned from, or a share of X (0.2: a fifth of its rows) that is set aside by

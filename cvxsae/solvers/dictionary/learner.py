@@ -1,8 +1,8 @@
 """The search for the joint optimum: rounds of stochastic and exact minibatches, then full-batch polishing.
 
 *Stochastic steps.* A round begins with stochastic gradient steps (:mod:`~cvxsae.solvers.dictionary.stages.stochastic`):
-2 passes over the data in the first, 4 in the second, 8 in the third. If F is not lower after them than before, they are
-undone.
+4 passes over the data in the first, 12 in the second, 36 in the third. If F is not lower after them than before, they
+are undone.
 
 *Exact passes.* A round ends with a pass of block coordinate descent (:mod:`~cvxsae.solvers.dictionary.stages.exact`).
 

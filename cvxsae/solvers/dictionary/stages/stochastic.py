@@ -1,10 +1,11 @@
 """Stochastic gradient steps on F(D, b), with codes of one minibatch at a time: how dictionary learning begins.
 
-By the envelope theorem ``∂F/∂d_k = −(1/N) Σ_n z_nk r_n`` at exact codes (T3): a minibatch whose codes are known to a
-loose duality gap gives an estimate of it, and far from the optimum hundreds of such estimates lead further than the
-few exact gradients that cost as much. Steps are Adam's (Kingma and Ba, 2015) on the product of spheres: gradients are
-made tangent, atoms go back to norm 1. The rate rises over the first steps and falls to zero over the second half, and
-the exact pass that follows removes the noise that is left. Nothing here is certified, or trusted by what comes after.
+By the envelope theorem ``∂F/∂d_k = −(1/N) Σ_n z_nk r_n`` at exact codes (T3): a minibatch whose codes are rough
+(:mod:`~cvxsae.solvers.dictionary.rough`) gives an estimate of it, and far from the optimum thousands of such estimates
+lead further than the few exact gradients that cost as much. Steps are Adam's (Kingma and Ba, 2015) on the product of
+spheres: gradients are made tangent, atoms go back to norm 1. The rate rises over the first steps and falls to zero over
+the second half, and the exact pass that follows removes the noise that is left. Nothing here is certified, or trusted
+by what comes after.
 
 Minibatches are dealt once, at random from all datapoints, and every pass takes them in an order of its own. Data that
 can only be read forward (functions, Parquet, compressed Arrow) are dealt at random within stretches of 64 MB instead,
@@ -14,7 +15,7 @@ per pass, and minibatches as random as a shuffle buffer of that size makes them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import scipy.sparse as sp
@@ -22,6 +23,7 @@ import torch
 from jaxtyping import Float64
 
 from cvxsae.solvers.dictionary.evaluator import Evaluator
+from cvxsae.solvers.dictionary.rough import RoughCodes
 from cvxsae.solvers.dictionary.state import Moments, RoundStart, SearchState, Stochastic
 from cvxsae.solvers.dictionary.sums import unit
 
@@ -34,8 +36,11 @@ class StochasticSteps:
     ----------
     minibatch
         Datapoints in a minibatch.
+    rough
+        Their codes, on a CPU.
     code_tol
-        Relative gap of their codes: 0.1 costs twice the time and gains nothing, at 0.6 the gradients lead astray.
+        Relative gap of their codes elsewhere: 0.1 costs twice the time and gains nothing, at 0.6 the gradients lead
+        astray.
     length
         How far an atom moves in a step at full rate, at most.
     first_decay, second_decay
@@ -44,13 +49,14 @@ class StochasticSteps:
         Shares of the steps over which the rate rises at first, and falls at the end.
     least_scale
         What Adam divides by, at least: far below any gradient, so that the unit of the data does not matter.
-    first_round
-        Stochastic passes over the data in the first round; each later round has twice as many.
+    first_round, growth
+        Stochastic passes over the data in the first round, and of a later round those of the one before times this.
     most_steps
         Of one pass: more than half a million datapoints need not all be seen.
     """
 
     minibatch: int = 512
+    rough: RoughCodes = field(default_factory=RoughCodes)
     code_tol: float = 0.3
     length: float = 0.4
     first_decay: float = 0.9
@@ -58,14 +64,15 @@ class StochasticSteps:
     warm_up: float = 0.03
     cool_down: float = 0.5
     least_scale: float = 1e-150
-    first_round: int = 2
+    first_round: int = 4
+    growth: int = 3
     most_steps: int = 1000
 
     def rounds_of(self, epochs: int) -> tuple[int, ...]:
-        """The stochastic passes before each exact pass, ``epochs`` passes in all: 2, 4, 8, ..., as far as they go."""
+        """The stochastic passes before each exact pass, ``epochs`` passes in all: 4, 12, 36, ..., as far as they go."""
         rounds: list[int] = []
         while epochs > 0:
-            rounds.append(min(self.first_round * 2 ** len(rounds), epochs - 1))
+            rounds.append(min(self.first_round * self.growth ** len(rounds), epochs - 1))
             epochs -= rounds[-1] + 1
         return tuple(rounds)
 
@@ -88,16 +95,22 @@ class StochasticSteps:
         taken, parts, group = state.moments.taken, len(state.minibatches), evaluator.group
         windows = evaluator.windows(parts) if evaluator.problem.X.is_forward_only else None
         part = minibatch_at(taken, parts, evaluator.seed + state.round, windows)
-        points, codes = evaluator.encode_minibatch(
-            state.minibatches[part], state.dictionary, state.offset, state.codes[part], self.code_tol
-        )
-        length = evaluator.summary.unit_length
-        pull = residual_sums(codes, points - state.offset, state.dictionary) / length**2
-        (pull,), count = group.sum(pull), group.total(len(points))
+        codes, pull = self._coded(evaluator, state, part)
+        (pull,), count = group.sum(pull / evaluator.summary.unit_length**2), group.total(codes.shape[0])
         rate = self.rate_at(taken, self.steps_of(passes, parts))
         dictionary, moments = self.adam(state.dictionary, state.moments, -pull / max(1.0, count), rate)
         held = (*state.codes[:part], codes, *state.codes[part + 1 :])
         return replace(state, dictionary=group.same(dictionary), moments=moments, codes=held)
+
+    def _coded(
+        self, evaluator: Evaluator, state: Stochastic, part: int
+    ) -> tuple[sp.csr_array, Float64[torch.Tensor, "K d"]]:
+        """Codes of a minibatch and its pull on the atoms: rough where that can be, to a loose gap elsewhere."""
+        rows, at, warm = state.minibatches[part], (state.dictionary, state.offset), state.codes[part]
+        if evaluator.can_be_rough and len(rows):
+            return evaluator.rough_minibatch(self.rough, rows, *at, warm)
+        points, codes = evaluator.encode_minibatch(rows, *at, warm, self.code_tol)
+        return codes, residual_sums(codes, points - state.offset, state.dictionary)
 
     def is_finished(self, state: Stochastic, passes: int) -> bool:
         """Whether the round has made all its stochastic steps."""
