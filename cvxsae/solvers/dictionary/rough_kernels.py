@@ -197,11 +197,11 @@ def _descend(rows, G, q, z, m, d, floor):
         if key < 0:
             return
         place = np.int64(key & low)
-        k = U(place)
-        if abs(q[k]) <= floor:
+        steepest = U(place)
+        if abs(q[steepest]) <= floor:
             return
-        step = max(q[k], -z[k])
-        z[k] += step
+        step = max(q[steepest], -z[steepest])
+        z[steepest] += step
         key = update_and_rank(q, z, G, place * stride, stride, step, low)
 
 
