@@ -131,7 +131,7 @@ def tables(cells: harness.Cells, machine: Mapping[str, Any]) -> dict[str, harnes
     if "search: solve" in cells:
         known = cells["search: solve"]
         best = min(cell["value"] for cell in searched)
-        rows = [
+        rows: list[tuple[Any, ...]] = [
             (f"({name})", f"{known[key]:.6f}", f"{100 * (known[key] / best - 1):+.2f} %", None, None)
             for name, key in (("certified bound", "lower_bound"), ("value of the relaxation", "relaxed_value"))
         ]

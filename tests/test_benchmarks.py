@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -168,3 +170,21 @@ def test_a_cell_that_fails_costs_the_others_nothing(tmp_path, capsys):
     assert run("codes", cells, tables, parser("").parse_args(["--results", str(tmp_path)])) == 1
     assert list(json.loads((tmp_path / "codes.json").read_text())["machines"].popitem()[1]["cells"]) == ["small"]
     assert "large: failed" in capsys.readouterr().out
+
+
+OTHERS = {"__init__", "codes_gpu", "data", "harness", "large_dictionary_table", "population_upper"}
+UNCONVERTED = {"large_dictionary", "width_floor_large"}
+SCRIPTS = sorted({file.stem for file in Path(harness.__file__).parent.glob("*.py")} - OTHERS - UNCONVERTED)
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_scripts_have_the_same_options_and_their_files_have_the_tables_they_make(name, capsys, monkeypatch):
+    script = importlib.import_module(f"benchmarks.{name}")
+    monkeypatch.setattr(sys, "argv", [name, "--help"])
+    with pytest.raises(SystemExit):
+        script.main()
+    said = capsys.readouterr().out
+    assert all(option in said for option in ("--quick", "--only", "--results", "--resume", "--tables"))
+    for entry in harness.read(harness.RESULTS / f"{name}.json").values():
+        made = script.tables(harness.results_of(entry), entry["machine"])
+        assert json.loads(json.dumps(made)) == entry["tables"], f"run python -m benchmarks.{name} --tables"
