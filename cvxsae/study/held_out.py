@@ -27,32 +27,32 @@ if TYPE_CHECKING:
     from cvxsae.study.store import Record, Store
 
 COLUMNS: dict[str, tuple[str, str]] = {
-    "n_held_out": ("Int64", "rows held out: nothing is learned from them, and they are not among those of value"),
-    "held_out": ("Float64", "F on the rows held out, exact codes; trained_sae: of its own dictionary, as in exact"),
-    "held_out_low": ("Float64", "lower end of the interval for F of the distribution, as the next four columns say"),
-    "held_out_high": ("Float64", "upper end of it"),
-    "held_out_confidence": ("Float64", "how often each interval of the row holds at least"),
-    "held_out_method": ("string", "how the intervals are made"),
+    "n_held_out": ("Int64", "number of held-out rows; nothing is learned from them, and value is not about them"),
+    "held_out": ("Float64", "F on the held-out rows with exact codes; trained_sae: of its own dictionary, like exact"),
+    "held_out_low": ("Float64", "lower end of the interval for F of the distribution; see the next four columns"),
+    "held_out_high": ("Float64", "upper end of this interval"),
+    "held_out_confidence": ("Float64", "confidence of every interval in the row"),
+    "held_out_method": ("string", "method of the intervals"),
     "held_out_unit": ("string", "what is drawn independently: row or document"),
-    "n_held_out_units": ("Int64", "how many of these are held out"),
+    "n_held_out_units": ("Int64", "number of held-out units"),
     "n_held_out_seen": (
         "Int64",
-        "how many rows held out of their own are equal to rows learned from, where some are: they flatter held_out",
+        "number of separate held-out rows that are equal to training rows, if any; they flatter held_out",
     ),
     "memorization": (
         "Float64",
-        "held_out less what the same dictionary costs on the rows learned from, with the luck of both draws",
+        "held_out minus the value of the same dictionary on the training rows; includes the chance of both draws",
     ),
     "held_out_fall": (
         "Float64",
-        "by how much held_out is lower than at the next narrower width, paired row by row or document by document",
+        "decrease of held_out from the next narrower width, paired row by row or document by document",
     ),
     "held_out_fall_low": (
         "Float64",
-        "lower end of its interval, at the same confidence; above zero, the wider pays on rows not seen",
+        "lower end of its interval, at the same confidence; above zero, the wider one pays off on unseen rows",
     ),
-    "held_out_fall_high": ("Float64", "upper end of it; below zero, the wider is worse there"),
-    "held_out_wide": ("Float64", "lower bound of every dictionary of any width on the rows held out (T9)"),
+    "held_out_fall_high": ("Float64", "upper end of its interval; below zero, the wider one is worse on unseen rows"),
+    "held_out_wide": ("Float64", "lower bound for every dictionary of any width on the held-out rows (T9)"),
 }
 """Columns of studies that hold rows out."""
 

@@ -91,14 +91,14 @@ class Audit:
         short = None if self.frontier is None else self.frontier.least_suboptimality
         if self.frontier is None or short is None:
             return []
-        which = "held out" if self.ledger.is_held_out else "of those given"
+        which = "held-out" if self.ledger.is_held_out else "given"
         found = (
-            f"codes of its own dictionary were found that have, with no more atoms on any row, {max(short, 0.0):.1%} "
-            f"less squared error ({self.frontier.n_points:,} rows {which})"
+            f"codes of its own dictionary were found that have {max(short, 0.0):.1%} less squared error with no more "
+            f"atoms on any row ({self.frontier.n_points:,} {which} rows)"
         )
         if short >= WORTHWHILE:
-            return [f"Change the encoder first: {found}, and what it loses is at least that."]
-        return [f"Nothing is known to be wrong with the encoder: {found}, and no better ones."]
+            return [f"Change the encoder first: {found}, so the encoder loses at least that much."]
+        return [f"Nothing is known to be wrong with the encoder: {found}, and no better ones were found."]
 
     def to_dict(self) -> dict[str, Any]:
         """Return a dictionary for JSON: what :meth:`write_report` puts into ``report.json`` and on its page."""

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 GAPS: dict[str, tuple[str, str, str]] = {
-    "amortization_gap": ("loss", "exact", "the encoder against exact codes"),
-    "dictionary_gap": ("exact", "local", "the dictionary against the best found from it, at exact codes"),
-    "local_gap": ("local", "floor", "all that a better dictionary of this width could gain, at most"),
-    "width_gap": ("floor", "wide", "what is left to wider dictionaries, at least"),
+    "amortization_gap": ("loss", "exact", "loss due to the encoder, against exact codes"),
+    "dictionary_gap": ("exact", "local", "gain of the best dictionary found from the SAE's own, with exact codes"),
+    "local_gap": ("local", "floor", "the most that any other dictionary of this width could gain"),
+    "width_gap": ("floor", "wide", "what only wider dictionaries can gain, at least"),
 }
 """The lines of a ledger: between which two levels, and what they mean."""
 
@@ -37,11 +37,11 @@ LEVELS = {
 }
 """The levels of a ledger, from the top down."""
 
-MEMORIZATION = "what D' gains on the rows it was learned on, less what it gains here"
+MEMORIZATION = "gain of D' on the rows it was learned on, minus its gain here"
 """The meaning of the last line of a ledger of held-out rows."""
 
 NONE_SHOWN = "none shown"
-"""What is said of a dictionary gap whose interval holds zero, or is below it."""
+"""The phrase for a dictionary gap with an interval that contains zero or is below it."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -211,7 +211,7 @@ class LossLedger:
         said = {name: meaning for name, (_, _, meaning) in GAPS.items()}
         if self.is_held_out:
             none = "" if self.shows_better else f"{NONE_SHOWN}: "
-            said["dictionary_gap"] = f"{none}the dictionary against one learned from it on other rows, at exact codes"
+            said["dictionary_gap"] = f"{none}gain of a dictionary learned from it on other rows, with exact codes"
             said["memorization"] = MEMORIZATION
         return said
 
@@ -225,7 +225,7 @@ class LossLedger:
 
         certificates, meanings = self.certificates(), self.meanings()
         names = [*GAPS, "wide", *(["memorization"] if self.is_held_out else [])]
-        said = {**meanings, "wide": "no dictionary of any width is below"}
+        said = {**meanings, "wide": "no dictionary of any width is below this"}
         proofs = {**certificates, "wide": "T9", "memorization": certificates["dictionary_gap"]}
         intervals = [self.estimates.get(name, Estimate(float("nan"))) for name in names]
         table = pd.DataFrame(

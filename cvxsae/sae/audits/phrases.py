@@ -42,7 +42,8 @@ class _Words:
         self.numbers = {name: self._amount(value) for name, value in gains.items()}
         some = ledger.estimates.get("loss")
         self.numbers |= {
-            "n": _rows(ledger.n_points),
+            "given": _rows(ledger.n_points, " given"),
+            "held_out": _rows(ledger.n_points, " held-out"),
             "n_seen": _rows(ledger.n_seen, ""),
             "n_others": _rows(ledger.n_seen, " other"),
             "unit": self.unit,
@@ -51,7 +52,7 @@ class _Words:
         }
 
     def fill(self, *texts: str) -> tuple[str, ...]:
-        """Sentences with the numbers in their places."""
+        """Fill the numbers into sentences."""
         return tuple(text.format(**self.numbers) for text in texts)
 
     def headline(self) -> str:
@@ -66,11 +67,11 @@ class _Words:
         return _TOO_FEW[part] + self._between(gain.estimate) + "; hold out more {unit}s."
 
     def encoder(self) -> str:
-        """What is said of the encoder on held-out rows, where that is not what comes first."""
+        """The sentence about the encoder on held-out rows, if it does not come first."""
         return _HELD_OUT["encoder"] if np.isfinite(self.verdict.encoder.sure) else _ENCODER_HERE
 
     def dictionary(self) -> str:
-        """What is said of the dictionary on held-out rows, where that is not what comes first."""
+        """The sentence about the dictionary on held-out rows, if it does not come first."""
         gap = self.verdict.dictionary.estimate
         if not self.ledger.improved:
             return _NONE_KNOWN_HERE
@@ -81,16 +82,17 @@ class _Words:
     def _memorized(self) -> str:
         memorized = self.ledger.estimates.get("memorization")
         if memorized is None or not memorized.low > 0:
-            return "whether what was gained on the rows it was learned on was memorized is more than these rows tell"
+            return "these rows do not show whether its gain on the rows it was learned on is memorization"
         gap = self.verdict.dictionary.estimate
         if gap is not None and gap.high <= 0:
-            return "what was gained on the rows it was learned on was memorized"
-        return "of what was gained on the rows it was learned on at least {memorized_low} was memorized"
+            return "its gain on the rows it was learned on is memorization"
+        return "at least {memorized_low} of its gain on the rows it was learned on is memorization"
 
     def _between(self, estimate: Estimate | None) -> str:
         if estimate is None or np.isnan(estimate.low):
-            return f"for the distribution not known, since one {self.unit} is too few for an interval"
-        return f"for the distribution, with {{confidence}}, between {estimate.low:.4g} and {estimate.high:.4g}"
+            return f"the gain for the distribution is not known, because one {self.unit} is too few for an interval"
+        ends = f"between {estimate.low:.4g} and {estimate.high:.4g}"
+        return f"the gain for the distribution is {ends}, with {{confidence}}"
 
     def _amount(self, gain: float) -> str:
         """A gain with its share of the loss. Of the given rows none is negative but by rounding."""
@@ -108,86 +110,86 @@ def _rows(count: int, which: str = "") -> str:
 _ORDER = ("encoder", "dictionary", "width")
 
 _GIVEN_HEADLINES = {
-    "encoder": "On the {n} given (none are held out, so nothing is said of others), change the encoder first: "
-    "exact codes of the same dictionary lower the loss by {encoder_least}, and no codes of it lower it by more than "
-    "{encoder_most}.",
-    "dictionary": "On the {n} given (none are held out, so nothing is said of others), change the dictionary "
-    "first: one of the same width, learned on these very rows, lowers the loss, with exact codes, by "
+    "encoder": "On the {given} (none are held out, so nothing is said about others), change the encoder first: "
+    "exact codes of the same dictionary lower the loss by {encoder_least}, and no codes of this dictionary lower it by "
+    "more than {encoder_most}.",
+    "dictionary": "On the {given} (none are held out, so nothing is said about others), change the dictionary "
+    "first: another one of the same width, learned on these rows, lowers the loss with exact codes by "
     "{dictionary_least}, and no dictionary of this width lowers it by more than {dictionary_most}.",
-    "width": "On the {n} given (none are held out, so nothing is said of others), change the width first, since "
-    "encoder and dictionary leave little that is known to be gained: more atoms can lower the loss by at most "
-    "{width_most}, of which at least {width_least} is out of reach at this width.",
-    "nothing": "On the {n} given (none are held out, so nothing is said of others), change nothing: no encoder, "
+    "width": "On the {given} (none are held out, so nothing is said about others), change the width first, because "
+    "little gain is known for encoder and dictionary: more atoms can lower the loss by at most {width_most}, of which "
+    "at least {width_least} is out of reach at this width.",
+    "nothing": "On the {given} (none are held out, so nothing is said about others), change nothing: no encoder, "
     "no dictionary and no width can lower the loss by more than {everything}.",
-    "open": "On the {n} given (none are held out, so nothing is said of others), what to change first is open: "
-    "exact codes of its dictionary were not done in the time there was, and could lower the loss by up to "
-    "{encoder_most}; give it more time.",
+    "open": "On the {given} (none are held out, so nothing is said about others), what to change first is open: "
+    "there was not enough time for exact codes of its dictionary, which could lower the loss by up to {encoder_most}; "
+    "allow more time.",
 }
-"""The first sentence where nothing is held out, by what is to be changed first."""
+"""The first sentence if nothing is held out, by what to change first."""
 
 _GIVEN = {
-    "encoder": "The encoder loses at least {encoder_least} and at most {encoder_most} against exact codes of its own "
-    "dictionary on these rows.",
-    "dictionary": "With exact codes, another dictionary of the same width, learned on these very rows, gains "
-    "{dictionary_least} on them for certain (one was found) and at most {dictionary_most}.",
-    "width": "After that, more atoms gain at least {width_least} and at most {width_most} on these rows.",
+    "encoder": "Compared with exact codes of its own dictionary, the encoder loses at least {encoder_least} and at "
+    "most {encoder_most} on these rows.",
+    "dictionary": "With exact codes, another dictionary of the same width, learned on these rows, gains "
+    "{dictionary_least} on them, and no dictionary of this width gains more than {dictionary_most}.",
+    "width": "Beyond that, more atoms gain at least {width_least} and at most {width_most} on these rows.",
 }
-"""What is said of the others, in their order."""
+"""The sentences about the other parts, in their order."""
 
 _NONE_KNOWN = (
     "No better dictionary of the same width is known for these rows; one could gain at most {dictionary_most}."
 )
-"""What is said of the dictionary where the search found none, or had no time to begin."""
+"""The sentence about the dictionary if the search found none, or had no time to begin."""
 
 _HEADLINES = {
     "encoder": "Change the encoder first: exact codes of the same dictionary lower the loss by at least {encoder_low} "
-    "for the distribution, with {confidence}; on the {n} held out by {encoder_least}, and no codes of it lower it "
-    "there by more than {encoder_most}.",
-    "dictionary": "Change the dictionary first: one of the same width, learned on {n_others}, lowers the "
-    "loss, with exact codes, by at least {dictionary_low} for the distribution, with {confidence}; on the {n} "
-    "held out by {dictionary_least}, and no dictionary of this width lowers it there by more than {dictionary_most}.",
-    "width": "Change the width first, since encoder and dictionary leave little that is shown to be gained: on the {n} "
-    "held out more atoms can lower the loss by at most {width_most}, of which at least {width_least} is out of "
-    "reach at this width.",
-    "nothing": "Change nothing: on the {n} held out no encoder, no dictionary and no width can lower the loss by "
+    "for the distribution, with {confidence}; on the {held_out} they lower it by {encoder_least}, and no codes of this "
+    "dictionary lower it by more than {encoder_most}.",
+    "dictionary": "Change the dictionary first: another one of the same width, learned on {n_others}, lowers the "
+    "loss with exact codes by at least {dictionary_low} for the distribution, with {confidence}; on the {held_out} it "
+    "lowers it by {dictionary_least}, and no dictionary of this width lowers it by more than {dictionary_most}.",
+    "width": "Change the width first, because little gain is shown for encoder and dictionary: on the {held_out}, more "
+    "atoms can lower the loss by at most {width_most}, of which at least {width_least} is out of reach at this width.",
+    "nothing": "Change nothing: on the {held_out}, no encoder, no dictionary and no width can lower the loss by "
     "more than {everything}.",
 }
-"""The first sentence on held-out rows, by what is to be changed first."""
+"""The first sentence on held-out rows, by what to change first."""
 
 _CUT_OFF = (
-    "What to change first is open: exact codes of its dictionary were not done in the time there was, and could lower "
-    "the loss by up to {encoder_most} on the {n} held out; give it more time."
+    "What to change first is open: there was not enough time for exact codes of its dictionary, which could lower the "
+    "loss by up to {encoder_most} on the {held_out}; allow more time."
 )
 _TOO_FEW = {
     "encoder": "What to change first is open: exact codes of the same dictionary lower the loss by {encoder_least} on "
-    "the {n} held out, but ",
-    "dictionary": "What to change first is open: one of the same width, learned on {n_others}, lowers "
-    "the loss, with exact codes, by {dictionary_least} on the {n} held out, but ",
+    "the {held_out}, but ",
+    "dictionary": "What to change first is open: another dictionary of the same width, learned on {n_others}, lowers "
+    "the loss with exact codes by {dictionary_least} on the {held_out}, but ",
 }
-"""The first sentence where that is open: time ran out, or the rows are too few."""
+"""The first sentence if that is open, because time ran out or the rows are too few."""
 
 _HELD_OUT = {
-    "encoder": "Against exact codes of its own dictionary the encoder loses at least {encoder_low} for the "
-    "distribution, with {confidence}; on the rows held out {encoder_least}, and at most {encoder_most}.",
+    "encoder": "Compared with exact codes of its own dictionary, the encoder loses at least {encoder_low} for the "
+    "distribution, with {confidence}; on the held-out rows it loses at least {encoder_least} and at most "
+    "{encoder_most}.",
     "dictionary": "With exact codes, another dictionary of the same width, learned on {n_others}, gains at "
-    "least {dictionary_low} for the distribution, with {confidence}; on the rows held out {dictionary_least}, where "
-    "none gains more than {dictionary_most}.",
-    "width": "After that, more atoms gain at least {width_least} and at most {width_most} on the rows held out.",
+    "least {dictionary_low} for the distribution, with {confidence}; on the held-out rows it gains "
+    "{dictionary_least}, and no dictionary of this width gains more than {dictionary_most}.",
+    "width": "Beyond that, more atoms gain at least {width_least} and at most {width_most} on the held-out rows.",
 }
-"""What is said of the others on held-out rows, in their order."""
+"""The sentences about the other parts on held-out rows, in their order."""
 
 _ENCODER_HERE = (
-    "Against exact codes of its own dictionary the encoder loses {encoder_least} on the rows held out, and at most "
-    "{encoder_most}; one {unit} is too few to say more."
+    "Compared with exact codes of its own dictionary, the encoder loses at least {encoder_least} and at most "
+    "{encoder_most} on the held-out rows; one {unit} is too few to say more."
 )
-"""The same of the encoder where there is no interval."""
+"""The sentence about the encoder if there is no interval."""
 
 _NONE_KNOWN_HERE = (
-    "No better dictionary of the same width is known; on the rows held out one could gain at most {dictionary_most}."
+    "No better dictionary of the same width is known; on the held-out rows, one could gain at most {dictionary_most}."
 )
 _NONE_SHOWN = (
     "A better dictionary of the same width: none shown. The one found gains {seen} on the {n_seen} it was learned "
-    "on and {dictionary_least} on the {n} held out"
+    "on and {dictionary_least} on the {held_out}"
 )
-_AT_MOST = "; on the rows held out no dictionary of this width gains more than {dictionary_most}."
-"""What is said of a dictionary that was not found, or is not better on rows that it has not seen."""
+_AT_MOST = "; on the held-out rows, no dictionary of this width gains more than {dictionary_most}."
+"""The sentence about a dictionary that was not found, or is not better on rows that it has not seen."""

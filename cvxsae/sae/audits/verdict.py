@@ -1,4 +1,4 @@
-"""What a ledger says in words: what to change first, and what that would gain at least and at most."""
+"""The verdict of a ledger: what to change first, and the least and the most that this would gain."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ WORTHWHILE = 0.01
 """A gain below this share of the loss is called nothing: seeds, batches and learning rates move an SAE by as much."""
 
 First: TypeAlias = Literal["encoder", "dictionary", "width", "nothing", "open"]
-"""What is to be changed first, if anything, and if that is known."""
+"""What to change first, or that nothing is worthwhile, or that this is open."""
 
 PARTS = ("encoder", "dictionary", "width")
-"""What can be changed, in the order of the ledger."""
+"""The parts that can be changed, in the order of the ledger."""
 
 
 @dataclass(frozen=True)
@@ -61,11 +61,11 @@ class Gain:
 class Verdict:
     """What to change first.
 
-    The encoder or the dictionary, whichever is more sure to gain, if that is a percent of the loss: for the given rows
-    what is attained counts, for held-out rows the lower end of the interval for the distribution. Else it is open,
-    where held-out rows gain a percent and are too few to say so of the distribution, or where exact codes, cut off by a
-    limit on time, could gain a percent yet. Else the width, if more atoms can gain as much on the rows; else nothing,
-    since nobody could gain it there.
+    It is the encoder or the dictionary, whichever has the larger sure gain, if that gain is one percent of the loss.
+    The sure gain is what is attained on given rows, and the lower end of the interval for the distribution on held-out
+    rows. Otherwise the verdict is open if the gain on the held-out rows is a percent but the rows are too few to show
+    it for the distribution, or if a time limit cut off exact codes that could still gain a percent. Otherwise it is the
+    width, if more atoms can gain that much on the rows; otherwise nothing, since nothing can gain that much there.
 
     Attributes
     ----------
@@ -80,7 +80,7 @@ class Verdict:
     everything
         The loss above the floor of any width: what all changes together can gain at most on these rows.
     ledger
-        What the verdict is on.
+        The ledger that the verdict is about.
     """
 
     first: First
@@ -112,12 +112,12 @@ class Verdict:
 
     @property
     def worth(self) -> float:
-        """What a gain has to reach to be called one."""
+        """The smallest worthwhile gain."""
         return WORTHWHILE * self.loss
 
     @property
     def loss(self) -> float:
-        """What the gains are gains from."""
+        """The loss that gains are subtracted from."""
         return self.ledger.loss
 
     @property

@@ -56,10 +56,10 @@ METHOD = Method(
     check,
     axes=("n_atoms", "seed"),
     columns={
-        "identity_deficit": ("Float64", "check: largest failure of the cosine–co-firing identity (T4)"),
-        "new_atom_gain": ("Float64", "check: what the best new atom found lowers F by (T7)"),
+        "identity_deficit": ("Float64", "check: largest deviation from the cosine–co-firing identity (T4)"),
+        "new_atom_gain": ("Float64", "check: decrease of F by the best new atom found (T7)"),
         "split_score": ("Float64", "check: largest split score (T8)"),
-        "dense": ("Int64", "check: dense features"),
+        "dense": ("Int64", "check: number of dense features"),
     },
     needs="learned",
     evaluates=True,

@@ -46,7 +46,7 @@ METHOD = Method(
     large_dictionary,
     axes=("atom_cost",),
     columns={
-        "solver_gap": ("Float64", "large_dictionary: part of the gap that is the solver's"),
-        "relaxation_gap": ("Float64", "large_dictionary: part of the gap that is the relaxation's"),
+        "solver_gap": ("Float64", "large_dictionary: part of the gap that is due to the solver"),
+        "relaxation_gap": ("Float64", "large_dictionary: part of the gap that is due to the relaxation"),
     },
 )

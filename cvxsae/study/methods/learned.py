@@ -128,9 +128,9 @@ METHOD = Method(
     columns={
         "validation": (
             "Float64",
-            "learned: F on the rows that watched the search, where it ended; having chosen that, they flatter it",
+            "learned: F on the validation rows at the end; these rows chose the dictionary and flatter it",
         ),
-        "n_validation": ("Int64", "learned: how many rows watched the search; they are among those of value"),
+        "n_validation": ("Int64", "learned: number of validation rows; value includes them"),
     },
     planned={"warm": (one_of(("n_atoms", "lam", "none"), many=True), ("n_atoms", "lam"))},
 )

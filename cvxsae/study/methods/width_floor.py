@@ -45,8 +45,8 @@ METHOD = Method(
     columns={
         "held_out_floor": (
             "Float64",
-            "width_floor: no dictionary of this width costs less on the rows held out, where that was asked for",
+            "width_floor: no dictionary of this width costs less on the held-out rows; if requested",
         ),
-        "held_out_floor_theorem": ("string", "width_floor: what proves it"),
+        "held_out_floor_theorem": ("string", "width_floor: theorem that proves held_out_floor"),
     },
 )

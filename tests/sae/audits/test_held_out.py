@@ -139,14 +139,14 @@ def test_memory_is_not_a_better_dictionary():
     assert not ledger.shows_better
     assert new.verdict.first != "dictionary"
     said = next(one for one in new.sentences if one.startswith("A better dictionary of the same width: none shown."))
-    assert "memorized" in said
+    assert "memorization" in said
     line = next(line for line in str(ledger).splitlines() if "dictionary gap" in line)
     assert line.endswith("none shown")
     table = ledger.table().set_index("line")
     assert table.loc["dictionary gap", "meaning"].startswith("none shown: ")
     assert table.loc["memorization", "amount"] == ledger.memorization
     report = new.to_dict()
-    assert any("memorized" in sentence for sentence in report["sentences"])
+    assert any("memorization" in sentence for sentence in report["sentences"])
     lines = report["tables"]["lines"]
     names = [column["name"] for column in lines["columns"]]
     rows = {row[0]: dict(zip(names, row, strict=True)) for row in lines["rows"]}
@@ -191,13 +191,15 @@ def test_what_comes_first_is_what_is_sure_of_the_distribution():
     assert (verdict.first, verdict.encoder.sure, verdict.dictionary.sure) == ("encoder", 0.1, 0.05)
     assert verdict.sentences[0].startswith(
         "Change the encoder first: exact codes of the same dictionary lower the loss by at least 0.1 (10.0% of the "
-        "loss) for the distribution, with 95 % confidence; on the 10 rows held out by 0.2"
+        "loss) for the distribution, with 95 % confidence; on the 10 held-out rows they lower it by 0.2"
     )
     assert "at least 0.05 (5.0% of the loss) for the distribution, with 95 % confidence" in verdict.sentences[1]
     better = Verdict.of(told(amortization_gap=(0.0, 0.4)))
     assert better.first == "dictionary"
     assert "learned on 30 other rows" in better.sentences[0]
-    assert better.sentences[1].startswith("Against exact codes of its own dictionary the encoder loses at least 0 ")
+    assert better.sentences[1].startswith(
+        "Compared with exact codes of its own dictionary, the encoder loses at least 0 "
+    )
     assert json.dumps(better.to_dict(), allow_nan=False)
 
 
@@ -207,10 +209,11 @@ def test_rows_that_are_too_few_leave_it_open():
     assert verdict.first == "open"
     assert verdict.sentences[0] == (
         "What to change first is open: exact codes of the same dictionary lower the loss by 0.2 (20.0% of the loss) on "
-        "the 10 rows held out, but for the distribution, with 95 % confidence, between 0 and 0.4; hold out more rows."
+        "the 10 held-out rows, but the gain for the distribution is between 0 and 0.4, with 95 % confidence; hold out "
+        "more rows."
     )
     assert verdict.sentences[1].startswith("A better dictionary of the same width: none shown.")
-    assert "whether what was gained on the rows it was learned on was memorized" in verdict.sentences[1]
+    assert "whether its gain on the rows it was learned on is memorization" in verdict.sentences[1]
     nan = (float("nan"), float("nan"))
     one = Verdict.of(told(amortization_gap=nan, dictionary_gap=nan))
     assert one.first == "open"
@@ -222,9 +225,9 @@ def test_rows_that_are_too_few_leave_it_open():
 @pytest.mark.parametrize(
     ("ends", "words"),
     [
-        ((-0.3, -0.1), ": what was gained on the rows it was learned on was memorized;"),
-        ((-0.3, 0.05), ": of what was gained on the rows it was learned on at least 0.15 (15.0% of the loss) was"),
-        ((-0.3, 0.3), "is more than these rows tell;"),
+        ((-0.3, -0.1), ": its gain on the rows it was learned on is memorization;"),
+        ((-0.3, 0.05), ": at least 0.15 (15.0% of the loss) of its gain on the rows it was learned on is memorization"),
+        ((-0.3, 0.3), ": these rows do not show whether its gain on the rows it was learned on is memorization;"),
     ],
 )
 def test_none_shown_says_how_much_was_memory(ends, words):

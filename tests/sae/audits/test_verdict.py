@@ -32,7 +32,9 @@ def ledger(loss, exact, local, floor, wide, **more):
 def test_what_gains_most_for_certain_comes_first(levels, first):
     verdict = Verdict.of(ledger(*levels))
     assert verdict.first == first
-    assert verdict.sentences[0].startswith("On the 10 rows given (none are held out, so nothing is said of others), ")
+    assert verdict.sentences[0].startswith(
+        "On the 10 given rows (none are held out, so nothing is said about others), "
+    )
     assert f"change {'nothing' if first == 'nothing' else f'the {first} first'}" in verdict.sentences[0]
     assert len(verdict.sentences) == (1 if first == "nothing" else 3)
     assert verdict.to_dict()["sentences"] == list(verdict.sentences)
@@ -64,9 +66,9 @@ def test_codes_that_were_cut_off_leave_it_open():
     verdict = Verdict.of(cut_off)
     assert verdict.first == "open"
     assert verdict.sentences == (
-        "On the 10 rows given (none are held out, so nothing is said of others), what to change first is open: exact "
-        "codes of its dictionary were not done in the time there was, and could lower the loss by up to 0.55 (55.0% of "
-        "the loss); give it more time.",
+        "On the 10 given rows (none are held out, so nothing is said about others), what to change first is open: "
+        "there was not enough time for exact codes of its dictionary, which could lower the loss by up to 0.55 (55.0% of the "
+        "loss); allow more time.",
     )
     assert Verdict.of(ledger(1.0, 1.0, 1.0, 0.995, 0.994, codes_gap=0.55)).first == "nothing"  # the floor says so
     assert Verdict.of(ledger(1.0, 1.0, 0.9, 0.4, 0.3, codes_gap=0.55)).first == "dictionary"

@@ -1,4 +1,4 @@
-"""What an audit's report says, as plain data: ``report.json``, and all that its page shows."""
+"""The content of an audit's report as plain data: ``report.json``, and everything that its page shows."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ SCHEMA = 2
 """Version of the layout of ``report.json``; 1 had no held-out rows."""
 
 LIBRARIES = ("numpy", "scipy", "torch", "numba", "pandas", "plotly", "jinja2")
-"""Whose versions are told."""
+"""Libraries that the report gives versions of."""
 
 WORST = 20
-"""Rows of the tables of what is worst."""
+"""Number of rows in the tables of worst features and datapoints."""
 
 FRONTIER = (
     Column("curve", "curve", "text"),
     Column("lam", "λ"),
-    Column("k", "k", "count", "at most"),
+    Column("k", "largest number of active atoms", "count"),
     Column("l0", "L0", unit="active atoms per datapoint"),
-    Column("fvu", "FVU"),
-    Column("fvu_low", "FVU, low"),
-    Column("fvu_high", "FVU, high"),
+    Column("fvu", "FVU", unit="fraction of variance unexplained"),
+    Column("fvu_low", "FVU, lower end"),
+    Column("fvu_high", "FVU, upper end"),
     Column("value", "value", unit="per datapoint"),
-    Column("gap", "relative gap of value"),
+    Column("gap", "relative gap of the value"),
 )
 """Columns of the frontier."""
 
 
 def contents(audit: Audit) -> dict[str, Any]:
-    """All that there is to say of an audit, ready for JSON."""
+    """Return everything about an audit as a dictionary for JSON."""
     ledger = audit.ledger
     ratio = ledger.lam / ledger.lambda_max if ledger.lambda_max > 0 else None
     return strict_json(
@@ -82,21 +82,22 @@ def _sae(audit: Audit) -> dict[str, Any]:
 
 
 def _parts(audit: Audit) -> dict[str, Any]:
-    """The tables of the parts that are there."""
+    """The tables of the parts that were computed."""
     found: dict[str, Any] = {}
-    which = f"{audit.ledger.n_points:,} rows {'held out' if audit.ledger.is_held_out else 'given'}"
+    which = f"{audit.ledger.n_points:,} {'held-out' if audit.ledger.is_held_out else 'given'} rows"
     if audit.metrics is not None:
         frame = audit.metrics.table().reset_index()
         columns = [Column(str(one), str(one), _kind(str(one), frame[one])) for one in frame.columns]
-        about = f"Of the {which}. Intervals: {100 * audit.metrics.confidence:.4g} %. {' '.join(audit.metrics.notes)}"
-        found["metrics"] = from_frame("Metrics of the field", about, columns, frame)
+        level = f"{100 * audit.metrics.confidence:.4g} %"
+        about = f"For the {which}, with {level} intervals. {' '.join(audit.metrics.notes)}"
+        found["metrics"] = from_frame("The field's metrics", about, columns, frame)
     if audit.frontier is not None:
         points = audit.frontier.n_points
         meanings = "; ".join(f"{name}: {meaning}" for name, meaning in MEANINGS.items())
         said = f"{meanings}. {' '.join(audit.frontier.notes)}"
         units = "documents" if _unit(audit) == "document" else "rows"
-        level = f"Low and high are ends of {100 * audit.frontier.confidence:.4g} % intervals over {units}."
-        about = f"On {points:,} of the {which}, each point attained. {level} {said}"
+        level = f"The lower and upper ends are those of {100 * audit.frontier.confidence:.4g} % intervals over {units}."
+        about = f"For {points:,} of the {which}; every point is attained. {level} {said}"
         found["frontier"] = from_frame("FVU against L0", about, FRONTIER, audit.frontier.table())
     found["worst_points"] = _worst_points(audit)
     if audit.diagnostics is not None:
@@ -105,7 +106,7 @@ def _parts(audit: Audit) -> dict[str, Any]:
 
 
 def _unit(audit: Audit) -> str:
-    """What was drawn independently."""
+    """The unit that was drawn independently."""
     known = audit.ledger.estimates.get("loss")
     return "row" if known is None else known.unit
 
@@ -129,15 +130,14 @@ def _worst_points(audit: Audit) -> dict[str, Any]:
     columns = (found.numbers[order], lost[order], found.encoder_values[order], found.exact_values[order], *counts)
     return table(
         "Datapoints on which the encoder loses most",
-        f"The first {len(order)} of {len(lost):,}. Rows have the numbers that they have, from 0, in the data that they "
-        "are from.",
+        f"The first {len(order)} of {len(lost):,} datapoints. Row numbers start from 0 and refer to the original data.",
         (
             Column("row", "row", "count"),
-            Column("lost", "lost"),
-            Column("encoder", "value with the encoder"),
+            Column("lost", "loss due to the encoder"),
+            Column("encoder", "value with the encoder's codes"),
             Column("exact", "value with exact codes"),
-            Column("encoder_l0", "active, encoder", "count"),
-            Column("exact_l0", "active, exact", "count"),
+            Column("encoder_l0", "active atoms, encoder", "count"),
+            Column("exact_l0", "active atoms, exact codes", "count"),
         ),
         zip(*(column.tolist() for column in columns), strict=True),
     )
@@ -147,7 +147,7 @@ def _worst_points(audit: Audit) -> dict[str, Any]:
 
 
 def _about(audit: Audit) -> dict[str, Any]:
-    """Where the SAE and the numbers come from."""
+    """The origin of the SAE and of the numbers."""
     metadata = [[str(name), str(value)] for name, value in audit.sae.metadata.items()]
     software = [["cvxsae", __version__], ["python", sys.version.split()[0]], ["platform", platform.platform()]]
     for library in LIBRARIES:
@@ -158,7 +158,7 @@ def _about(audit: Audit) -> dict[str, Any]:
     text = (Column("name", "name", "text"), Column("value", "value", "text"))
     seconds = (Column("stage", "stage", "text"), Column("seconds", "seconds"))
     return {
-        "metadata": table("What the SAE's file says", "As it stands there; not checked.", text, metadata),
+        "metadata": table("What the SAE's file says", "Quoted from the file; not checked.", text, metadata),
         "stages": table("Time", "Wall-clock time of every stage.", seconds, audit.seconds.items()),
-        "software": table("Software", "What computed this.", text, software),
+        "software": table("Software", "Versions of the software that computed this report.", text, software),
     }

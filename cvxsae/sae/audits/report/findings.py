@@ -1,4 +1,4 @@
-"""Tables of what the diagnostics found: worst features and datapoints, absorption, splits, antipodes, residuals."""
+"""Tables of the diagnostics: worst features and datapoints, absorption, splits, antipodes, residuals."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def findings(
             features,
             count,
             "Absorption",
-            "Ordered pairs: the other feature's direction is in this feature's datapoints, and the other is silent "
-            "there (T4). Without labels, resemblance looks the same: cosine and co-firing are there to judge.",
+            "Ordered pairs: this feature's datapoints contain the direction of the other feature, which is silent "
+            "there (T4). Without labels, mere resemblance looks the same; use cosine and co-firing to judge.",
             (
                 Column("score", "score"),
                 Column("cosine", "cosine"),
                 Column("cofiring", "co-firing", "share"),
                 Column("reverse_cofiring", "reverse co-firing", "share"),
-                Column("carried", "carried"),
+                Column("carried", "other's direction carried"),
             ),
         ),
         "antipodes": _pairs(
@@ -60,7 +60,7 @@ def findings(
             features,
             count,
             "Near duplicates",
-            "Pairs of atoms with a cosine of at least 0.99: exact ones could split (T8).",
+            "Pairs of atoms with a cosine of at least 0.99; exact duplicates could split (T8).",
             (Column("cosine", "cosine"), Column("cofiring", "co-firing", "share")),
         ),
         "pairs": _pairs(
@@ -68,10 +68,10 @@ def findings(
             features,
             count,
             "Where the co-firing identity fails most",
-            "At a stationary dictionary the cosine of two atoms is the expected one (T4).",
+            "At a stationary dictionary, the cosine of two atoms equals its expected value (T4).",
             (
                 Column("cosine", "cosine"),
-                Column("expected", "expected"),
+                Column("expected", "expected cosine"),
                 Column("deficit", "difference"),
                 Column("cofiring", "co-firing", "share"),
             ),
@@ -83,22 +83,23 @@ def findings(
 
 def _conditions(report: OptimalityReport) -> dict[str, Any]:
     rows = [
-        ["stationarity", report.stationarity, LAM, "largest distance of E[r] from λ times the atom (T3)"],
+        ["stationarity residual", report.stationarity, LAM, "largest distance of E[r] from λ times the atom (T3)"],
         ["bias residual", report.bias_residual, LAM, "length of the mean residual (T3)"],
-        ["identity deficit", report.identity_deficit, "", "largest failure of cosine = expected co-firing (T4)"],
-        ["dual excess", report.dual_excess, "", "by how much the codes miss dual feasibility (T1)"],
+        ["identity deficit", report.identity_deficit, "", "largest deviation of a cosine from its expected value (T4)"],
+        ["dual excess", report.dual_excess, "", "how far the codes are from dual feasibility (T1)"],
         [
             "best new atom",
             float(report.new_atom_gains[0]) if len(report.new_atom_gains) else 0.0,
             "per datapoint",
-            "lowers the loss by this (T7)",
+            "decrease of the loss by the best new atom found (T7)",
         ],
-        ["tolerance", report.tol, LAM, "what counts as zero in these verdicts"],
+        ["tolerance", report.tol, LAM, "values up to this size count as zero in these verdicts"],
     ]
     return {
         **table(
             "Conditions of an optimum",
-            "What every local optimum satisfies, measured on this dictionary with exact codes; zero at an optimum.",
+            "Conditions that every local optimum satisfies, measured on this dictionary with exact codes; the values "
+            "are zero at an optimum.",
             (
                 Column("name", "condition", "text"),
                 Column("value", "value"),
@@ -116,14 +117,14 @@ def _worst_features(report: OptimalityReport, features: np.ndarray, count: int) 
     frame = frame.assign(at_least=frame["at_least"].clip(lower=0))
     return from_frame(
         "Worst features",
-        "Farthest from stationarity for certain: what it is at least, with 95 % confidence, if these rows are a sample "
-        "of others. Features that fire on fewer than ten datapoints come last.",
+        "The features that are certainly farthest from stationarity. The column 'at least' is a lower bound with 95 % "
+        "confidence, if these rows are a random sample. Features that fire on fewer than ten datapoints come last.",
         (
             Column("feature", "feature", "count"),
             Column("stationarity", "stationarity residual", unit=LAM),
-            Column("at_least", "at least", unit=LAM),
+            Column("at_least", "residual, at least", unit=LAM),
             Column("standard_error", "standard error", unit=LAM),
-            Column("count", "evidence", "count", "datapoints"),
+            Column("count", "active datapoints", "count"),
             Column("density", "density", "share"),
             Column("mean_activation", "mean activation"),
             Column("split_score", "split score"),
@@ -146,12 +147,12 @@ def _splits(report: OptimalityReport, features: np.ndarray, numbers: np.ndarray,
             rows.append([int(features[int(str(feature))]), score, *sides])
     return table(
         "Features that would split first",
-        "By what splitting gains at second order (T8), with the rows that would go either way, strongest first.",
+        "Ranked by the first-order gain of a split (T8), with the rows that would go to each side, strongest first.",
         (
             Column("feature", "feature", "count"),
             Column("score", "split score"),
-            Column("ahead", "rows one way", "text"),
-            Column("back", "rows the other way", "text"),
+            Column("ahead", "rows on one side", "text"),
+            Column("back", "rows on the other side", "text"),
         ),
         rows,
     )
@@ -175,7 +176,7 @@ def _pairs(
     return from_frame(title, about, (*_PAIR, *columns), first)
 
 
-_PAIR = (Column("feature", "feature", "count"), Column("other", "other", "count"))
+_PAIR = (Column("feature", "feature", "count"), Column("other", "other feature", "count"))
 
 
 def _longest(report: OptimalityReport, numbers: np.ndarray, count: int) -> dict[str, Any]:
@@ -185,14 +186,13 @@ def _longest(report: OptimalityReport, numbers: np.ndarray, count: int) -> dict[
     squares = np.maximum(found.residual_norms[order] ** 2, np.finfo(np.float64).tiny)
     return table(
         "Worst datapoints",
-        f"The longest residuals at exact codes, the first {len(order)} of {len(found.residual_norms):,}; beyond 1 λ "
-        "more atoms would help (T7). Rows have the numbers that they have, from 0, in the data that "
-        "they are from.",
+        f"The {len(order)} longest residuals of {len(found.residual_norms):,} with exact codes; above 1 λ, more atoms "
+        "would help (T7). Row numbers start from 0 and refer to the original data.",
         (
             Column("row", "row", "count"),
-            Column("residual", "residual", unit=LAM),
+            Column("residual", "length of the residual", unit=LAM),
             Column("active", "active atoms", "count"),
-            Column("shrinkage", "shrinkage in its square", "share"),
+            Column("shrinkage", "share due to shrinkage", "share"),
         ),
         zip(
             numbers[order].tolist(),
@@ -208,18 +208,18 @@ def _residuals(report: OptimalityReport) -> dict[str, Any]:
     held = report.residuals
     rows = [
         ["energy", held.energy, "mean squared length, in the units of the data squared"],
-        ["fraction unexplained", held.fraction_unexplained, "of the squared length of x − b"],
-        ["shrinkage share", held.shrinkage_share, "of the energy, explained by which atoms are active alone (T2)"],
-        ["shrinkage ratio", held.shrinkage_ratio, "E‖x̂‖² over E[x̂·(x − b)]: below one by shrinkage"],
-        ["linear in the data", held.vector_r2, "held-out R² of predicting the residual from the datapoint"],
-        ["its length, linear", held.norm_r2, "the same for its length"],
-        ["share above λ", held.share_above_lambda, "of the datapoints, that more atoms would help (T7)"],
-        ["longest", held.longest_ratio, "in units of λ; at most one iff no width could do better (T7)"],
-        ["effective rank", held.effective_rank, "of the second moment of the residuals"],
+        ["fraction unexplained", held.fraction_unexplained, "energy over the mean squared length of x − b"],
+        ["shrinkage share", held.shrinkage_share, "share of the energy that the set of active atoms explains (T2)"],
+        ["shrinkage ratio", held.shrinkage_ratio, "E‖x̂‖² over E[x̂·(x − b)]; below one because of shrinkage"],
+        ["R² of the residual", held.vector_r2, "held-out R² of predicting the residual linearly from the datapoint"],
+        ["R² of its length", held.norm_r2, "held-out R² of predicting the residual's length linearly"],
+        ["share above λ", held.share_above_lambda, "share of the datapoints that more atoms would help (T7)"],
+        ["longest residual", held.longest_ratio, "in units of λ; at most one iff no width could do better (T7)"],
+        ["effective rank", held.effective_rank, "effective rank of the residuals' second moment"],
     ]
     return table(
         "Residuals",
-        "What exact codes of the SAE's dictionary leave.",
+        "Properties of the residuals of exact codes of the SAE's dictionary.",
         (Column("name", "measure", "text"), Column("value", "value"), Column("meaning", "meaning", "sentence")),
         rows,
     )

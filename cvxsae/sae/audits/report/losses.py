@@ -1,4 +1,4 @@
-"""Tables of the ledger: levels, lines and gains, on the rows it is about and on those that D' was learned on."""
+"""Tables of the ledger: levels, lines and gains, on the ledger's rows and on those that D' was learned on."""
 
 from __future__ import annotations
 
@@ -50,8 +50,9 @@ def _intervals(ledger: LossLedger) -> tuple[Column, ...]:
         return ()
     level = ledger.estimates.get("loss", NOT_KNOWN).confidence
     unit = "no interval" if np.isnan(level) else f"{100 * level:.4g} %"
-    seen = Column("seen", "on the rows learned on", unit=UNIT)
-    return (Column("low", "distribution, low", unit=unit), Column("high", "distribution, high", unit=unit), seen)
+    seen = Column("seen", "on the training rows", unit=UNIT)
+    low = Column("low", "distribution, lower end", unit=unit)
+    return low, Column("high", "distribution, upper end", unit=unit), seen
 
 
 def _ends(audit: Audit, name: str) -> list[Any]:
@@ -81,7 +82,7 @@ def _levels(audit: Audit) -> dict[str, Any]:
         rows.append([words, value, *_ends(audit, name), *facts])
     return table(
         "Levels of the loss",
-        f"From what training reports down to what no dictionary of any width can be below. {_about(ledger)}",
+        f"From the loss that training reports down to the floor of every width. {_about(ledger)}",
         (
             Column("level", "level", "text"),
             Column("value", "value", unit=UNIT),
@@ -107,14 +108,14 @@ def _lines(audit: Audit) -> dict[str, Any]:
         ""
         if not ledger.is_held_out
         else (
-            " The last row is part of no sum: a dictionary costs less on rows that it was learned on, by what "
-            "memorizing them saves."
+            " The last row is not part of the sum: a dictionary costs less on the rows that it was learned on, because "
+            "of memorization."
         )
     )
     return table(
         "Lines of the ledger",
         "The differences between neighboring levels; they add up to the loss above the floor of any width."
-        f"{more} Rows and intervals are those of the levels above.",
+        f"{more} Rows and intervals are as in the table of levels.",
         (
             Column("line", "line", "text"),
             Column("amount", "amount", unit=UNIT),
@@ -128,16 +129,16 @@ def _lines(audit: Audit) -> dict[str, Any]:
 
 
 def _about(ledger: LossLedger) -> str:
-    """Which rows a table is about, and what its intervals are."""
+    """Sentences that say which rows a table is about, and what its intervals mean."""
     if not ledger.is_held_out:
-        return f"All of it is about the {ledger.n_points:,} rows given, none of which are held out."
+        return f"Everything is about the {ledger.n_points:,} given rows, none of which are held out."
     one = ledger.estimates.get("loss", NOT_KNOWN)
-    said = f"Values are those of the {ledger.n_points:,} rows held out, exactly"
+    said = f"Values are exact for the {ledger.n_points:,} held-out rows"
     if np.isnan(one.low):
         return f"{said}; one {one.unit} is too few for intervals."
     return (
         f"{said}; intervals are for the distribution that they were drawn from ({one.method}, over {one.n_units:,} "
-        f"independent {one.unit}s), if the SAE was not trained on them. Floors are about the rows held out; in "
+        f"independent {one.unit}s), if the SAE was not trained on them. Floors are about the held-out rows; in "
         "expectation they are below those of the distribution."
     )
 
@@ -151,19 +152,19 @@ def _gains(audit: Audit) -> dict[str, Any]:
         ends = [None if np.isnan(end) else end for end in (one.low, one.high)] if ledger.is_held_out else []
         least, most = (_share(amount, ledger.loss) for amount in (gain.least, gain.most))
         rows.append([part, gain.least, least, *ends, gain.most, most])
-    which = "held out" if ledger.is_held_out else "given"
+    which = "held-out" if ledger.is_held_out else "given"
     return table(
         "What a change would gain",
-        "Each on top of the ones before it: exact codes in place of the encoder, another dictionary of this width, "
-        f"more atoms. Attained: there are arrays that gain it on the rows {which} (of the width: what no dictionary of "
-        f"this one can have). At most: proved for all, on the rows {which}.",
+        "Each change comes on top of the ones before it: exact codes instead of the encoder's, another dictionary of "
+        f"this width, more atoms. Attained: there are arrays with this gain on the {which} rows (for the width: a gain "
+        f"that no dictionary of this width can have). At most: proved for all arrays, on the {which} rows.",
         (
             Column("part", "change", "text"),
             Column("least", "attained", unit=UNIT),
-            Column("least_share", "attained, of the loss", "share"),
+            Column("least_share", "attained, share of the loss", "share"),
             *_intervals(ledger)[:2],
             Column("most", "at most", unit=UNIT),
-            Column("most_share", "at most, of the loss", "share"),
+            Column("most_share", "at most, share of the loss", "share"),
         ),
         rows,
     )
