@@ -1,4 +1,4 @@
-"""Every exception that is raised on purpose; each message is a sentence for the person who made the call."""
+"""Every exception that is raised on purpose; each message is one sentence for the caller."""
 
 from __future__ import annotations
 

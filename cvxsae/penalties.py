@@ -1,4 +1,4 @@
-"""Penalties of codes, one vocabulary for exact codes at a fixed dictionary and for global optima of small problems.
+"""Penalties of codes: one set of objects for exact codes at a fixed dictionary and for global optima of small problems.
 
 :class:`L1`, :class:`Signed`, :class:`ElasticNet`, :class:`Group`, :class:`Tree`, :class:`Exclusive`, :class:`Slope` and
 :class:`Simplex` are convex, with value, prox, polar and conjugate. :class:`L0`, :class:`TopK` and :class:`Log` are not.

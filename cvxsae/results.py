@@ -1,4 +1,4 @@
-"""What the verbs return, for annotations and for ``load``: every result is a class of its own with a report."""
+"""The results of all public functions, for annotations and for ``load``; each is a class with a report."""
 
 from cvxsae.relaxations.candidate import Candidate
 from cvxsae.relaxations.floors.floor import Floor

@@ -25,22 +25,22 @@ ELSEWHERE = {
 """Pages outside ``docs/`` and what they are on the site; those of ``benchmarks/results`` keep their path."""
 
 ROOMS = {
-    "cvxsae": "The verbs, and the problems that they are about.",
-    "cvxsae.results": "What the verbs return.",
-    "cvxsae.data": "Activations from anywhere, transforms, synthetic and embedded data.",
+    "cvxsae": "The main functions and the problems that they solve.",
+    "cvxsae.results": "The results that functions return.",
+    "cvxsae.data": "Activations from any source, transforms, synthetic and built-in data.",
     "cvxsae.relaxations": "Problems, candidates and penalties.",
     "cvxsae.penalties": "Penalties of codes.",
-    "cvxsae.solvers": "Codes with at most k atoms, and the names of the solvers.",
+    "cvxsae.solvers": "Codes with at most k active atoms, and the names of the solvers.",
     "cvxsae.floors": "Closed forms and kernels of the floors.",
     "cvxsae.population": "From rows to the distribution they come from.",
-    "cvxsae.diagnostics": "What an optimum must satisfy, and the phenomena as measures.",
-    "cvxsae.sae": "SAEs as they lie on disk: reading, audits, metrics, training, export.",
+    "cvxsae.diagnostics": "The conditions of any optimum, and measures of phenomena.",
+    "cvxsae.sae": "SAEs: reading from disk, audits, metrics, training, export.",
     "cvxsae.study": "Grids of certified cells.",
     "cvxsae.validation": "The referee, the cross-check and the doctor.",
     "cvxsae.parallel": "Process groups.",
     "cvxsae.errors": "Every exception that is raised on purpose.",
 }
-"""Rooms with public names, and what is in them."""
+"""Packages with public names, and their content."""
 
 LINK = re.compile(r"(!?\[(?:[^\[\]]|\[[^\]]*\])*\])\(([^)\s]+)\)")
 FENCED = re.compile(r"(^```.*?^```)", re.DOTALL | re.MULTILINE)

@@ -1,4 +1,4 @@
-"""Where rows are that are not in memory: files that must be the same at every later read.
+"""The origin of rows that are not in memory: files that must be the same at every later read.
 
 The state of a file (identity, size, time of change) is compared at every read, and what it holds is read with
 ``pread``, which can fail in a sentence.

@@ -1,4 +1,4 @@
-"""Whether rows said to be held out are among those that something was learned from (theory.md T17 b)."""
+"""Checks whether held-out rows are among the training rows (theory.md T17 b)."""
 
 from __future__ import annotations
 

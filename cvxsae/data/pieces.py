@@ -1,4 +1,4 @@
-"""Matrices in several files, or in several parts of one, read as a single one."""
+"""Matrices in several files, or in several parts of one file, read as a single matrix."""
 
 from __future__ import annotations
 

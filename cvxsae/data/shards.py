@@ -1,4 +1,4 @@
-"""Paths in: one file, several, a folder of them, or a pattern, opened as one matrix of rows.
+"""Opening one file, several files, a folder of files or a pattern as one matrix of rows.
 
 Every shard has to have the width and the dtype of the first; what does not fit is one sentence that names it. Nothing
 is read but what tells where the rows are.

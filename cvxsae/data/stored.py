@@ -1,4 +1,4 @@
-"""Rows that lie in a file: read by the system into memory of our own, and only while the file is what it was.
+"""Rows in a file, which the system reads into memory of our own, and only while the file has not changed.
 
 Touching a memory map whose file has become shorter kills the process (SIGBUS), and of a file that was written again it
 gives other data. So maps are never touched: what lies under them is read with ``pread``, which can fail in a sentence.

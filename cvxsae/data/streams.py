@@ -1,4 +1,4 @@
-"""Rows that come in one order only, from a function that begins again whenever it is called.
+"""Rows that come only in order, from a function that starts again at every call.
 
 The first pass counts the rows and keeps a checksum of every few megabytes of them; whatever is read later is compared
 with these before anyone sees it, so that a function that gives something else is an error at the first row of which

@@ -1,4 +1,4 @@
-"""Which pairs of features stand out: the cosine–co-firing identity (T4) and its relatives, never K × K at once."""
+"""Pairs of features that stand out by the cosine–co-firing identity (T4) and related scores, without a K × K array."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The phenomena of sparse autoencoders as measures: absorption, residual structure, antipodes, duplicates, densities.
+"""Measures of phenomena: absorption, residual structure, antipodes, duplicates, densities.
 
 Each takes the :class:`~cvxsae.diagnostics.sums.FeatureStatistics` of exact codes, so that what it sees is a
 property of the dictionary and not of an encoder. Splitting is in :mod:`~cvxsae.relaxations.joint.refinement` (T8).

@@ -1,4 +1,4 @@
-"""Where a dictionary would grow (T7, T8), for arrays of any kind: numpy, tensors or lists in, numpy out."""
+"""Where a dictionary would grow (T7, T8), for arrays of any kind; results are numpy arrays."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where and why a dictionary is not optimal: what :func:`~cvxsae.check_optimality` found, in tables, words and JSON."""
+"""The result of :func:`~cvxsae.check_optimality`: where a dictionary is not optimal, in tables, words and JSON."""
 
 from __future__ import annotations
 

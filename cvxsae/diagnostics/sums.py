@@ -1,4 +1,4 @@
-"""What one pass over data, dictionary and exact codes leaves behind: all that the optimality conditions speak of."""
+"""The sums over data, dictionary and exact codes that the optimality conditions need, from one pass."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a call runs: one frozen :class:`Run`, made at the door of a public verb and passed to everything inside.
+"""How a call runs: one frozen :class:`Run`, which a public function makes and passes to all inner functions.
 
 Verbs take its options as flat keywords, declared once in the typed dictionaries below (PEP 692)::
 

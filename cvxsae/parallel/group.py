@@ -1,4 +1,4 @@
-"""Several processes on one solve: what ``torchrun`` starts, as a value that is passed along explicitly.
+"""Several processes that share one solve, as a value that is passed explicitly.
 
 Every process runs the same program on its own rows of the data. What a solve needs of all datapoints are sums, so those
 are what is exchanged; the rest stays where its rows are. Each exchange is preceded by a word with the others

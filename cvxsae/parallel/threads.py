@@ -1,4 +1,4 @@
-"""Threads where they pay: small linear algebra runs up to fifty times slower on several threads than on one."""
+"""Threads: small linear algebra runs up to fifty times slower on several threads than on one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What holds for the distribution that rows are drawn from, not for the rows alone (theory.md §10, T17)."""
+"""Statements about the distribution that rows are drawn from, not only about the rows (theory.md T17)."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Batches as cells: one after the other or several at a time, kept in a folder that several processes may share."""
+"""Computing batches one after the other or in parallel, and keeping them in a folder that processes may share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The floor of one batch: searched, certified by the referee before it counts, and proved again when it is read."""
+"""The floor of one batch: the search, the referee's certificate, and the proof that is repeated when it is read."""
 
 from __future__ import annotations
 

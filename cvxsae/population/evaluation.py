@@ -1,4 +1,4 @@
-"""The verb that evaluates a dictionary on rows that it need not have seen."""
+"""The public function that evaluates a dictionary on (usually held-out) rows."""
 
 from __future__ import annotations
 

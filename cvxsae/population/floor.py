@@ -1,4 +1,4 @@
-"""The verb that bounds what any dictionary can reach on the distribution that rows are drawn from (T17 a)."""
+"""The public function that bounds the loss of every dictionary on the distribution that rows are drawn from (T17 a)."""
 
 from __future__ import annotations
 

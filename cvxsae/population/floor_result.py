@@ -1,4 +1,4 @@
-"""What :func:`cvxsae.population.population_floor` returns: floors of batches, and what they say of the distribution."""
+"""The result of :func:`cvxsae.population.population_floor`: floors of batches, and the limit for the distribution."""
 
 from __future__ import annotations
 

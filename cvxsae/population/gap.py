@@ -1,4 +1,4 @@
-"""The verb that says how far a dictionary can be from the best of its width on the distribution (T17 c)."""
+"""The public function that bounds how far a dictionary is from the best of its width on the distribution (T17 c)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What :func:`cvxsae.population.population_gap` returns: two limits that hold together, and what is between them."""
+"""The result of :func:`cvxsae.population.population_gap`: two limits that hold jointly, and their difference."""
 
 from __future__ import annotations
 

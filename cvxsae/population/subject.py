@@ -1,4 +1,4 @@
-"""What a population gap is about: a dictionary with its bias, as a fit, an SAE or two arrays, and the rows it knows."""
+"""The dictionary of a population gap, from a fit, an SAE or two arrays, and the rows it was learned on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The numbers a solver proposes, and nothing else: what values, bounds and certificates are computed from."""
+"""The arrays that a solver returns and nothing else: values, bounds and certificates are computed from these."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the four convex problems share: one objective, one dual, one gauge each.
+"""The common base of the convex problems: objective, dual and gauge.
 
 Every problem minimizes, in units of (P) (mean per datapoint),
 

@@ -1,4 +1,4 @@
-"""What a solve returns: the candidate, the two numbers that enclose the optimum, and the verdict."""
+"""The result of a solve: the candidate, the two numbers that enclose the optimum, and the status."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scale studies: a declared grid of certified cells, and what it says."""
+"""Scale studies: a declared grid of certified cells, and its summary."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""The rows of a comparison: those learned from, those held out, their documents, and what has to be said of them."""
+"""The rows of a comparison: training rows, held-out rows, their documents, and notes about them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a comparison over widths found: ledgers, best dictionaries and floors, in a table and a figure."""
+"""The result of a comparison over widths: ledgers, best dictionaries and floors, in a table and a figure."""
 
 from __future__ import annotations
 

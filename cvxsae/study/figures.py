@@ -1,4 +1,4 @@
-"""The figures of a study: each is drawn if its data exist."""
+"""The figures of a study; each is drawn if its data exist."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The files that a study names: data, and which document each row is of; relative paths from where the study is."""
+"""The files that a study names: data, and files of document labels; relative paths start at the study's folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the dictionaries of a study are worth on rows that nothing was learned from, and whether wider ones pay there.
+"""The values of a study's dictionaries on held-out rows, and whether wider ones pay off there.
 
 By theory.md T17 b the mean over held-out rows is unbiased for the distribution, with an ordinary confidence interval,
 over rows or, where it is said which document each is of, over documents (T17 d); on the rows learned from it is biased

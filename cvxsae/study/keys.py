@@ -1,4 +1,4 @@
-"""What the keys of a study may hold, in code and in words: every wrong value is refused in one sentence.
+"""The values that the keys of a study may have; every wrong value is refused in one sentence.
 
 A key is named with its table, as in the TOML file: ``[grid] n_atoms``.
 """

@@ -1,4 +1,4 @@
-"""The power laws that a study's table shows, fitted where there is enough to fit."""
+"""Power laws fitted to a study's table, if there is enough to fit."""
 
 from __future__ import annotations
 

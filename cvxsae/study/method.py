@@ -1,4 +1,4 @@
-"""What a study method is: a function of one cell, the axes it depends on, its options, columns and the floor it gives.
+"""The definition of a study method: a function of one cell, the axes it depends on, its options, columns and floor.
 
 Each file in ``methods/`` defines one, ``METHOD``; :mod:`cvxsae.study.registry` lists them. A new method is one new file
 and one new line there.

@@ -1,4 +1,4 @@
-"""The cells of a study: which there are, what each depends on, and in which order they can run."""
+"""The cells of a study, what each depends on, and an order in which they can run."""
 
 from __future__ import annotations
 

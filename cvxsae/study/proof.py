@@ -1,4 +1,4 @@
-"""What a cell that was computed earlier must show before its numbers go into a table again."""
+"""The checks that a stored cell must pass before its numbers go into a table again."""
 
 from __future__ import annotations
 

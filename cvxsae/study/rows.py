@@ -1,4 +1,4 @@
-"""The datapoints of a data set, made wherever a cell runs: those to learn from, and those held out."""
+"""The datapoints of a data set, made wherever a cell runs: training rows and held-out rows."""
 
 from __future__ import annotations
 

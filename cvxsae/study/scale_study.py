@@ -1,4 +1,4 @@
-"""Scale studies: a grid of certified cells, what it found, and where it is kept."""
+"""Scale studies: a grid of certified cells, their results, and the folder that keeps them."""
 
 from __future__ import annotations
 

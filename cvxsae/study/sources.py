@@ -1,4 +1,4 @@
-"""The data sets of a study: what may be said about each."""
+"""The data sets of a study, and the options of each."""
 
 from __future__ import annotations
 

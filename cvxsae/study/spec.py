@@ -1,4 +1,4 @@
-"""What a scale study is asked: the grid, the data sets and the options, declared once and checked."""
+"""The specification of a scale study: grid, data sets and options, declared once and checked."""
 
 from __future__ import annotations
 

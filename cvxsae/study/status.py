@@ -1,4 +1,4 @@
-"""What is done, failed and missing, and about how long the rest takes."""
+"""The numbers of done, failed and missing cells, and the estimated time for the rest."""
 
 from __future__ import annotations
 

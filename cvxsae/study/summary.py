@@ -1,4 +1,4 @@
-"""What a study found, in words."""
+"""The findings of a study in words."""
 
 from __future__ import annotations
 

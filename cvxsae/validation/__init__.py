@@ -1,4 +1,4 @@
-"""IS IT TRUE: the referee and the cross-check."""
+"""The referee (is an answer true?), the cross-check, and the doctor, which checks the installation."""
 
 import lazy_loader
 

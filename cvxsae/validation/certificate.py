@@ -1,4 +1,4 @@
-"""What the referee says: the numbers it recomputed, its objections, and what violates a constraint most."""
+"""The referee's result: the numbers it recomputed, its objections, and the worst violation of a constraint."""
 
 from __future__ import annotations
 

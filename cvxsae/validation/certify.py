@@ -1,4 +1,4 @@
-"""IS IT TRUE: the referee. In float64, from data and candidate alone, trusting nothing the solver said."""
+"""The referee: it checks answers in float64, from data and candidate alone, and trusts nothing the solver said."""
 
 from __future__ import annotations
 

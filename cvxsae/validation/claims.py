@@ -1,4 +1,4 @@
-"""What an answer says of itself, compared with what its arrays attain and prove."""
+"""The claims of an answer, compared with what its arrays attain and prove."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two roads to one number: the conic reference and torch on the same problem, both through the referee."""
+"""The cross-check: the conic reference and torch solve the same problem, and the referee checks both answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is this installation sound: versions, threads, GPU and caches, and every engine tried on a tiny problem."""
+"""The check of an installation: versions, threads, GPU and caches, and every engine tried on a tiny problem."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The referee of width floors: every number of a floor again, in numpy, from the data and the weights alone."""
+"""The referee of width floors: recomputes every number of a floor in numpy, from the data and the weights alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is a global optimum one: its boxes must cover all dictionaries, and none may hold a smaller F than its bound."""
+"""The check of a global optimum: its boxes must cover all dictionaries, and every bound must hold."""
 
 from __future__ import annotations
 

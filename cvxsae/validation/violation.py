@@ -1,4 +1,4 @@
-"""Which optimality condition a candidate violates most: a datapoint, an atom, a direction."""
+"""The optimality condition that a candidate violates most: a datapoint, an atom, a direction."""
 
 from __future__ import annotations
 

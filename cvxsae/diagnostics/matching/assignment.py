@@ -1,4 +1,4 @@
-"""Which atom of one dictionary is which of another: matched by cosine, against chance, and what became of each."""
+"""Matching the atoms of two dictionaries by cosine, compared with chance, and the kind of each atom."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""F of two dictionaries on the same datapoints, and on the way from one to the other: which is better, what is between.
+"""F of two dictionaries on the same datapoints, and along the path between them: which is better, and by how much.
 
 Everything is evaluated at exact codes with their certificates. What holds for the given datapoints is kept apart from
 what holds for the distribution they were drawn from (T17).

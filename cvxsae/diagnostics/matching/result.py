@@ -1,4 +1,4 @@
-"""What :func:`cvxsae.match` found about two dictionaries: a table keyed by feature index, words, JSON."""
+"""The result of :func:`cvxsae.match`: a table keyed by feature index, a report in words, and JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""F on the way from one dictionary to another (T5): whether it stays level, falls, or rises in between."""
+"""F along the path from one dictionary to another (T5): whether it stays level, falls, or rises in between."""
 
 from __future__ import annotations
 

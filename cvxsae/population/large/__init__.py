@@ -1,1 +1,1 @@
-"""The large dictionary for a distribution: how many atoms are worth having, and what any dictionary costs at least."""
+"""The large dictionary for a distribution: how many atoms are worth having, and a lower bound on every cost."""

@@ -1,4 +1,4 @@
-"""What every dictionary costs at least on a distribution, or on more rows than can be solved at once: from batches.
+"""A lower bound, from batches, on the cost of every dictionary on a distribution or on very many rows.
 
 For n rows drawn from the population, ``E[(L) at surcharge n τ̄] / n`` is at most the value of the population problem.
 *Proof.* Restrict the optimum to the rows drawn; what has to be shown is ``E √(s² + n τ̄ q) ≤ n θ`` for the sums s, q of

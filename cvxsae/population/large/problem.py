@@ -1,4 +1,4 @@
-"""The large-dictionary problem of a distribution: an atom pays for the share of tokens using it (theory.md T17 e)."""
+"""The large-dictionary problem of a distribution: the price of an atom depends on its share of tokens (T17 e)."""
 
 from __future__ import annotations
 

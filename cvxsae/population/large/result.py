@@ -1,4 +1,4 @@
-"""What ``solve_population`` returns: a dictionary for a distribution, what it attains, what others could gain."""
+"""The result of ``solve_population``: a dictionary, its attained value, and a bound on what others could gain."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One pass over rows: their codes at given prices, what these attain, and the sums that the next step needs."""
+"""One pass over rows: their codes at given prices, the value of these codes, and the sums for the next step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far from orthogonal a few atoms of a dictionary can be, and what that says of errors of few active atoms."""
+"""How far from orthogonal a few atoms of a dictionary can be, and the error bounds that follow for few active atoms."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Convex in the codes alone: problems whose atoms are given.
+"""Problems with given atoms, which are convex in the codes alone.
 
 :class:`SparseCodes` is the inner problem of a sparse autoencoder (equation 1, T1);
 :class:`CandidateDictionary` is the large-dictionary problem restricted to given candidates, each

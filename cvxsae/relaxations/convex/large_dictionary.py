@@ -1,4 +1,4 @@
-"""The large-dictionary convex problem: free atoms that pay for existing, so that width is an outcome (theory.md §5)."""
+"""The convex large-dictionary problem: free atoms with a price, so that the width is an outcome (theory.md §5)."""
 
 from __future__ import annotations
 

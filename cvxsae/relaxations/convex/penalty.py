@@ -1,4 +1,4 @@
-"""The atom penalty θ_τ: its value, its proximal operator and its polar, once for the whole package.
+"""The atom penalty θ_τ: its value, its proximal operator and its polar.
 
 For the activation vector ``z ≥ 0`` of one atom over N datapoints (theory.md §5)
 

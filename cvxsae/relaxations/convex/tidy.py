@@ -1,4 +1,4 @@
-"""Which atoms of an answer are alive: parallel ones merged, dead ones dropped, the rest counted."""
+"""Cleaning up an answer: merging parallel atoms, dropping dead ones, and counting the rest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A certified lower bound that holds for every dictionary of a given width, and what proves it."""
+"""A certified lower bound for every dictionary of a given width, and its proof."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What K atoms can be close to, through positive definite kernels: the mathematics of the width floor (T14, T15).
+"""Bounds on how close K atoms can be to data, by positive definite kernels (T14, T15).
 
 ``docs/floors.md`` has the proofs. Every function here returns what holds in exact arithmetic: intervals are bounded
 at the end that is safe, and rounding is added where it could hurt.

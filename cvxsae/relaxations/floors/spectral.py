@@ -1,4 +1,4 @@
-"""The spectral floor: what K atoms can be close to, by eigenvalues of weighted data (T10, equation 6)."""
+"""The spectral floor: how close K atoms can be to data, by eigenvalues of weighted data (T10, equation 6)."""
 
 from __future__ import annotations
 

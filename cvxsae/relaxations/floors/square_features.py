@@ -1,4 +1,4 @@
-"""The kernel t² of many datapoints: what K atoms can share of them, without their N × N matrix.
+"""The kernel t² on many datapoints: the shares that K atoms can have, without the N × N matrix.
 
 ``k(u·v) = (u·v)² = ⟨uuᵀ, vvᵀ⟩``, so ``[√w_n k(v_n·v_m) √w_m]`` has the nonzero eigenvalues of
 ``Σ_n w_n v_nv_nᵀ ⊗ v_nv_nᵀ``, an operator on symmetric matrices of d(d + 1)/2 dimensions. In few dimensions that

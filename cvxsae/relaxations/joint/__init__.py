@@ -1,1 +1,1 @@
-"""The joint problem over dictionary, codes and bias, and what must hold at its optima."""
+"""The joint problem over dictionary, codes and bias, and the conditions at its optima."""

@@ -1,4 +1,4 @@
-"""How the datapoints of a call are cut into blocks, and the threads that solve these."""
+"""How the datapoints of a call are cut into blocks, and the threads that solve the blocks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What :func:`cvxsae.encode` returns: sparse codes, and what certifies them."""
+"""The result of :func:`cvxsae.encode`: sparse codes and their certificate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rounds: exact codes for a block of datapoints by working sets, one design for every engine.
+"""The rounds of working sets that compute exact codes for a block of datapoints, the same for every engine.
 
 A round, for every datapoint that is not finished: (1) correlations of the residual with all atoms, one matrix
 product in low precision with a bound on its error; (2) the certificate, from exact correlations of the atoms that

@@ -1,4 +1,4 @@
-"""What codes from elsewhere are worth: their values and certified gaps, changing nothing."""
+"""Values and certified gaps of codes from other sources, without changing the codes."""
 
 from __future__ import annotations
 

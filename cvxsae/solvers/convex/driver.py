@@ -1,4 +1,4 @@
-"""The one loop: limits, finiteness, the schedule of gap evaluations, history, progress and interruption.
+"""The main loop of all algorithms: limits, finiteness, gap evaluations, history, progress and interruption.
 
 An algorithm supplies ``init``, ``step``, ``bounds`` and ``finish``; it holds no state of its own.
 """

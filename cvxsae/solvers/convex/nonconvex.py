@@ -1,4 +1,4 @@
-"""Codes under penalties that are not convex: what a local search attains, with the bounds of the problem.
+"""Codes under nonconvex penalties: values from a local search, with the bounds of the problem.
 
 *L0.* With a ridge, that of longer atoms without one (:meth:`~cvxsae.penalties.L0.without_ridge`), K × (d + K) numbers.
 Matching pursuit as long as an atom gains more than λ; then, until nothing helps, the atom whose removal costs

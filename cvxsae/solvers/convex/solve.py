@@ -1,4 +1,4 @@
-"""``solve``: one call for every problem, and the table of what solves what."""
+"""``solve``: one function for every problem, and the table of solvers for each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The state of dictionary learning on disk: kept in a folder, gone on from by a call with the same arguments.
+"""The state of dictionary learning on disk, from which a call with the same arguments resumes.
 
 Only arrays and counters are kept. Sums, values, gradients and verdicts are computed again from them, so that no file
 can make a search end as stationary that is not.

@@ -1,4 +1,4 @@
-"""Rows that a dictionary is not learned on, and what they have said of it on the way (T17 b)."""
+"""Validation rows of dictionary learning, and the values on them during the search (T17 b)."""
 
 from __future__ import annotations
 

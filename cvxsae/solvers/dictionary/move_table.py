@@ -1,4 +1,4 @@
-"""Residuals and codes that follow moves, and the two moves that need an atom: a new atom, a split.
+"""Residuals and codes that are updated after moves, and the two moves that need an atom: a new atom, a split.
 
 With all other codes held fixed every number here is exact.
 """

@@ -1,4 +1,4 @@
-"""Moves that descent cannot make: atoms of little use become the new atom, or half of the split, that lowers F most.
+"""Moves that descent cannot make: replacing atoms of little use by new atoms or splits that lower F most.
 
 With all other codes held fixed every number here is exact. Atom k can be removed at the cost
 ``(1/N) Σ_n z_nk (d_k·r_n + ½z_nk − λ)``, which is ``(1/2N) Σ_n z_nk²`` at exact codes (T1: ``d_k·r_n = λ`` where it is

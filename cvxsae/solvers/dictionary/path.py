@@ -1,4 +1,4 @@
-"""From a large penalty to a small one, with more atoms than asked for until the last: a path of dictionaries."""
+"""Paths of dictionaries from a large penalty to a small one, with surplus atoms until the last penalty."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What removing an atom would cost, other codes answering: the price that :func:`cvxsae.shrink` goes by.
+"""The cost of removing an atom when the other codes adapt: the price that :func:`cvxsae.shrink` uses.
 
 With all other codes held, removing atom k costs ``(1/2N) Σ_n z_nk²`` at exact codes (:mod:`moves`). Other atoms take
 over much of it: a duplicate costs nothing, a mixture of atoms that are there costs little. Here every datapoint of

@@ -1,4 +1,4 @@
-"""The fused CPU kernel of removal prices: a datapoint's other codes answer to the removal of one."""
+"""The fused CPU kernel of removal prices: a datapoint's other codes adapt to the removal of one atom."""
 
 # numba infers the types of kernels from their arguments; annotations would only repeat "array" and "int".
 # ruff: noqa: ANN001, ANN201

@@ -1,4 +1,4 @@
-"""Atoms that memorize a few datapoints are given up for what the others leave unexplained.
+"""Replacing atoms that memorize a few datapoints by directions that the other atoms leave unexplained.
 
 The support of atom k, ``(Σ_n z_nk)²/Σ_n z_nk²``, is the number of datapoints that share it: s if s of them use it
 equally, near 1 if one of them has nearly all. It is the quantity that the cost of an atom in theory.md (L) charges

@@ -1,4 +1,4 @@
-"""What :func:`cvxsae.learn_dictionary` returns: a dictionary, and what is certain about it."""
+"""The result of :func:`cvxsae.learn_dictionary`: a dictionary, and what is certified about it."""
 
 from __future__ import annotations
 

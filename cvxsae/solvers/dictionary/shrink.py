@@ -1,4 +1,4 @@
-"""Fewer atoms: those go whose datapoints can answer without them."""
+"""Shrinking a dictionary by removing the atoms its datapoints need least."""
 
 from __future__ import annotations
 

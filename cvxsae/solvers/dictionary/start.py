@@ -1,4 +1,4 @@
-"""Where dictionary learning starts: directions of datapoints, seen from the bias of the wide limit."""
+"""The start of dictionary learning: directions of datapoints, seen from the bias of the wide limit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the search for a dictionary is: one frozen state for each of its three stages, and what the stages share."""
+"""The state of the search for a dictionary: one frozen class for each of its three stages, and their common parts."""
 
 from __future__ import annotations
 

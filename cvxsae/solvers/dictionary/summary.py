@@ -1,4 +1,4 @@
-"""What the search knows of the data before it begins: a certified lower bound, and sums measured from its bias."""
+"""Facts about the data before the search begins: a certified lower bound, and sums measured from its bias."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What dictionary and bias need to know of the codes: exact sums, and exact minimization over atoms given them.
+"""Exact sums of the codes, and exact minimization over atoms and bias given these sums.
 
 For fixed codes the objective (P) depends on data and codes through ``A = ZᵀZ``, ``C = ZᵀX``, ``S = Zᵀ1``, ``Σx`` and
 ``Σ‖x‖²`` only. With ``B = C − S bᵀ``:

@@ -1,4 +1,4 @@
-"""Early stopping: the search is watched on rows set aside, and what is best there is what is returned (T17 b).
+"""Early stopping: the search is validated on rows set aside, and returns what is best there (T17 b).
 
 F on the rows learned from falls as long as the search goes on; on others it falls while shared features are found and
 rises when rows are memorized. It is evaluated with exact codes, which start from those of the evaluation before: at the

@@ -1,4 +1,4 @@
-"""Penalties that small problems are solved globally for, and the bound of T16.
+"""The penalties for which small problems are solved globally, and the bound of T16.
 
 Those that other problems have too are in ``cvxsae/relaxations/convex/penalties``; here are the others, and what codes
 of few atoms cost under each. Where a penalty has the g of T16 no dictionary of any width does better than

@@ -1,4 +1,4 @@
-"""What :func:`cvxsae.solve_globally` returns: the optimum of a small problem, enclosed."""
+"""The result of :func:`cvxsae.solve_globally`: the enclosed optimum of a small problem."""
 
 from __future__ import annotations
 

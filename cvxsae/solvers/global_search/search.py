@@ -1,4 +1,4 @@
-"""The verb that finds the global optimum of a small joint problem."""
+"""The public function that finds the global optimum of a small joint problem."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every support costs over boxes of dictionaries, and where it may be optimal (theory.md T18)."""
+"""The cost of every support over boxes of dictionaries, and where it may be optimal (theory.md T18)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""λ for a number of active atoms."""
+"""The λ for a target number of active atoms."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The optimality report of what was learned."""
+"""The optimality report of a learned dictionary."""
 
 from __future__ import annotations
 

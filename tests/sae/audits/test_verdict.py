@@ -67,8 +67,8 @@ def test_codes_that_were_cut_off_leave_it_open():
     assert verdict.first == "open"
     assert verdict.sentences == (
         "On the 10 given rows (none are held out, so nothing is said about others), what to change first is open: "
-        "there was not enough time for exact codes of its dictionary, which could lower the loss by up to 0.55 (55.0% of the "
-        "loss); allow more time.",
+        "there was not enough time for exact codes of its dictionary, which could lower the loss by up to 0.55 (55.0% "
+        "of the loss); allow more time.",
     )
     assert Verdict.of(ledger(1.0, 1.0, 1.0, 0.995, 0.994, codes_gap=0.55)).first == "nothing"  # the floor says so
     assert Verdict.of(ledger(1.0, 1.0, 0.9, 0.4, 0.3, codes_gap=0.55)).first == "dictionary"

@@ -1,4 +1,4 @@
-"""What a convex penalty Ω of the codes of one datapoint has to say: the vocabulary of :class:`PenalizedCodes`.
+"""The interface of a convex penalty Ω of the codes of one datapoint, as :class:`PenalizedCodes` uses it.
 
 Codes are rows here, where an :class:`~cvxsae.relaxations.AtomPenalty` is about the columns. Ω is convex on ``z ≥ 0``
 and ``Ω(0) = 0`` unless zero is not allowed. The dual of ``min_{z ≥ 0} ½‖x − zD‖² + λΩ(z)`` is

@@ -1,4 +1,4 @@
-"""Given atoms that pay for existing: exact steps in one atom's codes at a time, quasi-Newton on what they choose."""
+"""Given atoms with prices: exact steps in one atom's codes at a time, then quasi-Newton steps on nonzero codes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Paths of the large dictionary: how width, sparsity and fit answer to the price of an atom, or to λ."""
+"""Paths of the large dictionary: how width, sparsity and fit depend on the price of an atom, or on λ."""
 
 from __future__ import annotations
 
