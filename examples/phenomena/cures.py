@@ -51,7 +51,7 @@ from itertools import pairwise
 
 import numpy as np
 from matplotlib.figure import Figure
-from reporting import COLORS, MARKERS, Claims, Results, parser, save
+from reporting import COLORS, MARKERS, Claims, Results, parser, plain_ticks, save
 
 from cvxsae import certify, solve_globally
 from cvxsae.penalties import L1, ElasticNet, Matryoshka, Orthogonality
@@ -414,6 +414,7 @@ def draw(found: dict[tuple[str, float, float], list[Cell]], cures: dict, angles:
             ax.set(
                 xscale="log", title=f"{name.split(',')[0]}, {degrees:g}°", xlabel=name.split(", ")[1], ylim=(-75, 120)
             )
+            plain_ticks(ax.xaxis, (0.003, 0.01, 0.03, 0.1, 0.3, 1, 3))
     panels[0, 0].legend(frameon=False, fontsize="small")
     panels[0, 0].set_ylabel("angle, degrees (dashed: the atom\nthat does not fire on both)")
     return figure
