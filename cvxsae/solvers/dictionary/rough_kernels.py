@@ -71,7 +71,7 @@ def begin(known, first, last, points, atoms, d, working, residuals):
         for t in range(m):
             k, z = known.atoms[start + t], known.codes[start + t]
             working.atoms[n, t], working.codes[n, t] = k, z
-            eliminate(residuals, n * d, atoms, np.int64(k) * d, d, d, (z,))
+            eliminate(residuals, n * d, atoms, (np.int64(k) * d,), d, (z,))
 
 
 @jit(fastmath=REORDER)
@@ -178,7 +178,7 @@ def improve(working, first, last, bits, n_atoms, rule, points, residuals, atoms,
             if z[t] > 0:
                 working.atoms[n, kept], working.codes[n, kept] = members[t], z[t]
                 kept += 1
-                eliminate(r, 0, rows, t * d, d, d, (z[t],))
+                eliminate(r, 0, rows, (t * d,), d, (z[t],))
         working.sizes[n] = kept
         for j in range(U(d)):
             residuals[U(n * d) + j] = r[j]
@@ -212,7 +212,7 @@ def add_pull(working, residuals, d, part, parts, pull):
         for t in range(working.sizes[n]):
             k = np.int64(working.atoms[n, t])
             if k % parts == part:
-                eliminate(pull, k * d, residuals, n * d, d, d, (-working.codes[n, t],))
+                eliminate(pull, k * d, residuals, (n * d,), d, (-working.codes[n, t],))
 
 
 @jit()

@@ -14,7 +14,8 @@ from typing import NamedTuple
 import numpy as np
 
 from cvxsae.solvers.codes.engines.compiled import U, jit
-from cvxsae.solvers.codes.engines.cpu_kernels import factor, refresh, solve_factored, square, weight_of
+from cvxsae.solvers.codes.engines.cpu_factor import factor_packed, solve_factored
+from cvxsae.solvers.codes.engines.cpu_kernels import refresh, square, weight_of
 from cvxsae.solvers.codes.engines.prices import PRICE_ROUNDING, PRICE_ROUNDINGS
 from cvxsae.solvers.codes.engines.screening import SPARE_ROUNDINGS, SUM_ROUNDING, UNIT_ROUNDOFF
 
@@ -30,7 +31,7 @@ class Block(NamedTuple):
 
     ``data`` and ``residual`` are flat (n · dim); a residual that is not ``settled`` is one in float32. Row i of
     ``chosen``, ``codes`` and ``correlations`` (n, capacity) holds the ``sizes[i]`` atoms of its working set; ``grams``
-    (n · gram_room) their inner products, ``known[i]`` of them.
+    (n · gram_room) the lower triangle, row by row, of their inner products, of ``known[i]`` of them.
     """
 
     dim: int
@@ -155,7 +156,7 @@ def refine(block, i, exact, member, m, rules, room, n, width, prices):
     d, data = block.dim, block.data
     tol, refinements = rules.tol, rules.refinements
     members, codes, correlations, r = member
-    support, held, L, y, _ = room
+    support, held, L, y, work = room
     before = np.inf
     for attempt in range(refinements + 1):
         refresh(data, i * d, d, exact, members, codes, m, r, correlations, prices)
@@ -167,7 +168,7 @@ def refine(block, i, exact, member, m, rules, room, n, width, prices):
         before = gap
         for t in range(n):
             y[t] = correlations[support[t]] - weight_of(prices, members[support[t]])
-        solve_factored(L, n, width, held, y)
+        solve_factored(L, n, width, held, y, work)
         for t in range(n):
             if codes[support[t]] + y[t] <= 0:  # the support changes: leave that to the next round
                 return
@@ -186,8 +187,7 @@ def settle(block, i, exact, member, m, rules, room, prices):
     refresh(data, i * d, d, exact, members, z, m, r, c, prices)
     n, width = 0, 0
     if rules.refinements > 0 and block.known[i] == m and working_set_gap(member, m, d, prices) > NEAR * rules.tol:
-        G = grams[i * gram_room : i * gram_room + m * m]
-        n, width, spare = factor(G, m, m, z, room, rules.pivot_floor)
+        n, width, spare = factor_packed(grams, i * gram_room, m, z, room, rules.pivot_floor)
         n = n if spare == n else 0
     if n > 0:
         refine(block, i, exact, member, m, rules, room, n, width, prices)

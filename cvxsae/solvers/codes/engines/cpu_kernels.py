@@ -22,7 +22,8 @@ from typing import NamedTuple
 import numpy as np
 
 from cvxsae.solvers.codes.engines.compiled import REORDER, U, jit
-from cvxsae.solvers.codes.engines.cpu_vectors import LANES, eliminate, tile, update_and_rank
+from cvxsae.solvers.codes.engines.cpu_factor import factor, solve_factored, subtract_rows
+from cvxsae.solvers.codes.engines.cpu_vectors import eliminate, tile, update_and_rank
 
 BLOCK = 64
 """Numbers summed in any order, before their sums are added up in a given one: bounds the error of a product of rows."""
@@ -73,16 +74,6 @@ class System(NamedTuple):
     G: np.ndarray
     q: np.ndarray
     z: np.ndarray
-
-
-class Factor(NamedTuple):
-    """Room for the factor L of a support, its atoms (``held``: in the span of those before) and two directions."""
-
-    support: np.ndarray
-    held: np.ndarray
-    L: np.ndarray
-    y: np.ndarray
-    trial: np.ndarray
 
 
 @jit(fastmath=REORDER)
@@ -195,75 +186,6 @@ def descend(G, q, z, stride, floor, steps, key, low):
 
 
 @jit()
-def factor(G, stride, m, z, room, pivot_floor):
-    """Cholesky factor Lᵀ, by rows, of the Gram matrix of the support {z > 0}.
-
-    An atom in the span of those before it gets the row and column of the identity and is ``held``: it keeps its code.
-    Returns the size n, the row length, and the place of the first atom that is held (n if none is).
-    """
-    support, held, L, _, _ = room
-    n = 0
-    for k in range(m):
-        if z[k] > 0:
-            support[n] = k
-            n += 1
-    spare = n
-    width = (n + LANES - 1) // LANES * LANES
-    for i in range(n):
-        held[i] = False
-        of, to = U(support[i] * stride), U(i * width)
-        for j in range(U(i // LANES * LANES), U(n)):
-            L[to + j] = G[of + U(support[j])]
-        for j in range(U(n), U(width)):
-            L[to + j] = 0.0
-    for panel in range(0, n, 4):
-        end = min(panel + 4, n)
-        for k in range(panel, end):
-            row = k * width
-            if L[U(row + k)] <= pivot_floor:
-                held[k] = True
-                spare = min(spare, k)
-                for j in range(k + 1, width):
-                    L[U(row + j)] = 0.0
-                for i in range(k):
-                    L[U(i * width + k)] = 0.0
-                L[U(row + k)] = 1.0
-                continue
-            scale = L.dtype.type(1) / np.sqrt(L[U(row + k)])
-            start = k // LANES * LANES
-            for j in range(U(row + start), U(row + width)):
-                L[j] *= scale
-            for i in range(k + 1, end):
-                eliminate(L, i * width + start, L, row + start, width, width - start, (L[U(row + i)],))
-        first = panel * width
-        for i in range(end, n):
-            start = i // LANES * LANES
-            factors = L[U(first + i)], L[U(first + width + i)], L[U(first + 2 * width + i)], L[U(first + 3 * width + i)]
-            eliminate(L, i * width + start, L, first + start, width, width - start, factors)
-    return n, width, spare
-
-
-@jit(fastmath=REORDER)
-def solve_factored(L, n, width, held, y):
-    """Solve L Lᵀ y = y in place; 0 for the atoms that are held."""
-    for k in range(U(n)):
-        if held[k]:
-            y[k] = 0.0
-        row = k * U(width)
-        y[k] /= L[row + k]
-        value = y[k]
-        for t in range(k + U(1), U(n)):
-            y[t] -= value * L[row + t]
-    for back in range(U(n)):
-        last = U(n) - U(1) - back
-        row = last * U(width)
-        total = y[last]
-        for t in range(last + U(1), U(n)):
-            total -= L[row + t] * y[t]
-        y[last] = total / L[row + last]
-
-
-@jit()
 def _move(G, stride, z, support, n, y, trial, length):
     """Turn the direction y into the step y·length kept within z ≥ 0, and apply it to the gradient ``trial``."""
     for i in range(n):
@@ -272,7 +194,7 @@ def _move(G, stride, z, support, n, y, trial, length):
         if code + step <= 0 or (length < 1 and y[i] < 0 and code <= -PAST_ZERO * step):
             step = -code
         y[i] = step
-        eliminate(trial, 0, G, support[i] * stride, stride, stride, (y[i],))
+    subtract_rows(trial, G, stride, support, n, y)
 
 
 @jit()
@@ -287,7 +209,7 @@ def _newton(system, stride, room, n, width):
     for attempt in range(2):
         for i in range(n):
             y[i] = q[support[i]]
-        solve_factored(L, n, width, held, y)
+        solve_factored(L, n, width, held, y, trial)
         for i in range(n):
             code = z[support[i]]
             if code + y[i] <= 0:
@@ -319,11 +241,11 @@ def _exchange(system, stride, room, n, width, spare, apart):
     belong to the system then, or its solution is not the coefficients.
     """
     G, q, z = system
-    support, held, L, y, _ = room
+    support, held, L, y, trial = room
     k = support[spare]
     for i in range(n):
         y[i] = G[U(support[i] * stride + k)] if i < spare or apart else 0.0
-    solve_factored(L, n, width, held, y)
+    solve_factored(L, n, width, held, y, trial)
     for i in range(n):
         y[i] = -y[i] if i < spare else 0.0
     y[spare] = 1.0
@@ -344,7 +266,7 @@ def _exchange(system, stride, room, n, width, spare, apart):
         if z[j] + step <= 0 or (step < 0 and z[j] <= -PAST_ZERO * step):
             step = -z[j]
         z[j] += step
-        eliminate(q, 0, G, j * stride, stride, stride, (q.dtype.type(step),))
+        eliminate(q, 0, G, (j * stride,), stride, (q.dtype.type(step),))
 
 
 @jit()

@@ -15,16 +15,8 @@ from typing import NamedTuple
 import numpy as np
 
 from cvxsae.solvers.codes.engines.compiled import U, jit
-from cvxsae.solvers.codes.engines.cpu_kernels import (
-    Factor,
-    System,
-    factor,
-    gram,
-    minimize,
-    refresh,
-    solve_factored,
-    square,
-)
+from cvxsae.solvers.codes.engines.cpu_factor import Factor, factor, solve_factored
+from cvxsae.solvers.codes.engines.cpu_kernels import System, gram, minimize, refresh, square
 from cvxsae.solvers.codes.engines.cpu_vectors import LANES
 
 LARGEST, CROWDED = 1024, 2
@@ -72,7 +64,7 @@ def _violation(z, c, m):
 @jit()
 def _correct(c, z, m, room, n, width):
     """Step to the minimum on the support, unless another atom asks to enter it or a code would reach zero."""
-    support, held, L, y, _ = room
+    support, held, L, y, work = room
     if n == 0:
         return False
     largest = 0.0
@@ -82,7 +74,7 @@ def _correct(c, z, m, room, n, width):
     for k in range(m):
         if z[k] <= 0 and c[k] > SHARE * largest:
             return False
-    solve_factored(L, n, width, held, y)
+    solve_factored(L, n, width, held, y, work)
     for t in range(n):
         if z[support[t]] + y[t] <= 0:
             return False

@@ -16,7 +16,8 @@ import numpy as np
 from cvxsae.solvers.codes.engines.compiled import U, jit
 from cvxsae.solvers.codes.engines.cpu_candidates import Own, bits_of_one, list_candidates, recheck, sift, value_of
 from cvxsae.solvers.codes.engines.cpu_certificate import Member, best_gap, energy, rounding, settle
-from cvxsae.solvers.codes.engines.cpu_kernels import Factor, weight_of
+from cvxsae.solvers.codes.engines.cpu_factor import Factor
+from cvxsae.solvers.codes.engines.cpu_kernels import weight_of
 from cvxsae.solvers.codes.engines.cpu_vectors import LANES
 from cvxsae.solvers.codes.engines.prices import PRICE_ROUNDING
 
@@ -220,9 +221,9 @@ def screen(active, products, block, atoms, rules, room, selected, verdicts, pric
     exact = atoms.exact
     tol, dot_error = rules.tol, rules.dot_error
     capacity = chosen.shape[1] + LANES
-    side = int(np.sqrt(gram_room)) + LANES
-    y = np.empty(side, grams.dtype)
-    factors = Factor(np.empty(side, np.int64), np.empty(side, np.bool_), np.empty(side * side, grams.dtype), y, y)
+    side = int(np.sqrt(2 * gram_room)) + LANES
+    y, work = np.empty(side, grams.dtype), np.empty(side, grams.dtype)
+    factors = Factor(np.empty(side, np.int64), np.empty(side, np.bool_), np.empty(side * side, grams.dtype), y, work)
     members, z, c, r = np.empty(capacity, np.int64), np.empty(capacity), np.empty(capacity), np.empty(d)
     member = Member(members, z, c, r)
     maxima = np.empty((K + GROUP - 1) // GROUP, bits.dtype)

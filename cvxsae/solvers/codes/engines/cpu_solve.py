@@ -13,10 +13,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cvxsae.solvers.codes.engines.compiled import REORDER, U, jit
+from cvxsae.solvers.codes.engines.compiled import U, jit
 from cvxsae.solvers.codes.engines.cpu_certificate import Member, refine
-from cvxsae.solvers.codes.engines.cpu_kernels import Factor, System, gram, minimize, refresh, share_of, weight_of
-from cvxsae.solvers.codes.engines.cpu_vectors import LANES, eliminate
+from cvxsae.solvers.codes.engines.cpu_factor import Factor, subtract_rows, triangle
+from cvxsae.solvers.codes.engines.cpu_kernels import System, gram, minimize, refresh, share_of, weight_of
+from cvxsae.solvers.codes.engines.cpu_vectors import LANES, take
+
+AHEAD = 2
+"""Rows by which an atom is asked for before it is copied: about as many as are on their way at once."""
 
 
 class Atoms(NamedTuple):
@@ -27,25 +31,44 @@ class Atoms(NamedTuple):
     table: np.ndarray
 
 
-@jit(fastmath=REORDER)
-def _gather(rows, place, atoms, atom, d, r):
+@jit()
+def _gather(rows, place, atoms, atom, following, d, r):
     """Copy an atom to a row of the working set; its product with r in the working precision."""
-    to, of = U(place), U(atom * d)
+    whole = d // LANES * LANES
     total = rows.dtype.type(0)
-    for j in range(U(d)):
-        value = atoms[of + j]
-        rows[to + j] = value
+    if whole > 0:
+        total = take(rows, place, atoms, atom * d, following * d, whole, r)
+    for j in range(U(whole), U(d)):
+        value = atoms[U(atom * d) + j]
+        rows[U(place) + j] = value
         total += value * r[j]
     return total
 
 
 @jit()
-def _copy_square(source, start, row, target, first, stride, size):
-    """Copy a square of numbers from rows of one length to rows of another."""
-    for p in range(size):
-        of, to = U(start + p * row), U(first + p * stride)
-        for k in range(U(size)):
-            target[to + k] = source[of + k]
+def _unpack(packed, start, size, G, stride):
+    """Copy a square of numbers from where its lower triangle is kept."""
+    of = U(start)
+    for k in range(U(size)):
+        to = k * U(stride)
+        for p in range(k + U(1)):
+            G[to + p] = packed[of + p]
+        of += k + U(1)
+        at = of + k
+        for p in range(k + U(1), U(size)):
+            G[to + p] = packed[at]
+            at += p + U(1)
+
+
+@jit()
+def _pack(G, stride, kept, size, packed, start):
+    """Keep the lower triangle of the square of chosen places."""
+    to = U(start)
+    for p in range(U(size)):
+        of = U(kept[p] * stride)
+        for k in range(p + U(1)):
+            packed[to + k] = G[of + U(kept[k])]
+        to += p + U(1)
 
 
 @jit()
@@ -73,7 +96,12 @@ def solve(active, selected, block, atoms, rules, prices):
     working, exact, table = atoms
     entering, entering_correlations, n_entering = selected
     kind = working.dtype
-    capacity = chosen.shape[1] + LANES  # whole vectors
+    capacity = 0
+    for a in range(active.shape[0]):
+        capacity = max(capacity, count[active[a]] + n_entering[a])
+    capacity = (
+        (capacity + 2 * LANES) // LANES * LANES
+    )  # whole vectors; no more, or fresh pages would cost more than work
     length = (d + LANES - 1) // LANES * LANES  # of a row, zeros after d
     n_atoms = len(exact) // d
     rows, work = np.zeros(capacity * length, kind), np.zeros(length, kind)
@@ -97,13 +125,17 @@ def solve(active, selected, block, atoms, rules, prices):
             work[j] = residual[U(i * d) + j]
         for k in range(m):
             members[k] = chosen[i, k]
-            product = _gather(rows, k * length, working, members[k], d, work)
+        for t in range(n_entering[a]):
+            members[m + t] = entering[a, t]
+        last = m + n_entering[a] - 1
+        for k in range(m):
+            product = _gather(rows, k * length, working, members[k], members[min(k + AHEAD, last)], d, work)
             if not settled[i]:
                 correlations[i, k] = product - share_of(prices, members[k]) * codes[i, k]
             z[k], q[k] = codes[i, k], correlations[i, k] - weight_of(prices, members[k])
         for t in range(n_entering[a]):
-            members[m], z[m] = entering[a, t], 0.0
-            product = _gather(rows, m * length, working, members[m], d, work)
+            z[m] = 0.0
+            product = _gather(rows, m * length, working, members[m], members[min(m + AHEAD, last)], d, work)
             value = entering_correlations[a, t]
             q[m] = (product if np.isnan(value) else value) - weight_of(prices, members[m])
             m += 1
@@ -116,7 +148,7 @@ def solve(active, selected, block, atoms, rules, prices):
             known[i] = 0
         if prices is not None and not rules.hasty:  # in float64: those that are kept are rounded to float32
             known[i] = 0
-        _copy_square(grams, i * gram_room, known[i], G, 0, stride, known[i])
+        _unpack(grams, i * gram_room, known[i], G, stride)
         if len(table) > 0:
             _look_up(table, n_atoms, members, known[i], m, G, stride)
         else:
@@ -130,11 +162,11 @@ def solve(active, selected, block, atoms, rules, prices):
         for k in range(m):
             exact_codes[k], exact_correlations[k] = z[k], weight_of(prices, members[k]) + q[k]
             positive += z[k] > 0
-        settled[i] = not (rules.hasty and positive * positive <= gram_room)
+        settled[i] = not (rules.hasty and triangle(positive) <= gram_room)
         if settled[i]:
             refine(block, i, exact, member, m, rules, room, n, width, prices)
         else:
-            _residual_of_rows(data, i * d, d, rows, length, z, m, work, r)
+            _residual_of_rows(data, i * d, d, rows, length, z, m, work, room, r)
         for j in range(U(d)):
             residual[U(i * d) + j] = r[j]
         kept = 0
@@ -148,21 +180,22 @@ def solve(active, selected, block, atoms, rules, prices):
                 )
                 kept += 1
         count[i] = kept
-        known[i] = kept if kept * kept <= gram_room else 0
-        for p in range(known[i]):
-            to, of = U(i * gram_room + p * kept), U(support[p] * stride)
-            for k in range(U(kept)):
-                grams[to + k] = G[of + U(support[k])]
+        known[i] = kept if triangle(kept) <= gram_room else 0
+        _pack(G, stride, support, known[i], grams, i * gram_room)
 
 
 @jit()
-def _residual_of_rows(data, offset, d, rows, length, z, m, work, r):
+def _residual_of_rows(data, offset, d, rows, length, z, m, work, room, r):
     """Residual in the precision of the rows."""
+    support, _, _, y, _ = room
     for j in range(U(d)):
         work[j] = data[U(offset) + j]
+    n = 0
     for k in range(m):
         if z[k] > 0:
-            eliminate(work, 0, rows, k * length, length, length, (z[k],))
+            support[n], y[n] = k, z[k]
+            n += 1
+    subtract_rows(work, rows, length, support, n, y)
     for j in range(U(d)):
         r[j] = work[j]
 

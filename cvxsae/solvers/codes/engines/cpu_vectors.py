@@ -20,6 +20,11 @@ from numba.extending import intrinsic
 LANES = 16
 """Numbers in a vector: float32 in a register of AVX-512; rows are padded to multiples of it."""
 
+CACHE_LINE = 64
+"""Bytes that are read from memory at once."""
+
+_tuple_of: Any = types.UniTuple
+
 INDEX = ir.IntType(64)
 """Type of places in arrays."""
 
@@ -56,6 +61,22 @@ class _Chunks:
     def minus_product(self, value: Any, factor: Any, other: Any) -> Any:
         product = self.builder.fmul(factor, other, flags=("contract",))
         return self.builder.fsub(value, product, flags=("contract",))
+
+    def plus_product(self, value: Any, factor: Any, other: Any) -> Any:
+        product = self.builder.fmul(factor, other, flags=("contract",))
+        return self.builder.fadd(value, product, flags=("contract",))
+
+    def total(self, vector: Any) -> Any:
+        """Sum of the lanes, halves added to each other."""
+        while vector.type.count > 1:
+            half = vector.type.count // 2
+            low, high = (
+                ir.Constant(ir.VectorType(ir.IntType(32), half), list(range(first, first + half)))
+                for first in (0, half)
+            )
+            low, high = (self.builder.shuffle_vector(vector, vector, part) for part in (low, high))
+            vector = self.builder.fadd(low, high)
+        return self.builder.extract_element(vector, ir.Constant(ir.IntType(32), 0))
 
     @contextmanager
     def loop(self, length: Any, *values: Any) -> Iterator[tuple[Any, list[Any]]]:
@@ -116,18 +137,15 @@ def _update_and_rank(typing: Any, q: Any, z: Any, G: Any, start: Any, length: An
     return types.int64(q, z, G, types.int64, types.int64, element, types.int64), generate
 
 
-def _eliminate(typing: Any, to: Any, target: Any, L: Any, source: Any, stride: Any, length: Any, f: Any) -> Any:
-    """Subtract from a row of ``to`` rows of L, ``stride`` apart, times the numbers of the tuple f."""
+def _eliminate(typing: Any, to: Any, target: Any, L: Any, sources: Any, length: Any, f: Any) -> Any:
+    """Subtract from a row of ``to`` the rows of L at the places of a tuple, times the numbers of the tuple f."""
 
     def generate(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
         chunks = _Chunks(context, b, L.dtype)
         into, base = chunks.base(to, arguments[0]), chunks.base(L, arguments[2])
-        place, row, apart = arguments[1], arguments[3], arguments[4]
-        length, factors = arguments[5:]
+        place, length, factors = arguments[1], arguments[4], arguments[5]
+        rows = [b.extract_value(arguments[3], i) for i in range(f.count)]
         copies = [chunks.spread(b.extract_value(factors, i), chunks.vector) for i in range(f.count)]
-        rows = [row]
-        for _ in copies[1:]:
-            rows.append(b.add(rows[-1], apart))
         with chunks.loop(length) as (at, _):
             value = chunks.load(into, b.add(place, at))
             for copy, row in zip(copies, rows, strict=True):
@@ -135,7 +153,72 @@ def _eliminate(typing: Any, to: Any, target: Any, L: Any, source: Any, stride: A
             chunks.store(value, into, b.add(place, at))
         return context.get_dummy_value()
 
-    return types.void(to, types.int64, L, types.int64, types.int64, types.int64, f), generate
+    return types.void(to, types.int64, L, _tuple_of(types.int64, f.count), types.int64, f), generate
+
+
+def _scale(typing: Any, L: Any, place: Any, length: Any, f: Any) -> Any:
+    """Multiply a row by a number."""
+
+    def generate(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
+        chunks = _Chunks(context, b, L.dtype)
+        base, factor = chunks.base(L, arguments[0]), chunks.spread(arguments[3], chunks.vector)
+        with chunks.loop(arguments[2]) as (at, _):
+            where = b.add(arguments[1], at)
+            chunks.store(b.fmul(chunks.load(base, where), factor), base, where)
+        return context.get_dummy_value()
+
+    return types.void(L, types.int64, types.int64, L.dtype), generate
+
+
+def _dots(typing: Any, L: Any, places: Any, x: Any, target: Any, length: Any) -> Any:
+    """Products of rows of L, at the places of a tuple, with a row of x: a tuple of as many."""
+
+    def generate(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
+        chunks = _Chunks(context, b, L.dtype)
+        base, other = chunks.base(L, arguments[0]), chunks.base(x, arguments[2])
+        rows = [b.extract_value(arguments[1], i) for i in range(places.count)]
+        zeros = [ir.Constant(chunks.vector, [0.0] * LANES)] * places.count
+        with chunks.loop(arguments[4], *zeros) as (at, sums):
+            value = chunks.load(other, b.add(arguments[3], at))
+            for i, row in enumerate(rows):
+                sums[i] = chunks.plus_product(sums[i], value, chunks.load(base, b.add(row, at)))
+        made = ir.Constant(context.get_value_type(signature.return_type), ir.Undefined)
+        for i, total in enumerate(sums):
+            made = b.insert_value(made, chunks.total(total), i)
+        return made
+
+    whole = _tuple_of(types.int64, places.count)
+    return _tuple_of(L.dtype, places.count)(L, whole, x, types.int64, types.int64), generate
+
+
+def _take(typing: Any, rows: Any, place: Any, atoms: Any, of: Any, ahead: Any, length: Any, r: Any) -> Any:
+    """Copy a row of ``atoms`` to a place of ``rows``, and return its product with r; ask for the row ``ahead``.
+
+    Rows lie anywhere in a dictionary that fits in no cache: without asking, every one would be waited for.
+    """
+
+    def generate(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
+        chunks = _Chunks(context, b, rows.dtype)
+        into, base, other = (chunks.base(kind, arguments[i]) for i, kind in ((0, rows), (2, atoms), (6, r)))
+        pointer, word = ir.IntType(8).as_pointer(), ir.IntType(32)
+        prefetch = b.module.declare_intrinsic("llvm.prefetch", (pointer,), _prefetch_type(pointer, word))
+        read, keep, data = (ir.Constant(word, number) for number in (0, 3, 1))
+        with chunks.loop(arguments[5], ir.Constant(chunks.vector, [0.0] * LANES)) as (at, sums):
+            for line in range(0, LANES * chunks.bytes, CACHE_LINE):
+                after = ir.Constant(INDEX, line // chunks.bytes)
+                at_line = b.gep(base, [b.add(arguments[4], b.add(at, after))])
+                b.call(prefetch, [b.bitcast(at_line, pointer), read, keep, data])
+            value = chunks.load(base, b.add(arguments[3], at))
+            chunks.store(value, into, b.add(arguments[1], at))
+            sums[0] = chunks.plus_product(sums[0], value, chunks.load(other, at))
+        return chunks.total(sums[0])
+
+    number = types.int64
+    return rows.dtype(rows, number, atoms, number, number, number, r), generate
+
+
+def _prefetch_type(pointer: Any, word: Any) -> Any:
+    return ir.FunctionType(ir.VoidType(), [pointer, word, word, word])
 
 
 def _tile(typing: Any, rows: Any, a: Any, b: Any, length: Any, G: Any, stride: Any, i: Any, j: Any) -> Any:
@@ -154,8 +237,7 @@ def _tile(typing: Any, rows: Any, a: Any, b: Any, length: Any, G: Any, stride: A
         with chunks.loop(size, *zeros) as (at, sums):
             left, right = ([chunks.load(base, builder.add(of, at)) for of in part] for part in (starts[:4], starts[4:]))
             for t in range(16):
-                product = builder.fmul(left[t // 4], right[t % 4], flags=("contract",))
-                sums[t] = builder.fadd(sums[t], product, flags=("contract",))
+                sums[t] = chunks.plus_product(sums[t], left[t // 4], right[t % 4])
         level = sums
         while len(level) > 1:
             level = [_pairwise(builder, *level[t : t + 2]) for t in range(0, len(level), 2)]
@@ -181,3 +263,6 @@ def _pairwise(builder: Any, a: Any, b: Any) -> Any:
 update_and_rank: Any = intrinsic(_update_and_rank)
 tile: Any = intrinsic(_tile)
 eliminate: Any = intrinsic(_eliminate)
+scale: Any = intrinsic(_scale)
+dots: Any = intrinsic(_dots)
+take: Any = intrinsic(_take)
