@@ -10,10 +10,9 @@ looks again.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 
 import numpy as np
 import scipy.sparse as sp
@@ -21,7 +20,8 @@ import torch
 from jaxtyping import Float32, Float64
 
 from cvxsae.data.deadline import go_on
-from cvxsae.parallel.threads import torch_threads, worker_pool
+from cvxsae.parallel.threads import worker_pool
+from cvxsae.solvers.codes.engines.calibration import FASTER, measured, shape_class
 from cvxsae.solvers.codes.engines.compiled import why_not_compiled
 from cvxsae.solvers.codes.engines.cpu_vectors import LANES
 from cvxsae.solvers.dictionary import rough_kernels as kernels
@@ -29,10 +29,6 @@ from cvxsae.solvers.dictionary.rough_kernels import Padded, Round, Sparse
 
 ROWS = 128
 """Datapoints in a product: whatever the number of threads, so that it does not change the answer."""
-
-REPEATS, FASTER = 4, 0.8
-"""Times that a product is measured, of which the fastest counts; share of the time of a float32 product below which
-one in bfloat16 is used."""
 
 LARGEST = 1e15
 """Length of datapoints in units of λ above which float32 might overflow."""
@@ -128,19 +124,10 @@ class _Minibatch:
         return torch.mm(self.residuals[rows].to(torch.bfloat16), self.half.T).view(torch.int16)
 
 
-@cache
 def half_is_faster(n_atoms: int, length: int) -> bool:
-    """Whether products in bfloat16 are faster than in float32 here: measured, once in a process."""
-    rows, atoms = torch.full((ROWS, length), 0.5), torch.full((n_atoms, length), 0.5)
-    single, half = (rows, atoms), (rows.to(torch.bfloat16), atoms.to(torch.bfloat16))
-    seconds = {False: math.inf, True: math.inf}
-    with torch_threads(1):
-        for _ in range(REPEATS):
-            for is_half, (left, right) in enumerate((single, half)):
-                begun = time.perf_counter()
-                torch.mm(left, right.T)
-                seconds[bool(is_half)] = min(seconds[bool(is_half)], time.perf_counter() - begun)
-    return seconds[True] < FASTER * seconds[False]
+    """Whether products in bfloat16 are faster than in float32 here, by the measurement that is kept."""
+    seconds = measured(*shape_class(length, n_atoms), "cpu", 1)
+    return seconds.get("bfloat16", math.inf) < FASTER * seconds["float32"]
 
 
 def can_be_rough(device: torch.device, longest: float) -> bool:
