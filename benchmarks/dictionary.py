@@ -112,7 +112,8 @@ def run_sklearn(X: np.ndarray, D: np.ndarray, seed: int, budget: float) -> list[
 def run_ours(X: np.ndarray, D: np.ndarray, seed: int, budget: float) -> list[Snapshot]:
     """``learn_dictionary``: its history of exact objectives, then the whole call, certificates included."""
     options: dict[str, Any] = {"bias": None, "seed": seed, "init": D, "epochs": EPOCHS}
-    learn_dictionary(X[:600], len(D), LAM, **options, max_seconds=1.0)  # compile
+    learn_dictionary(X[:600], len(D), LAM, **options, max_seconds=1.0)  # compile, and so does the next
+    learn_dictionary(X[: 2 * max(len(D), 1024)], len(D), LAM, **options | {"epochs": 2}, max_steps=12)
     clock = Clock()
     with mock.patch("time.perf_counter", time.process_time):  # its time limit, too, is one of CPU time
         fit = learn_dictionary(X, len(D), LAM, **options, max_seconds=0.95 * budget)

@@ -30,6 +30,9 @@ from cvxsae.solvers.dictionary.rough_kernels import Padded, Round, Sparse
 ROWS = 128
 """Datapoints in a product: whatever the number of threads, so that it does not change the answer."""
 
+ADAM_ENTRIES = 2**18
+"""Numbers of a dictionary that one thread updates: they take longer than the thread to start."""
+
 LARGEST = 1e15
 """Length of datapoints in units of λ above which float32 might overflow."""
 
@@ -133,6 +136,19 @@ def half_is_faster(n_atoms: int, length: int) -> bool:
 def can_be_rough(device: torch.device, longest: float) -> bool:
     """Whether rough codes can be had: kernels are compiled for the CPU, and the data are not too long for float32."""
     return device.type == "cpu" and why_not_compiled() is None and longest < LARGEST
+
+
+def adam_in_threads(
+    dictionary: Float64[torch.Tensor, "K d"],
+    gradient: Float64[torch.Tensor, "K d"],
+    first: Float64[torch.Tensor, "K d"],
+    second: Float64[torch.Tensor, "K d"],
+    rates: tuple[float, float, float, float],
+) -> None:
+    """A step of Adam on the sphere (:func:`~cvxsae.solvers.dictionary.rough_kernels.adam`), in place."""
+    n_atoms, arrays = len(dictionary), [part.numpy() for part in (dictionary, gradient, first, second)]
+    rows = max(1, ADAM_ENTRIES // dictionary.shape[1])
+    _in_threads([partial(kernels.adam, *arrays, (a, min(a + rows, n_atoms)), rates) for a in range(0, n_atoms, rows)])
 
 
 def _padded(rows: Float64[torch.Tensor, "n d"], factor: float) -> Float32[torch.Tensor, "n length"]:

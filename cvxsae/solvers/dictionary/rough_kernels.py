@@ -225,3 +225,27 @@ def compress(working, unit, to):
             to.atoms[at], to.codes[at] = working.atoms[n, t], unit * working.codes[n, t]
             at += 1
     to.starts[len(working.sizes)] = at
+
+
+@jit(fastmath=REORDER)
+def adam(atoms, uphill, first, second, rows, rates):
+    """A step of Adam on the sphere for some rows of (K, d), in float64: ``atoms`` and both means are overwritten.
+
+    ``rates`` are what is new in either mean, the length of the step, and the least number to divide by.
+    """
+    begin, end = rows
+    new_first, new_second, length, least = rates
+    for k in range(begin, end):
+        atom, gradient, mean, square = atoms[k], uphill[k], first[k], second[k]
+        along, norm = 0.0, 0.0
+        for j in range(U(len(atom))):
+            along += atom[j] * gradient[j]
+        for j in range(U(len(atom))):
+            tangent = gradient[j] - along * atom[j]
+            mean[j] += new_first * (tangent - mean[j])
+            square[j] += new_second * (tangent * tangent - square[j])
+            atom[j] -= length * mean[j] / max(np.sqrt(square[j]), least)
+            norm += atom[j] * atom[j]
+        norm = 1.0 / np.sqrt(norm)
+        for j in range(U(len(atom))):
+            atom[j] *= norm

@@ -10,7 +10,9 @@ import torch
 from cvxsae import encode, learn_dictionary
 from cvxsae.solvers.dictionary import rough
 from cvxsae.solvers.dictionary.rough import LARGEST, RoughCodes, can_be_rough
-from cvxsae.solvers.dictionary.stages.stochastic import residual_sums
+from cvxsae.solvers.dictionary.stages import stochastic
+from cvxsae.solvers.dictionary.stages.stochastic import StochasticSteps, residual_sums
+from cvxsae.solvers.dictionary.state import Moments
 from tests.helpers.problems import unit
 
 
@@ -102,3 +104,25 @@ def test_what_float32_cannot_hold_and_other_devices_are_left_to_the_engine(monke
     with pytest.raises(TypeError):  # the control: here they are asked for
         learn_dictionary(X, 6, 0.1, bias=None, epochs=2, max_steps=2)
     assert asked
+
+
+def test_the_compiled_step_of_adam_is_that_in_torch(monkeypatch):
+    """On more numbers than one thread takes; given arrays stay as they were."""
+    rng, steps = np.random.default_rng(0), StochasticSteps()
+    start = torch.from_numpy(unit(rng.standard_normal((40, 9))))
+    monkeypatch.setattr(rough, "ADAM_ENTRIES", 100)
+    found = []
+    for reason in (None, "asked"):
+        monkeypatch.setattr(stochastic, "why_not_compiled", lambda reason=reason: reason)
+        rng, atoms, moments = np.random.default_rng(1), start, Moments.zero(start)
+        for rate in (0.3, 1.0, 0.7):
+            gradient = torch.from_numpy(rng.standard_normal((40, 9)))
+            gradient[3] = 0
+            kept = atoms.clone(), gradient.clone(), moments.first.clone()
+            after = steps.adam(atoms, moments, gradient, rate)
+            assert all(torch.equal(*pair) for pair in zip(kept, (atoms, gradient, moments.first), strict=True))
+            atoms, moments = after
+        found.append((atoms, moments.first, moments.second))
+    for compiled, plain in zip(*found, strict=True):
+        torch.testing.assert_close(compiled, plain, rtol=0, atol=1e-13)
+    assert not torch.equal(found[0][0], start)

@@ -22,8 +22,9 @@ import scipy.sparse as sp
 import torch
 from jaxtyping import Float64
 
+from cvxsae.solvers.codes.engines.compiled import why_not_compiled
 from cvxsae.solvers.dictionary.evaluator import Evaluator
-from cvxsae.solvers.dictionary.rough import RoughCodes
+from cvxsae.solvers.dictionary.rough import RoughCodes, adam_in_threads
 from cvxsae.solvers.dictionary.state import Moments, RoundStart, SearchState, Stochastic
 from cvxsae.solvers.dictionary.sums import unit
 
@@ -124,13 +125,19 @@ class StochasticSteps:
         rate: float,
     ) -> tuple[Float64[torch.Tensor, "K d"], Moments]:
         """Move against an estimate of the gradient at a rate in [0, 1]; the result does not depend on its units."""
-        along = torch.linalg.vecdot(dictionary, gradient)[:, None]
-        tangent = torch.addcmul(gradient, dictionary, along, value=-1)
         taken = moments.taken + 1
-        first = torch.lerp(moments.first, tangent, 1 - self.first_decay)
-        second = torch.lerp(moments.second, tangent.square_(), 1 - self.second_decay)
         length = rate * self.length / dictionary.shape[1] ** 0.5
         length *= (1 - self.second_decay**taken) ** 0.5 / (1 - self.first_decay**taken)  # both means began at zero
+        new_first, new_second = 1 - self.first_decay, 1 - self.second_decay
+        if dictionary.device.type == "cpu" and why_not_compiled() is None:
+            moved, first, second = dictionary.clone(), moments.first.clone(), moments.second.clone()
+            rates = new_first, new_second, length, self.least_scale
+            adam_in_threads(moved, gradient.contiguous(), first, second, rates)
+            return moved, Moments(first, second, taken)
+        along = torch.linalg.vecdot(dictionary, gradient)[:, None]
+        tangent = torch.addcmul(gradient, dictionary, along, value=-1)
+        first = torch.lerp(moments.first, tangent, new_first)
+        second = torch.lerp(moments.second, tangent.square_(), new_second)
         moved = torch.addcdiv(dictionary, first, second.sqrt().clamp_(min=self.least_scale), value=-length)
         return unit(moved), Moments(first, second, taken)
 
