@@ -18,11 +18,20 @@ from cvxsae.relaxations.joint.joint import JointProblem
 SAMPLES = 300
 """Points at which inner minima are sampled; more make the referee stricter by less than a tenth of a percent."""
 
-TILTS, ANGLES, KAPPAS = 48, 300, 17
+TILTS, ANGLES, KAPPAS = 96, 600, 5
 """Tilts γ, angles of atoms and multiples κ of T15 that are sampled; twice as many change a floor by less than 0.1 %."""
 
-_HALVINGS = 26
-"""Steps of the bisection for the best κ, to 2⁻²⁵."""
+_FINER = 2
+"""Samples of q for T15, per sample asked for."""
+
+_PER_OCTAVE = 32
+"""Ratios λ/‖x‖ per power of two at which costs of T15 are computed."""
+
+_BETWEEN = 2e-4
+"""Costs are raised by this, relative: more than what interpolating them between these ratios can lose."""
+
+_HALVINGS = 18
+"""Steps of the bisection for the best κ, to 2⁻¹⁷."""
 
 _TOL = 1e-10
 """Claims may exceed what is recomputed by this, relative: rounding of two float64 computations."""
@@ -202,17 +211,19 @@ def _exact_limit(matrix: np.ndarray, n_atoms: int, claimed: float) -> tuple[floa
 def _checked_limit(directions: np.ndarray, root: np.ndarray, n_atoms: int, claimed: float) -> tuple[float, list[str]]:
     """The same for t² and many datapoints, whose matrix ``[√w_n (v_n·v_m)² √w_m]`` is too large.
 
-    In few dimensions from all eigenvalues of ``Σ_n w_n (v_n ⊗ v_n)(v_n ⊗ v_n)ᵀ``, d² × d². In many the sum is enclosed:
+    In few dimensions from all eigenvalues of ``Σ_n w_n (v_n ⊗ v_n)(v_n ⊗ v_n)ᵀ`` on symmetric matrices, whose entries
+    off the diagonal are counted once, times √2. In many dimensions the sum is enclosed:
     what an orthonormal basis catches is below it, and what is above follows from the largest eigenvalue that the
     basis leaves (floors.md, Lemma 4), which ARPACK finds. The claim must not be below what is certain.
     """
     n, d = directions.shape
-    if d * d <= DENSE:
-        moment = np.zeros((d * d, d * d))
-        for start in range(0, n, _BLOCK // (d * d)):
-            part = slice(start, start + _BLOCK // (d * d))
+    i, j = np.triu_indices(d)
+    if len(i) <= DENSE:
+        moment, twice = np.zeros((len(i), len(i))), np.where(i == j, 1, math.sqrt(2))
+        for start in range(0, n, _BLOCK // len(i)):
+            part = slice(start, start + _BLOCK // len(i))
             V = directions[part]
-            squares = (V[:, :, None] * V[:, None, :]).reshape(len(V), d * d) * root[part, None]
+            squares = V[:, i] * V[:, j] * (twice * root[part, None])
             moment += squares.T @ squares
         return _exact_limit(moment, n_atoms, claimed)
     low, high = _enclosed_limit(directions, root, n_atoms)
@@ -288,18 +299,26 @@ def _huber(a: np.ndarray, level: np.ndarray | float) -> np.ndarray:
 
 
 def _inner(norms: np.ndarray, weights: np.ndarray, lam: float, kernel: ZonalKernel, cone: bool, samples: int) -> float:
-    """``Σ_n min_q (Ψ_n(q) + w_n q)`` over sampled q."""
-    c = _sampled(samples if cone else 8 * samples)
+    """``Σ_n min_q (Ψ_n(q) + w_n q)`` over sampled q, many datapoints at a time."""
+    c = _sampled(_FINER * samples if cone else 8 * samples)
     charges = _kernel(kernel, c) ** 2
-    table = _cone_table(samples) if cone else None
+    live = norms > 0
+    norms, weights = norms[live], weights[live]
+    grid = rows = None
+    if cone and (norms > lam).any():
+        grid = _ratios(lam / norms.max())
+        rows = np.stack([_cone_costs(_cone_table(samples), ratio) for ratio in grid]) * (1 + _BETWEEN)
     total = 0.0
-    for norm, weight in zip(norms, weights, strict=True):
-        if norm == 0:
-            continue
-        costs = _huber(np.full_like(c, norm), lam / c)
-        if table is not None and lam < norm:
-            costs = np.maximum(costs, _cone_costs(table, norm, lam))
-        total += float((costs + weight * charges).min())
+    for start in range(0, len(norms), max(1, _BLOCK // len(c))):
+        part = slice(start, start + max(1, _BLOCK // len(c)))
+        norm, weight = norms[part, None], weights[part, None]
+        costs = _huber(norm, lam / c)
+        if grid is not None and rows is not None:
+            place = np.interp((lam / norms[part]).clip(max=1.0), grid, np.arange(len(grid)))
+            left = np.minimum(place.astype(int), len(grid) - 2)
+            share = (place - left)[:, None]
+            np.maximum(costs, norm**2 * ((1 - share) * rows[left] + share * rows[left + 1]), out=costs)
+        total += float((costs + weight * charges).min(axis=1).sum())
     return total
 
 
@@ -307,12 +326,17 @@ def _sampled(samples: int) -> np.ndarray:
     return np.append((np.arange(samples) + 0.5) / samples, 1.0)
 
 
+def _ratios(least: float) -> np.ndarray:
+    """Ratios λ/‖x‖, rising to 1, between which costs are interpolated."""
+    return np.geomspace(min(least, 0.5), 1.0, math.ceil(_PER_OCTAVE * -math.log2(min(least, 0.5))) + 1)
+
+
 @lru_cache(maxsize=2)
 def _cone_table(samples: int) -> tuple[np.ndarray, np.ndarray]:
     """``max (c + κp)`` over atoms on the cone of T15, sampled, and ``√(1 + κ²)``: (q, tilt, κ)."""
     c = np.sin(np.linspace(0, np.pi / 2, ANGLES))
     slopes, kappas_used = [], []
-    for share in _sampled(samples) ** 4:
+    for share in _sampled(_FINER * samples) ** 4:
         gamma = np.sin(np.linspace(0, np.pi / 2, TILTS))[:, None] * math.sqrt(share * (1 - share) / 2)
         rho = np.sqrt(np.maximum(share * (1 - share) - 2 * gamma**2, 0))
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -332,7 +356,8 @@ def _cone_table(samples: int) -> tuple[np.ndarray, np.ndarray]:
     return np.array(slopes), np.sqrt(1 + np.array(kappas_used) ** 2)
 
 
-def _cone_costs(table: tuple[np.ndarray, np.ndarray], norm: float, lam: float) -> np.ndarray:
+def _cone_costs(table: tuple[np.ndarray, np.ndarray], ratio: float) -> np.ndarray:
+    """What a datapoint of length 1 costs at least at λ = ``ratio``, at each sampled q."""
     slopes, stretch = table
-    level = np.divide(lam * stretch, slopes, where=slopes > 0, out=np.full_like(slopes, np.inf))
-    return np.asarray(_huber(norm / stretch, level).max(axis=2).min(axis=1))
+    level = np.divide(ratio * stretch, slopes, where=slopes > 0, out=np.full_like(slopes, np.inf))
+    return np.asarray(_huber(1 / stretch, level).max(axis=2).min(axis=1))

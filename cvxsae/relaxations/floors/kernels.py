@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any, TypeAlias
 
-import numpy as np
 import torch
 from jaxtyping import Float
 
@@ -23,11 +22,42 @@ from cvxsae.relaxations import linalg
 from cvxsae.relaxations.linalg import EPS
 
 CELLS = 400
-"""Intervals of c = k⁻¹(√q) on which the inner minimum is bounded."""
+"""Intervals of c = k⁻¹(√q) on which the inner minimum is bounded while weights are searched for."""
 
+
+@dataclass(frozen=True, kw_only=True)
+class Resolution:
+    """How finely a datapoint's costs are bounded. A bound holds at every resolution, and is lower at a coarse one.
+
+    Attributes
+    ----------
+    cells
+        Intervals of ``c = k⁻¹(√q)``.
+    tilts
+        Intervals of γ, for T15.
+    kappas
+        Multiples κ that are tried in each of them.
+    octave
+        Ratios λ/‖x‖ per power of two at which costs of T15 are tabulated.
+    """
+
+    cells: int = CELLS
+    tilts: int = 64
+    kappas: int = 3
+    octave: int = 4
+
+
+SEARCH = Resolution()
+"""Of the search for weights, which are evaluated again at the end."""
+
+FINAL = Resolution(cells=2000, tilts=512, kappas=2, octave=8)
+"""Of what is claimed: half a percent above :data:`SEARCH`, and a tenth below the end of all refinement."""
 
 KEPT_POINTS = 20_000
 """Datapoints whose costs are computed at a time: 64 MB in float64."""
+
+_GOLDEN_STEPS = 24
+"""Of the search for κ, to 2·0.618²⁴ = 2e-5; any κ gives a bound."""
 
 MOST_POWERS = 1000
 """Largest power of a kernel: it is zero but for atoms that are datapoints, and each power is a pass over a matrix."""
@@ -134,16 +164,18 @@ def exponential_kernel(rate: float, degree: int = 24) -> ZonalKernel:
 # ---------------------------------------------------------------------- what a datapoint costs at a share q
 
 
-def shares(chosen: ZonalKernel) -> Float[torch.Tensor, " cells"]:
-    """The lower ends of the cells of ``q = ‖Πψ(v)‖²``: ``k(c)²`` at ``c = 0, 1/CELLS, …``, rounded down.
+def shares(chosen: ZonalKernel, resolution: Resolution = SEARCH) -> Float[torch.Tensor, " cells"]:
+    """The lower ends of the cells of ``q = ‖Πψ(v)‖²``: ``k(c)²`` at ``c = 0, 1/cells, …``, rounded down.
 
     Cell i is ``k(c_i)² ≤ q ≤ k(c_{i+1})²``; the cells cover [0, 1].
     """
-    ends = torch.arange(CELLS, dtype=torch.float64) / CELLS
+    ends = torch.arange(resolution.cells, dtype=torch.float64) / resolution.cells
     return chosen(ends).square() * (1 - 8 * (chosen.powers[-1] + 4) * EPS)
 
 
-def least_costs(lengths: Float[torch.Tensor, " n"], lam: float, chosen: ZonalKernel) -> Float[torch.Tensor, "n cells"]:
+def least_costs(
+    lengths: Float[torch.Tensor, " n"], lam: float, chosen: ZonalKernel, resolution: Resolution = SEARCH
+) -> Float[torch.Tensor, "n cells"]:
     """For each datapoint and cell a lower bound of φ(x_n) over all dictionaries whose share ``q_n`` lies in the cell.
 
     T14: no atom has ``k(d_k·v_n)² > q_n``, so ``φ(x_n) ≥ h_{λ/c}(‖x_n‖)`` with c the upper end of the cell.
@@ -152,32 +184,35 @@ def least_costs(lengths: Float[torch.Tensor, " n"], lam: float, chosen: ZonalKer
     zero and rounded down by the caller.
     """
     device = lengths.device
-    upper = torch.arange(1, CELLS + 1, dtype=torch.float64, device=device) / CELLS
+    upper = torch.arange(1, resolution.cells + 1, dtype=torch.float64, device=device) / resolution.cells
     costs = _best_multiple(lengths[:, None], lam / upper)
     if chosen.is_square:
         ratios = lam / lengths
-        grid = ratio_grid(float(ratios.min())).to(device)
-        table = torch.stack([_cone_costs(float(ratio)) for ratio in grid]).to(device)
+        grid = ratio_grid(float(ratios.min()), resolution.octave).to(device)
+        table = torch.stack([_cone_costs(float(ratio), resolution) for ratio in grid]).to(device)
         above = torch.searchsorted(grid, ratios).clamp(1, len(grid) - 1)
         left, right = grid[above - 1], grid[above]
         # φ is concave in λ (a maximum over y with λ on the right-hand side), so its chords bound it from below.
         part = ((ratios - left) / (right - left)).clamp(0, 1)[:, None]
-        chords = (1 - part) * table[above - 1] + part * table[above]
-        costs = torch.maximum(costs, chords * lengths.square()[:, None])
-    return costs * (1 - 64 * EPS)
+        chords = torch.lerp(table[above - 1], table[above], part).mul_(lengths.square()[:, None])
+        torch.maximum(costs, chords, out=costs)
+    return costs.mul_(1 - 64 * EPS)
 
 
-def ratio_grid(least: float) -> Float[torch.Tensor, " ratios"]:
-    """Ratios λ/‖x_n‖ at which the costs of T15 are tabulated: powers of 2^¼ from below ``least`` up to 1."""
-    steps = max(1, math.ceil(-4 * math.log2(min(least, 0.5))) + 1)
-    return torch.tensor([2.0 ** (-i / 4) for i in range(steps, -1, -1)], dtype=torch.float64)
+def ratio_grid(least: float, octave: int = SEARCH.octave) -> Float[torch.Tensor, " ratios"]:
+    """Ratios λ/‖x_n‖ at which the costs of T15 are tabulated: ``octave`` per power of two, from below ``least`` up."""
+    steps = max(1, math.ceil(-octave * math.log2(min(least, 0.5))) + 1)
+    return torch.tensor([2.0 ** (-i / octave) for i in range(steps, -1, -1)], dtype=torch.float64)
 
 
-@lru_cache(maxsize=256)
-def _cone_costs(ratio: float) -> Float[torch.Tensor, " cells"]:
+@lru_cache(maxsize=512)
+def _cone_costs(ratio: float, resolution: Resolution) -> Float[torch.Tensor, " cells"]:
     """Lower bound of φ for ``‖x‖ = 1`` and λ = ``ratio`` in each cell: least over tilts, best over κ."""
-    slopes, stretch = cone_slopes()
-    return _best_multiple(1 / stretch, ratio * stretch / slopes).amax(dim=2).amin(dim=1)
+    slopes, stretch = cone_slopes(resolution)
+    best = _best_multiple(1 / stretch[..., 0], ratio * stretch[..., 0] / slopes[..., 0])
+    for i in range(1, resolution.kappas):
+        torch.maximum(best, _best_multiple(1 / stretch[..., i], ratio * stretch[..., i] / slopes[..., i]), out=best)
+    return best.amin(dim=1)
 
 
 def _best_multiple(length: torch.Tensor, limit: torch.Tensor) -> torch.Tensor:
@@ -186,8 +221,8 @@ def _best_multiple(length: torch.Tensor, limit: torch.Tensor) -> torch.Tensor:
     return t * (length - t / 2)
 
 
-@lru_cache(maxsize=1)
-def cone_slopes(tilts: int = 64, kappas: int = 9) -> tuple[torch.Tensor, torch.Tensor]:
+@lru_cache(maxsize=4)
+def cone_slopes(resolution: Resolution = SEARCH) -> tuple[torch.Tensor, torch.Tensor]:
     """``m``: an upper bound of ``max u·(v + κĝ)`` over atoms u, by cell of q, cell of tilt γ, and κ ≥ 0 (T15).
 
     ``E = (I − Π)ψ(v)`` is a symmetric matrix with ``uᵀEu = 0`` for every atom u and ``vᵀEv = ‖E‖_F² = 1 − q``.
@@ -195,45 +230,80 @@ def cone_slopes(tilts: int = 64, kappas: int = 9) -> tuple[torch.Tensor, torch.T
 
         ``(1 − q) c² + 2γ c p ≤ ρ (1 − c²)``  and  ``c² + p² ≤ 1``  and  ``c⁴ ≤ q``.
 
-    Any κ is sound. The last one is where m is least, which is best for small λ; the others are fractions of it.
+    In a cell ``1 − q`` is at its least and ρ at its largest, and γ is at the end that leaves p more room
+    (``docs/floors.md`` has the rest). Any κ is sound. The last one is where m is least, which is best for small λ; the
+    others are fractions of it.
 
     Returns
     -------
     slopes, stretch
         m and ``√(1 + κ²)``, (cells, tilts, kappas).
     """
-    found = [_cone_slopes_in(cell, tilts, kappas) for cell in range(CELLS)]
-    slopes, kappa = (np.stack(arrays) for arrays in zip(*found, strict=True))
-    return torch.from_numpy(slopes * (1 + 32 * EPS)), torch.from_numpy(np.sqrt(1 + kappa**2))
+    cone = _Cone.of(resolution)
+    left, right = (torch.full_like(cone.top, end) for end in (0.0, 2.0))
+    for _ in range(_GOLDEN_STEPS):  # m is convex in κ: golden section
+        one, two = torch.lerp(left, right, 0.382), torch.lerp(left, right, 0.618)
+        is_left = cone.slope(one) < cone.slope(two)
+        left, right = torch.where(is_left, left, one), torch.where(is_left, two, right)
+    kappa = (left + right)[..., None] / 2 * torch.linspace(0, 1, resolution.kappas, dtype=torch.float64)
+    slopes = torch.stack([cone.slope(kappa[..., i]) for i in range(resolution.kappas)], dim=-1)
+    return slopes * (1 + 64 * EPS), (1 + kappa.square()).sqrt()
 
 
-def _cone_slopes_in(cell: int, tilts: int, kappas: int, pieces: int = 400) -> tuple[np.ndarray, np.ndarray]:
-    """:func:`cone_slopes` in one cell of q: m and κ, (tilts, kappas). Cells of γ and of c are bounded at safe ends."""
-    first, last = (cell / CELLS) ** 4, ((cell + 1) / CELLS) ** 4
-    spread = (0.25 if first < 0.5 < last else max(first * (1 - first), last * (1 - last))) + 8 * EPS  # ρ cancels
-    gamma = np.sin(np.linspace(0.0, np.pi / 2, tilts + 1)) * math.sqrt(spread / 2) * (1 + 4 * EPS)
-    rho = np.sqrt(np.maximum(spread - 2 * gamma[:-1] ** 2, 0.0)) + 4 * EPS
-    c = np.linspace(0.0, (cell + 1) / CELLS, pieces + 1)
-    low, high = c[:-1], c[1:]
-    reach = np.sqrt(1 - low**2)
-    # The most that 2γcp can be on low ≤ c ≤ high; if negative, p has to be at most that of the widest γc.
-    room = rho[:, None] * (1 - low**2) - (1 - last) * low**2 + 8 * EPS
-    with np.errstate(divide="ignore"):
-        above = room / (2 * gamma[:-1, None] * low)
-        below = room / (2 * gamma[1:, None] * high)
-    p = np.where(room >= 0, np.minimum(above, reach), below) + 4 * EPS
-    reached = np.where(p < -reach - 16 * EPS, -np.inf, high)
+@dataclass(frozen=True)
+class _Cone:
+    """The corners of what (6d) leaves of the half plane ``c ≥ 0`` of v and ĝ, by cell of q and cell of γ.
 
-    def slope(kappa: np.ndarray) -> np.ndarray:
-        return np.asarray((reached + kappa[:, None] * p).max(axis=1))
+    For c up to ``top`` an atom may lie in the plane, p = √(1 − c²). Beyond, p is below a convex function of c that is
+    zero at ``level`` and ends at ``end``, so ``c + κp`` is largest at one of these.
+    """
 
-    left, right = np.zeros(tilts), np.full(tilts, 2.0)
-    for _ in range(24):  # m is convex in κ: golden section
-        one, two = left + 0.382 * (right - left), left + 0.618 * (right - left)
-        lower = slope(one) < slope(two)
-        left, right = np.where(lower, left, one), np.where(lower, two, right)
-    kappa = ((left + right) / 2)[:, None] * np.linspace(0.0, 1.0, kappas)
-    return np.stack([slope(kappa[:, i]) for i in range(kappas)], axis=1), kappa
+    top: torch.Tensor
+    top_p: torch.Tensor
+    level: torch.Tensor
+    end: torch.Tensor
+    end_p: torch.Tensor
+
+    @classmethod
+    def of(cls, resolution: Resolution) -> _Cone:
+        """Every cell at its safe ends."""
+        edges = torch.arange(resolution.cells + 1, dtype=torch.float64) / resolution.cells
+        first, last, most = edges[:-1, None] ** 4, edges[1:, None] ** 4, edges[1:, None]
+        ends = torch.maximum(first * (1 - first), last * (1 - last))
+        spread = torch.where((first < 0.5) & (last > 0.5), 0.25, ends) + 8 * EPS  # ρ cancels
+        tilts = torch.linspace(0.0, math.pi / 2, resolution.tilts + 1, dtype=torch.float64).sin()
+        gamma = tilts * (spread / 2).sqrt() * (1 + 4 * EPS)
+        low, high = gamma[:, :-1], gamma[:, 1:]
+        rho, rest = (spread - 2 * low.square()).clamp(min=0).sqrt() + 4 * EPS, 1 - last
+        reach = ((1 - most) * (1 + most)).sqrt() + 4 * EPS
+
+        def corner(tilt: torch.Tensor) -> torch.Tensor:  # tan, or its inverse, of where p meets ±√(1 − c²)
+            return tilt + (tilt.square() + rho * rest).sqrt()
+
+        across = corner(low)
+        top, top_p = rho / torch.hypot(rho, across), across / torch.hypot(rho, across)
+        level = (rho / (rho + rest)).sqrt()
+        across = corner(high)
+        end, end_p = across / torch.hypot(across, rest), -rest / torch.hypot(across, rest)
+        # The cone may be cut off by c⁴ ≤ q.
+        room = rho * (1 - most.square()) - rest * most.square() + 8 * EPS
+        cut_p = torch.where(room >= 0, torch.minimum(room / (2 * low * most), reach), room / (2 * high * most))
+        is_cut = most < end
+        end, end_p = torch.where(is_cut, most, end), torch.where(is_cut, cut_p, end_p)
+        return cls(
+            torch.minimum(top, most),
+            torch.where(top < most, top_p, reach),
+            torch.minimum(level, most),
+            end,
+            end_p + 4 * EPS,
+        )
+
+    def slope(self, kappa: torch.Tensor) -> torch.Tensor:
+        """The largest ``c + κp``."""
+        stretch = (1 + kappa.square()).sqrt()
+        above = torch.where(self.top * stretch >= 1, stretch, self.top + kappa * self.top_p)
+        beyond = torch.maximum(self.level, self.end + kappa * self.end_p)
+        return torch.maximum(above, beyond)
 
 
 @dataclass(frozen=True)
@@ -255,10 +325,17 @@ def inner_minimum(
 class DatapointCosts:
     """The costs of all datapoints by share (:func:`least_costs`), kept where they are few, and made again where not."""
 
-    def __init__(self, lengths: Float[torch.Tensor, " n"], lam: float, chosen: ZonalKernel) -> None:
-        self.lengths, self.lam, self.kernel = lengths, lam, chosen
-        self.lower_ends = shares(chosen).to(lengths.device)
-        self._kept = [least_costs(lengths, lam, chosen)] if len(lengths) <= KEPT_POINTS else None
+    def __init__(
+        self,
+        lengths: Float[torch.Tensor, " n"],
+        lam: float,
+        chosen: ZonalKernel,
+        resolution: Resolution = SEARCH,
+    ) -> None:
+        self.lengths, self.lam, self.kernel, self.resolution = lengths, lam, chosen, resolution
+        self.lower_ends = shares(chosen, resolution).to(lengths.device)
+        self._at_once = max(1, KEPT_POINTS * CELLS // resolution.cells)
+        self._kept = [least_costs(lengths, lam, chosen, resolution)] if len(lengths) <= self._at_once else None
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -282,9 +359,9 @@ class DatapointCosts:
         if self._kept is not None:
             yield slice(None), self._kept[0]
             return
-        for start in range(0, len(self), KEPT_POINTS):
-            part = slice(start, start + KEPT_POINTS)
-            yield part, least_costs(self.lengths[part], self.lam, self.kernel)
+        for start in range(0, len(self), self._at_once):
+            part = slice(start, start + self._at_once)
+            yield part, least_costs(self.lengths[part], self.lam, self.kernel, self.resolution)
 
 
 # ---------------------------------------------------------------------- what K atoms can share

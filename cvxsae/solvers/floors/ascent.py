@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +26,10 @@ _REPLIES = (-14, 17, 311)
 """Powers of two of the tabulated weights, per squared length, and how many: ten to an octave."""
 _LEAST_STEP = 1e-12
 """A smaller step between two tabulated shares counts as this one."""
+
+
+def _say_nothing(words: str) -> None:
+    """Where no one listens."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,21 +54,25 @@ class FrankWolfe:
         Up to so many datapoints their kernel matrix is kept, in float32; beyond, for t², it is made in blocks.
     degree
         Of the Chebyshev filter of a subspace iteration by blocks.
-    last_degree, last_spare, sweeps, last_tol
-        Before the bound of the sum of eigenvalues the basis gets random columns, a fraction of K, and is filtered with
-        this degree, so often at most, until that lowers the bound by no more than a relative ``last_tol``.
+    last_degree, sweeps, last_tol
+        Before the bound of the sum of eigenvalues the basis is filtered with this degree, so often at most, until the
+        bound is within a relative ``last_tol`` of what the basis had caught, or is lowered by no more than that.
     inner_steps
         Steps of exponentiated gradient over the mixtures of the shares seen, in every round.
     newest
         The weight that the newest shares start with in the mixture.
     first_multiples, last_multiples
         Powers of two by which the first weights and the final ones are multiplied, and how many in between.
+    final_multiples
+        Factors of the best of these that are tried once more, where costs are bounded finely.
     least_weight
         Weights are at least this fraction of the shortest squared length, so that shares can be divided by them.
     first_powers, powers
         Powers in a subspace iteration from a random start, and from the basis of the last round.
     spare, spare_share
         Columns of a subspace iteration beyond K: a number, and a fraction of K.
+    tell
+        Called with a few words on how far the search is.
     """
 
     tol: float
@@ -76,18 +84,19 @@ class FrankWolfe:
     matrix: int = 8000
     degree: int = 3
     last_degree: int = 6
-    last_spare: float = 0.25
-    last_tol: float = 3e-3
-    sweeps: int = 6
+    last_tol: float = 1e-2
+    sweeps: int = 3
     inner_steps: int = 60
     newest: float = 0.2
     first_multiples: tuple[int, int, int] = (-12, 4, 65)
     last_multiples: tuple[int, int, int] = (-2, 2, 41)
+    final_multiples: tuple[float, ...] = (0.95, 1.0, 1.05)
     least_weight: float = 1e-6
     first_powers: int = 5
     powers: int = 2
     spare: int = 8
     spare_share: float = 0.1
+    tell: Callable[[str], None] = _say_nothing
 
 
 @dataclass(frozen=True)
@@ -153,10 +162,9 @@ class LivePoints:
         weights, kernel = ascent.best, ascent.kernel
         limit = ascent.oracle.limit(weights)
         trials = [*torch.logspace(*ascent.search.last_multiples, base=2.0).tolist(), 1.0]
-        values = [
-            inner - trial * limit for trial, inner in zip(trials, ascent.costs.sums(weights, trials), strict=True)
-        ]
-        best, factor = max(zip(values, trials, strict=True))
+        _, near = _best_multiple(ascent.costs, weights, limit, trials)
+        costs = bound.DatapointCosts(self.lengths, self.lam, kernel, bound.FINAL)
+        best, factor = _best_multiple(costs, weights, limit, [near * step for step in ascent.search.final_multiples])
         slack = 8 * (self.total + self.directions.shape[1] + 8) * EPS * (best + 2 * factor * limit + self.short_costs)
         value = (best + self.short_costs - slack) / self.total * self.scale**2
         full = np.zeros(self.total)
@@ -172,6 +180,14 @@ class LivePoints:
             factor * limit * self.scale**2 * (1 + 4 * EPS),
             ascent.oracle.failure,
         )
+
+
+def _best_multiple(
+    costs: bound.DatapointCosts, weights: torch.Tensor, limit: float, multiples: Sequence[float]
+) -> tuple[float, float]:
+    """The largest value of (6c), times N, at a multiple of the weights, and that multiple."""
+    sums = costs.sums(weights, multiples)
+    return max((inner - multiple * limit, multiple) for multiple, inner in zip(multiples, sums, strict=True))
 
 
 class _Ascent:
@@ -190,12 +206,20 @@ class _Ascent:
         self.replies = _Replies(points, kernel)
         self.oracle = top_shares(points.directions, kernel, width, search)
         self.value, self.dual = -math.inf, math.inf
-        weights = points.lengths if start is None else start
-        limit, share = self.oracle(weights)
+        self.seen = points.lengths.new_empty((0, len(points.lengths)))
+        self.mixture = points.lengths.new_empty(0)
         first = torch.logspace(*search.first_multiples, base=2.0).tolist()
-        self._offer(weights, limit, first if start is None else [1.0])
-        self.seen = share[None]
-        self.mixture = torch.ones(1, dtype=torch.float64, device=share.device)
+        self._ask(points.lengths if start is None else start, first if start is None else [1.0])
+
+    def _ask(self, weights: torch.Tensor, multiples: Sequence[float] = (1.0,)) -> None:
+        """See what the top eigenvectors at these weights share, and what bound the weights give."""
+        limit, share = self.oracle(weights)
+        if self.value > self.dual:  # no value is: the sum of eigenvalues that gave it was too low
+            self.value = -math.inf
+        self._offer(weights, limit, multiples)
+        newest = self.search.newest if len(self.seen) else 1.0
+        self.seen = torch.cat([self.seen, share[None]])
+        self.mixture = torch.cat([(1 - newest) * self.mixture, self.mixture.new_tensor([newest])])
 
     def _offer(self, weights: torch.Tensor, limit: float, multiples: Sequence[float] = (1.0,)) -> None:
         for multiple, inner in zip(multiples, self.costs.sums(weights, multiples), strict=True):
@@ -204,20 +228,22 @@ class _Ascent:
 
     def run(self, target: float) -> None:
         """Improve the weights until the dual is within ``tol`` of the bound, or below ``target``, or time is up."""
-        for _ in range(self.search.rounds):
+        for turn in range(self.search.rounds):
+            self._tell(turn)
             if time.perf_counter() > self.search.deadline:
                 break
             weights = self._mix()
             self.dual = min(self.dual, self._dual(weights))
             if self.dual <= max(target, self.value + self.search.tol * abs(self.dual)):
                 break
-            limit, share = self.oracle(weights)
-            if self.value > self.dual:  # no value is: the sum of eigenvalues that gave it was too low
-                self.value = -math.inf
-            self._offer(weights, limit)
-            self.seen = torch.cat([self.seen, share[None]])
-            newest = self.search.newest
-            self.mixture = torch.cat([(1 - newest) * self.mixture, self.mixture.new_tensor([newest])])
+            self._ask(weights)
+
+    def _tell(self, turn: int) -> None:
+        value, dual = (
+            (sum_ + self.points.short_costs) / self.points.total * self.points.scale**2
+            for sum_ in (self.value, self.dual)
+        )
+        self.search.tell(f"K {self.width}, round {turn}, {value:.6g} of at most {dual:.6g}")
 
     def _mix(self) -> torch.Tensor:
         """Minimize the dual over the mixtures of the shares seen; return the weights at the minimum."""

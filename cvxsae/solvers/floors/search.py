@@ -220,7 +220,9 @@ def find_floors(
                 partners, offsets = partners[order], (offsets - others[torch.from_numpy(order)]) / 2
             elif shift is not None:
                 offsets = offsets - shift
-            part = _Part(offsets, problem.lam, widths, search, run.inner(share=1 / (len(groups) - index)))
+            part = _Part(
+                offsets, problem.lam, widths, search, run.inner(share=1 / (len(groups) - index)), bar.set_postfix_str
+            )
             found: dict[int, FloorPart] = {}
             # Threads only wait for each other in small eigenvalue problems.
             with library_threads(1 if len(rows) <= FrankWolfe.dense else None):
@@ -272,6 +274,7 @@ class _Part:
     widths: tuple[int, ...]
     search: FloorSearch
     run: Run
+    tell: Callable[[str], None]
 
     def floors(self) -> Iterator[tuple[int, FloorPart]]:
         """The best bound for each width, from the largest width down; rows and partners are left to the caller."""
@@ -293,7 +296,7 @@ class _Part:
                 best = FloorPart(none, None, spectral[index], "T10")
             if points is not None and width < len(points.live) and not self.run.is_late:
                 deadline = self.run.inner(share=1 / (index + 1)).deadline
-                frank_wolfe = FrankWolfe(tol=self.search.tol, deadline=deadline, seed=self.run.seed)
+                frank_wolfe = FrankWolfe(tol=self.search.tol, deadline=deadline, seed=self.run.seed, tell=self.tell)
                 searched = partial(points.best, width, self.search.kernels, frank_wolfe, start, best.value)
                 found = self._or_none(searched)
                 if found is not None and found.value > best.value:

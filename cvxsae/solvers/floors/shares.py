@@ -22,6 +22,7 @@ from cvxsae.relaxations.floors.square_features import (
     feature_share_limit,
     n_features,
     operator_share_limit,
+    search_precision,
 )
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ _TINY = 1e-30
 """Keeps divisors away from zero, in float32 too."""
 _LEAST_CUT = 1e-3
 """A filter leaves alone what is below this fraction of the largest Ritz value, at least: powers must not overflow."""
+_FAR = 4
+"""Above so many times a filter's end Ritz vectors are not filtered: degree 6 would raise them more than 1e6-fold."""
 _DEPENDENT = 1e-2
 """Columns whose Cholesky factor has a smaller ratio of diagonal entries are made orthonormal by QR instead."""
 
@@ -140,6 +143,8 @@ class BlockIteration(TopShares):
     ) -> None:
         super().__init__(directions, kernel, width, search)
         self.features = SquareFeatures(directions)
+        self.precision = search_precision(directions.device)
+        self.caught = 0.0  # the sum of the K largest Ritz values before the last filter, near Λ_K and mostly below it
         self.basis = _random_basis(directions, width, search)
         self.is_first = True
 
@@ -147,18 +152,16 @@ class BlockIteration(TopShares):
         """``Λ_K(w)`` and the shares."""
         if self.is_first:
             for _ in range(self.search.first_powers):
-                self.basis = _orthonormal(self.features.product(weights, self.basis))
+                self.basis = _orthonormal(self._product(weights, self.basis))
         self.basis = self._filtered(weights, self.search.degree)
         self.is_first = False
-        small = self.basis.T @ self.features.product(weights, self.basis)
+        small = self.basis.T @ self._product(weights, self.basis)
         values, rotation = linalg.eigh((small + small.T) / 2)
         self.basis = self.basis @ rotation
         return self._top(weights, values, self.basis)
 
     def limit(self, weights: Float[torch.Tensor, " n"]) -> float:
-        """An upper bound of ``Λ_K(w)``, from a wider basis that is filtered as long as that pays and time allows."""
-        extra = _random_basis(self.directions, int(self.search.last_spare * self.width), self.search)
-        self.basis = _orthonormal(torch.cat([self.basis, extra], dim=1)[:, : len(self.directions)])
+        """An upper bound of ``Λ_K(w)``, from a basis that is filtered as long as that pays and time allows."""
         best = math.inf
         for sweep in range(self.search.sweeps):
             try:
@@ -170,27 +173,46 @@ class BlockIteration(TopShares):
                 break
             self.failure += FAILURE
             before, best = best, min(best, found)
-            if best > before * (1 - self.search.last_tol):
+            self.search.tell(f"pass {sweep + 1}: at most {best:.6g} where {self.caught:.6g} is seen")
+            if best > before * (1 - self.search.last_tol) or best <= self.caught * (1 + self.search.last_tol):
                 break
         return best
 
+    def _product(self, weights: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+        return self.features.product(weights, columns, self.precision)
+
     def _filtered(self, weights: torch.Tensor, degree: int) -> torch.Tensor:
-        """``T_m(2A/c − I)`` times the Ritz vectors of the basis, orthonormalized; c is the least Ritz value."""
-        moved = self.features.product(weights, self.basis)
+        """``T_m(2A/c − I)`` times the Ritz vectors of the basis, orthonormalized; c is the least that counts of them.
+
+        Vectors far above c only get a power, and the others are kept orthogonal to them: a filter would raise what
+        rounding leaves of them above all the rest.
+        """
+        moved = self._product(weights, self.basis)
         small = self.basis.T @ moved
         values, rotation = linalg.eigh((small + small.T) / 2)
-        cut = max(float(values[0]), _LEAST_CUT * float(values[-1]), _TINY)
-        before = self.basis @ rotation
-        now = (moved @ rotation).mul_(2 / cut).sub_(before)
+        values, rotation = values.flip(0), rotation.flip(1)
+        self.caught = float(values[: self.width].to(torch.float64).sum())
+        last = min(len(values), _columns(self.width, self.search)) - 1
+        cut = max(float(values[last]), _LEAST_CUT * float(values[0]), _TINY)
+        before, moved = self.basis @ rotation, moved @ rotation
+        far = int((values > _FAR * cut).sum())
+        top, raised, before = before[:, :far], moved[:, :far] / values[:far], before[:, far:]
+        now = moved[:, far:].mul_(2 / cut).sub_(before)
         for _ in range(degree - 1):
-            step = self.features.product(weights, now).mul_(2 / cut).sub_(now)
+            now -= top @ (top.T @ now)
+            step = self._product(weights, now).mul_(2 / cut).sub_(now)
             before, now = now, step.mul_(2).sub_(before)
-        return _orthonormal(now)
+        now -= top @ (top.T @ now)
+        return _orthonormal(torch.cat([raised, now / torch.linalg.vector_norm(now, dim=0).clamp(min=_TINY)], dim=1))
+
+
+def _columns(width: int, search: FrankWolfe) -> int:
+    return int((1 + search.spare_share) * width) + search.spare
 
 
 def _random_basis(directions: torch.Tensor, width: int, search: FrankWolfe) -> torch.Tensor:
     n = len(directions)
-    columns = min(n, int((1 + search.spare_share) * width) + search.spare)
+    columns = min(n, _columns(width, search))
     generator = torch.Generator().manual_seed(search.seed)
     return torch.randn((n, columns), generator=generator, dtype=torch.float32).to(directions.device)
 
