@@ -161,6 +161,13 @@ def least_wide(data: np.ndarray, lam: float) -> tuple[float, np.ndarray]:
 
 def _most(offsets: np.ndarray, problem: JointProblem, part: FloorPart, samples: int) -> tuple[float, list[str]]:
     """The most that a part's weights can prove, and what is wrong with them."""
+    if (axes := part.projection) is not None:
+        axes = np.asarray(axes)
+        if axes.ndim != 2 or len(axes) != offsets.shape[1] or not np.isrealobj(axes) or not np.isfinite(axes).all():
+            return 0.0, ["the projection must have a finite row for each dimension."]
+        if not linalg.singular_values(axes)[0] <= 1 + _TOL:
+            return 0.0, ["the projection lengthens points: its largest singular value is above 1."]
+        offsets = offsets @ axes
     norms = np.linalg.norm(offsets, axis=1)
     if part.theorem == "T9":
         return float(_huber(norms, problem.lam).mean()), []

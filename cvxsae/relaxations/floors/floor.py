@@ -39,6 +39,8 @@ class FloorPart:
     failure_probability
         The probability, over a random start that does not depend on the data, that this bound is too low: zero unless
         it is made of products with the kernel matrix alone, in parts that are too large for all its eigenvalues.
+    projection
+        Orthonormal columns (d, r) that the points are projected on first (``docs/floors.md``, Lemma 5); None for none.
     """
 
     rows: np.ndarray = field(repr=False)
@@ -49,6 +51,7 @@ class FloorPart:
     weights: np.ndarray | None = field(default=None, repr=False)
     share_limit: float | None = None
     failure_probability: float = 0.0
+    projection: np.ndarray | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import hypothesis.strategies as st
@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from cvxsae import InputError, WideLimit, certify, learn_dictionary, width_floor
 from cvxsae.relaxations.floors import kernels as bound
 from cvxsae.relaxations.floors.spectral import spectral_floor
+from cvxsae.solvers.floors import shares
 from cvxsae.solvers.floors.ascent import FrankWolfe
 from tests.helpers import problems
 from tests.helpers.interrupts import interrupt_newton
@@ -267,6 +268,7 @@ def test_devices_agree(device, rng):
         ({"max_points": 0}, "max_points is 0"),
         ({"max_seconds": 0}, "max_seconds is 0"),
         ({"tol": 0}, "tol is 0"),
+        ({"max_dim": 0}, "max_dim is 0"),
         ({"device": "abacus"}, "device"),
     ],
 )
@@ -331,3 +333,35 @@ def test_few_dimensions_are_one_part(rng, monkeypatch):
     assert len(width_floor(X, 6, 0.05, bias=None).parts) == 1
     assert len(width_floor(X, 6, 0.05, bias=None, max_points=30).parts) == 4
     assert len(width_floor(X, 6, 0.05, bias=None, kernels=(3,)).parts) == 4
+
+
+@pytest.mark.parametrize("bias", [None, "free"])
+def test_a_floor_of_projected_data_is_a_floor(bias, rng):
+    """512 dimensions, of which six hold most of the data: below the floor of all of them, and above that of none."""
+    X = np.concatenate([unit(rng.normal(size=(70, 6))), 0.02 * rng.normal(size=(70, 506)) / np.sqrt(506)], axis=1)
+    turn = np.linalg.qr(rng.normal(size=(512, 512)))[0]
+    projected = width_floor(X @ turn, 8, 0.05, bias=bias, kernels=(2,), max_dim=6)
+    part: Any = projected.parts[0]
+    assert part.projection.shape == (512, 6)
+    whole = width_floor(X, 8, 0.05, bias=bias, kernels=(2,))
+    assert projected.value <= whole.value * (1 + 2e-3)
+    alone = width_floor(X[:, :6], 8, 0.05, bias=bias, kernels=(2,))
+    assert projected.value == pytest.approx(alone.value, rel=0.01)
+    assert certify(projected).is_certified
+    longer = replace(projected, parts=(replace(part, projection=1.01 * part.projection),))
+    assert any("lengthens" in said for said in certify(longer).objections)
+    fit = learn_dictionary(X @ turn, 8, 0.05, bias=bias, max_steps=5)
+    assert projected.value <= fit.value
+
+
+def test_a_filter_keeps_what_is_near_the_last_eigenvector(rng):
+    """One direction is shared by all points: its eigenvalue is far above the K-th, and must not drown it."""
+    V = torch.from_numpy(unit(rng.normal(size=(400, 12)) + 3 * np.eye(12)[0]))
+    w = torch.ones(400, dtype=torch.float64)
+    search = Blocks(tol=1e-3, deadline=np.inf, seed=0)
+    oracle = shares.BlockIteration(V, bound.kernel(2), 30, search)
+    oracle.precision = torch.bfloat16
+    for _ in range(3):
+        oracle(w)
+    exact = float(torch.linalg.eigvalsh(bound.kernel_matrix(V, w, bound.kernel(2)))[-30:].sum())
+    assert exact <= oracle.limit(w) <= 1.02 * exact
