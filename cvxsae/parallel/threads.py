@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from threadpoolctl import ThreadpoolController
 
+from cvxsae.data.deadline import go_on
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from contextlib import AbstractContextManager
@@ -65,10 +67,15 @@ _LISTENING = 0.1
 
 
 def interruptible(call: Callable[[], Result]) -> Result:
-    """Return what a native call returns that hears nothing of Ctrl-C: it runs in a thread of its own.
+    """Return what a native call returns that hears nothing of Ctrl-C or the deadline: it runs in a thread of its own.
 
-    After an interrupt that thread is left to itself, and what it returns is not wanted any more. Other threads than the
+    After either that thread is left to itself, and what it returns is not wanted any more. Other threads than the
     main one are never interrupted; there the call runs where it is.
+
+    Raises
+    ------
+    OutOfTime
+        If the deadline of the work in hand passes meanwhile.
     """
     if threading.current_thread() is not threading.main_thread():
         return call()
@@ -83,6 +90,8 @@ def interruptible(call: Callable[[], Result]) -> Result:
     threading.Thread(target=copy_context().run, args=(run,), daemon=True).start()
     while not outcome.done():
         wait([outcome], timeout=_LISTENING)
+        if not outcome.done():
+            go_on()
     return outcome.result()
 
 

@@ -8,9 +8,10 @@ solvers turn into a status. Every function takes numpy arrays or torch tensors a
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -18,9 +19,25 @@ import torch
 
 from cvxsae.data.deadline import go_on
 from cvxsae.errors import Error
+from cvxsae.parallel.threads import interruptible
 
 EPS = float(np.finfo(np.float64).eps)
 """Spacing of float64 at 1, the unit of every rounding slack."""
+
+FACTORIZED_ORDER = 1500
+"""Order above which a matrix is proved semidefinite by a Cholesky factorization, far cheaper than eigenvalues."""
+
+_SLOW_ORDER = 3000
+"""Order from which a call of LAPACK takes seconds: it is then left where Ctrl-C or the deadline come in the middle."""
+
+_LANCZOS_STEPS = 100
+"""Most steps of an estimate of an extreme eigenvalue."""
+
+_LANCZOS_RESIDUAL = 1e-4
+"""Residual, in units of the eigenvalue, at which it is good enough."""
+
+_LIFTS = (1e-9, 1e-7, 1e-5, 1e-3, 1e-1, 1.0)
+"""Shares of a matrix's size by which its least eigenvalue, as estimated, is lowered until that is proved."""
 
 Array = TypeVar("Array", np.ndarray, torch.Tensor)
 
@@ -53,7 +70,7 @@ def eigh(matrix: Array) -> tuple[Array, Array]:
     """Eigenvalues, rising, and eigenvectors of symmetric matrices (..., n, n): divide and conquer, else QR."""
     go_on()
     try:
-        values, vectors = torch.linalg.eigh(matrix) if isinstance(matrix, torch.Tensor) else np.linalg.eigh(matrix)
+        values, vectors = _called(torch.linalg.eigh if isinstance(matrix, torch.Tensor) else np.linalg.eigh, matrix)
     except FAILURES:
         with failing_as("the eigenvectors", matrix):
             flat = _flat(matrix)
@@ -68,7 +85,9 @@ def eigvalsh(matrix: Array) -> Array:
     """Eigenvalues, rising, of symmetric matrices (..., n, n)."""
     go_on()
     try:
-        return torch.linalg.eigvalsh(matrix) if isinstance(matrix, torch.Tensor) else np.linalg.eigvalsh(matrix)
+        call = torch.linalg.eigvalsh if isinstance(matrix, torch.Tensor) else np.linalg.eigvalsh
+        values: Array = _called(call, matrix)
+        return values
     except FAILURES:
         with failing_as("the eigenvalues", matrix):
             values = [_scipy().eigh(each, driver="ev", eigvals_only=True) for each in _flat(matrix)]
@@ -120,10 +139,72 @@ def cholesky(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Cholesky factors of matrices (..., n, n), and above zero where there is none: those are not to be used."""
     go_on()
     try:
-        factor, failed = torch.linalg.cholesky_ex(matrix)
+        factor, failed = _called(torch.linalg.cholesky_ex, matrix)
         return factor, failed
     except FAILURES:
         return torch.zeros_like(matrix), torch.ones(matrix.shape[:-2], dtype=torch.int32, device=matrix.device)
+
+
+def semidefinite_shift(matrix: torch.Tensor) -> float:
+    """A number s for which ``matrix + s·1 ⪰ 0`` is proved by a Cholesky factorization; infinite where that fails.
+
+    The factorization of a symmetric (n, n) matrix in float64, of which the lower triangle is read, is exact for a
+    matrix that differs from it by at most ``γ_{n+1} trace`` in the spectral norm, whatever the order of its sums (Rump
+    2006, "Verification of positive definiteness"); twice that is allowed for.
+    """
+    factor, failed = cholesky(matrix)
+    pivots = factor.diagonal()
+    if bool(failed) or not bool((pivots > 0).all() & torch.isfinite(pivots).all()):
+        return math.inf
+    return (len(matrix) + 8) * EPS * float(matrix.diagonal().sum())
+
+
+def largest_eigenvalue(product: Callable[[torch.Tensor], torch.Tensor], like: torch.Tensor) -> float:
+    """An estimate from below of the largest eigenvalue of a symmetric operator on vectors ``like`` (n,): Lanczos.
+
+    With every vector kept orthogonal to all before it, from a fixed start. Nothing is proved.
+    """
+    n = len(like)
+    steps = min(n, _LANCZOS_STEPS)
+    basis = torch.zeros((steps + 1, n), dtype=like.dtype, device=like.device)
+    generator = torch.Generator().manual_seed(n)
+    vector = torch.randn(n, generator=generator, dtype=torch.float64).to(like)
+    basis[0] = vector / torch.linalg.vector_norm(vector)
+    diagonal, beside = list[float](), list[float]()
+    value = 0.0
+    for step in range(steps):
+        go_on()
+        image = product(basis[step])
+        diagonal.append(float(basis[step] @ image))
+        for _ in range(2):  # once is not enough in floating point, twice is
+            image = image - basis[: step + 1].T @ (basis[: step + 1] @ image)
+        length = float(torch.linalg.vector_norm(image))
+        if step % 10 == 9 or step + 1 == steps or length == 0:
+            values, vectors = np.linalg.eigh(np.diag(diagonal) + np.diag(beside, 1) + np.diag(beside, -1))
+            value = float(values[-1])
+            if length * abs(float(vectors[-1, -1])) <= _LANCZOS_RESIDUAL * abs(value):
+                break
+        beside.append(length)
+        basis[step + 1] = image / length
+    return value
+
+
+def least_eigenvalue(matrix: torch.Tensor) -> float:
+    """A lower bound of the least eigenvalue of a symmetric matrix (n, n) in float64, rounding included.
+
+    Up to ``FACTORIZED_ORDER`` from the eigenvalues, beyond from an estimate that a Cholesky factorization proves.
+    """
+    size = float(torch.linalg.matrix_norm(matrix))
+    if len(matrix) > FACTORIZED_ORDER and size > 0:
+        estimate = -largest_eigenvalue(lambda vector: -(matrix @ vector), matrix[0])
+        for lift in _LIFTS:
+            shift = max(-estimate, 0.0) + lift * size
+            shifted = matrix.clone()
+            shifted.diagonal().add_(shift)
+            shift += semidefinite_shift(shifted) + EPS * (shift + size)
+            if math.isfinite(shift):
+                return -shift
+    return float(extreme_eigenvalues(matrix)[0]) - 8 * len(matrix) * EPS * size
 
 
 @dataclass(frozen=True)
@@ -201,6 +282,11 @@ def pseudo_inverse(matrix: torch.Tensor, rtol: float) -> torch.Tensor:
         values, vectors = eigh(matrix)
         used = values.abs() > rtol * values.abs().amax(dim=-1, keepdim=True)
         return (vectors * torch.where(used, 1 / values, 0)[..., None, :]) @ vectors.mT
+
+
+def _called(call: Callable[..., Any], matrix: np.ndarray | torch.Tensor) -> Any:
+    """What a routine of LAPACK returns; where that takes seconds, Ctrl-C and the deadline are heard meanwhile."""
+    return interruptible(partial(call, matrix)) if matrix.shape[-1] >= _SLOW_ORDER else call(matrix)
 
 
 def _scipy() -> Any:

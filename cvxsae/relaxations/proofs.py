@@ -25,10 +25,25 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float64
 
-from cvxsae.relaxations.linalg import EPS, FactorizationError, eigh, extreme_eigenvalues
+from cvxsae.relaxations.linalg import (
+    EPS,
+    FACTORIZED_ORDER,
+    FactorizationError,
+    eigh,
+    extreme_eigenvalues,
+    largest_eigenvalue,
+    semidefinite_shift,
+)
 
 LARGEST_TRIPLES = 100
 """Datapoints for which tensors of N³ entries, and N eigendecompositions of order N, are still cheap."""
+
+
+_MARGINS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+"""By what share the square of t exceeds its estimate, until a factorization proves it."""
+
+_ROOM = 4
+"""Of the rounding of a proof, what is left for another proof of the same."""
 
 
 class CopositivityProof(ABC):
@@ -47,8 +62,13 @@ class CopositivityProof(ABC):
         return {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
 
     @abstractmethod
-    def polar_bound(self, gram: Float64[torch.Tensor, "N N"], tau: float, dim: int) -> float:
-        """The t that it proves for Y with ``dim`` columns and ``gram = YYᵀ``, in exact arithmetic."""
+    def polar_bound(
+        self, gram: Float64[torch.Tensor, "N N"], tau: float, dim: int, target: float | None = None
+    ) -> float:
+        """The t that it proves for Y with ``dim`` columns and ``gram = YYᵀ``, in exact arithmetic.
+
+        With a ``target``, any t at most that will do.
+        """
 
     def scaled(self, scale: float) -> CopositivityProof:
         """The proof for ``scale · Y``."""
@@ -84,9 +104,11 @@ class NonnegativeProof(CopositivityProof):
         np.fill_diagonal(P, 0)
         return cls(P)
 
-    def polar_bound(self, gram: Float64[torch.Tensor, "N N"], tau: float, dim: int) -> float:
+    def polar_bound(
+        self, gram: Float64[torch.Tensor, "N N"], tau: float, dim: int, target: float | None = None
+    ) -> float:
         """By :func:`pencil_bound`."""
-        return pencil_bound(gram, torch.from_numpy(self._usable()), tau, dim)
+        return pencil_bound(gram, torch.from_numpy(self._usable()), tau, dim, target)
 
     def improved(
         self, gram: Float64[np.ndarray, "N N"], tau: float, target: float, iterations: int
@@ -132,7 +154,9 @@ class SliceProof(CopositivityProof):
     beats_relaxation: ClassVar[bool] = True
     axes: ClassVar[int] = 3
 
-    def polar_bound(self, gram: Float64[torch.Tensor, "N N"], tau: float, dim: int) -> float:
+    def polar_bound(
+        self, gram: Float64[torch.Tensor, "N N"], tau: float, dim: int, target: float | None = None
+    ) -> float:
         """By :func:`triple_bound`."""
         return triple_bound(gram, torch.tensor(self.slices, dtype=torch.float64), tau, dim)
 
@@ -151,25 +175,73 @@ def proof_of(arrays: Mapping[str, Any]) -> CopositivityProof | None:
     return None
 
 
-def pencil_bound(gram: Float[torch.Tensor, "N N"], P: Float[torch.Tensor, "N N"] | None, tau: float, dim: int) -> float:
+def pencil_bound(
+    gram: Float[torch.Tensor, "N N"],
+    P: Float[torch.Tensor, "N N"] | None,
+    tau: float,
+    dim: int,
+    target: float | None = None,
+) -> float:
     """``sqrt λ_max(B^{-1/2}(YYᵀ + P)B^{-1/2})``, ``B = 11ᵀ + τI``: a t with ``t²B − YYᵀ − P ⪰ 0`` (T11, τ > 0).
 
     ``gram`` is YYᵀ in float64, for Y with ``dim`` columns; slack for rounding is included, so the inequality holds
-    in exact arithmetic. One eigenvalue computation of order N, on the tensors' device.
+    in exact arithmetic. One eigenvalue computation of order N, on the tensors' device. For more than
+    ``FACTORIZED_ORDER`` datapoints t is estimated and proved by a Cholesky factorization, a little above the
+    eigenvalue; with a ``target``, that is tried first, and a t at most that will do.
     """
     n = len(gram)
     matrix = gram if P is None else gram + P
+    norm = float(torch.linalg.matrix_norm(matrix))
     # B^{-1/2} = (I − c 11ᵀ/n)/√τ, where c = 1 − √(τ/(τ + n)).
     c = 1 - math.sqrt(tau / (tau + n))
+    # The error of the entries, which is relative to them before the mean is taken out of them (it can leave far
+    # smaller ones, and τ divides what is left).
+    rounding = (32 + dim) * EPS * (float(gram.trace()) + norm)
+    if n > FACTORIZED_ORDER and 0 < norm < math.inf:
+        proved = _factorized_bound(matrix, tau, c, rounding, target)
+        if proved is not None:
+            return proved
     rows = matrix - (c / n) * matrix.sum(dim=0, keepdim=True)
     scaled = (rows - (c / n) * rows.sum(dim=1, keepdim=True)) / tau
     scaled = (scaled + scaled.T) / 2
     largest = float(extreme_eigenvalues(scaled)[1])
-    # The eigensolver's error, and that of the entries, which is relative to them before the mean is taken out of them
-    # (it can leave far smaller ones, and τ divides what is left).
-    before = float(gram.trace()) + float(torch.linalg.matrix_norm(matrix))
-    slack = 4 * n * EPS * float(torch.linalg.matrix_norm(scaled)) + (32 + dim) * EPS * before / tau
+    slack = 4 * n * EPS * float(torch.linalg.matrix_norm(scaled)) + rounding / tau  # the eigensolver's, the entries'
     return math.sqrt(max(largest, 0.0) + slack)
+
+
+def _factorized_bound(
+    matrix: Float[torch.Tensor, "N N"], tau: float, c: float, rounding: float, target: float | None
+) -> float | None:
+    """A t with ``t²B − matrix ⪰ 0``, proved by a Cholesky factorization; None where none was found.
+
+    A t that was found with a margin for rounding is proved again at that t as a target, whatever rounding does then.
+    """
+    n = len(matrix)
+
+    def excess(square: float) -> float:
+        """By how much ``t²`` must exceed this square to be proved."""
+        left = -matrix
+        left.add_(square).diagonal().add_(square * tau)
+        own = semidefinite_shift(left)
+        return (own + rounding + 4 * EPS * square * n * (1 + tau)) / tau
+
+    if target is not None:
+        allowed = ((n + 12) * EPS * n * target**2 * (1 + tau) + rounding) / tau
+        square = target**2 - allowed
+        if square > 0 and square + excess(square) <= target**2:
+            return target
+
+    def whitened(vector: torch.Tensor) -> torch.Tensor:
+        image = matrix @ (vector - c * vector.mean())
+        return (image - c * image.mean()) / tau
+
+    estimate = largest_eigenvalue(whitened, matrix[0])
+    for margin in _MARGINS if estimate > 0 else ():
+        square = estimate * (1 + margin)
+        more = excess(square)
+        if math.isfinite(more):
+            return math.sqrt(square + _ROOM * more)
+    return None
 
 
 def symmetrized(slices: Float[torch.Tensor, "N N N"]) -> Float[torch.Tensor, "N N N"]:

@@ -386,7 +386,7 @@ def test_a_proof_of_someone_else_s_making_is_not_asked():
     """Its methods would be the forger's own: only the kinds the referee knows may speak."""
 
     class Forged(NonnegativeProof):
-        def polar_bound(self, gram, tau, dim):
+        def polar_bound(self, gram, tau, dim, target=None):
             return 0.0
 
     problem, solution = solved("large")

@@ -19,7 +19,6 @@ from cvxsae.relaxations.convex.penalty import AtomPenalty
 from cvxsae.relaxations.convex.polar_search import LARGEST_DIM
 from cvxsae.relaxations.convex.wide_limit import WideLimit
 from cvxsae.relaxations.exact_sums import sum_slack, without_sum
-from cvxsae.relaxations.linalg import EPS
 from cvxsae.relaxations.problem import Problem, made_together
 from cvxsae.relaxations.proofs import CopositivityProof
 
@@ -147,9 +146,9 @@ class LargeDictionary(Problem):
         attained = self.primal_value(candidate)
         given = np.asarray(candidate.similarity, dtype=np.float64)
         Q = np.clip((given + given.T) / 2, 0, None)
-        least = float(linalg.extreme_eigenvalues(Q)[0]) - 8 * len(Q) * EPS * float(np.linalg.norm(Q))
+        Q.flat[:: len(Q) + 1] -= min(linalg.least_eigenvalue(torch.from_numpy(Q)), 0.0)
         try:
-            return min(attained, self.relaxed_value(Q - min(least, 0.0) * np.eye(len(Q))))
+            return min(attained, self.relaxed_value(Q))
         except linalg.FactorizationError:
             return None
 

@@ -261,7 +261,7 @@ def _copositive_bound(
     entries = torch.from_numpy(gram)
     scored: list[tuple[float, CopositivityProof | None]] = []
     if given is not None:
-        scored.append((given.polar_bound(entries, tau, Y.shape[1]), given))
+        scored.append((given.polar_bound(entries, tau, Y.shape[1], target), given))
         if scored[0][0] <= target:
             return scored[0]
     scored.append((pencil_bound(entries, None, tau, Y.shape[1]), None))

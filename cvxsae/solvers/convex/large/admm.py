@@ -25,7 +25,7 @@ from cvxsae.relaxations import linalg
 _RELAXATION = 1.6
 """Over-relaxation of the splitting: 1 to 2 converges, 1.5 to 1.8 is the usual best (Eckstein & Bertsekas 1992)."""
 
-_BALANCE_EVERY = 10
+_BALANCE_EVERY = 5
 """Steps between two adaptations of the step size σ."""
 
 _BALANCE_UNTIL = 200
@@ -35,7 +35,7 @@ _WEIGHTS = (0.02, 1.0)
 """Least and largest congruence β between the blocks: beyond, one block drowns in the other's rounding."""
 
 _RIGIDITIES = (0.1, 10.0)
-"""Least and largest first σ, for data of mean squared norm 1."""
+"""Least and largest first σ, for data of mean squared norm 1 and τ = 1; the largest grows with τ."""
 
 _RANK = 1e-12
 """Singular values below this share of the largest are rounding: the data do not reach into those directions."""
@@ -152,7 +152,7 @@ def start(
     dual = blocks(charge - clip, residual / (-2 * weight), corner)
     size = float(torch.linalg.matrix_norm(cone))
     rigidity = float(torch.linalg.matrix_norm(dual)) / size if size > 0 else 1.0
-    rigidity = min(max(rigidity, _RIGIDITIES[0]), _RIGIDITIES[1])
+    rigidity = min(max(rigidity, _RIGIDITIES[0]), _RIGIDITIES[1] * max(data.tau, 1.0))
     return ConeState(cone, dual / -rigidity, rigidity, weight, clip / -rigidity, V, 0, factor.shape[1])
 
 
@@ -164,6 +164,7 @@ def advance(data: ConeData, state: ConeState) -> ConeState:
     argument = point[:n, :n] - shift
     argument.diagonal().sub_(shift * data.tau)
     fit, inner = fit_and_corner(data, point, weight, rigidity)
+    del point
     separable = blocks(argument.clamp(min=0), fit, inner)
     total = torch.add(state.multiplier, separable, alpha=_RELAXATION).add_(state.cone, alpha=1 - _RELAXATION)
     cone, rank = positive_part(total)
@@ -188,7 +189,7 @@ def fit_and_corner(
 
 def positive_part(matrix: Float[torch.Tensor, "m m"]) -> tuple[Float[torch.Tensor, "m m"], int]:
     """The projection on the semidefinite cone, and its rank; formed from whichever side has fewer eigenvectors."""
-    symmetric = (matrix + matrix.T) / 2
+    symmetric = (matrix + matrix.T).div_(2)
     values, vectors = linalg.eigh(symmetric)
     rank = int((values > 0).sum())
     split = len(values) - rank
@@ -196,14 +197,15 @@ def positive_part(matrix: Float[torch.Tensor, "m m"]) -> tuple[Float[torch.Tenso
         kept = vectors[:, split:]
         return (kept * values[split:]) @ kept.T, rank
     dropped = vectors[:, :split]
-    return symmetric - (dropped * values[:split]) @ dropped.T, rank
+    return symmetric.sub_((dropped * values[:split]) @ dropped.T), rank
 
 
 def dual_point(data: ConeData, state: ConeState) -> tuple[torch.Tensor, torch.Tensor]:
     """``Y (N, d)`` and ``P (N, N)`` in float64, unscaled: nearly feasible for T11, ``P ≥ 0`` and ``ΣY = 0`` exactly."""
     residual = centered(data, (data.data - state.fit).to(torch.float64))
-    P = (-state.argument).clamp(min=0).to(torch.float64) * (2 * data.lam * state.rigidity * data.unit**2)
-    return data.unit * residual @ data.rotation.to(torch.float64), (P + P.T) / 2
+    P = (-state.argument).clamp_(min=0).to(torch.float64)
+    P = P.add_(P.T.clone()).mul_(data.lam * state.rigidity * data.unit**2)
+    return data.unit * residual @ data.rotation.to(torch.float64), P
 
 
 def feasible_similarity(data: ConeData, state: ConeState) -> torch.Tensor:
@@ -213,12 +215,34 @@ def feasible_similarity(data: ConeData, state: ConeState) -> torch.Tensor:
     dominant correction keeps the matrix semidefinite.
     """
     n = len(data.data)
-    Q = data.unit * state.cone[:n, :n].to(torch.float64)
-    Q = (Q + Q.T) / 2
-    lift = (-Q).clamp(min=0).fill_diagonal_(0)
-    Q = Q + lift
-    Q.diagonal().add_(lift.sum(dim=1))
-    return Q.clamp_(min=0)
+    Q = state.cone[:n, :n].to(torch.float64, copy=True)
+    Q = Q.add_(Q.T.clone()).mul_(data.unit / 2)
+    lift = (-Q).clamp_(min=0).fill_diagonal_(0).sum(dim=1)
+    Q.clamp_(min=0).diagonal().add_(lift)
+    return Q
+
+
+def clipped_similarity(data: ConeData, state: ConeState) -> torch.Tensor:
+    """Another one, (N, N) in float64, unscaled: nonnegative, with its least eigenvalue added to its diagonal."""
+    Q = state.argument.clamp(min=0).to(torch.float64)
+    Q = Q.add_(Q.T.clone()).mul_(data.unit / 2)
+    Q.diagonal().sub_(min(linalg.least_eigenvalue(Q), 0.0))
+    return Q
+
+
+def improved_multiplier(
+    Y: Float[torch.Tensor, "N d"], P: Float[torch.Tensor, "N N"], lam: float, tau: float, dtype: torch.dtype
+) -> torch.Tensor:
+    """P (N, N) after a projected gradient step on ``½‖(M − P)₋‖²`` at this Y, ``M = λ²(11ᵀ + τI) − YYᵀ``.
+
+    One eigendecomposition, in the precision given; worth several steps of the splitting to the bound.
+    """
+    rows, before = (Y / lam).to(dtype), (P / lam**2).to(dtype)
+    M = (rows @ rows.T).neg_().add_(1)
+    M.diagonal().add_(tau)
+    after = M.sub_(positive_part(M - before)[0]).clamp_(min=0)
+    after = after.add_(after.T.clone()).to(torch.float64)
+    return after.mul_(lam**2 / 2)
 
 
 def centered(data: ConeData, matrix: torch.Tensor) -> torch.Tensor:

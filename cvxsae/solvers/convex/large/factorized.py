@@ -19,6 +19,9 @@ _ALL_DATAPOINTS = 1024
 _SPREAD_DATAPOINTS = 512
 """Columns to start with beyond that."""
 
+_SCALES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
+"""Norms of those columns that are tried, for data of mean squared norm 1."""
+
 _PERTURBATION = 0.5
 """Standard deviation of the logarithm by which entries are perturbed."""
 
@@ -56,7 +59,8 @@ class Factorized:
     One step is a round of descent on B with dictionary and bias eliminated (ridge regression), then the removal of
     dead columns, then one new atom ``z ∝ (Ru − a)_+`` along the direction u in which the residual violates
     ``θ°(R) ≤ λ`` most (T13). Starts from the atom-per-datapoint solution (T9, T12), or from a spread of datapoints
-    when there are more than 1,024. The problem in B is not convex, but its value is an upper bound of (L) at every
+    when there are more than 1,024: then a column holds all the datapoints that would share an atom in the direction of
+    the chosen one (T13). The problem in B is not convex, but its value is an upper bound of (L) at every
     step; the certificate is T11 with an improved P. Where the doubly nonnegative relaxation is loose (up to about a
     percent) the gap cannot close and the solve ends as STALLED.
 
@@ -75,17 +79,15 @@ class Factorized:
     bound_stands: ClassVar[Literal[True]] = True
 
     def init(self, problem: LargeDictionary, device: torch.device) -> FactorState:
-        """One column per datapoint (or per chosen datapoint): the optimum already for τ ≤ τ* (T12)."""
+        """One column per datapoint, the optimum already for τ ≤ τ* (T12), or one per chosen direction."""
         data = problem.X.to_tensor(device=device)
         offsets = data - problem.starting_bias().to(device)
         norms = torch.linalg.vector_norm(offsets, dim=1)
         n = len(data)
-        most = most_columns(n)
-        chosen = torch.arange(n, device=device) if n <= most else _spread(offsets, norms, most)
-        diagonal = (norms / (1 + problem.atom_cost) ** 0.5 - problem.lam).clamp(min=0)[chosen]
-        factor = torch.zeros((n, len(chosen)), dtype=torch.float64, device=device)
-        factor[chosen, torch.arange(len(chosen), device=device)] = diagonal.sqrt()
-        return FactorState(factor, data)
+        if n > most_columns(n) and float(norms.max()) > 0:
+            return _shared_start(problem, data, offsets, norms)
+        diagonal = (norms / (1 + problem.atom_cost) ** 0.5 - problem.lam).clamp(min=0)
+        return FactorState(torch.diag(diagonal.sqrt()), data)
 
     def step(self, problem: LargeDictionary, state: FactorState) -> FactorState:
         """One round of descent, and at most one new atom."""
@@ -161,6 +163,19 @@ def _with_new_atom(problem: LargeDictionary, factor: torch.Tensor, data: torch.T
     column = problem.penalty.polar_maximizer((residual @ direction)[:, None])
     size = _NEW_ATOM * float(factor.square().sum(dim=0).max().sqrt() if factor.numel() else residual.abs().max().sqrt())
     return torch.cat([factor, size * column / torch.linalg.vector_norm(column)], dim=1)
+
+
+def _shared_start(
+    problem: LargeDictionary, data: torch.Tensor, offsets: torch.Tensor, norms: torch.Tensor
+) -> FactorState:
+    """Columns ``z ∝ (Xu − a)_+`` along the directions u of spread-out datapoints, all of the best of a few norms."""
+    chosen = _spread(offsets, norms, most_columns(len(data)))
+    columns = problem.penalty.polar_maximizer(offsets @ (offsets[chosen] / norms[chosen, None]).T)
+    lengths = torch.linalg.vector_norm(columns, dim=0)
+    columns = columns[:, lengths > 0] / lengths[lengths > 0]
+    size = float(norms.square().mean().sqrt()) ** 0.5
+    tried = [(_value_and_gradient(problem, size * scale * columns, data)[0], scale) for scale in _SCALES]
+    return FactorState(size * min(tried)[1] * columns, data)
 
 
 def _spread(offsets: torch.Tensor, norms: torch.Tensor, count: int) -> torch.Tensor:

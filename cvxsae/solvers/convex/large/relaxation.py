@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
+from cvxsae.relaxations import linalg
 from cvxsae.relaxations.candidate import Candidate
 from cvxsae.relaxations.convex.large_dictionary import LargeDictionary, fit_factor, similarity_value
 from cvxsae.relaxations.convex.tidy import tidy
@@ -38,6 +39,12 @@ _ROUNDED = 1e-7
 
 _BLOCK = 10
 """Splitting steps between two proofs: a proof costs about two steps."""
+
+_LARGE = linalg.FACTORIZED_ORDER
+"""Datapoints above which a proof costs less than half a step, and twice as many are made."""
+
+_NEAR = 4.0
+"""Gap, in units of ``tol``, from which a proof may close it: then each half of it is worth one more step."""
 
 _PATIENCE = 20
 """Blocks in a row without progress after which the splitting ends."""
@@ -230,14 +237,14 @@ class DoublyNonnegative:
             data = data.to(torch.float32)
         fit = fit_factor(problem, factors.factor, factors.data)
         cone = splitting.start(data, factors.factor, factors.factor @ fit.atoms, fit.atoms)
-        return _evaluate(problem, replace(state, cone=cone, data=data, phase="split", rounds=0))
+        return _evaluate(problem, replace(state, cone=cone, data=data, phase="split", rounds=0), self.tol)
 
     def _split(self, problem: LargeDictionary, state: PairState) -> PairState:
         assert state.cone is not None and state.data is not None
         cone = state.cone
-        for _ in range(_BLOCK):
+        for _ in range(_BLOCK if problem.n_points <= _LARGE else _BLOCK // 2):
             cone = splitting.advance(state.data, cone)
-        state = _evaluate(problem, replace(state, cone=cone, rounds=state.rounds + 1))
+        state = _evaluate(problem, replace(state, cone=cone, rounds=state.rounds + 1), self.tol)
         patience = state.patience.after(state.solver_gap, _PROGRESS)
         state = replace(state, patience=patience)
         if patience.idle >= _IMPRECISE and cone.cone.dtype == torch.float32:
@@ -329,33 +336,50 @@ def best_multiple(
     return DualPoint(point, None if proof is None else proof.scaled(scale), bound)
 
 
-def _evaluate(problem: LargeDictionary, state: PairState) -> PairState:
-    """Make the splitting's dual point and its Q feasible, and keep what is better than before."""
+def _evaluate(problem: LargeDictionary, state: PairState, tol: float) -> PairState:
+    """Make the splitting's dual point and its Q feasible, and keep what is better than before.
+
+    Where the gap is nearly closed, P is improved at this Y, and the other Q that the splitting has is tried too.
+    """
     assert state.cone is not None and state.data is not None
-    data = state.factors.data
     Y, P = splitting.dual_point(state.data, state.cone)
+    state = _with_dual(problem, state, Y, P)
+    state = _with_relaxed(problem, state, splitting.feasible_similarity(state.data, state.cone))
+    if not tol < state.solver_gap <= _NEAR * tol:
+        return state
+    P = splitting.improved_multiplier(Y, P, problem.lam, problem.atom_cost, state.cone.cone.dtype)
+    state = _with_dual(problem, state, Y, P)
+    if state.solver_gap <= tol:
+        return state
+    return _with_relaxed(problem, state, splitting.clipped_similarity(state.data, state.cone))
+
+
+def _with_dual(problem: LargeDictionary, state: PairState, Y: torch.Tensor, P: torch.Tensor) -> PairState:
+    """With the multiple of Y that P proves, if its bound is higher."""
     polar = pencil_bound(Y @ Y.T, P, problem.atom_cost, Y.shape[1])
-    dual = best_multiple(problem, data, Y, NonnegativeProof(as_numpy(P)), polar)
-    Q = splitting.feasible_similarity(state.data, state.cone)
-    offsets = data - problem.starting_bias().to(data)
+    dual = best_multiple(problem, state.factors.data, Y, NonnegativeProof(as_numpy(P)), polar)
+    return replace(state, dual=state.dual.or_better(dual))
+
+
+def _with_relaxed(problem: LargeDictionary, state: PairState, Q: torch.Tensor) -> PairState:
+    """With Q, if its value is lower."""
+    offsets = state.factors.data - problem.starting_bias().to(state.factors.data)
     value = similarity_value(problem, Q, offsets, best_bias=problem.bias_is_free)
-    relaxed = state.relaxed
-    if relaxed is None or value < relaxed.value:
-        relaxed = Relaxed(Q, value)
-    return replace(state, dual=state.dual.or_better(dual), relaxed=relaxed)
+    if state.relaxed is not None and state.relaxed.value <= value:
+        return state
+    return replace(state, relaxed=Relaxed(Q, value))
 
 
 def _rounded(similarity: torch.Tensor, most: int) -> torch.Tensor:
     """``B ≥ 0`` (N, K) with ``BBᵀ`` near Q: pivoted Cholesky with its columns clipped, exact for disjoint supports."""
-    rest = similarity.clone()
-    diagonal = rest.diagonal()
-    floor = _PIVOT * float(diagonal.max())
-    columns = []
-    for _ in range(most):
-        pivot = int(diagonal.argmax())
-        if not float(diagonal[pivot]) > floor:
-            break
-        column = rest[:, pivot].clamp(min=0) / diagonal[pivot].sqrt()
-        rest.sub_(torch.outer(column, column))
-        columns.append(column)
-    return torch.stack(columns, dim=1) if columns else similarity[:, :0]
+    rest = similarity.diagonal().clone()
+    floor = _PIVOT * float(rest.max())
+    factor = torch.zeros((len(rest), most), dtype=rest.dtype, device=rest.device)
+    for k in range(most):
+        pivot = int(rest.argmax())
+        if not float(rest[pivot]) > floor:
+            return factor[:, :k].clone()
+        column = similarity[:, pivot] - factor[:, :k] @ factor[pivot, :k]
+        factor[:, k] = column.clamp_(min=0) / rest[pivot].sqrt()
+        rest.sub_(factor[:, k].square())
+    return factor
