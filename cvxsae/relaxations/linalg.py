@@ -179,10 +179,11 @@ def largest_eigenvalue(product: Callable[[torch.Tensor], torch.Tensor], like: to
         for _ in range(2):  # once is not enough in floating point, twice is
             image = image - basis[: step + 1].T @ (basis[: step + 1] @ image)
         length = float(torch.linalg.vector_norm(image))
-        if step % 10 == 9 or step + 1 == steps or length == 0:
+        complete = length <= n * EPS * max(map(abs, diagonal))  # the basis spans all that the start reaches
+        if step % 10 == 9 or step + 1 == steps or complete:
             values, vectors = np.linalg.eigh(np.diag(diagonal) + np.diag(beside, 1) + np.diag(beside, -1))
             value = float(values[-1])
-            if length * abs(float(vectors[-1, -1])) <= _LANCZOS_RESIDUAL * abs(value):
+            if complete or length * abs(float(vectors[-1, -1])) <= _LANCZOS_RESIDUAL * abs(value):
                 break
         beside.append(length)
         basis[step + 1] = image / length

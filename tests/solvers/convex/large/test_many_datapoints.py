@@ -1,0 +1,141 @@
+"""What is done beyond 1,500 datapoints, forced on few: proofs by Cholesky, splitting in float32, starts that share."""
+
+import math
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from cvxsae import LargeDictionary, certify, solve
+from cvxsae.data.deadline import OutOfTime, until
+from cvxsae.parallel.context import Run
+from cvxsae.parallel.threads import interruptible
+from cvxsae.relaxations import linalg, proofs
+from cvxsae.relaxations.proofs import NonnegativeProof, pencil_bound
+from cvxsae.relaxations.solution import Status
+from cvxsae.solvers.convex.driver import iterate
+from cvxsae.solvers.convex.large import admm, factorized, relaxation
+from tests.helpers import problems
+
+TAU = 3.0
+
+
+@pytest.fixture
+def factorized_proofs(monkeypatch):
+    """Proofs as for many datapoints, from two datapoints on."""
+    for module in (linalg, proofs):
+        monkeypatch.setattr(module, "FACTORIZED_ORDER", 1)
+
+
+def pencil(rng, n=40, d=5):
+    Y = torch.from_numpy(rng.normal(size=(n, d)))
+    P = torch.from_numpy(np.abs(rng.normal(size=(n, n))))
+    return Y @ Y.T, P + P.T
+
+
+@pytest.mark.parametrize("with_multiplier", [False, True])
+def test_the_factorized_bound_is_just_above_the_eigenvalue(with_multiplier, rng, monkeypatch):
+    gram, P = pencil(rng)
+    multiplier = P if with_multiplier else None
+    exact = pencil_bound(gram, multiplier, TAU, 5)
+    monkeypatch.setattr(proofs, "FACTORIZED_ORDER", 1)
+    found = pencil_bound(gram, multiplier, TAU, 5)
+    assert exact * (1 - 1e-12) <= found <= exact * (1 + 1e-4)
+    price = torch.ones_like(gram) + TAU * torch.eye(len(gram))
+    left = found**2 * price - gram - (P if with_multiplier else 0)
+    assert float(torch.linalg.eigvalsh(left)[0]) >= -1e-12 * float(left.diagonal().sum())
+
+
+def test_a_target_is_proved_or_refused(rng, factorized_proofs):
+    gram, P = pencil(rng)
+    found = pencil_bound(gram, P, TAU, 5)
+    assert pencil_bound(gram, P, TAU, 5, target=found) == found  # again, with what rounding may take
+    assert pencil_bound(0.49 * gram, 0.49 * P, TAU, 5, target=0.7 * found) <= 0.7 * found
+    assert pencil_bound(gram, P, TAU, 5, target=2 * found) == 2 * found
+    for share in (0.0, 0.9, 0.999):  # the control: what is not true is not proved
+        assert pencil_bound(gram, P, TAU, 5, target=share * found) > share * found
+
+
+def test_false_multipliers_prove_less(rng, factorized_proofs):
+    gram, P = pencil(rng)
+    attained = math.sqrt(float((gram / (1 + TAU * torch.eye(len(gram)))).diagonal().max()))  # of one datapoint
+    for false in (-1e9 * P, 1e9 * P, torch.full_like(P, math.nan), torch.full_like(P, math.inf)):
+        proved = NonnegativeProof(false.numpy()).polar_bound(gram, TAU, 5, attained / 2)
+        assert not proved < attained
+
+
+def test_a_shift_is_proved_only_of_what_is_semidefinite(rng):
+    A = torch.from_numpy(rng.normal(size=(30, 30)))
+    positive = A @ A.T + 0.1 * torch.eye(30)
+    assert 0 < linalg.semidefinite_shift(positive) < 1e-10
+    below = positive.clone()
+    below.diagonal().sub_(torch.linalg.eigvalsh(positive)[0] + 1e-6)
+    assert linalg.semidefinite_shift(below) == math.inf
+    assert linalg.semidefinite_shift(torch.full((3, 3), math.nan, dtype=torch.float64)) == math.inf
+
+
+def test_the_least_eigenvalue_is_bounded_from_below(rng, factorized_proofs):
+    A = torch.from_numpy(rng.normal(size=(30, 30)))
+    for matrix in (A + A.T, A[:, :5] @ A[:, :5].T, torch.zeros((4, 4), dtype=torch.float64)):
+        exact, size = float(torch.linalg.eigvalsh(matrix)[0]), float(torch.linalg.matrix_norm(matrix))
+        assert exact - 1e-4 * size <= linalg.least_eigenvalue(matrix) <= exact + 1e-12 * size
+
+
+def test_lanczos_finds_the_largest_eigenvalue(rng):
+    A = torch.from_numpy(rng.normal(size=(60, 60)))
+    for matrix in (A + A.T, torch.eye(60, dtype=torch.float64)):
+        exact = float(torch.linalg.eigvalsh(matrix)[-1])
+        estimate = linalg.largest_eigenvalue(lambda vector, matrix=matrix: matrix @ vector, matrix[0])
+        assert exact * (1 - 1e-3) <= estimate <= exact * (1 + 1e-12)
+
+
+def test_an_improved_multiplier_proves_more(rng):
+    X = problems.gaussian(rng, 40, 6)
+    problem = LargeDictionary(X, 0.3, 10.0, bias=None)
+    Y = torch.from_numpy(0.3 * X)
+    level = float(problem.penalty.matrix_polar(Y).upper)
+    P = torch.from_numpy(NonnegativeProof.one_shot((Y @ Y.T).numpy(), level).P)
+    better = admm.improved_multiplier(Y, P, level, 10.0, torch.float32)
+    assert float(better.min()) >= 0
+    assert torch.equal(better, better.T)
+    assert pencil_bound(Y @ Y.T, better, 10.0, 6) < pencil_bound(Y @ Y.T, P, 10.0, 6)
+
+
+@pytest.mark.parametrize("bias", [None, "free"])
+def test_the_way_of_many_datapoints_gives_the_same_bounds(bias, rng, factorized_proofs, monkeypatch):
+    problem = LargeDictionary(problems.clustered(rng, 30, 6), 0.3, 5.0, bias=bias)
+    with monkeypatch.context() as dense:
+        for module in (linalg, proofs):
+            dense.setattr(module, "FACTORIZED_ORDER", 10**9)
+        accurate = solve(problem, tol=1e-4, raise_on_failure=False)
+    monkeypatch.setattr(factorized, "_ALL_DATAPOINTS", 10)
+    monkeypatch.setattr(factorized, "_SPREAD_DATAPOINTS", 20)
+    monkeypatch.setattr(relaxation, "_LARGE", 10)
+    found = iterate(relaxation.DoublyNonnegative(2e-3, single_precision_order=0), problem, 2e-3, Run())
+    assert found.status in (Status.CERTIFIED, Status.RELAXED)
+    assert found.solver_gap <= 2e-3 * (1 + 1e-6)
+    assert found.lower_bound <= accurate.relaxed_value * (1 + 1e-9)
+    assert found.relaxed_value >= accurate.lower_bound * (1 - 1e-9)
+    certificate = certify(problem, found, tol=1.0)
+    assert certificate.is_certified, certificate.objections
+    assert certificate.lower_bound == pytest.approx(found.lower_bound, rel=1e-9)
+
+
+def test_rounding_by_columns_is_pivoted_cholesky(rng):
+    Q = torch.from_numpy(np.abs(rng.normal(size=(12, 5))))
+    Q = Q @ Q.T
+    rest, columns = Q.clone(), []
+    for _ in range(4):
+        pivot = int(rest.diagonal().argmax())
+        column = rest[:, pivot].clamp(min=0) / rest[pivot, pivot].sqrt()
+        rest = rest - torch.outer(column, column)
+        columns.append(column)
+    assert torch.allclose(relaxation._rounded(Q, 4), torch.stack(columns, dim=1))
+
+
+def test_the_deadline_is_heard_inside_a_native_call():
+    begun = time.perf_counter()
+    with pytest.raises(OutOfTime), until(begun + 0.05):
+        interruptible(lambda: time.sleep(1))
+    assert interruptible(lambda: 3) == 3
