@@ -1,6 +1,6 @@
 """The large dictionary: against Clarabel, ten starts of L-BFGS and N; in few dimensions, with cuts, on a GPU.
 
-    python -m benchmarks.large_dictionary [--sections small reference few cuts candidates scale gpu]
+    python -m benchmarks.large_dictionary [--sections small reference few cuts candidates scale many gpu]
 
 Every section adds its rows to ``benchmarks/results/large_dictionary.json`` as they are measured, and the table
 ``large_dictionary.md``, the targets beside what was measured, is written from that file alone. Data has unit
@@ -14,6 +14,7 @@ import argparse
 import functools
 import json
 import math
+import resource
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -217,6 +218,22 @@ def scale(store: Store, device: str, points: tuple[int, ...], max_seconds: float
                 store.add("scale", {**name, "d": problem.dim, **row})
 
 
+def many(store: Store, device: str, points: tuple[int, ...], max_seconds: float) -> None:
+    """Many datapoints at two prices of an atom: to a solver gap of 2e-3, and beyond 4,000 of 1e-2."""
+    for n in points:
+        for tau in (10.0, 100.0):
+            for kind in ("random", "clustered", "wordllama"):
+                name = {"data": kind, "n": n, "tau": tau, "device": device}
+                if not store.has("many", name):
+                    problem = LargeDictionary(dataset(kind, n), LAM, tau, bias=None)
+                    tol = 2e-3 if n <= 4000 else 1e-2
+                    row = measure(problem, tol, device=device, max_seconds=max_seconds)
+                    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+                    threads = torch.get_num_threads()
+                    row |= {"d": problem.dim, "tol": tol, "threads": threads, "most_memory": memory}
+                    store.add("many", {**name, **row})
+
+
 def gpu(store: Store) -> None:
     """The same on a CUDA device, beside the CPU where that takes minutes."""
     if not torch.cuda.is_available():
@@ -235,9 +252,10 @@ def main() -> None:
     """Run the sections asked for, then write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     every = {"small": small, "reference": reference, "few": few, "cuts": cuts, "candidates": candidates}
-    parser.add_argument("--sections", nargs="*", default=[*every, "scale", "gpu"])
+    parser.add_argument("--sections", nargs="*", default=[*every, "scale", "many", "gpu"])
     parser.add_argument("--points", type=int, nargs="*", default=[250, 500, 1000, 2000, 4000])
-    parser.add_argument("--max-seconds", type=float, default=1800, help="for each solve of the section scale")
+    parser.add_argument("--many", type=int, nargs="*", default=[1000, 2000, 4000, 10_000])
+    parser.add_argument("--max-seconds", type=float, default=1800, help="for each solve of the sections scale and many")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--resume", action="store_true", help="keep the rows that are there already")
     parser.add_argument("--out", type=Path, default=RESULTS)
@@ -250,6 +268,10 @@ def main() -> None:
             if not given.resume:
                 store.begin("scale")
             scale(store, given.device, tuple(given.points), given.max_seconds)
+        elif section == "many":
+            if not given.resume:
+                store.begin("many")
+            many(store, given.device, tuple(given.many), given.max_seconds)
         else:
             if not given.resume:
                 store.begin(section)

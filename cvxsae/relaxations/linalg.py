@@ -70,7 +70,9 @@ def eigh(matrix: Array) -> tuple[Array, Array]:
     """Eigenvalues, rising, and eigenvectors of symmetric matrices (..., n, n): divide and conquer, else QR."""
     go_on()
     try:
-        values, vectors = _called(torch.linalg.eigh if isinstance(matrix, torch.Tensor) else np.linalg.eigh, matrix)
+        call = torch.linalg.eigh if isinstance(matrix, torch.Tensor) else np.linalg.eigh
+        values, vectors = _called(call, matrix)
+        return values, vectors
     except FAILURES:
         with failing_as("the eigenvectors", matrix):
             flat = _flat(matrix)

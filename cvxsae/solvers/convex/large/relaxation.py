@@ -341,17 +341,18 @@ def _evaluate(problem: LargeDictionary, state: PairState, tol: float) -> PairSta
 
     Where the gap is nearly closed, P is improved at this Y, and the other Q that the splitting has is tried too.
     """
-    assert state.cone is not None and state.data is not None
-    Y, P = splitting.dual_point(state.data, state.cone)
+    cone, data = state.cone, state.data
+    assert cone is not None and data is not None
+    Y, P = splitting.dual_point(data, cone)
     state = _with_dual(problem, state, Y, P)
-    state = _with_relaxed(problem, state, splitting.feasible_similarity(state.data, state.cone))
+    state = _with_relaxed(problem, state, splitting.feasible_similarity(data, cone))
     if not tol < state.solver_gap <= _NEAR * tol:
         return state
-    P = splitting.improved_multiplier(Y, P, problem.lam, problem.atom_cost, state.cone.cone.dtype)
+    P = splitting.improved_multiplier(Y, P, problem.lam, problem.atom_cost, cone.cone.dtype)
     state = _with_dual(problem, state, Y, P)
     if state.solver_gap <= tol:
         return state
-    return _with_relaxed(problem, state, splitting.clipped_similarity(state.data, state.cone))
+    return _with_relaxed(problem, state, splitting.clipped_similarity(data, cone))
 
 
 def _with_dual(problem: LargeDictionary, state: PairState, Y: torch.Tensor, P: torch.Tensor) -> PairState:
