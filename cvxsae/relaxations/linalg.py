@@ -92,8 +92,8 @@ def eigvalsh(matrix: Array) -> Array:
         return values
     except FAILURES:
         with failing_as("the eigenvalues", matrix):
-            values = [_scipy().eigh(each, driver="ev", eigvals_only=True) for each in _flat(matrix)]
-        return _like(np.reshape(values, tuple(matrix.shape)[:-1]), matrix)
+            found = [_scipy().eigh(each, driver="ev", eigvals_only=True) for each in _flat(matrix)]
+        return _like(np.reshape(found, tuple(matrix.shape)[:-1]), matrix)
 
 
 def extreme_eigenvalues(matrix: Array) -> tuple[Array, Array]:

@@ -59,7 +59,7 @@ _SEARCHED_TOL = 1e-4
 """Largest ``tol`` for which they are made."""
 
 _ROUNDED_SHARE = 0.1
-"""The same in units of ``tol``: a round that gains less does not decide the gap."""
+"""The same in units of ``tol``, up to ``_SMALL`` datapoints: a round that gains less does not decide the gap."""
 
 _PIVOT = 1e-8
 """Pivot of the rounding Cholesky, relative to the largest, below which what is left of Q is noise."""
@@ -204,7 +204,8 @@ class DoublyNonnegative:
             return self._search(problem, state)
         before = state.value
         state = self._descend(problem, state)
-        enough = _SETTLED if state.phase == "descend" else max(_ROUNDED, _ROUNDED_SHARE * self.tol)
+        share = _ROUNDED_SHARE if problem.n_points <= _SMALL else 1.0
+        enough = _SETTLED if state.phase == "descend" else max(_ROUNDED, share * self.tol)
         settled = state.value >= before * (1 - enough)
         most = _DESCENTS if state.phase == "descend" else _ROUNDINGS
         most = most if problem.n_points <= _SMALL else most // 4
