@@ -122,6 +122,7 @@ class FusedEngine(Stoppable):
         self.prices = _kernel_prices(dictionary.prices)
         self.table = np.empty(0, np.float32) if dictionary.products is None else dictionary.products.numpy().reshape(-1)
         self.dot_error = (BLOCK + 2 + dictionary.dim // BLOCK) * 2.0**-53
+        torch.get_num_threads()  # a thread's first product would ignore the number set, and wait for others; this asks
         self.ladder = tuning.ladder or ladder(dictionary, tuning.precision)
         if len(self.ladder) > 1:  # rounded here, once and by all threads, not by each of the workers
             for rung in self.ladder:
