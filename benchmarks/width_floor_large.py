@@ -1,6 +1,6 @@
 """Floors of many datapoints in one part: what more data are worth, in time and memory.
 
-    python -m benchmarks.width_floor_large [--wordllama N …] [--synthetic N …] [--width K] [--check]
+    python -m benchmarks.width_floor_large [--only wordllama] [--wordllama N …] [--synthetic N …] [--width K] [--check]
 
 wordllama (256 dimensions, centered, mean norm 1, λ = 0.08, zero bias, K = 512) for growing numbers of embeddings, all
 in one part, in multiples of the wide limit of the same data; and planted clusters in 50 dimensions (λ = 0.1, K = 512).
@@ -10,25 +10,19 @@ each floor again. Writes ``benchmarks/results/width_floor_large.json``; ``python
 
 from __future__ import annotations
 
-import argparse
-import multiprocessing
-import resource
 import sys
-import time
-from concurrent.futures import ProcessPoolExecutor
-from datetime import UTC, datetime
-from pathlib import Path
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from benchmarks.width_floor import LAM, wordllama
+from benchmarks.data import tokens
+from benchmarks.harness import Table, by_itself, parser, peak_gigabytes, run, table, timed
+from benchmarks.width_floor import LAM
 from cvxsae import WideLimit, certify, solve, width_floor
-from cvxsae.data.storage import json_text, write_atomically
-from cvxsae.parallel.machine import describe
 
-RESULTS = Path(__file__).parent / "results" / "width_floor_large.json"
-COLUMNS = ["data", "N", "d", "K", "floor / F_wide", "by", "failure probability", "s", "CPU s", "peak GB", "objections"]
+TARGETS = {("wordllama", 32_000): "≥ 1.85, ≤ 600 s, ≤ 4 GB"}
 
 
 def clusters(n: int, dim: int = 50, count: int = 2000, spread: float = 0.3) -> np.ndarray:
@@ -41,51 +35,55 @@ def clusters(n: int, dim: int = 50, count: int = 2000, spread: float = 0.3) -> n
     return X / np.linalg.norm(X, axis=1, keepdims=True)
 
 
-def measure(kind: str, n: int, width: int, check: bool) -> list[str]:
+def measure(kind: str, n: int, width: int, check: bool) -> dict[str, Any]:
     """One row of the table."""
-    X, lam = (wordllama(n), LAM) if kind == "wordllama" else (clusters(n), 0.1)
+    X, lam = (tokens(n), LAM) if kind == "wordllama" else (clusters(n), 0.1)
     wide = solve(WideLimit(X, lam, bias=None)).lower_bound
-    start, cpu = time.perf_counter(), time.process_time()
-    floor = width_floor(X, width, lam, bias=None, max_points=n)
-    seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    objections = str(len(certify(floor).objections)) if check else "not checked"
-    return [
-        kind,
-        f"{n:,}",
-        str(X.shape[1]),
-        str(width),
-        f"{floor.value / wide:.3f}",
-        floor.theorem,
-        f"{floor.failure_probability:.0e}" if floor.failure_probability else "0",
-        f"{seconds:.0f}",
-        f"{cpu:.0f}",
-        f"{peak:.1f}",
-        objections,
-    ]
+    floor, seconds = timed(lambda: width_floor(X, width, lam, bias=None, max_points=n))
+    return {
+        "data": kind,
+        "n": n,
+        "d": X.shape[1],
+        "K": width,
+        "ratio": floor.value / wide,
+        "theorem": floor.theorem,
+        "failure_probability": floor.failure_probability,
+        "seconds": seconds.wall,
+        "cpu": seconds.cpu,
+        "gigabytes": peak_gigabytes(),
+        "objections": list(certify(floor).objections) if check else None,
+    }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--wordllama", type=int, nargs="*", default=[8000, 16_000, 32_000])
-    parser.add_argument("--synthetic", type=int, nargs="*", default=[50_000, 400_000])
-    parser.add_argument("--width", type=int, default=512)
-    parser.add_argument("--check", action="store_true")
-    options = parser.parse_args()
-    cells = [("wordllama", n) for n in options.wordllama] + [("clusters", n) for n in options.synthetic]
+def tables(cells: Mapping[str, Any], machine: Mapping[str, Any]) -> dict[str, Table]:
+    """What more data are worth."""
     rows = []
-    for kind, n in cells:
-        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as one:
-            rows.append(one.submit(measure, kind, n, options.width, options.check).result())
-        print(dict(zip(COLUMNS, rows[-1], strict=True)), flush=True)
-        made: dict[str, Any] = {
-            "command": " ".join(["python -m benchmarks.width_floor_large", *sys.argv[1:]]),
-            "date": datetime.now(UTC).date().isoformat(),
-            "machine": describe(),
-            "tables": {"floors": {"columns": COLUMNS, "rows": rows}},
-        }
-        write_atomically(RESULTS, json_text(made))
+    for cell in cells.values():
+        sure = f"{cell['failure_probability']:.0e}" if cell["failure_probability"] else "0"
+        found = "not checked" if cell["objections"] is None else len(cell["objections"])
+        bound = [f"{cell['ratio']:.3f}", TARGETS.get((cell["data"], cell["n"])), cell["theorem"], sure]
+        cost = [f"{cell['seconds']:.0f}", f"{cell['cpu']:.0f}", f"{cell['gigabytes']:.1f}"]
+        rows.append([cell["data"], f"{cell['n']:,}", cell["d"], cell["K"], *bound, *cost, found])
+    bound = ["floor / F_wide", "target", "by", "failure probability"]
+    return {"floors": table(["data", "N", "d", "K", *bound, "s", "CPU s", "peak GB", "objections"], rows)}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parser(__doc__)
+    options.add_argument("--wordllama", type=int, nargs="*", default=[8000, 16_000, 32_000])
+    options.add_argument("--synthetic", type=int, nargs="*", default=[50_000, 400_000])
+    options.add_argument("--width", type=int, default=512)
+    options.add_argument("--check", action="store_true")
+    given = options.parse_args(arguments)
+    if given.quick:
+        given.wordllama, given.synthetic, given.width = [60], [200], 8
+    chosen = [("wordllama", n) for n in given.wordllama] + [("clusters", n) for n in given.synthetic]
+    cells = {
+        f"{kind}, N = {n:,}, K = {given.width}": partial(by_itself, measure, kind, n, given.width, given.check)
+        for kind, n in chosen
+    }
+    return run("width_floor_large", cells, tables, given)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
