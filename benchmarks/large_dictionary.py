@@ -1,37 +1,46 @@
-"""The large dictionary: against Clarabel, ten starts of L-BFGS and N; in few dimensions, with cuts, on a GPU.
+"""The large dictionary: against Clarabel, ten starts of L-BFGS and N; in few dimensions, and with cuts.
 
-    python -m benchmarks.large_dictionary [--sections small reference few cuts candidates scale many gpu]
+    python -m benchmarks.large_dictionary [--only TEXT …] [--points N …] [--many N …] [--quick]
 
-Every section adds its rows to ``benchmarks/results/large_dictionary.json`` as they are measured, and the table
-``large_dictionary.md``, the targets beside what was measured, is written from that file alone. Data has unit
-mean-square norm and λ = 0.1 unless a row says otherwise. ``cpu`` is process time, which a busy machine does not change
-much; ``seconds`` is wall-clock time. ``gpu`` needs a CUDA device and says so where there is none.
+A cell's name begins with its section: small, reference, few, cuts, candidates, scale or many (``--only many``).
+Data has unit mean-square norm and λ = 0.1 unless a row says otherwise. CPU seconds are process time, which a busy
+machine does not change much. Writes ``benchmarks/results/large_dictionary.json``; ``python docs/tables.py`` shows it in
+``large_dictionary.md``, the targets beside what was measured. On a GPU: ``python -m benchmarks.gpu --only large``.
 """
 
 from __future__ import annotations
 
 import argparse
-import functools
-import json
 import math
-import resource
-import time
+import sys
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
 import scipy.optimize
 import torch
 
+from benchmarks.harness import by_itself, parser, peak_gigabytes, run, timed
+from benchmarks.large_dictionary_table import tables
 from cvxsae import CandidateDictionary, LargeDictionary, solve
 from cvxsae.data import wordllama
 from cvxsae.relaxations.convex.fixed_atoms import datapoint_atoms
 from cvxsae.solvers.convex.large.factorized import _value_and_gradient
 
 LAM, ATOM_COST = 0.1, 10.0
-RESULTS = Path(__file__).parent / "results" / "large_dictionary.json"
 STARTS = 10
+KEPT = (
+    "solver_gap",
+    "relaxation_gap",
+    "relaxed_value",
+    "closed_by_copositive",
+    "live_atoms",
+    "splitting_steps",
+    "rank",
+)
+
+Cells = dict[str, Callable[[], Any]]
 
 
 def dataset(kind: str, n: int, d: int | None = None, seed: int = 0) -> np.ndarray:
@@ -58,29 +67,14 @@ def dataset(kind: str, n: int, d: int | None = None, seed: int = 0) -> np.ndarra
     return X / math.sqrt((X**2).sum(axis=1).mean())
 
 
-def timed(action: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
-    """What it returns, with wall-clock and process seconds."""
-    wall, process = time.perf_counter(), time.process_time()
-    result = action()
-    return result, {"seconds": time.perf_counter() - wall, "cpu": time.process_time() - process}
-
-
 def measure(problem: LargeDictionary | CandidateDictionary, tol: float, **options: Any) -> dict[str, Any]:
     """One solve: seconds, value, bound, both gaps."""
-    solution, times = timed(lambda: solve(problem, tol=tol, raise_on_failure=False, **options))
-    keys = (
-        "solver_gap",
-        "relaxation_gap",
-        "relaxed_value",
-        "closed_by_copositive",
-        "live_atoms",
-        "splitting_steps",
-        "rank",
-    )
+    solution, seconds = timed(lambda: solve(problem, tol=tol, raise_on_failure=False, **options))
     found = solution.to_dict()
-    row = {key: found[key] for key in keys if key in found}
+    row = {key: found[key] for key in KEPT if key in found}
     row |= {"solver": solution.solver, "status": solution.status.name, "gap": solution.gap}
-    return {**row, "value": solution.value, "lower_bound": solution.lower_bound, **times}
+    bounds = {"value": solution.value, "lower_bound": solution.lower_bound}
+    return {**row, **bounds, "seconds": seconds.wall, "cpu": seconds.cpu}
 
 
 def ten_starts(problem: LargeDictionary, seed: int = 0) -> float:
@@ -100,61 +94,44 @@ def ten_starts(problem: LargeDictionary, seed: int = 0) -> float:
     return float(min(values)) / n
 
 
-class Store:
-    """The results file: rows by section, written after every row."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-        self.rows: dict[str, list[dict[str, Any]]] = json.loads(file.read_text()) if file.exists() else {}
-
-    def begin(self, section: str) -> None:
-        """Forget a section's old rows."""
-        self.rows[section] = []
-
-    def has(self, section: str, name: dict[str, Any]) -> bool:
-        """Whether there is a row of that name already."""
-        return any(all(row.get(key) == value for key, value in name.items()) for row in self.rows.get(section, []))
-
-    def add(self, section: str, row: dict[str, Any]) -> None:
-        """Print and keep one row."""
-        entries = (f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items())
-        shown = "  ".join(entries)
-        print(f"{section}: {shown}", flush=True)
-        self.rows.setdefault(section, []).append(row)
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        self.file.write_text(json.dumps(self.rows, indent=1) + "\n")
-
-
-def small(store: Store, device: str) -> None:
+def small(given: argparse.Namespace) -> Cells:
     """N = 40 and 60 beside the SDP by Clarabel and ten starts of L-BFGS."""
-    for n in (40, 60):
-        for kind, d in (("random", 8), ("clustered", 8), ("wordllama", 16)):
-            for tau in (0.1, 1.0, 10.0):
-                name = {"data": kind, "n": n, "d": d, "tau": tau}
-                if store.has("small", name):
-                    continue
-                problem = LargeDictionary(dataset(kind, n, d), LAM, tau, bias=None)
-                row = {**name, **measure(problem, 1e-5, device=device)}
-                theirs, times = timed(functools.partial(solve, problem, solver="reference", raise_on_failure=False))
-                row |= {"sdp": theirs.relaxed_value, "sdp_cpu": times["cpu"], "ten_starts": ten_starts(problem)}
-                store.add("small", row)
+
+    def cell(name: dict[str, Any]) -> dict[str, Any]:
+        problem = LargeDictionary(dataset(name["data"], name["n"], name["d"]), LAM, name["tau"], bias=None)
+        row = measure(problem, 1e-5, device=given.device)
+        theirs, seconds = timed(partial(solve, problem, solver="reference", raise_on_failure=False))
+        row |= {"sdp": theirs.relaxed_value, "sdp_cpu": seconds.cpu, "ten_starts": ten_starts(problem)}
+        return name | row
+
+    kinds, sizes = (("random", 8), ("clustered", 8), ("wordllama", 16)), (40, 60)
+    names = [{"data": kind, "n": n, "d": d, "tau": tau} for n in sizes for kind, d in kinds for tau in (0.1, 1.0, 10.0)]
+    return named("small", cell, [{"data": "random", "n": 8, "d": 4, "tau": 1.0}] if given.quick else names)
 
 
-def reference(store: Store, device: str) -> None:
-    """N = 80 beside Clarabel, to a solver gap of 1e-3."""
-    problem = LargeDictionary(dataset("clustered", 80, 8), LAM, ATOM_COST, bias=None)
-    for _ in range(3):
-        store.add("reference", {"data": "clustered", "n": 80, "d": 8, **measure(problem, 1e-3, device=device)})
-    store.add("reference", {"data": "clustered", "n": 80, "d": 8, **measure(problem, 1e-3, solver="reference")})
+def reference(given: argparse.Namespace) -> Cells:
+    """N = 80 beside Clarabel, to a solver gap of 1e-3; ours three times, for the median."""
+
+    def cell(name: dict[str, Any]) -> dict[str, Any]:
+        problem = LargeDictionary(dataset("clustered", name["n"], name["d"]), LAM, ATOM_COST, bias=None)
+        options: dict[str, Any] = {"solver": name["solver"]} if name["run"] == 0 else {"device": given.device}
+        return name | measure(problem, 1e-3, **options)
+
+    shape = {"data": "clustered", "n": 12 if given.quick else 80, "d": 8}
+    names = [shape | {"solver": "splitting", "run": run} for run in (1, 2, 3)]
+    return named("reference", cell, [*names, shape | {"solver": "reference", "run": 0}])
 
 
-def few(store: Store, device: str) -> None:
+def few(given: argparse.Namespace) -> Cells:
     """Up to three dimensions: the total gap."""
-    for n, d, tau in ((500, 2, 1.0), (500, 3, 10.0), (2000, 2, 1.0), (2000, 2, 10.0), (2000, 3, 10.0)):
-        name = {"n": n, "d": d, "tau": tau}
-        if not store.has("few", name):
-            problem = LargeDictionary(dataset("random", n, d), LAM, tau, bias=None)
-            store.add("few", {**name, **measure(problem, 1e-4, device=device)})
+
+    def cell(name: dict[str, Any]) -> dict[str, Any]:
+        problem = LargeDictionary(dataset("random", name["n"], name["d"]), LAM, name["tau"], bias=None)
+        return name | measure(problem, 1e-4, device=given.device)
+
+    every = ((500, 2, 1.0), (500, 3, 10.0), (2000, 2, 1.0), (2000, 2, 10.0), (2000, 3, 10.0))
+    chosen = ((20, 2, 1.0),) if given.quick else every
+    return named("few", cell, [{"n": n, "d": d, "tau": tau} for n, d, tau in chosen])
 
 
 CUT_SUITE = [
@@ -178,108 +155,99 @@ CUT_SUITE = [
 ]
 
 
-def cuts(store: Store, device: str) -> None:
+def cuts(given: argparse.Namespace) -> Cells:
     """The share of the relaxation's gap that cuts close, N ≤ 30, and what they cost at N = 60."""
-    for n, d, lam, tau, seed in [*CUT_SUITE, (60, 8, 0.1, 10.0, 0)]:
-        name = {"n": n, "d": d, "lam": lam, "tau": tau, "seed": seed}
-        if not store.has("cuts", name):
-            problem = LargeDictionary(dataset("random", n, d, seed), lam, tau, bias=None)
-            store.add("cuts", {**name, **measure(problem, 2e-4, solver="copositive", device=device)})
+
+    def cell(name: dict[str, Any]) -> dict[str, Any]:
+        data = dataset("random", name["n"], name["d"], name["seed"])
+        problem = LargeDictionary(data, name["lam"], name["tau"], bias=None)
+        return name | measure(problem, 2e-4, solver="copositive", device=given.device)
+
+    chosen = [(10, 5, 0.1, 5.0, 0)] if given.quick else [*CUT_SUITE, (60, 8, 0.1, 10.0, 0)]
+    return named("cuts", cell, [dict(zip(("n", "d", "lam", "tau", "seed"), one, strict=True)) for one in chosen])
 
 
-def candidates(store: Store, device: str) -> None:
+def candidates(given: argparse.Namespace) -> Cells:
     """Datapoints as candidates: block descent beside the accelerated proximal gradient, to a gap of 1e-5."""
-    for kind, n, bias, rivals in (
-        ("clustered", 200, None, ("block-descent", "proximal-gradient")),
-        ("wordllama", 200, None, ("block-descent", "proximal-gradient")),
-        ("clustered", 1000, None, ("block-descent",)),
-        ("clustered", 1000, "free", ("block-descent",)),
-        ("wordllama", 1000, None, ("block-descent",)),
-    ):
-        X: Any = dataset(kind, n)
-        for solver in rivals:
-            given: Any = bias
-            atoms = datapoint_atoms(X - X.mean(axis=0) if bias == "free" else X)
-            problem = CandidateDictionary(X, atoms, LAM, ATOM_COST, bias=given)
-            name = {"data": kind, "n": n, "bias": bias or "none", "solver": solver}
-            if not store.has("candidates", name):
-                row = measure(problem, 1e-5, solver=solver, max_seconds=300, device=device)
-                store.add("candidates", {**name, **row})
+
+    def cell(name: dict[str, Any]) -> dict[str, Any]:
+        X: Any = dataset(name["data"], name["n"])
+        bias: Any = None if name["bias"] == "none" else name["bias"]
+        atoms = datapoint_atoms(X - X.mean(axis=0) if bias == "free" else X)
+        problem = CandidateDictionary(X, atoms, LAM, ATOM_COST, bias=bias)
+        return name | measure(problem, 1e-5, solver=name["solver"], max_seconds=300, device=given.device)
+
+    both, ours = ("block-descent", "proximal-gradient"), ("block-descent",)
+    every = (
+        ("clustered", 200, "none", both),
+        ("wordllama", 200, "none", both),
+        ("clustered", 1000, "none", ours),
+        ("clustered", 1000, "free", ours),
+        ("wordllama", 1000, "none", ours),
+    )
+    chosen = (("clustered", 20, "none", both),) if given.quick else every
+    names = [{"data": data, "n": n, "bias": bias, "solver": who} for data, n, bias, rivals in chosen for who in rivals]
+    return named("candidates", cell, names)
 
 
-def scale(store: Store, device: str, points: tuple[int, ...], max_seconds: float) -> None:
+def scale(given: argparse.Namespace) -> Cells:
     """Cost and both gaps against N, at a solver gap of 2e-3."""
-    for n in points:
-        for kind in ("random", "clustered", "wordllama") if n <= 1000 else ("clustered",):
-            name = {"data": kind, "n": n, "device": device}
-            if not store.has("scale", name):
-                problem = LargeDictionary(dataset(kind, n), LAM, ATOM_COST, bias=None)
-                row = measure(problem, 2e-3, device=device, max_seconds=max_seconds)
-                store.add("scale", {**name, "d": problem.dim, **row})
+
+    def cell(name: dict[str, Any]) -> dict[str, Any]:
+        problem = LargeDictionary(dataset(name["data"], name["n"]), LAM, ATOM_COST, bias=None)
+        options: dict[str, Any] = {"device": given.device, "max_seconds": given.max_seconds}
+        return name | {"d": problem.dim} | measure(problem, 2e-3, **options)
+
+    names = [
+        {"data": kind, "n": n, "device": given.device}
+        for n in ([30] if given.quick else given.points)
+        for kind in (("random", "clustered", "wordllama") if n <= 1000 else ("clustered",))
+    ]
+    return named("scale", cell, names)
 
 
-def many(store: Store, device: str, points: tuple[int, ...], max_seconds: float) -> None:
-    """Many datapoints at two prices of an atom: to a solver gap of 2e-3, and beyond 4,000 of 1e-2."""
-    for n in points:
-        for tau in (10.0, 100.0):
-            for kind in ("random", "clustered", "wordllama"):
-                name = {"data": kind, "n": n, "tau": tau, "device": device}
-                if not store.has("many", name):
-                    problem = LargeDictionary(dataset(kind, n), LAM, tau, bias=None)
-                    tol = 2e-3 if n <= 4000 else 1e-2
-                    row = measure(problem, tol, device=device, max_seconds=max_seconds)
-                    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-                    threads = torch.get_num_threads()
-                    row |= {"d": problem.dim, "tol": tol, "threads": threads, "most_memory": memory}
-                    store.add("many", {**name, **row})
+def many(given: argparse.Namespace) -> Cells:
+    """Many datapoints at two prices of an atom, each in a process of its own, which gives its peak of memory."""
+
+    def cell(name: dict[str, Any]) -> dict[str, Any]:
+        return name | by_itself(solved, name["data"], name["n"], name["tau"], given.device, given.max_seconds)
+
+    sizes, kinds = ([30], ["random"]) if given.quick else (given.many, ["random", "clustered", "wordllama"])
+    every = [(n, tau, kind) for n in sizes for tau in (10.0, 100.0) for kind in kinds]
+    return named("many", cell, [{"data": kind, "n": n, "tau": tau, "device": given.device} for n, tau, kind in every])
 
 
-def gpu(store: Store) -> None:
-    """The same on a CUDA device, beside the CPU where that takes minutes."""
-    if not torch.cuda.is_available():
-        print("gpu: there is no CUDA device here; run this section where there is one.")
-        return
-    store.begin("gpu")
-    for n, devices in ((1000, ("cpu", "cuda")), (4000, ("cuda",)), (10_000, ("cuda",))):
-        for device in devices:
-            problem = LargeDictionary(dataset("clustered", n), LAM, ATOM_COST, bias=None)
-            row = measure(problem, 2e-3, device=device, max_seconds=1800)
-            name = torch.cuda.get_device_name() if device == "cuda" else "cpu"
-            store.add("gpu", {"data": "clustered", "n": n, "d": problem.dim, "device": name, **row})
+def solved(kind: str, n: int, tau: float, device: str, max_seconds: float) -> dict[str, Any]:
+    """To a solver gap of 2e-3, and beyond 4,000 datapoints of 1e-2."""
+    tol, problem = 2e-3 if n <= 4000 else 1e-2, LargeDictionary(dataset(kind, n), LAM, tau, bias=None)
+    row = measure(problem, tol, device=device, max_seconds=max_seconds)
+    return row | {"d": problem.dim, "tol": tol, "threads": torch.get_num_threads(), "gigabytes": peak_gigabytes()}
 
 
-def main() -> None:
-    """Run the sections asked for, then write the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    every = {"small": small, "reference": reference, "few": few, "cuts": cuts, "candidates": candidates}
-    parser.add_argument("--sections", nargs="*", default=[*every, "scale", "many", "gpu"])
-    parser.add_argument("--points", type=int, nargs="*", default=[250, 500, 1000, 2000, 4000])
-    parser.add_argument("--many", type=int, nargs="*", default=[1000, 2000, 4000, 10_000])
-    parser.add_argument("--max-seconds", type=float, default=1800, help="for each solve of the sections scale and many")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--resume", action="store_true", help="keep the rows that are there already")
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    given = parser.parse_args()
-    store = Store(given.out)
-    for section in given.sections:
-        if section == "gpu":
-            gpu(store)
-        elif section == "scale":
-            if not given.resume:
-                store.begin("scale")
-            scale(store, given.device, tuple(given.points), given.max_seconds)
-        elif section == "many":
-            if not given.resume:
-                store.begin("many")
-            many(store, given.device, tuple(given.many), given.max_seconds)
-        else:
-            if not given.resume:
-                store.begin(section)
-            every[section](store, given.device)
-    from benchmarks.large_dictionary_table import write_table
+def named(section: str, cell: Callable[[dict[str, Any]], Any], names: list[dict[str, Any]]) -> Cells:
+    """A cell for each name."""
+    return {cell_name(section, name): partial(cell, name) for name in names}
 
-    write_table(given.out)
+
+def cell_name(section: str, name: dict[str, Any]) -> str:
+    """What a cell is called: its section, and what it is about."""
+    return f"{section}: " + ", ".join(f"{key} {value}" for key, value in name.items())
+
+
+SECTIONS = (small, reference, few, cuts, candidates, scale, many)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure what was asked for."""
+    options = parser(__doc__)
+    options.add_argument("--points", type=int, nargs="*", default=[250, 500, 1000, 2000, 4000], help="of scale")
+    options.add_argument("--many", type=int, nargs="*", default=[1000, 2000, 4000, 10_000], help="points of many")
+    options.add_argument("--max-seconds", type=float, default=1800, help="for each solve of scale and many")
+    options.add_argument("--device", default="cpu")
+    given = options.parse_args(arguments)
+    cells = {name: cell for section in SECTIONS for name, cell in section(given).items()}
+    return run("large_dictionary", cells, tables, given)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

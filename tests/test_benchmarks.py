@@ -173,8 +173,7 @@ def test_a_cell_that_fails_costs_the_others_nothing(tmp_path, capsys):
 
 
 OTHERS = {"__init__", "codes_gpu", "data", "harness", "large_dictionary_table", "population_upper"}
-UNCONVERTED = {"large_dictionary"}
-SCRIPTS = sorted({file.stem for file in Path(harness.__file__).parent.glob("*.py")} - OTHERS - UNCONVERTED)
+SCRIPTS = sorted({file.stem for file in Path(harness.__file__).parent.glob("*.py")} - OTHERS)
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
