@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -212,6 +213,8 @@ def test_a_folder_that_cannot_be_written_is_no_error(kept, monkeypatch):
 def test_the_ladder_has_what_is_faster_than_anything_finer(monkeypatch):
     prepared = PreparedDictionary(torch.from_numpy(unit(np.random.default_rng(5), 300, 16)))
 
+    monkeypatch.setattr(calibration, "usable", lambda *key: PRECISIONS)
+
     def at(**seconds):
         monkeypatch.setattr(calibration, "measured", lambda *key: seconds)
         return [rung.precision for rung in ladder(prepared)]
@@ -224,6 +227,35 @@ def test_the_ladder_has_what_is_faster_than_anything_finer(monkeypatch):
     assert at(float32=4.0, tf32=3.0, bfloat16=2.0, int8=1.0) == ["int8", "bfloat16", "tf32", "float32"]
     few = PreparedDictionary(prepared.exact, uses=10)
     assert [rung.precision for rung in ladder(few)] == ["float32"]
+
+
+def test_a_kept_measurement_says_what_is_fast_not_what_is_right(monkeypatch):
+    """It may be of the same processor with other instructions: int8 may saturate here."""
+    prepared = PreparedDictionary(torch.from_numpy(unit(np.random.default_rng(5), 300, 16)))
+    monkeypatch.setattr(calibration, "measured", lambda *key: {"float32": 4.0, "bfloat16": 2.0, "int8": 1.0})
+
+    def chosen():
+        calibration.usable.cache_clear()
+        return [rung.precision for rung in ladder(prepared)]
+
+    def exact(precision, a, b, out=None):
+        return (a.double() @ b.double().T).to(torch.bfloat16 if precision == "bfloat16" else torch.float64)
+
+    try:
+        monkeypatch.setattr(calibration, "product", exact)
+        assert chosen() == ["int8", "bfloat16", "float32"]
+        for sizes in ((1, 64), (64, 64), (1, calibration.MANY_PROBES), (64, calibration.MANY_PROBES)):
+            saturating = partial(_wrong_at, exact, sizes)
+            monkeypatch.setattr(calibration, "product", saturating)
+            assert chosen() == ["bfloat16", "float32"]
+    finally:
+        calibration.usable.cache_clear()
+
+
+def _wrong_at(exact, sizes, precision, a, b, out=None):
+    """A product that saturates in int8 at one shape."""
+    found = exact(precision, a, b)
+    return found.clamp(max=2**15 - 1) if precision == "int8" and (len(a), len(b)) == sizes else found
 
 
 def test_a_precision_can_be_asked_for(monkeypatch):

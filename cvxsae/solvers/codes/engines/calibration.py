@@ -107,9 +107,9 @@ def ladder(
             )
         return (Rung(precision, price=0.0, rechecks=1 / RECHECK), Rung("float32"))
     threads = torch.get_num_threads() if threads is None else threads
-    seconds = measured(*shape_class(dictionary.dim, dictionary.n_atoms), str(dictionary.device), threads)
-    if dictionary.dim > WIDEST_INT8:
-        seconds = {name: value for name, value in seconds.items() if name != "int8"}
+    kept = measured(*shape_class(dictionary.dim, dictionary.n_atoms), str(dictionary.device), threads)
+    # a file says what is fast, and may be of other instructions of the same processor: not what is right here
+    seconds = {name: kept[name] for name in usable(dictionary.dim, dictionary.device.type) if name in kept}
     chosen = ["float32"]
     for name in reversed(PRECISIONS[:-1]):
         if seconds.get(name, math.inf) < FASTER * seconds[chosen[0]]:
@@ -208,8 +208,8 @@ def usable(d: int, device_type: str) -> tuple[str, ...]:
     return tuple(name for name in names if name == "float32" or keeps_its_bound(name, d, torch.device(device_type)))
 
 
-PROBES = 64
-"""Rows and atoms of the products that try a bound."""
+PROBES, MANY_PROBES = 64, 1024
+"""Rows and atoms of the products that try a bound, and as many atoms again and again: shapes choose their kernels."""
 
 
 def keeps_its_bound(precision: str, d: int, device: torch.device) -> bool:
@@ -229,10 +229,11 @@ def keeps_its_bound(precision: str, d: int, device: torch.device) -> bool:
         rows[:, 0] *= 2.0**10
         atoms[:, 0] = 1.0
         dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    parts, all_atoms = (rows, rows[:1]), (atoms, atoms.repeat(MANY_PROBES // PROBES, 1))
     try:
-        found = product(precision, rows.to(device, dtype), atoms.to(device, dtype))
+        found = [product(precision, part.to(device, dtype), of.to(device, dtype)) for part in parts for of in all_atoms]
     except (RuntimeError, AttributeError, NotImplementedError):
         return False
-    exact = rows @ atoms.T
-    stored = exact if precision == "int8" else exact.to(dtype).to(torch.float64)
-    return bool((found.cpu().to(torch.float64) == stored).all())
+    exact = [part @ of.T for part in parts for of in all_atoms]
+    stored = exact if precision == "int8" else [values.to(dtype).to(torch.float64) for values in exact]
+    return all(bool((a.cpu().to(torch.float64) == b).all()) for a, b in zip(found, stored, strict=True))

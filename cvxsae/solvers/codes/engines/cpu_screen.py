@@ -192,6 +192,12 @@ def _limit(threshold, moved, own, prices):
 
 
 @jit()
+def _moved(own, moved):
+    """What products prove of a residual that moved since."""
+    return Own(own.unit, own.shift, own.absent, own.least_share, own.margin + moved)
+
+
+@jit()
 def _largest(member, m, blur, prices):
     """The largest ratio of a correlation to its weight in a working set, with prices rounded up; at least 1."""
     members, codes, correlations, _ = member
@@ -250,9 +256,8 @@ def screen(active, products, block, atoms, rules, room, selected, verdicts, pric
             values[a], gaps[a], done[a], rechecks[a] = primal, np.inf, False, 0
             continue
         moved, slack = 0.0, 0.0 if settled[i] else SLACK * np.sqrt(residual2)
-        n = list_candidates(
-            bits, row, K, maxima, _limit(threshold[a], slack, own, prices), own, most, candidates, prices
-        )
+        limit, own = _limit(threshold[a], slack, own, prices), _moved(own, slack)
+        n = list_candidates(bits, row, K, maxima, limit, own, most, candidates, prices)
         blurred[a] = n > most
         if blurred[a]:
             continue
@@ -277,10 +282,9 @@ def screen(active, products, block, atoms, rules, room, selected, verdicts, pric
                 codes[i, k], correlations[i, k] = z[k], c[k]
             largest = _largest(member, m, dot_error * np.sqrt(residual2), prices)
         if moved > slack:
-            own = Own(unit[a], shift, absent, least_share, margin[a] + moved)
-            n = list_candidates(
-                bits, row, K, maxima, _limit(threshold[a], moved, own, prices), own, K, candidates, prices
-            )
+            own = Own(unit[a], shift, absent, least_share, margin[a])
+            limit, own = _limit(threshold[a], moved, own, prices), _moved(own, moved)
+            n = list_candidates(bits, row, K, maxima, limit, own, K, candidates, prices)
         rechecks[a] = n
         blur = (dot_error + (0.0 if prices is None else PRICE_ROUNDING)) * np.sqrt(residual2)
         listed, outside = recheck(candidates, n, r, d, exact, found, found_values, blur, prices)
