@@ -163,7 +163,8 @@ def _most(offsets: np.ndarray, problem: JointProblem, part: FloorPart, samples: 
     """The most that a part's weights can prove, and what is wrong with them."""
     if (axes := part.projection) is not None:
         axes = np.asarray(axes)
-        if axes.ndim != 2 or len(axes) != offsets.shape[1] or not np.isrealobj(axes) or not np.isfinite(axes).all():
+        fits = axes.ndim == 2 and len(axes) == offsets.shape[1] and axes.size > 0
+        if not fits or axes.dtype.kind != "f" or not np.isfinite(axes).all():
             return 0.0, ["the projection must have a finite row for each dimension."]
         if not linalg.singular_values(axes)[0] <= 1 + _TOL:
             return 0.0, ["the projection lengthens points: its largest singular value is above 1."]
@@ -342,14 +343,15 @@ def _ratios(least: float) -> np.ndarray:
 def _cone_table(samples: int) -> tuple[np.ndarray, np.ndarray]:
     """``max (c + κp)`` over atoms on the cone of T15, sampled, and ``√(1 + κ²)``: (q, tilt, κ)."""
     c = np.sin(np.linspace(0, np.pi / 2, ANGLES))
+    reach = np.sqrt(1 - c**2)
     slopes, kappas_used = [], []
     for share in _sampled(_FINER * samples) ** 4:
         gamma = np.sin(np.linspace(0, np.pi / 2, TILTS))[:, None] * math.sqrt(share * (1 - share) / 2)
         rho = np.sqrt(np.maximum(share * (1 - share) - 2 * gamma**2, 0))
         with np.errstate(divide="ignore", invalid="ignore"):
             p = (rho * (1 - c**2) - (1 - share) * c**2) / (2 * gamma * c)
-        outside = (p < -np.sqrt(1 - c**2)) | (c**4 > share)
-        p = np.where(np.isfinite(p), np.minimum(p, np.sqrt(1 - c**2)), -1.0)
+        p = np.fmin(p, reach)  # where γc = 0 the cone does not limit p, or leaves no atom: ∞ and 0/0, or -∞
+        outside = (p < -reach) | (c**4 > share)
         on_cone = np.where(outside, 0.0, c)
         p[outside] = 0.0
         middle = np.full(TILTS, 1.0)

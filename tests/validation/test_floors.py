@@ -13,6 +13,7 @@ from cvxsae import InputError, JointProblem, WideLimit, certify, width_floor
 from cvxsae.relaxations.floors import kernels as bound
 from cvxsae.relaxations.floors.floor import Floor, FloorPart
 from cvxsae.relaxations.floors.spectral import spectral_floor
+from cvxsae.validation import floors as referee
 from tests.helpers.problems import huber, solve, unit
 
 
@@ -52,15 +53,31 @@ def test_an_interval_end_swapped_is_noticed(kernel, cells, points, monkeypatch):
     assert any("prove at most" in said for said in objections_to(floor))
 
 
-@pytest.mark.parametrize(("kernel", "theorem"), [(3, "T14"), (2, "T15")])
-def test_a_claim_half_a_percent_too_high_is_noticed(kernel, theorem, points):
+@pytest.mark.parametrize(
+    ("kernel", "theorem", "width", "lam", "spread"),
+    [(3, "T14", 8, 0.05, 0), (2, "T15", 8, 0.05, 0), (2, "T15", 8, 0.3, 0), (2, "T15", 15, 0.1, 1)],
+)
+def test_a_claim_half_a_percent_too_high_is_noticed(kernel, theorem, width, lam, spread, points, rng):
     """Claims are computed again almost exactly: what weights prove is 0.1 to 0.4 % above what cells let through."""
-    floor = width_floor(points, 8, 0.05, bias=None, kernels=(kernel,))
+    points *= np.exp(spread * rng.normal(size=(len(points), 1)))
+    floor = width_floor(points, width, lam, bias=None, kernels=(kernel,))
     part: Any = floor.parts[0]
     assert part.theorem == theorem
     assert objections_to(floor) == ()
     boast = replace(floor, parts=(replace(part, value=part.value * 1.005),))
     assert "prove at most" in " ".join(objections_to(boast))
+
+
+@pytest.mark.parametrize("ratio", [0.03, 0.1, 0.3])
+def test_costs_of_the_cone_are_sampled_at_their_ends_too(ratio):
+    """Where the cone does not limit an atom (γ = 0, q = 1) costs are lowest: they are within two cells of the bound."""
+    resolution = bound.Resolution(cells=1000, tilts=256)
+    q, sampled = referee._sampled(200), referee._cone_costs(referee._cone_table(100), ratio)
+    bounded = bound._cone_costs(ratio, resolution).numpy()
+    cell = np.minimum((q * resolution.cells).astype(int), resolution.cells - 1)
+    assert (sampled >= bounded[cell] * (1 - 1e-12)).all()
+    assert (sampled <= bounded[np.maximum(cell - 2, 0)] * 1.02).all()
+    assert sampled[-1] == pytest.approx(huber(1.0, ratio), rel=1e-12)
 
 
 @pytest.mark.slow

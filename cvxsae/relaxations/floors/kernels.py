@@ -50,7 +50,7 @@ class Resolution:
 SEARCH = Resolution()
 """Of the search for weights, which are evaluated again at the end."""
 
-FINAL = Resolution(cells=2000, tilts=512, kappas=2, octave=8)
+FINAL = Resolution(cells=2000, tilts=512, kappas=3, octave=8)
 """Of what is claimed: half a percent above :data:`SEARCH`, and a tenth below the end of all refinement."""
 
 KEPT_POINTS = 20_000

@@ -169,8 +169,9 @@ def operator_share_limit(
     squares = rest.T @ rest
 
     def deflated(vector: torch.Tensor) -> torch.Tensor:
-        moved = features.vector_product(weights, vector - Q @ (Q.T @ vector))
-        return moved - Q @ (Q.T @ moved)
+        there = vector.to(Q)  # the steps of Lanczos' method are on the CPU
+        moved = features.vector_product(weights, there - Q @ (Q.T @ there))
+        return (moved - Q @ (Q.T @ moved)).to(vector)
 
     values = linalg.eigvalsh(inner).flip(0)
     top = float(values[0])

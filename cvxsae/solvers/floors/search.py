@@ -246,8 +246,8 @@ def find_floors(
                 offsets = offsets - shift
             basis = search.projection(offsets)
             lost = 0.0
-            if basis is not None:  # what rounding can add to a point, times its length, bounds what it adds to its cost
-                lost = 16 * offsets.shape[1] * EPS * float(offsets.square().sum()) / len(offsets)
+            if basis is not None:  # what is added to a point, times its length, bounds what it adds to its cost
+                lost = _lengthening(basis) * float(offsets.square().sum()) / len(offsets)
                 offsets = offsets @ basis
             part = _Part(
                 offsets, problem.lam, widths, search, run.inner(share=1 / (len(groups) - index)), bar.set_postfix_str
@@ -295,6 +295,18 @@ def _far_apart(
         matched = interruptible(partial(linear_sum_assignment, distances, maximize=True))
         order[part] = order[part][matched[1]]
     return order
+
+
+def _lengthening(basis: Float[torch.Tensor, "d r"]) -> float:
+    """What a product with a nearly orthonormal basis can add to a point, as a share of its length.
+
+    The basis is at most ``1 + ‖BᵀB − I‖/2`` times one that lengthens no vector (``floors.md``, Lemma 5); rounding adds
+    ``d√r ε/2``, and ``dr ε/4`` to the former as it is computed.
+    """
+    d, r = basis.shape
+    excess = basis.T @ basis
+    excess.diagonal().sub_(1)
+    return float(torch.linalg.matrix_norm(excess)) + d * r * EPS
 
 
 @dataclass(frozen=True)

@@ -248,7 +248,10 @@ def test_many_points_take_the_subspace_iteration(rng, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.cuda
-def test_devices_agree(device, rng):
+@pytest.mark.parametrize("in_blocks", [False, True])
+def test_devices_agree(in_blocks, device, rng, monkeypatch):
+    if in_blocks:
+        monkeypatch.setattr("cvxsae.solvers.floors.search.FrankWolfe", Blocks)
     X = unit(rng.normal(size=(100, 6)))
     on_cpu, there = (width_floor(X, 9, 0.05, bias=None, device=where).value for where in ("cpu", device))
     assert there == pytest.approx(on_cpu, rel=1e-3)
@@ -350,6 +353,9 @@ def test_a_floor_of_projected_data_is_a_floor(bias, rng):
     assert certify(projected).is_certified
     longer = replace(projected, parts=(replace(part, projection=1.01 * part.projection),))
     assert any("lengthens" in said for said in certify(longer).objections)
+    for forged in (part.projection[:, :0], part.projection[:-1], part.projection + 0j, np.nan * part.projection):
+        broken = replace(projected, parts=(replace(part, projection=forged),))
+        assert any("a finite row for each dimension" in said for said in certify(broken).objections)
     fit = learn_dictionary(X @ turn, 8, 0.05, bias=bias, max_steps=5)
     assert projected.value <= fit.value
 
