@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -191,6 +192,7 @@ def test_measurements_are_kept_and_believed_only_if_they_are_of_this_machine(kep
         "", text[: len(text) // 2], "[]", "null", json.dumps(foreign), json.dumps(right | {"seconds": {}}),
         json.dumps(right | {"seconds": {"float32": -1.0}}), json.dumps(right | {"seconds": {"float32": "x"}}),
         json.dumps(right | {"seconds": {"float32": 1.0, "int4": 1.0}}), json.dumps(right | {"seconds": [1.0]}),
+        json.dumps(right | {"seconds": {"float32": 10**400}}), "[" * 100_000,
     ):  # fmt: skip
         before = len(counted)
         file.write_text(damaged)
@@ -199,6 +201,15 @@ def test_measurements_are_kept_and_believed_only_if_they_are_of_this_machine(kep
         assert json.loads(file.read_text())["key"] == right["key"]
     file.write_bytes(b"\xff\xfe\x00")
     assert set(again()) == set(first)
+    if hasattr(os, "mkfifo"):
+        file.unlink()
+        os.mkfifo(file)  # which nobody writes to: it is not waited for
+        assert set(again()) == set(first)
+
+
+def test_a_cache_folder_has_an_absolute_path(monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", "here")
+    assert calibration.folder().is_absolute()
 
 
 def test_a_folder_that_cannot_be_written_is_no_error(kept, monkeypatch):
@@ -269,5 +280,6 @@ def test_a_precision_can_be_asked_for(monkeypatch):
 
 
 def test_int8_products_are_what_they_say():
+    assert "int8" not in calibration.usable(1, "cpu")  # torch._int_mm leaves them as the memory was
     a = torch.randint(-127, 128, (5, 16), dtype=torch.int8)
     assert torch.equal(product("int8", a, a).to(torch.float64), a.to(torch.float64) @ a.to(torch.float64).T)
