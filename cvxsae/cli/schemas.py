@@ -252,7 +252,7 @@ _TABLE = (
     Schema("floor", 1, {"lam: number": "λ", "floors: array": "n_atoms, value and theorem for each width"}, {}),
     Schema(
         "audit",
-        2,
+        3,
         {
             "created: string": "date and time",
             "sentences: array": "the findings in words, the most useful first",

@@ -44,7 +44,7 @@ class Split:
     def __str__(self) -> str:
         return (
             f"{len(self.held_out):,} of {len(self.train) + len(self.held_out):,} rows are held out, by {self.unit}; "
-            "what is learned has not seen them"
+            "nothing was learned from them"
         )
 
 

@@ -129,9 +129,13 @@ class OptimalityReport:
         return (*_first_order(self), *_structure(self))
 
     def worst_features(self, count: int = 10) -> pd.DataFrame:
-        """The features that are certainly farthest from stationarity (``at_least``); rarely firing ones come last."""
-        order = ["at_least", "stationarity"]
-        return self.features.sort_values(order, ascending=False, na_position="last", kind="stable").head(count)
+        """The features that are certainly farthest from stationarity (``at_least``); rarely firing ones come last.
+
+        Those for which nothing is certain (a bound of zero or below) are in the order of their residual on these rows.
+        """
+        sure = self.features.assign(sure=self.features["at_least"].clip(lower=0))
+        ordered = sure.sort_values(["sure", "stationarity"], ascending=False, na_position="last", kind="stable")
+        return ordered.head(count).drop(columns="sure")
 
     def predicted_splits(self, count: int = 10) -> pd.DataFrame:
         """The features that would split first, by score (T8)."""
@@ -221,19 +225,24 @@ def _first_order(report: OptimalityReport) -> list[str]:
     if off:
         worst = report.worst_features(1).iloc[0]
         error = f" (standard error {worst['standard_error']:.1g} λ)" if np.isfinite(worst["standard_error"]) else ""
+        certain = int((features["at_least"] > tol).sum())
+        which = "The residual that is certainly farthest off" if certain else "The largest residual"
+        if not certain and (features["stationarity"] > worst["stationarity"]).any():
+            which = "Of those that fire on ten datapoints or more, the largest residual"
         sentences.append(
-            f"{off} of {int(found.live.sum())} live features are not stationary (T3): the mean residual of feature "
-            f"{worst.name} over its {worst['count']:.0f} datapoints is {worst['stationarity']:.2g} λ from λ times its "
-            f"atom{error}."
+            f"{off} of {int(found.live.sum())} live features are not stationary (T3) on these rows; of the "
+            f"distribution that is certain for {certain}, each with 95% confidence. {which} is that of feature "
+            f"{worst.name} over its {worst['count']:.0f} datapoints: the mean residual is {worst['stationarity']:.2g} "
+            f"λ from λ times its atom{error}."
         )
     if report.bias_is_free and report.bias_residual > tol:
         sentences.append(f"The bias is not stationary (T3): the mean residual is {report.bias_residual:.2g} λ long.")
     if report.identity_deficit > tol and len(report.pairs):
         first = report.pairs.iloc[0]
         sentences.append(
-            f"cos(d_j, d_k) = E_k[ρ_j] fails by up to {report.identity_deficit:.2g} (T4), and for k = "
-            f"{first['feature']:.0f} and j = {first['other']:.0f} the cosine is {first['cosine']:.3f} where "
-            f"{first['expected']:.3f} is due."
+            f"cos(d_j, d_k) = E_k[ρ_j] fails by up to {report.identity_deficit:.2g} (T4): for k = "
+            f"{first['feature']:.0f} and j = {first['other']:.0f} the cosine is {first['cosine']:.3f} but should be "
+            f"{first['expected']:.3f}."
         )
     return sentences
 
@@ -266,9 +275,10 @@ def _lines(report: OptimalityReport) -> list[str]:
     gain = report.new_atom_gains[0] if len(report.new_atom_gains) else 0.0
     ratio = found.codes.lambda_ratio
     text = [
-        f"{found.n_atoms} atoms on {found.n_points} datapoints, λ {found.lam:.4g} ({ratio:.3g} λ_max)",
-        f"  value          {report.value:.9g} ≥ {report.lower_bound:.9g} for this dictionary",
-        f"  wide limit     {report.wide_value:.9g} ≥ {report.wide_lower_bound:.9g} for every width (T9)",
+        f"{found.n_atoms} atoms on {found.n_points} datapoints, λ {found.lam:.4g} ({ratio:.3g} λ_max of this "
+        "dictionary)",
+        f"  value          {report.value:.9g}, lower bound {report.lower_bound:.9g} for this dictionary",
+        f"  wide limit     {report.wide_value:.9g}, lower bound {report.wide_lower_bound:.9g} for every width (T9)",
         f"  features       {found.n_atoms - found.activity.dead} live, {int(report.features['dense'].sum())} dense, "
         f"{found.activity}",
         f"  stationarity   {report.stationarity:.2e} (T3)",

@@ -44,9 +44,8 @@ class Example:
 
     @property
     def command(self) -> str:
-        """The command that audits it and writes a report."""
-        report = self.folder / "report.html"
-        return f"cvxsae audit {self.activations} --sae {self.folder} --stationarity 0.01 --report {report}"
+        """The command that audits it and writes a report, ``report.html`` where it is run."""
+        return f"cvxsae audit {self.activations} --sae {self.folder} --stationarity 0.01 --report report.html"
 
 
 def write_example(folder: str | Path, *, n_atoms: int = 64, rows: int = 8000, seed: int = 0) -> Example:

@@ -232,7 +232,7 @@ def _sound(answer: Any, tol: float) -> str:
     certificate = certify(answer, tol=tol)
     if certificate.objections:
         raise CertificateError("; ".join(certificate.objections))
-    return f"value {certificate.value:.6g}, relative gap {certificate.gap:.0e}"
+    return f"value {certificate.value:.6g}, relative gap {certificate.gap:.0e} (within tol {tol:g})"
 
 
 def _codes(engine: str, device: str = "cpu") -> str:

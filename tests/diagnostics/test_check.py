@@ -294,6 +294,29 @@ def test_a_feature_of_one_datapoint_heads_no_ranking(rng):
     assert (report.pairs["feature"] != 2).all()
 
 
+def test_the_largest_residual_is_named_where_none_is_certain(rng):
+    """Seen: a feature at 0.93 λ with a standard error of 0.8 λ was called the worst where another one had 2.31."""
+    X = np.abs(rng.normal(size=(60, 3))) + 0.5
+    report = check_optimality(X, np.eye(3), 0.1, splits=False, new_atoms=0)
+    errors = {"stationarity": [0.9, 2.3, 1.2], "standard_error": [0.8, 3.0, 2.0]}
+    unsure = dataclasses.replace(report, features=report.features.assign(**errors, at_least=[-0.1, -3.0, -2.0]))
+    assert list(unsure.worst_features().index) == [1, 2, 0]
+    assert list(unsure.worst_features().columns) == list(unsure.features.columns)
+    said = unsure.objections[0]
+    assert said.startswith("3 of 3 live features are not stationary (T3) on these rows; of the distribution that is ")
+    assert "certain for 0, each with 95% confidence. The largest residual is that of feature 1 over its 60" in said
+    one = dataclasses.replace(report, features=report.features.assign(**errors, at_least=[0.2, -3.0, -2.0]))
+    assert list(one.worst_features().index) == [0, 1, 2]
+    assert "certain for 1, each" in one.objections[0]
+    assert "The residual that is certainly farthest off is that of feature 0" in one.objections[0]
+    rare = dataclasses.replace(report, features=report.features.assign(**errors, at_least=[-0.1, np.nan, -2.0]))
+    assert list(rare.worst_features().index) == [2, 0, 1]
+    assert (
+        "Of those that fire on ten datapoints or more, the largest residual is that of feature 2"
+        in (rare.objections[0])
+    )
+
+
 @pytest.mark.slow
 def test_standard_errors_are_those_of_other_samples(rng):
     """Of the mean residual of a feature, over many draws of the same datapoints."""

@@ -221,7 +221,7 @@ def test_a_comparison_by_document(tmp_path):
     ]
     assert said["settings"]["unit"] == "document" and said["settings"]["confidence"] == 0.8
     count = len(split.held_out)
-    told = f"{count} of 84 rows are held out, by document with seed 0; what is learned has not seen them"
+    told = f"{count} of 84 rows are held out, by document with seed 0; nothing was learned from them"
     assert said["notes"] == [told]
     assert title(found.figure().axes[1]) == f"shaded {result.held_out.said}"
     for change, differs in (({"confidence": 0.9}, "confidence"), ({"groups": DOCUMENTS[::-1]}, "groups")):

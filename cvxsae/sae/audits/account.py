@@ -206,6 +206,7 @@ def facts(
         "exact_l0_range": activity.l0_range,
         "local_l0_range": local_activity.l0_range,
         "exact_dead_range": (activity.dead_range[0] + no_atom, activity.dead_range[1] + no_atom),
+        "codes_ended": coded.exact.status.name.lower(),
     }
 
 

@@ -370,7 +370,7 @@ def _frontier(on: _Measured, run: Run) -> Frontier:
     drawn = frontier_around(on.model, around, on.lam, better, _TOL, run)
     if not (ledger.is_held_out and ledger.improved):
         return drawn
-    note = f"Points are of rows held out, and the learned dictionary was learned on {ledger.n_seen:,} others."
+    note = f"All points are for held-out rows; the learned dictionary was learned on {ledger.n_seen:,} others."
     return replace(drawn, notes=(*drawn.notes, note))
 
 

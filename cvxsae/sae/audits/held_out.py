@@ -135,17 +135,16 @@ def held_out_accounts(
 def estimates_of(by_encoder: Evaluation, exact: Evaluation, local: Evaluation, seen_gap: float) -> dict[str, Estimate]:
     """Levels and lines of the distribution, by name, from what the held-out rows say of them.
 
-    Differences are paired. The amortization gap of the distribution is not negative, since that of no row is; so is the
-    end of its interval. The memorization is that of the dictionary found: ``seen_gap`` is a number, and what remains to
-    be estimated is the dictionary gap of the distribution.
+    Differences are paired. Levels and the amortization gap of the distribution are not negative, since those of no row
+    are; nor are the ends of their intervals. The memorization is that of the dictionary found: ``seen_gap`` is a
+    number, and what remains to be estimated is the dictionary gap of the distribution.
     """
     lost, gap = by_encoder.minus(exact), exact.minus(local)
+    levels = {"loss": by_encoder.mean, "exact": exact.mean, "local": local.mean}
     if local is exact:  # whatever its codes leave open
         gap = replace(gap, low=0.0 * gap.low, high=0.0 * gap.high)
     return {
-        "loss": by_encoder.mean,
-        "exact": exact.mean,
-        "local": local.mean,
+        **{name: replace(one, low=float(np.maximum(one.low, 0.0))) for name, one in levels.items()},
         "amortization_gap": replace(lost, low=float(np.maximum(lost.low, 0.0))),
         "dictionary_gap": gap,
         "memorization": replace(gap, value=seen_gap - gap.value, low=seen_gap - gap.high, high=seen_gap - gap.low),

@@ -24,7 +24,7 @@ GAPS: dict[str, tuple[str, str, str]] = {
     "amortization_gap": ("loss", "exact", "loss due to the encoder, against exact codes"),
     "dictionary_gap": ("exact", "local", "gain of the best dictionary found from the SAE's own, with exact codes"),
     "local_gap": ("local", "floor", "the most that any other dictionary of this width could gain"),
-    "width_gap": ("floor", "wide", "what only wider dictionaries can gain, at least"),
+    "width_gap": ("floor", "wide", "a gain that is impossible at this width, and possible with enough atoms"),
 }
 """The lines of a ledger: between which two levels, and what they mean."""
 
@@ -37,7 +37,7 @@ LEVELS = {
 }
 """The levels of a ledger, from the top down."""
 
-MEMORIZATION = "gain of D' on the rows it was learned on, minus its gain here"
+MEMORIZATION = "gain of D' on the rows it was learned on, minus its gain on the held-out rows"
 """The meaning of the last line of a ledger of held-out rows."""
 
 NONE_SHOWN = "none shown"
@@ -81,6 +81,9 @@ class LossLedger:
     codes_gap, local_codes_gap
         Certified relative duality gaps of the means ``exact`` and ``local``, recomputed by the referee: the true
         F(D, b) is between ``exact · (1 − codes_gap)`` and ``exact`` (T1).
+    codes_ended
+        How the search for exact codes of D ended: ``"certified"`` (every row within its tolerance), ``"time_limit"``,
+        or another status; empty where that is not known.
     stationarity
         Largest ``‖E_k[r]/λ − d_k‖`` over live atoms of D' (T3), recomputed: zero at a local minimum. Like the next two
         on the rows that D' was learned on.
@@ -137,6 +140,7 @@ class LossLedger:
     exact_l0_range: tuple[float, float]
     local_l0_range: tuple[float, float]
     exact_dead_range: tuple[int, int]
+    codes_ended: str = ""
     lam_source: str = ""
     notes: tuple[str, ...] = ()
     rows: Literal["given", "held out"] = "given"
@@ -191,7 +195,7 @@ class LossLedger:
 
     @property
     def width_gap(self) -> float:
-        """``floor − wide``: the least that wider dictionaries can gain over any dictionary of this width."""
+        """``floor − wide``: what enough atoms, up to one per datapoint, gain over any dictionary of this width."""
         return self.floor - self.wide
 
     def certificates(self) -> dict[str, str]:
@@ -263,7 +267,7 @@ class LossLedger:
         lines = [
             f"loss ledger: {self.dim} -> {self.n_atoms}, {points}, "
             f"lambda {self.lam:.6g}{source}{ratio}, {self.bias} bias",
-            f"  {LEVELS['loss']:<22}{self.loss:>12.6f}          {self._interval('loss')}"
+            f"  {LEVELS['loss']:<22}{self.loss:>14.6g}          {self._interval('loss')}"
             f"L0 {self.l0:.1f}, {self.dead} dead features",
         ]
         certificates = self.certificates()
@@ -272,7 +276,7 @@ class LossLedger:
         for name, (_, below, _) in GAPS.items():
             proof = certificates[name] + features.get(below, "")
             lines.append(self._line(name))
-            lines.append(f"  {LEVELS[below]:<22}{getattr(self, below):>12.6f}          {self._interval(below)}{proof}")
+            lines.append(f"  {LEVELS[below]:<22}{getattr(self, below):>14.6g}          {self._interval(below)}{proof}")
         if self.is_held_out:
             lines.append(self._line("memorization").replace("- ", "  ", 1))
             lines.append(self._about_intervals())
@@ -283,13 +287,13 @@ class LossLedger:
         amount = getattr(self, name)
         share = amount / self.loss if self.loss > 0 else 0.0
         none = NONE_SHOWN if name == "dictionary_gap" and self.is_held_out and not self.shows_better else ""
-        words = f"    - {name.replace('_', ' '):<18}{amount:>12.6f}  {share:>6.1%}  {self._interval(name)}{none}"
+        words = f"    - {name.replace('_', ' '):<18}{amount:>14.6g}  {share:>6.1%}  {self._interval(name)}{none}"
         return words.rstrip()
 
     def _interval(self, name: str) -> str:
         """The interval of a number, if it has one."""
         found = self.estimates.get(name)
-        return "" if found is None or np.isnan(found.low) else f"[{found.low:.6f}, {found.high:.6f}]  "
+        return "" if found is None or np.isnan(found.low) else f"[{found.low:.6g}, {found.high:.6g}]  "
 
     def _about_intervals(self) -> str:
         """What the intervals are."""
@@ -297,7 +301,7 @@ class LossLedger:
         if one is None or np.isnan(one.low):
             return "  one row or document is too few for intervals: nothing is said of the distribution"
         units = f"{one.n_units:,} {one.unit}s"
-        return f"  [...]: of the distribution, with {100 * one.confidence:.4g} % confidence ({one.method}; {units})"
+        return f"  [...]: of the distribution, with {100 * one.confidence:.4g}% confidence ({one.method}; {units})"
 
 
 _COLORS = {

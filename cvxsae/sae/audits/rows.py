@@ -114,7 +114,7 @@ def rows_asked(X: ActivationsLike, dim: int, options: Mapping[str, Any], seed: i
         other = _Given(alone(held_out), "held_out", dim, options.get("held_out_groups"), ratio)
         drawn = Drawn(numbers=other.numbers, groups=other.groups, confidence=confidence)
         seen = require_apart(given.data, other.data, "held_out")
-        said = f"the {len(other.data):,} rows held out are other data; what is learned has not seen them"
+        said = f"the {len(other.data):,} rows held out are other data; nothing was learned from them"
         notes = (said if seen is None else seen, *given.notes, *other.notes)
         return Rows(given=given.data, learned_on=given.data, held_out=other.data, drawn=drawn, notes=notes)
     return _shared(given, held_out, confidence, seed)

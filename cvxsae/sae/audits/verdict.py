@@ -64,8 +64,11 @@ class Verdict:
     It is the encoder or the dictionary, whichever has the larger sure gain, if that gain is one percent of the loss.
     The sure gain is what is attained on given rows, and the lower end of the interval for the distribution on held-out
     rows. Otherwise the verdict is open if the gain on the held-out rows is a percent but the rows are too few to show
-    it for the distribution, or if a time limit cut off exact codes that could still gain a percent. Otherwise it is the
-    width, if more atoms can gain that much on the rows; otherwise nothing, since nothing can gain that much there.
+    it for the distribution, or if codes that are not exact, because of a time limit or a loose tolerance, could still
+    gain a percent. Otherwise it is the width, if more atoms have a sure gain of a percent: enough of them attain it,
+    and no dictionary of this width does. Otherwise it is nothing if nothing can gain a percent on the rows, and open if
+    something could, but nothing is shown to. It is open, too, if λ is not below λ_max: all codes are zero there,
+    whatever the SAE.
 
     Attributes
     ----------
@@ -76,7 +79,8 @@ class Verdict:
     dictionary
         Another dictionary of the same width, on top of exact codes.
     width
-        More atoms, on top of the better of the two dictionaries: at least what none of this width can have.
+        More atoms, up to one per datapoint, on top of the best dictionary of this width. That one is not known: it is
+        between the floor (``least``) and the better of the two dictionaries (``most``).
     everything
         The loss above the floor of any width: what all changes together can gain at most on these rows.
     ledger
@@ -102,18 +106,33 @@ class Verdict:
         width = Gain(max(0.0, ledger.floor - attained), best - ledger.wide)
         worth = WORTHWHILE * ledger.loss
         first: First = "nothing"
-        if max(encoder.sure, dictionary.sure) >= worth > 0:
+        if ledger.lam >= ledger.lambda_max > 0 and worth > 0:
+            first = "open"
+        elif max(encoder.sure, dictionary.sure) >= worth > 0:
             first = "encoder" if encoder.sure >= dictionary.sure else "dictionary"
         elif max(encoder.most, dictionary.least) >= worth > 0:
             first = "open"
-        elif width.most >= worth > 0:
+        elif width.least >= worth > 0:
             first = "width"
+        elif width.most >= worth > 0:
+            first = "open"
         return cls(first, encoder, dictionary, width, ledger.loss - ledger.wide, ledger)
 
     @property
     def worth(self) -> float:
         """The smallest worthwhile gain."""
         return WORTHWHILE * self.loss
+
+    @property
+    def is_above_lambda_max(self) -> bool:
+        """Whether the verdict is open because the best codes are zero for every dictionary."""
+        return self.first == "open" and self.ledger.lam >= self.ledger.lambda_max > 0
+
+    @property
+    def shows_nothing(self) -> bool:
+        """Whether the verdict is open although codes are exact: something could gain a percent, nothing is shown to."""
+        is_known = max(self.encoder.most, self.dictionary.least) < self.worth
+        return self.first == "open" and not self.is_above_lambda_max and is_known
 
     @property
     def loss(self) -> float:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 from scipy.stats import t
 
 import cvxsae
@@ -19,8 +20,9 @@ from cvxsae.data.splits import chosen_rows
 from cvxsae.data.stored import StoredRows
 from cvxsae.data.synthetic import sparse_features
 from cvxsae.errors import CertificateError
+from cvxsae.relaxations.solution import Status
 from cvxsae.sae import Audit, LossLedger
-from cvxsae.sae.audits.held_out import estimates_of
+from cvxsae.sae.audits.held_out import Drawn, estimates_of
 from cvxsae.sae.audits.rows import rows_asked
 from cvxsae.sae.audits.verdict import Verdict
 from cvxsae.statistics.estimates import Estimate
@@ -190,10 +192,10 @@ def test_what_comes_first_is_what_is_sure_of_the_distribution():
     verdict = Verdict.of(told())
     assert (verdict.first, verdict.encoder.sure, verdict.dictionary.sure) == ("encoder", 0.1, 0.05)
     assert verdict.sentences[0].startswith(
-        "Change the encoder first: exact codes of the same dictionary lower the loss by at least 0.1 (10.0% of the "
-        "loss) for the distribution, with 95 % confidence; on the 10 held-out rows they lower it by 0.2"
+        "Change the encoder first. Exact codes of the same dictionary lower the loss by 20.0% on the 10 held-out rows, "
+        "and by at least 10.0% for the distribution (95% confidence). No codes of this dictionary lower it by more than"
     )
-    assert "at least 0.05 (5.0% of the loss) for the distribution, with 95 % confidence" in verdict.sentences[1]
+    assert "at least 0.05 (5.0% of the loss) for the distribution, with 95% confidence" in verdict.sentences[1]
     better = Verdict.of(told(amortization_gap=(0.0, 0.4)))
     assert better.first == "dictionary"
     assert "learned on 30 other rows" in better.sentences[0]
@@ -209,7 +211,7 @@ def test_rows_that_are_too_few_leave_it_open():
     assert verdict.first == "open"
     assert verdict.sentences[0] == (
         "What to change first is open: exact codes of the same dictionary lower the loss by 0.2 (20.0% of the loss) on "
-        "the 10 held-out rows, but the gain for the distribution is between 0 and 0.4, with 95 % confidence; hold out "
+        "the 10 held-out rows, but the gain for the distribution is between 0 and 0.4, with 95% confidence; hold out "
         "more rows."
     )
     assert verdict.sentences[1].startswith("A better dictionary of the same width: none shown.")
@@ -226,7 +228,10 @@ def test_rows_that_are_too_few_leave_it_open():
     ("ends", "words"),
     [
         ((-0.3, -0.1), ": its gain on the rows it was learned on is memorization;"),
-        ((-0.3, 0.05), ": at least 0.15 (15.0% of the loss) of its gain on the rows it was learned on is memorization"),
+        (
+            (-0.3, 0.05),
+            ": of its gain on the rows it was learned on, at least 0.15 (15.0% of the loss) is memor",
+        ),
         ((-0.3, 0.3), ": these rows do not show whether its gain on the rows it was learned on is memorization;"),
     ],
 )
@@ -266,6 +271,20 @@ def test_where_nothing_better_was_found_the_gap_is_zero_for_certain():
     found = estimates_of(population.by_encoder, exact, exact, 0.0)
     assert (found["dictionary_gap"].value, found["dictionary_gap"].low, found["dictionary_gap"].high) == (0, 0, 0)
     assert found["amortization_gap"].low >= 0
+
+
+def test_levels_of_the_distribution_are_not_negative():
+    """Seen: an interval of the loss from -7.7e8 to 1.2e9 of a few rows, whose numbers ran into each other."""
+    values = np.array([1e9, 0.0, 2e7])
+    nothing = sp.csr_array((3, 2))
+    rows = Drawn(numbers=np.arange(3), groups=None, confidence=0.95)
+    one = rows.evaluation(values, values, nothing, Status.CERTIFIED)
+    assert one.mean.low < 0
+    found = estimates_of(one, one, one, 0.0)
+    assert [found[name].low for name in ("loss", "exact", "local")] == [0, 0, 0]
+    assert found["loss"].high == one.mean.high
+    printed = str(plain_ledger(2.2e8, 2e8, 1e8, 1.0, 0.5)).splitlines()
+    assert printed[1].split("F(D, b, E(X))")[1].split()[0] == "2.2e+08"
 
 
 # -------------------------------------------------------------------------------------------------- rows
@@ -343,7 +362,7 @@ def test_rows_of_a_file_do_not_come_into_memory(tmp_path, monkeypatch):
 def test_the_rows_are_announced_before_the_work(capsys):
     audit(data(24), autoencoder(), progress=True, stationarity=1e-2)
     said = capsys.readouterr().err
-    assert "audit: 6 of 24 rows are held out, by row with seed 0; what is learned has not seen them" in said
+    assert "audit: 6 of 24 rows are held out, by row with seed 0; nothing was learned from them" in said
     assert said.index("are held out") < said.index("exact codes, held out")
 
 

@@ -62,16 +62,65 @@ def test_a_gain_below_a_percent_is_nothing():
 
 def test_codes_that_were_cut_off_leave_it_open():
     """The width was to be changed first although exact codes, cut off, might have gained half of the loss."""
-    cut_off = ledger(1.0, 1.0, 1.0, 0.4, 0.3, codes_gap=0.55)
+    cut_off = ledger(1.0, 1.0, 1.0, 0.4, 0.3, codes_gap=0.55, codes_ended="time_limit")
     verdict = Verdict.of(cut_off)
     assert verdict.first == "open"
     assert verdict.sentences == (
         "On the 10 given rows (none are held out, so nothing is said about others), what to change first is open: "
-        "there was not enough time for exact codes of its dictionary, which could lower the loss by up to 0.55 (55.0% "
-        "of the loss); allow more time.",
+        "the time limit came before exact codes were done. So far, codes are exact only to 0.55, and exact ones could "
+        "still lower the loss by up to 0.55 (55.0% of the loss) on the 10 given rows; allow more time.",
     )
     assert Verdict.of(ledger(1.0, 1.0, 1.0, 0.995, 0.994, codes_gap=0.55)).first == "nothing"  # the floor says so
     assert Verdict.of(ledger(1.0, 1.0, 0.9, 0.4, 0.3, codes_gap=0.55)).first == "dictionary"
+
+
+def test_codes_of_a_loose_tolerance_are_not_a_lack_of_time():
+    """Seen: "there was not enough time for exact codes" where no limit was set, but a tolerance of 0.1."""
+    (said,) = Verdict.of(ledger(1.0, 1.0, 1.0, 0.4, 0.3, codes_gap=0.05, codes_ended="certified")).sentences
+    assert "at this stationarity (--stationarity), codes are exact only to 0.05, and exact ones could still" in said
+    assert said.endswith("by up to 0.05 (5.0% of the loss) on the 10 given rows; pass a smaller one.")
+    assert "time" not in said
+    (unknown,) = Verdict.of(ledger(1.0, 1.0, 1.0, 0.4, 0.3, codes_gap=0.05)).sentences
+    assert unknown.endswith("pass a smaller stationarity (--stationarity), or allow more time.")
+
+
+def test_the_width_is_not_first_where_nothing_proves_that_atoms_are_needed():
+    """Seen: "Change the width first … of which at least 0 (0.0% of the loss) is out of reach at this width"."""
+    unproved = Verdict.of(ledger(1.0, 0.999, 0.998, 0.3, 0.3, wide_gap=1e-9))
+    assert (unproved.first, unproved.width.least) == ("open", 0.0)
+    assert unproved.sentences[0].endswith(
+        "nothing is shown to help: neither encoder nor dictionary has a sure gain of 1%, and it is not proved that "
+        "more atoms are needed; on the 10 given rows, another dictionary and more atoms could gain at most 0.698 "
+        "(69.8% of the loss)."
+    )
+    assert len(unproved.sentences) == 3
+    little = Verdict.of(ledger(1.0, 0.999, 0.998, 0.305, 0.3))
+    assert little.first == "open"
+    assert "only 0.005 (0.5% of the loss) is proved to need more atoms" in little.sentences[0]
+    assert Verdict.of(ledger(1.0, 0.999, 0.998, 0.311, 0.3)).first == "width"
+
+
+def test_what_atoms_gain_is_said_of_enough_of_them():
+    """Seen: "more atoms gain at least X", which only as many atoms as datapoints are sure to gain."""
+    said = Verdict.of(ledger(1.0, 0.8, 0.7, 0.4, 0.3)).sentences[-1]
+    assert said == (
+        "Beyond the best dictionary of this width, enough additional atoms (up to one per datapoint) would gain "
+        "between 0.1 (10.0% of the loss) and 0.4 (40.0% of the loss) on these rows; how many are needed is not known."
+    )
+    first = Verdict.of(ledger(1.0, 0.999, 0.998, 0.4, 0.3)).sentences[0]
+    assert "up to one per datapoint; how many are needed is not known" in first
+    assert "at least 0.1 (10.0% of the loss) is proved to be impossible at this width" in first
+
+
+def test_above_lambda_max_nothing_is_said_of_the_sae():
+    """Seen: "Change the encoder first" at 74 λ_max, where the best codes of every dictionary are zero."""
+    verdict = Verdict.of(ledger(1.0, 0.5, 0.5, 0.5, 0.5, lam=2.0))
+    assert verdict.first == "open"
+    (said,) = verdict.sentences
+    assert "λ = 2 is not below λ_max = 1, so the best codes of the 10 given rows are all zero for every dict" in said
+    assert "says nothing about the SAE; pass a smaller lam (--lam), or match-l0." in said
+    assert Verdict.of(ledger(1.0, 0.5, 0.5, 0.5, 0.5, lam=0.99)).first == "encoder"
+    assert "at the best bias" in Verdict.of(ledger(1.0, 0.5, 0.5, 0.5, 0.5, lam=2.0, bias="free")).sentences[0]
 
 
 def test_a_ledger_with_a_source_and_notes_prints_them():

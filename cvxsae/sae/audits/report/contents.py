@@ -18,10 +18,13 @@ from cvxsae.sae.audits.report.tables import Column, from_frame, table
 from cvxsae.sae.frontiers.curves import MEANINGS
 
 if TYPE_CHECKING:
-    from cvxsae.sae.audits.answer import Audit
+    import pandas as pd
 
-SCHEMA = 2
-"""Version of the layout of ``report.json``; 1 had no held-out rows."""
+    from cvxsae.sae.audits.answer import Audit
+    from cvxsae.sae.frontiers.curves import Frontier
+
+SCHEMA = 3
+"""Version of the layout of ``report.json``; 1 had no held-out rows, 2 one column of the frontier for two objectives."""
 
 LIBRARIES = ("numpy", "scipy", "torch", "numba", "pandas", "plotly", "jinja2")
 """Libraries that the report gives versions of."""
@@ -37,10 +40,15 @@ FRONTIER = (
     Column("fvu", "FVU", unit="fraction of variance unexplained"),
     Column("fvu_low", "FVU, lower end"),
     Column("fvu_high", "FVU, upper end"),
-    Column("value", "value", unit="per datapoint"),
-    Column("gap", "relative gap of the value"),
+    Column("loss", "loss at λ", unit="per datapoint"),
+    Column("loss_gap", "relative gap of the loss"),
+    Column("half_error", "half the squared error", unit="per datapoint"),
+    Column("half_error_gap", "relative gap of half the squared error"),
 )
-"""Columns of the frontier."""
+"""Columns of the frontier: codes at a λ have a loss of (P), others only an error, and the two cannot be compared."""
+
+NO_BEST = "Codes of at most k atoms are the best found, not proved to be the best: the gap is what a bound leaves open."
+"""What is said of the gap of k-sparse codes."""
 
 
 def contents(audit: Audit) -> dict[str, Any]:
@@ -88,7 +96,7 @@ def _parts(audit: Audit) -> dict[str, Any]:
     if audit.metrics is not None:
         frame = audit.metrics.table().reset_index()
         columns = [Column(str(one), str(one), _kind(str(one), frame[one])) for one in frame.columns]
-        level = f"{100 * audit.metrics.confidence:.4g} %"
+        level = f"{100 * audit.metrics.confidence:.4g}%"
         about = f"For the {which}, with {level} intervals. {' '.join(audit.metrics.notes)}"
         found["metrics"] = from_frame("The field's metrics", about, columns, frame)
     if audit.frontier is not None:
@@ -96,13 +104,22 @@ def _parts(audit: Audit) -> dict[str, Any]:
         meanings = "; ".join(f"{name}: {meaning}" for name, meaning in MEANINGS.items())
         said = f"{meanings}. {' '.join(audit.frontier.notes)}"
         units = "documents" if _unit(audit) == "document" else "rows"
-        level = f"The lower and upper ends are those of {100 * audit.frontier.confidence:.4g} % intervals over {units}."
+        level = f"The lower and upper ends are those of {100 * audit.frontier.confidence:.4g}% intervals over {units}."
         about = f"For {points:,} of the {which}; every point is attained. {level} {said}"
-        found["frontier"] = from_frame("FVU against L0", about, FRONTIER, audit.frontier.table())
+        found["frontier"] = from_frame("FVU against L0", f"{about} {NO_BEST}", FRONTIER, _by_objective(audit.frontier))
     found["worst_points"] = _worst_points(audit)
     if audit.diagnostics is not None:
         found |= findings(audit.diagnostics, np.flatnonzero(audit.accounts.live), audit.accounts.numbers, WORST)
     return found
+
+
+def _by_objective(frontier: Frontier) -> pd.DataFrame:
+    """The points of a frontier, with what codes at a λ minimize and what others do in columns of their own."""
+    points = frontier.table()
+    at_lam = points["lam"].notna()
+    parts = {"loss": ("value", at_lam), "loss_gap": ("gap", at_lam)}
+    parts |= {"half_error": ("value", ~at_lam), "half_error_gap": ("gap", ~at_lam)}
+    return points.assign(**{name: points[source].where(rows) for name, (source, rows) in parts.items()})
 
 
 def _unit(audit: Audit) -> str:

@@ -32,7 +32,8 @@ def findings(
             count,
             "Absorption",
             "Ordered pairs: this feature's datapoints contain the direction of the other feature, which is silent "
-            "there (T4). Without labels, mere resemblance looks the same; use cosine and co-firing to judge.",
+            "there (T4). Without labels, mere resemblance looks the same; compare cosine and co-firing before calling "
+            "it absorption.",
             (
                 Column("score", "score"),
                 Column("cosine", "cosine"),
@@ -117,8 +118,10 @@ def _worst_features(report: OptimalityReport, features: np.ndarray, count: int) 
     frame = frame.assign(at_least=frame["at_least"].clip(lower=0))
     return from_frame(
         "Worst features",
-        "The features that are certainly farthest from stationarity. The column 'at least' is a lower bound with 95 % "
-        "confidence, if these rows are a random sample. Features that fire on fewer than ten datapoints come last.",
+        "The features that are certainly farthest from stationarity, by the column 'at least': a lower bound for the "
+        "distribution, each with 95% confidence, if these rows are a random sample. Where it is 0, nothing is certain, "
+        "and the order is that of the residual on these rows. Features that fire on fewer than ten datapoints come "
+        "last.",
         (
             Column("feature", "feature", "count"),
             Column("stationarity", "stationarity residual", unit=LAM),
@@ -214,7 +217,11 @@ def _residuals(report: OptimalityReport) -> dict[str, Any]:
         ["R² of the residual", held.vector_r2, "held-out R² of predicting the residual linearly from the datapoint"],
         ["R² of its length", held.norm_r2, "held-out R² of predicting the residual's length linearly"],
         ["share above λ", held.share_above_lambda, "share of the datapoints that more atoms would help (T7)"],
-        ["longest residual", held.longest_ratio, "in units of λ; at most one iff no width could do better (T7)"],
+        [
+            "longest residual",
+            held.longest_ratio,
+            "in units of λ; 1 or less if and only if no width is better (T7)",
+        ],
         ["effective rank", held.effective_rank, "effective rank of the residuals' second moment"],
     ]
     return table(

@@ -49,7 +49,7 @@ def _intervals(ledger: LossLedger) -> tuple[Column, ...]:
     if not ledger.is_held_out:
         return ()
     level = ledger.estimates.get("loss", NOT_KNOWN).confidence
-    unit = "no interval" if np.isnan(level) else f"{100 * level:.4g} %"
+    unit = "no interval" if np.isnan(level) else f"{100 * level:.4g}%"
     seen = Column("seen", "on the training rows", unit=UNIT)
     low = Column("low", "distribution, lower end", unit=unit)
     return low, Column("high", "distribution, upper end", unit=unit), seen
@@ -82,7 +82,7 @@ def _levels(audit: Audit) -> dict[str, Any]:
         rows.append([words, value, *_ends(audit, name), *facts])
     return table(
         "Levels of the loss",
-        f"From the loss that training reports down to the floor of every width. {_about(ledger)}",
+        f"From the SAE's own loss down to the floor of every width. {_about(ledger)}",
         (
             Column("level", "level", "text"),
             Column("value", "value", unit=UNIT),
@@ -156,8 +156,9 @@ def _gains(audit: Audit) -> dict[str, Any]:
     return table(
         "What a change would gain",
         "Each change comes on top of the ones before it: exact codes instead of the encoder's, another dictionary of "
-        f"this width, more atoms. Attained: there are arrays with this gain on the {which} rows (for the width: a gain "
-        f"that no dictionary of this width can have). At most: proved for all arrays, on the {which} rows.",
+        f"this width, more atoms. Attained: there are arrays with this gain on the {which} rows (for the width: with "
+        f"enough atoms, up to one per datapoint, and impossible at this width). At most: proved for all arrays, on the "
+        f"{which} rows.",
         (
             Column("part", "change", "text"),
             Column("least", "attained", unit=UNIT),

@@ -105,6 +105,20 @@ def test_the_numbers_are_those_of_the_audit(written):
         assert residual == (None if np.isnan(expected) else expected)
 
 
+def test_a_loss_and_an_error_are_not_in_one_column():
+    """Seen: half a squared error beside losses at λ, so that the encoder seemed better than exact codes."""
+    found = audited()
+    table = found.to_dict()["tables"]["frontier"]
+    curves, lams, losses, errors = (column(table, name) for name in ("curve", "lam", "loss", "half_error"))
+    for lam, loss, error in zip(lams, losses, errors, strict=True):
+        assert (lam is None, loss is None, error is None) in ((True, True, False), (False, False, True))
+    assert found.frontier is not None
+    (encoder,) = found.frontier.curve("encoder")
+    assert errors[curves.index("encoder")] == encoder.value
+    assert "k-sparse" in curves
+    assert losses[curves.index("k-sparse")] is None
+
+
 @pytest.mark.slow
 def test_strings_of_files_are_text_and_nothing_is_fetched(written):
     page, report = written
