@@ -206,7 +206,10 @@ class AuditedParts:
     diagnostics: Annotated[bool, typer.Option("--diagnostics", help="Also test the conditions of any optimum.")] = False
     report: Annotated[
         Path | None,
-        typer.Option("--report", help="Write one .html page and a .json beside it; turns on --metrics, --frontier and --diagnostics."),
+        typer.Option(
+            "--report",
+            help="Write one .html page and a .json beside it; turns on --metrics, --frontier and --diagnostics.",
+        ),
     ] = None
 
 
