@@ -148,7 +148,9 @@ def learn_dictionary(
     max_steps
         Stop after so many steps (minibatches, descent steps, rounds of moves): unlike time, the same everywhere.
     seed
-        Random seed of the start, the minibatches and the search for new atoms. The same seed gives the same answer.
+        Random seed of the start, the minibatches and the search for new atoms. The same seed gives the same answer on a
+        machine that keeps its measurement of products (:func:`~cvxsae.encode`), which decides in what precision they
+        run; another precision rounds otherwise, which a search can amplify into another optimum.
     device
         Where to compute: ``"cpu"`` (default) or ``"cuda"``.
     progress

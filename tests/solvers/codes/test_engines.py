@@ -12,6 +12,7 @@ from cvxsae.solvers.codes.engines.calibration import Rung
 from cvxsae.solvers.codes.engines.screening import Precision, PreparedDictionary
 from cvxsae.solvers.codes.engines.state import Tuning, Warm
 from cvxsae.solvers.codes.rounds import solve_block
+from tests.helpers.precisions import INT8, NEEDS_INT8
 from tests.solvers.codes.test_encode import check, referee, unit
 
 ENGINES = ["fused", "torch"]
@@ -34,7 +35,7 @@ def test_engines_agree(tol):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ENGINES)
-@pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", INT8])
 def test_low_precision_products_give_the_same_certificates(name, precision):
     X, D = problem(1)
     tuning = Tuning(1e-9, precision=precision, widest_margin=np.inf)
@@ -78,7 +79,9 @@ def test_worst_case_rounding_is_within_the_bound(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ENGINES)
-@pytest.mark.parametrize(("precision", "proved"), [("bfloat16", "half_precision"), ("int8", "whole_precision")])
+@pytest.mark.parametrize(
+    ("precision", "proved"), [("bfloat16", "half_precision"), pytest.param("int8", "whole_precision", marks=NEEDS_INT8)]
+)
 def test_a_wrong_error_bound_is_caught(name, precision, proved, monkeypatch):
     """The negative control: with a bound far too small the engine certifies falsely, and the referee sees it."""
     X, D = problem(3, n=150, K=500)

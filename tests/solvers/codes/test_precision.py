@@ -18,10 +18,11 @@ from cvxsae.solvers.codes.engines.products import PRECISIONS, product
 from cvxsae.solvers.codes.engines.screening import LARGEST_INT8, WIDEST_INT8, PreparedDictionary
 from cvxsae.solvers.codes.engines.state import Tuning
 from cvxsae.solvers.codes.rounds import solve_block
+from tests.helpers.precisions import NEEDS_INT8
 from tests.solvers.codes.test_encode import check, unit
 
 ENGINES = ["fused", "torch"]
-COARSE = ["int8", "bfloat16"]
+COARSE = [name for name in ("int8", "bfloat16") if name in calibration.usable(64, "cpu")]
 
 
 def atoms(seed=0, K=200, d=24):
@@ -82,6 +83,7 @@ def test_the_bound_holds_for_the_worst_rows(name, precision):
             assert not breaks(scaled @ D.T, *screened(name, precision, scaled, D))
 
 
+@NEEDS_INT8
 @pytest.mark.parametrize("name", ENGINES)
 def test_a_bound_that_is_too_small_is_caught(name):
     """The negative control: a tenth of the margin is not a bound."""
@@ -142,6 +144,7 @@ def test_a_product_that_is_too_coarse_is_followed_by_a_finer_one(name):
         np.testing.assert_allclose(codes.values, exact.values, rtol=2e-9)
 
 
+@NEEDS_INT8
 def test_datapoints_with_too_many_candidates_are_left_to_the_finer_product():
     rng = np.random.default_rng(4)
     D = torch.from_numpy(unit(rng, 400, 32))
@@ -269,6 +272,7 @@ def _wrong_at(exact, sizes, precision, a, b, out=None):
     return found.clamp(max=2**15 - 1) if precision == "int8" and (len(a), len(b)) == sizes else found
 
 
+@NEEDS_INT8
 def test_a_precision_can_be_asked_for(monkeypatch):
     X, D = np.random.default_rng(6).standard_normal((20, 8)), np.eye(8)
     assert encode(X, D, 0.3, precision="int8").info["precisions"] == "int8, float32"
@@ -279,6 +283,7 @@ def test_a_precision_can_be_asked_for(monkeypatch):
         encode(X, D, 0.3, precision="tf32")
 
 
+@NEEDS_INT8
 def test_int8_products_are_what_they_say():
     assert "int8" not in calibration.usable(1, "cpu")  # torch._int_mm leaves them as the memory was
     a = torch.randint(-127, 128, (5, 16), dtype=torch.int8)

@@ -19,6 +19,7 @@ from cvxsae.solvers.codes.engines.screening import Precision, PreparedDictionary
 from cvxsae.solvers.codes.engines.state import Tuning
 from cvxsae.solvers.codes.rounds import solve_block
 from cvxsae.validation.claims import row_bounds
+from tests.helpers.precisions import INT8
 
 KINDS = ("plain", "wide", "duplicates", "zero rows", "near the top", "tiny penalty", "heavy ridge", "light ridge")
 
@@ -158,7 +159,7 @@ def test_a_forged_gap_and_a_forged_value_are_caught() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["torch", "fused"])
-@pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", INT8])
 def test_screening_in_low_precision_stays_a_proof(name: str, precision: str) -> None:
     """Weights over eight orders of magnitude: the error of a product with d_k/w_k is that of d_k, over w_k."""
     rng = np.random.default_rng(8)

@@ -1,0 +1,8 @@
+"""Precisions of screening products that tests can ask for: int8 saturates on processors without 32-bit sums."""
+
+import pytest
+
+from cvxsae.solvers.codes.engines.calibration import usable
+
+NEEDS_INT8 = pytest.mark.skipif("int8" not in usable(64, "cpu"), reason="int8 products saturate on this processor")
+INT8 = pytest.param("int8", marks=NEEDS_INT8)
