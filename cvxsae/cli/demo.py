@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from matplotlib.axes import Axes
+
 RATIOS = (0.5, 0.3, 0.1, 0.03, 0.01, 0.003)
 """Penalties of the floor, as fractions of λ_max: from nearly no atoms to nearly one per token."""
 
@@ -65,6 +67,12 @@ LEDGER_WIDTHS, LEDGER_TOKENS, LEDGER_STEPS, LEDGER_SECONDS = (32, 128), 3000, 80
 
 LEDGER_STATIONARITY = 1e-4
 """Target stationarity of the search for better dictionaries; its time runs out first."""
+
+LOSS_LABEL = "loss, mean per token"
+"""Name of the axes of both figures of a loss."""
+
+THIN = 0.01
+"""Parts of a bar below this share of it cannot be seen, so that their names and values are written above it."""
 
 WIDE_TOL, CODES_TOL, LEDGER_TOL, SHARING_TOL = 1e-9, 1e-6, 1e-3, 1e-4
 """Target relative gaps of floors, of codes, of the codes in a ledger, and of large dictionaries."""
@@ -323,6 +331,16 @@ def _normalized(similarity: np.ndarray) -> np.ndarray:
     return similarity / np.outer(scale, scale)
 
 
+def _name_thin_parts(axes: Axes, comparison: Comparison) -> None:
+    """Write names and values of the gaps that are too thin to see above their bar."""
+    for position, ledger in enumerate(result.ledger for result in comparison.results):
+        gaps = {"amortization gap": ledger.amortization_gap, "dictionary gap": ledger.dictionary_gap}
+        thin = [f"{name} {gap:.2g}" for name, gap in gaps.items() if gap < THIN * ledger.loss]
+        if thin:
+            text, at = "\n".join(["too thin to see:", *thin]), (position, ledger.loss)
+            axes.annotate(text, at, (0, 3), textcoords="offset points", ha="center", fontsize="x-small")
+
+
 def _figure(path: Path, report: dict[str, Any], similarities: dict[float, np.ndarray], comparison: Comparison) -> None:
     """The floor against λ, the similarity of the words before and after sharing, and the ledger."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -332,20 +350,22 @@ def _figure(path: Path, report: dict[str, Any], similarities: dict[float, np.nda
     FigureCanvasAgg(figure)
     (floor_axes, ledger_axes), (private_axes, shared_axes) = figure.subplots(2, 2)
     comparison.draw_ledgers(ledger_axes)
+    _name_thin_parts(ledger_axes, comparison)
+    ledger_axes.set(title="Where the loss of two trained SAEs goes", ylabel=LOSS_LABEL)
     handles, labels = ledger_axes.get_legend_handles_labels()
     ledger_axes.set_ylim(top=1.4 * ledger_axes.get_ylim()[1])
     ledger_axes.legend(handles[::-1], labels[::-1], frameon=False, fontsize="small", loc="upper right", ncols=2)
     ratios = [row["lam_ratio"] for row in report["wide"]]
     values = [row["value"] for row in report["wide"]]
-    floor_axes.loglog(ratios, values, "o-", color=WIDE, label="wide limit (value = lower bound to 1e-9)")
+    floor_axes.loglog(ratios, values, "o-", color=WIDE, label="floor of any width (certified to 1e-9)")
     floor_axes.fill_between(ratios, values, min(values) / 3, color=WIDE, alpha=0.12)
     found = report["dictionary"]
     floor_axes.plot(found["lam_ratio"], found["value"], "D", color=SAE)
-    label = f"{found['n_atoms']:,} random tokens,\nexact codes"
+    label = f"loss with {found['n_atoms']:,} random\ntokens as dictionary"
     at = (found["lam_ratio"], found["value"])
     floor_axes.annotate(label, at, (-8, 0), textcoords="offset points", ha="right", va="center", color=SAE)
     floor_axes.text(0.3, 0.3, "no dictionary\nreaches here", transform=floor_axes.transAxes, ha="left", color=WIDE)
-    floor_axes.set(xlabel="λ / λ_max", ylabel="SAE loss, mean per token", title="The floor under every dictionary")
+    floor_axes.set(xlabel=r"$\lambda / \lambda_{\max}$", ylabel=LOSS_LABEL, title="The floor under every dictionary")
     floor_axes.set_ylim(bottom=min(values) / 3)
     floor_axes.legend(frameon=False, loc="lower right")
     costs = sorted(similarities)
@@ -355,5 +375,5 @@ def _figure(path: Path, report: dict[str, Any], similarities: dict[float, np.nda
         axes.set(title=title)
         axes.set_xticks(range(len(WORDS)), WORDS, rotation=90)
         axes.set_yticks(range(len(WORDS)), WORDS if axes is private_axes else [""] * len(WORDS))
-    figure.colorbar(image, ax=[private_axes, shared_axes], label="normalized similarity Q", shrink=0.8)
+    figure.colorbar(image, ax=[private_axes, shared_axes], label="overlap of codes (1: same atom)", shrink=0.8)
     write_atomically(path, partial(figure.savefig, dpi=150, format="png"), "--out")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from cvxsae.data.activations import Activations
 
 
-def rows_or_share(text: str | None, name: str, prepared: Callable[[Activations], Activations]) -> Any:
+def rows_or_share(text: str | None, name: str, prepared: Callable[[Activations], Activations], others: str = "") -> Any:
     """The fraction that a text states, or the rows of the file that it names, transformed like the data."""
     from cvxsae.data import arguments
     from cvxsae.data.activations import Activations
@@ -31,7 +31,9 @@ def rows_or_share(text: str | None, name: str, prepared: Callable[[Activations],
         return prepared(Activations(text, name=name))
     share = arguments.positive(share, name)
     if not share < 1:
-        raise InputError(f"{name} is {share:g}; pass a fraction of the rows between 0 and 1, or a file with rows.")
+        raise InputError(
+            f"{name} is {share:g}; pass a fraction of the rows between 0 and 1, or a file with rows{others}."
+        )
     return share
 
 
@@ -68,7 +70,7 @@ class DrawnOptions:
         if self.held_out == "none":
             options["held_out"] = None
         elif self.held_out is not None:
-            options["held_out"] = rows_or_share(self.held_out, "--held-out", prepared)
+            options["held_out"] = rows_or_share(self.held_out, "--held-out", prepared, ", or none")
         if self.groups is not None:
             labels = labels_in(self.groups, "--groups")
             total = n_points if data.takes_all else len(data.opened())

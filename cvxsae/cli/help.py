@@ -6,6 +6,8 @@ from typing import Any
 
 from typer.core import TyperGroup
 
+from cvxsae.cli.errors import one_sentence_usage
+
 JOBS: dict[str, dict[str, str]] = {
     "First steps": {
         "doctor": "Check that everything works on this machine.",
@@ -46,7 +48,17 @@ EPILOG = (
 
 
 class Jobs(TyperGroup):
-    """A command that lists its verbs by job."""
+    """A command that lists its verbs by job, and refuses command lines in one sentence."""
+
+    def make_context(self, *arguments: Any, **options: Any) -> Any:
+        """Parse the options before the verb."""
+        with one_sentence_usage():
+            return super().make_context(*arguments, **options)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Parse the verb with its options, and run it."""
+        with one_sentence_usage(ctx):
+            return super().invoke(ctx)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write a section for each job; verbs without a job come last, so that none is hidden."""

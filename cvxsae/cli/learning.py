@@ -28,13 +28,13 @@ from cvxsae.cli.options import (
     save,
     write_figure,
 )
+from cvxsae.cli.stored_sae import StoredSAE
 from cvxsae.errors import InputError, in_short
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from cvxsae.data.activations import Activations
-    from cvxsae.sae.autoencoder import SparseAutoencoder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,40 +170,22 @@ def floor_command(
 
 
 @dataclass(frozen=True, kw_only=True)
-class StoredSAE:
-    """An SAE on disk."""
-
-    sae: Annotated[Path, typer.Option("--sae", help="Folder or file of an SAE, from any supported library.")]
-    layout: Annotated[
-        str | None, typer.Option("--layout", help="Layout of the SAE's files, if they do not determine it.")
-    ] = None
-    sae_scale: Annotated[
-        float | None,
-        typer.Option(
-            "--sae-scale", help="Factor that multiplies activations first, if the SAE's file does not state it."
-        ),
-    ] = None
-
-    def load(self) -> SparseAutoencoder:
-        """Read it."""
-        from cvxsae.sae.autoencoder import SparseAutoencoder
-
-        return SparseAutoencoder.load(self.sae, self.layout, scale=self.sae_scale)
-
-
-@dataclass(frozen=True, kw_only=True)
 class AuditedParts:
     """Further parts of an audit, and where to write its report."""
 
-    metrics: Annotated[bool, typer.Option("--metrics", help="Also compute the field's metrics.")] = False
+    metrics: Annotated[
+        bool, typer.Option("--metrics", help="Also compute the field's metrics (a report has them).")
+    ] = False
     frontier: Annotated[
         bool | None,
         typer.Option(
             "--frontier/--no-frontier",
-            help="Also compute error against L0. [default: only for SAEs not trained with L1]",
+            help="Also compute error against L0. [default: only for a report, and for SAEs not trained with L1]",
         ),
     ] = None
-    diagnostics: Annotated[bool, typer.Option("--diagnostics", help="Also test the conditions of any optimum.")] = False
+    diagnostics: Annotated[
+        bool, typer.Option("--diagnostics", help="Also test the conditions of any optimum (a report has them).")
+    ] = False
     report: Annotated[
         Path | None,
         typer.Option(

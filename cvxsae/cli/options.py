@@ -179,8 +179,12 @@ class PenaltyOptions:
 
     def check(self) -> None:
         """Insist on exactly one of the two."""
-        if (self.lam is None) == (self.lam_ratio is None):
-            raise InputError("Pass exactly one of --lam and --lam-ratio.")
+        if self.lam is None and self.lam_ratio is None:
+            raise InputError(
+                "λ is missing; pass --lam (in the units of the data) or --lam-ratio 0.1 (a tenth of λ_max)."
+            )
+        if self.lam is not None and self.lam_ratio is not None:
+            raise InputError("--lam and --lam-ratio were both passed; leave one of them out.")
 
     def penalty(self, lambda_max: Callable[[], float]) -> float:
         """The penalty λ; ``lambda_max`` is called only for a ratio."""
@@ -206,6 +210,9 @@ class ComputeOptions:
 
     def keywords(self) -> dict[str, Any]:
         """The same for the functions of the API."""
+        from cvxsae.data import arguments
+
+        arguments.compute_device(self.device, "--device")
         return {f.name: getattr(self, f.name) for f in fields(self)} | {"progress": wants_progress(self.progress)}
 
 

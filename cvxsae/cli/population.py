@@ -13,6 +13,7 @@ from cvxsae.cli.errors import exit_code
 from cvxsae.cli.learning import TermsOptions
 from cvxsae.cli.matching import dictionary_of
 from cvxsae.cli.options import Answer, DataOptions, TimedOptions, command
+from cvxsae.cli.stored_sae import load_sae
 from cvxsae.errors import InputError
 
 if TYPE_CHECKING:
@@ -138,9 +139,7 @@ class Given:
         if self.width is not None and self.wide:
             raise InputError("Pass at most one of --width and --wide.")
         if self.sae is not None:
-            from cvxsae.sae.autoencoder import SparseAutoencoder
-
-            return SparseAutoencoder.load(self.sae)
+            return load_sae(self.sae)
         found = dictionary_of(str(self.dictionary), "--dictionary")
         if isinstance(found, str):
             raise InputError(f"--dictionary {found!r} does not contain a dictionary; pass --sae for an SAE.")

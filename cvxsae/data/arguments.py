@@ -226,17 +226,17 @@ def existing_file(value: str | os.PathLike[str], name: str) -> Path:
     raise InputError(f"{name} {shown(file)} {found}; pass the path of a file.")
 
 
-def compute_device(value: str | torch.device | None) -> torch.device:
+def compute_device(value: str | torch.device | None, name: str = "device") -> torch.device:
     """Return the device to compute on: the CPU unless one is named."""
     wanted = "pass 'cpu' or 'cuda' (or 'cuda:0', ...)"
     try:
         device = torch.device("cpu" if value is None else value)
     except (RuntimeError, TypeError, ValueError, OverflowError):
-        raise InputError(f"device is {in_short(value)}; {wanted}.") from None
+        raise InputError(f"{name} is {in_short(value)}; {wanted}.") from None
     if device.type not in ("cpu", "cuda"):
-        raise InputError(f"device is {str(device)!r}, which has no float64; {wanted}.")
+        raise InputError(f"{name} is {str(device)!r}, which has no float64; {wanted}.")
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"device is {str(device)!r} but torch sees no CUDA device here; pass device='cpu'.")
+        raise InputError(f"{name} is {str(device)!r} but torch sees no CUDA device here; pass 'cpu'.")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise InputError(f"device is {str(device)!r} but torch sees {torch.cuda.device_count()} here; {wanted}.")
+        raise InputError(f"{name} is {str(device)!r} but torch sees {torch.cuda.device_count()} here; {wanted}.")
     return device

@@ -71,11 +71,23 @@ def open_paths(X: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], nam
         text = os.fspath(X)
         found = _expanded(text, name)
         if found is None and (isinstance(text, bytes) or _split(text)[0].suffix not in arrow.SUFFIXES):
+            if not isinstance(text, bytes):
+                _require_known_type(text, name)
             return files.read_array(X, name)
         paths = [text] if found is None else found
     else:
         paths = [one for path in X for one in (_expanded(os.fspath(path), name) or [os.fspath(path)])]
     return _opened(paths, name)
+
+
+def _require_known_type(text: str, name: str) -> None:
+    """Refuse a file of a type that cannot hold rows."""
+    known, (file, key) = (*files.READERS, *arrow.SUFFIXES), _split(text)
+    if file.suffix not in known and existing_file(text if key is None else file, name):
+        raise InputError(
+            f"{name} {shown(file)} has the file type {file.suffix or 'none'!r}; pass a {', '.join(known[:-1])} or "
+            f"{known[-1]} file."
+        )
 
 
 def _expanded(text: str, name: str) -> list[str] | None:
@@ -143,7 +155,10 @@ def _opened(paths: list[str], name: str) -> LazyRows | RowStream | torch.Tensor:
     split = [_split(path) for path in paths]
     kinds = {file.suffix for file, _ in split}
     if len(kinds) > 1:
-        raise InputError(f"{name} is made of {' and '.join(sorted(kinds))} files; pass shards of one type.")
+        pattern = split[0][0].parent / f"*{min(kinds)}"
+        raise InputError(
+            f"{name} is made of {' and '.join(sorted(kinds))} files; pass shards of one type, such as {shown(pattern)}."
+        )
     (suffix,) = kinds
     if suffix in arrow.SUFFIXES:
         return arrow.arrow_rows([(existing_file(file, name), key) for file, key in split], name)

@@ -21,7 +21,7 @@ from cvxsae.sae.export import ENCODER, regressed
 from cvxsae.sae.formats import dictionary_learning, objects, registry, saelens
 from cvxsae.sae.formats.arrays import Asked, named
 from cvxsae.sae.formats.config import LAYOUT
-from cvxsae.sae.formats.stored import StoredAutoencoder, checked, scale_of, scaled_by
+from cvxsae.sae.formats.stored import StoredAutoencoder, checked, require_columns, scale_of, scaled_by
 from cvxsae.sae.normalization import as_it_is
 from cvxsae.sae.self_test import SelfTest, self_test
 from cvxsae.solvers.dictionary.result import DictionaryFit
@@ -185,8 +185,7 @@ class SparseAutoencoder:
 
     def _accepted(self, X: ActivationsLike) -> Activations:
         data = Activations(X)
-        if data.shape[1] != self.dim:
-            raise InputError(f"X has shape {data.shape} but the autoencoder is for dimension {self.dim}.")
+        require_columns(data.shape, self.dim)
         return data
 
     def _encoded(self, data: Activations) -> Iterator[tuple[torch.Tensor, Undo]]:

@@ -243,7 +243,9 @@ def test_missing_and_unknown(tmp_path):
         Activations("/dev/null")
     for name in ("X.csv", "X.pkl", "X"):
         (tmp_path / name).write_text("1,2")
-        with rejects("X '.*' has the file type '(.csv|.pkl|none)'; pass a .npy, .npz, .safetensors or .pt file"):
+        with rejects(
+            "X '.*' has the file type '(.csv|.pkl|none)'; pass a .npy, .npz, .safetensors, .pt, .arrow or .parquet"
+        ):
             Activations(tmp_path / name)
 
 

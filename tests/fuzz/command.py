@@ -159,13 +159,11 @@ def judge_command(line: Line) -> Verdict:
 
 
 def command_complaint(err: str) -> str:
-    """What is wrong with what a refusal prints; the parser's own messages have lines of usage before them."""
+    """What is wrong with what a refusal prints."""
     said = err.strip().splitlines()
     if not said:
         return "nothing said"
-    if said[0].startswith(("Usage:", "Error:")):
-        return "" if "Error:" in err else "no error after the usage"
-    if len(said) > 2 or (len(said) == 2 and not said[1].startswith("next: cvxsae ")):
+    if len(said) > 2 or (len(said) == 2 and not said[1].startswith(("next: cvxsae ", "next: the same command with"))):
         return "more than a line and the next command"
     if not re.fullmatch(r"cvxsae: .*\.", said[0]):
         return "no sentence"

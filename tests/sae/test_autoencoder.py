@@ -67,7 +67,7 @@ def test_what_is_no_relu_sae_is_refused(arrays, rng, tmp_path):
     ):
         with pytest.raises(InputError, match=sentence):
             SparseAutoencoder.from_arrays({**arrays, **change})
-    with pytest.raises(InputError, match="dimension 4"):
+    with pytest.raises(InputError, match="X has 5 columns, but the SAE reads 4; pass activations"):
         SparseAutoencoder.from_arrays(arrays).encode(np.ones((3, 5)))
     folder = SparseAutoencoder.from_arrays(arrays).save(tmp_path / "sae")
     config = json.loads((folder / "cfg.json").read_text())
@@ -217,13 +217,13 @@ def test_files_of_other_libraries_are_told_what_they_hold(arrays, tmp_path):
         SparseAutoencoder.load(tmp_path / "ae.pt")
     (tmp_path / "weights.pt").write_text("nothing")
     (tmp_path / "ae.pt").unlink()
-    with pytest.raises(InputError, match=r"has no cfg.json but weights.pt; pass a folder"):
+    with pytest.raises(InputError, match=r"holds weights.pt, which is no SAE in a known format; pass a folder"):
         SparseAutoencoder.load(tmp_path)
     (tmp_path / "cfg.json").write_text("{}")
     with pytest.raises(InputError, match=r"has no sae_weights.safetensors but weights.pt; pass a folder"):
         SparseAutoencoder.load(tmp_path)
     (tmp_path / "notes.txt").write_text("nothing")
-    with pytest.raises(InputError, match="is a file; pass a folder"):
+    with pytest.raises(InputError, match=r"has the file type '\.txt'; pass a folder"):
         SparseAutoencoder.load(tmp_path / "notes.txt")
     wrong: Any
     for wrong, words in ((np.eye(3), "data come first"), ([1], "data come first"), ({"W_dec": [1]}, "exactly W_enc")):

@@ -70,10 +70,14 @@ def read(folder: Path) -> StoredAutoencoder:
     """
     folder = _folder(folder)
     if not folder.is_dir():
-        raise InputError(f"sae {str(folder)!r} {_instead_of_a_folder(folder)}; {LAYOUT}.")
+        raise InputError(f"sae {str(folder)!r} {_instead_of_a_folder(folder)}.")
+    held = sorted(entry.name for entry in folder.iterdir())
+    if not {CONFIG, WEIGHTS} & set(held):
+        what = f"holds {', '.join(held[:5])}, which is no SAE in a known format" if held else "is empty"
+        raise InputError(f"sae {str(folder)!r} {what}; {LAYOUT} (docs/formats.md lists the formats).")
     for name, others in ((CONFIG, ()), (WEIGHTS, (CONFIG,))):
         if not (folder / name).is_file():
-            found = sorted(entry.name for entry in folder.iterdir() if entry.name not in others)[:5]
+            found = [entry for entry in held if entry not in others][:5]
             raise InputError(f"sae {str(folder)!r} has no {name} but {', '.join(found) or 'nothing'}; {LAYOUT}.")
     config = understood(read_config(folder / CONFIG), f"the SAE in {str(folder)!r}")
     return interpret(config, read_arrays(folder / WEIGHTS, "sae"), folder)
@@ -211,13 +215,22 @@ def _penalty(config: Config, folder: Path | None) -> tuple[float | None, str]:
 
 
 def _instead_of_a_folder(path: Path) -> str:
-    """What is there, with the names of its arrays if it is a file of arrays."""
+    """What is there, with the names of its arrays if it is a file of arrays, and what to pass instead."""
     if not path.exists():
-        return "does not exist"
+        return f"does not exist; {LAYOUT}"
+    if path.suffix not in READERS:
+        return f"has the file type {path.suffix or 'none'!r}; {LAYOUT}"
     try:
-        return f"is a file with the arrays {', '.join(READERS[path.suffix](path)) or 'of no name'}"
+        names = list(READERS[path.suffix](path))
     except Exception:
-        return "is a file"
+        return f"is a file; {LAYOUT}"
+    lacking = [name for name in ("W_enc", "b_enc") if name not in names]
+    if "W_dec" in names and "W_enc" in lacking:
+        return (
+            f"lacks {' and '.join(lacking)}; pass a file of a whole SAE, or test its dictionary alone: "
+            f"cvxsae check DATA --dictionary {path}::W_dec --lam-ratio 0.1"
+        )
+    return f"is a file with the arrays {', '.join(names) or 'of no name'}; {LAYOUT}"
 
 
 def write(sae: SparseAutoencoder, folder: str | Path) -> Path:

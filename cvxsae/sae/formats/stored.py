@@ -156,6 +156,14 @@ def require_sizes(where: str | Path, config: Mapping[str, Any], sizes: Mapping[s
             raise InputError(f"{whose} has {name} = {config[name]!r} but its arrays say {size}.")
 
 
+def require_columns(shape: tuple[int, ...], dim: int, name: str = "X") -> None:
+    """Refuse data (N, d) of another d than an SAE reads."""
+    if shape[1] != dim:
+        raise InputError(
+            f"{name} has {shape[1]} columns, but the SAE reads {dim}; pass activations of the layer it was trained on."
+        )
+
+
 def read_config(file: Path) -> dict[str, Any]:
     """The JSON object in a file.
 

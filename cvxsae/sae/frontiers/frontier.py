@@ -17,6 +17,7 @@ from cvxsae.relaxations.convex.fixed_atoms import SparseCodes
 from cvxsae.relaxations.joint.joint import JointProblem
 from cvxsae.relaxations.solution import Status, relative_gap
 from cvxsae.sae.chosen_lambda import ChosenLambda, choose_lambda, numbers_sampled, sampled
+from cvxsae.sae.formats.stored import require_columns
 from cvxsae.sae.frontiers.curves import (
     K_SPARSE,
     LEARNED,
@@ -124,8 +125,7 @@ def frontier(
     """
     run = Run.start(options, FrontierOptions)
     model, data = as_autoencoder(sae, "frontier"), all_rows(X)
-    if data.shape[1] != model.dim:
-        raise InputError(f"X has shape {data.shape} but the SAE is for dimension {model.dim}; pass its activations.")
+    require_columns(data.shape, model.dim)
     if not (model.atom_norms > 0).any():
         raise InputError("W_dec has only rows of norm 0; there is no dictionary to draw a frontier of.")
     penalties = None if lams is None else arguments.each(lams, "lams", arguments.penalty)

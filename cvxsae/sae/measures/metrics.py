@@ -17,6 +17,7 @@ from cvxsae.relaxations.candidate import Candidate
 from cvxsae.relaxations.convex.fixed_atoms import SparseCodes
 from cvxsae.relaxations.solution import Status, relative_gap
 from cvxsae.sae.chosen_lambda import ChosenLambda, choose_lambda
+from cvxsae.sae.formats.stored import require_columns
 from cvxsae.sae.given import as_autoencoder
 from cvxsae.sae.measures.definitions import DEFINITIONS
 from cvxsae.sae.measures.measuring import Decoder, Measuring, mean_row
@@ -128,8 +129,7 @@ def metrics(
     if isinstance(sae, Codes):
         return _of_codes(data, sae, lam, asked, run)
     model = as_autoencoder(sae, "metrics")
-    if data.shape[1] != model.dim:
-        raise InputError(f"X has shape {data.shape} but the SAE is for dimension {model.dim}; pass its activations.")
+    require_columns(data.shape, model.dim)
     return metrics_of(data, model, choose_lambda(model, data, lam, run), asked, run)
 
 

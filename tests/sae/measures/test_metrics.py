@@ -266,7 +266,7 @@ def test_bad_arguments_are_one_sentence(options: dict[str, Any], message: str):
 
 
 def test_data_of_another_dimension_are_rejected():
-    with rejects(r"X has shape \(60, 4\) but the SAE is for dimension 5"):
+    with rejects(r"X has 4 columns, but the SAE reads 5; pass activations of the layer"):
         metrics(X[:, :4], SAE)
     with rejects("sae is a int; the data come first, metrics"):
         metrics(X, 3)
