@@ -17,6 +17,7 @@ from cvxsae.data.splits import HELD_OUT_SHARE, chosen_rows, document_labels, spl
 from cvxsae.errors import InputError
 from cvxsae.parallel.group import all_rows
 from cvxsae.sae.audits.held_out import Drawn
+from cvxsae.sae.formats.stored import require_columns
 from cvxsae.solvers.codes.evaluation import CONFIDENCE, level
 
 if TYPE_CHECKING:
@@ -142,8 +143,7 @@ class _Given:
     """Data as they were passed, their documents, and what became of outliers."""
 
     def __init__(self, data: Activations, name: str, dim: int, groups: Any, ratio: float | None) -> None:
-        if data.shape[1] != dim:
-            raise InputError(f"{name} has shape {data.shape} but the SAE is for dimension {dim}; pass its activations.")
+        require_columns(data.shape, dim, name)
         which = "groups" if name == "X" else f"{name}_groups"
         labels = document_labels(groups, len(data), which)
         self.data, self.numbers, self.groups = data, np.arange(len(data)), labels

@@ -308,7 +308,7 @@ def test_rows_that_cannot_be_held_out_are_one_sentence():
         ({"held_out": True}, "held_out is True"),
         ({"held_out": X}, "held_out is X itself"),
         ({"X": "X.npy", "held_out": "X.npy"}, "held_out is X itself"),
-        ({"held_out": X[:, :3].copy()}, "held_out has shape .* dimension 5"),
+        ({"held_out": X[:, :3].copy()}, "held_out has 3 columns, but the SAE reads 5"),
         ({"held_out": "nowhere.npy"}, "held_out"),
         ({"held_out": None, "groups": labels}, "groups was passed, but no rows are held out"),
         ({"held_out": X.copy(), "groups": labels}, "groups was passed, but only rows held out"),

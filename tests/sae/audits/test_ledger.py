@@ -196,7 +196,7 @@ def test_bad_input_is_one_sentence(rng):
         ({"lam": -1.0}, "lam is -1"),
         ({"bias": None}, "differs from the SAE's b_dec"),
         ({"bias": np.zeros(3)}, "bias has shape"),
-        ({"X": np.ones((4, 3))}, "dimension 5"),
+        ({"X": np.ones((4, 3))}, "X has 3 columns, but the SAE reads 5"),
         ({"sae": {}}, "exactly W_enc"),
         ({"sae": {**arrays, "W_dec": np.zeros((6, 5))}}, "only rows of norm 0"),
         ({"sae": "nowhere"}, "does not exist"),
