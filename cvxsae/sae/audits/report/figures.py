@@ -127,7 +127,7 @@ def _frontier(table: dict[str, Any]) -> dict[str, Any]:
             "rangemode": "tozero",
         },
         "yaxis": {
-            "title": {"text": "FVU: fraction of variance unexplained"},
+            "title": {"text": "unexplained variance (FVU), log axis"},
             "type": "log",
             **({"dtick": "D2"} if is_long else {}),
             "automargin": True,

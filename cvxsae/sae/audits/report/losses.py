@@ -138,8 +138,9 @@ def _about(ledger: LossLedger) -> str:
         return f"{said}; one {one.unit} is too few for intervals."
     return (
         f"{said}; intervals are for the distribution that they were drawn from ({one.method}, over {one.n_units:,} "
-        f"independent {one.unit}s), if the SAE was not trained on them. Floors are about the held-out rows; in "
-        "expectation they are below those of the distribution."
+        f"independent {one.unit}s), if the SAE was not trained on them. Intervals of levels "
+        f"may overlap although a gap is sure, because gaps are paired {one.unit} by {one.unit}. Floors are about the "
+        "held-out rows; in expectation they are below those of the distribution."
     )
 
 
@@ -151,7 +152,7 @@ def _gains(audit: Audit) -> dict[str, Any]:
         one = NOT_KNOWN if gain.estimate is None else gain.estimate
         ends = [None if np.isnan(end) else end for end in (one.low, one.high)] if ledger.is_held_out else []
         least, most = (_share(amount, ledger.loss) for amount in (gain.least, gain.most))
-        rows.append([part, gain.least, least, *ends, gain.most, most])
+        rows.append([part, gain.least, *ends, least, gain.most, most])
     which = "held-out" if ledger.is_held_out else "given"
     return table(
         "What a change would gain",
@@ -162,8 +163,8 @@ def _gains(audit: Audit) -> dict[str, Any]:
         (
             Column("part", "change", "text"),
             Column("least", "attained", unit=UNIT),
-            Column("least_share", "attained, share of the loss", "share"),
             *_intervals(ledger)[:2],
+            Column("least_share", "attained, share of the loss", "share"),
             Column("most", "at most", unit=UNIT),
             Column("most_share", "at most, share of the loss", "share"),
         ),

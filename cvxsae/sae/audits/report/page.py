@@ -17,9 +17,12 @@ from cvxsae.data.atomic import shown as shown_path
 from cvxsae.data.storage import strict_json
 from cvxsae.errors import InputError
 from cvxsae.sae.audits.report.figures import figures
-from cvxsae.sae.audits.report.tables import shown
+from cvxsae.sae.audits.report.tables import merged, shown
 
 TEMPLATE = "page.html.jinja"
+
+FOLDED = 12
+"""Rows of a table that the page shows before all are asked for."""
 
 NEEDED = ("jinja2", "plotly")
 """Libraries of the extra ``report``."""
@@ -72,7 +75,7 @@ def render(contents: dict[str, Any]) -> str:
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["shown"] = shown
-    environment.globals["cell"] = partial(_cell, contents)
+    environment.globals |= {"cell": partial(_cell, contents), "merged": merged, "folded": FOLDED}
     template = environment.from_string((resources.files(__package__) / TEMPLATE).read_text(encoding="utf-8"))
     return template.render(
         report=contents,

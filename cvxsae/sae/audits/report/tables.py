@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -68,6 +70,15 @@ def _cell(value: Any, kind: Kind) -> Any:
     return int(number) if kind == "count" and float(number).is_integer() else number
 
 
+def merged(table: dict[str, Any]) -> list[tuple[int, tuple[int, ...]]]:
+    """The columns that the page shows, each with those of the ends of its intervals, which it shows beside it."""
+    names = [column["name"] for column in table["columns"]]
+    lows = {place for place, (low, high) in enumerate(pairwise(names)) if low.endswith("low") and high.endswith("high")}
+    ends = lows | {place + 1 for place in lows}
+    own = [place for place in range(len(names)) if place not in ends]
+    return [(place, (place + 1, place + 2) if place + 1 in lows else ()) for place in own]
+
+
 DIGITS = 6
 """Significant digits that the page shows; ``report.json`` has all."""
 
@@ -75,12 +86,16 @@ NOTHING = "–"
 """What the page shows where there is no number."""
 
 
+_FORMULA = re.compile(r"F\([^;]*?\)+")
+"""A loss with its arguments, which the page does not break into lines."""
+
+
 def shown(value: Any, kind: Kind = "number") -> str:
     """A cell as the page shows it."""
     if value is None:
         return NOTHING
     if kind in WORDS or isinstance(value, str | bool):
-        return str(value)
+        return _FORMULA.sub(lambda found: found[0].replace(" ", "\u00a0"), str(value))
     if kind == "share":
         return f"{value:.2%}"
     if isinstance(value, int):

@@ -13,8 +13,8 @@ import pytest
 
 from cvxsae import audit
 from cvxsae.sae.audits.report.figures import column, figures
-from cvxsae.sae.audits.report.page import render, require_report
-from cvxsae.sae.audits.report.tables import shown
+from cvxsae.sae.audits.report.page import FOLDED, render, require_report
+from cvxsae.sae.audits.report.tables import merged, shown
 from tests.helpers.sentences import rejects
 from tests.sae.audits.report.audited import HOSTILE, audited, data
 
@@ -155,6 +155,28 @@ def test_json_inside_the_page_cannot_end_its_script():
     contents = json.loads(json.dumps(audited().to_dict()))
     contents["tables"]["levels"]["rows"][0][0] = "</script><script>alert(1)</script>"
     assert "</script><script>alert" not in render(contents)
+
+
+def test_intervals_stand_beside_their_numbers_and_long_tables_are_folded(written):
+    """Seen: tables cut off at 1400 px, with columns for both ends of every interval."""
+    page, report = written
+    names = ["part", "least", "low", "high", "share"]
+    assert merged({"columns": [{"name": name} for name in names]}) == [(0, ()), (1, (2, 3)), (4, ())]
+    assert merged({"columns": [{"name": name} for name in ("low", "share")]}) == [(0, ()), (1, ())]
+    for name in ("levels", "lines", "gains", "frontier", "metrics"):
+        found = merged(report["tables"][name])
+        assert sum(len(ends) for _, ends in found) + len(found) == len(report["tables"][name]["columns"]), name
+        assert any(ends for _, ends in found), name
+        headers = re.search(rf'data-table="{name}".*?</thead>', page, re.DOTALL)
+        assert headers is not None and headers.group().count("<th ") == len(found)
+    folded = {name for name, table in report["tables"].items() if len(table["rows"]) > FOLDED}
+    assert set(re.findall(r'data-table="(\w+)" class="folded"', page)) == folded
+    assert page.count('class="unfold"') == len(folded) > 0
+
+
+def test_a_formula_is_not_broken_into_lines():
+    assert shown("the SAE, F(D, b, E(X))", "text") == "the SAE, F(D,\u00a0b,\u00a0E(X))"
+    assert shown("exact codes, F(D, b) here", "text") == "exact codes, F(D,\u00a0b) here"
 
 
 def test_cells_are_shown_in_a_few_digits():
