@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
@@ -23,9 +24,6 @@ from cvxsae.data.deadline import go_on
 from cvxsae.parallel.threads import worker_pool
 from cvxsae.solvers.codes.engines.calibration import FASTER, measured, shape_class
 from cvxsae.solvers.codes.engines.compiled import why_not_compiled
-from cvxsae.solvers.codes.engines.cpu_vectors import LANES
-from cvxsae.solvers.dictionary import rough_kernels as kernels
-from cvxsae.solvers.dictionary.rough_kernels import Padded, Round, Sparse
 
 ROWS = 128
 """Datapoints in a product: whatever the number of threads, so that it does not change the answer."""
@@ -38,6 +36,40 @@ LARGEST = 1e15
 
 ONE_BITS = 0x3F800000
 """The float32 one; its upper half is the bfloat16 one."""
+
+
+class Sparse(NamedTuple):
+    """Codes of datapoints, compressed rows."""
+
+    starts: np.ndarray
+    atoms: np.ndarray
+    codes: np.ndarray
+
+
+class Padded(NamedTuple):
+    """Codes of datapoints as rows of one length, (n, capacity), and how many each has."""
+
+    sizes: np.ndarray
+    atoms: np.ndarray
+    codes: np.ndarray
+
+
+class Round(NamedTuple):
+    """What a round does.
+
+    Attributes
+    ----------
+    one
+        Bits of the correlation above which an atom may enter a working set.
+    entering
+        Atoms that enter a working set, at most, or half as many as it has.
+    floor
+        Projected gradient at which a working set counts as solved.
+    """
+
+    one: int
+    entering: int
+    floor: float
 
 
 @dataclass(frozen=True)
@@ -68,6 +100,9 @@ class RoughCodes:
         warm: sp.csr_array | None,
     ) -> tuple[sp.csr_array, Float64[torch.Tensor, "K d"]]:
         """Codes of some datapoints, less the bias, and ``Σ_n z_nk r_n``, their pull on every atom, (K, d)."""
+        from cvxsae.solvers.codes.engines.cpu_vectors import LANES
+        from cvxsae.solvers.dictionary import rough_kernels as kernels
+
         (n, d), n_atoms = points.shape, len(dictionary)
         known = Sparse(np.zeros(n + 1, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32))
         if warm is not None:
@@ -98,6 +133,8 @@ class RoughCodes:
 
     def _solve(self, work: _Minibatch, rows: slice, rounds: list[int]) -> None:
         """The rounds of some rows, which let so many atoms in; codes and residuals are written."""
+        from cvxsae.solvers.dictionary import rough_kernels as kernels
+
         go_on()
         points, residuals, atoms = (part.numpy().reshape(-1) for part in (work.points, work.residuals, work.atoms))
         first, last, length, n_atoms = rows.start, rows.stop, work.points.shape[1], len(work.atoms)
@@ -146,6 +183,8 @@ def adam_in_threads(
     rates: tuple[float, float, float, float],
 ) -> None:
     """A step of Adam on the sphere (:func:`~cvxsae.solvers.dictionary.rough_kernels.adam`), in place."""
+    from cvxsae.solvers.dictionary import rough_kernels as kernels
+
     n_atoms, arrays = len(dictionary), [part.numpy() for part in (dictionary, gradient, first, second)]
     rows = max(1, ADAM_ENTRIES // dictionary.shape[1])
     _in_threads([partial(kernels.adam, *arrays, (a, min(a + rows, n_atoms)), rates) for a in range(0, n_atoms, rows)])
@@ -153,6 +192,8 @@ def adam_in_threads(
 
 def _padded(rows: Float64[torch.Tensor, "n d"], factor: float) -> Float32[torch.Tensor, "n length"]:
     """Rows times a factor in float32, as long as whole vectors."""
+    from cvxsae.solvers.codes.engines.cpu_vectors import LANES
+
     n, d = rows.shape
     padded = torch.zeros((n, -(-d // LANES) * LANES), dtype=torch.float32)
     padded[:, :d] = rows * factor

@@ -1,7 +1,8 @@
 """The kernels of rough codes: residuals, one round on a working set of each datapoint, and the pull on the atoms.
 
 Units are those of :mod:`cvxsae.solvers.codes.engines.cpu_kernels`: the penalty is 1. Everything is float32, and rows
-are as long as whole vectors.
+are as long as whole vectors. What the kernels take is described where they are called, in
+:mod:`cvxsae.solvers.dictionary.rough`, which loads them on use: they need numba.
 """
 
 # numba infers the types of kernels from their arguments; annotations would only repeat "array" and "int".
@@ -9,8 +10,6 @@ are as long as whole vectors.
 # mypy: disallow-untyped-defs=False, disallow-untyped-calls=False, disallow-untyped-decorators=False
 
 from __future__ import annotations
-
-from typing import NamedTuple
 
 import numpy as np
 
@@ -23,40 +22,6 @@ GLANCE = 32
 
 IN_SET = -1
 """Marks the atoms of a working set among the bits of correlations: those of a negative NaN."""
-
-
-class Sparse(NamedTuple):
-    """Codes of datapoints, compressed rows."""
-
-    starts: np.ndarray
-    atoms: np.ndarray
-    codes: np.ndarray
-
-
-class Padded(NamedTuple):
-    """Codes of datapoints as rows of one length, (n, capacity), and how many each has."""
-
-    sizes: np.ndarray
-    atoms: np.ndarray
-    codes: np.ndarray
-
-
-class Round(NamedTuple):
-    """What a round does.
-
-    Attributes
-    ----------
-    one
-        Bits of the correlation above which an atom may enter a working set.
-    entering
-        Atoms that enter a working set, at most, or half as many as it has.
-    floor
-        Projected gradient at which a working set counts as solved.
-    """
-
-    one: int
-    entering: int
-    floor: float
 
 
 @jit()
