@@ -246,7 +246,7 @@ def _sharing(demo: Demo) -> tuple[dict[str, Any], dict[float, np.ndarray]]:
     X = demo.X[torch.tensor([index["▁" + word] for word in WORDS])]
     threshold = LargeDictionary(X, LAM, 0.0, bias=None).sharing_threshold()
     say("")
-    say(f"4. Sharing. When atoms are free, each of {len(WORDS)} words has an atom of its own. Theory says that sharing")
+    say(f"4. Sharing. If an atom costs nothing, each of {len(WORDS)} words has its own. Theory says that sharing")
     say(f"   starts at the price τ* = 1/max cos − 1 = {threshold:.4f}, with the closest pair.")
     rows: list[dict[str, Any]] = []
     similarities: dict[float, np.ndarray] = {}
@@ -307,7 +307,7 @@ def _ledger(demo: Demo) -> tuple[dict[str, Any], Comparison]:
         ledger, width = result.ledger, result.ledger.n_atoms
         say(f"   width {width:<38} loss      share")
         for text, value, note in (
-            ("the SAE", ledger.loss, "the loss that training reports"),
+            ("the SAE", ledger.loss, "the SAE's own loss"),
             ("its dictionary with exact codes", ledger.exact, f"codes exact to {ledger.codes_gap:.0e}"),
             ("the best dictionary found", result.best, f"in {LEDGER_SECONDS:g} s for both widths"),
             ("no dictionary of that width is below", ledger.floor, f"certified ({ledger.floor_theorem})"),
@@ -335,10 +335,16 @@ def _name_thin_parts(axes: Axes, comparison: Comparison) -> None:
     """Write names and values of the gaps that are too thin to see above their bar."""
     for position, ledger in enumerate(result.ledger for result in comparison.results):
         gaps = {"amortization gap": ledger.amortization_gap, "dictionary gap": ledger.dictionary_gap}
-        thin = [f"{name} {gap:.2g}" for name, gap in gaps.items() if gap < THIN * ledger.loss]
-        if thin:
-            text, at = "\n".join(["too thin to see:", *thin]), (position, ledger.loss)
-            axes.annotate(text, at, (0, 3), textcoords="offset points", ha="center", fontsize="x-small")
+        if text := _thin(ledger.loss, gaps):
+            axes.annotate(
+                text, (position, ledger.loss), (0, 3), textcoords="offset points", ha="center", fontsize="x-small"
+            )
+
+
+def _thin(loss: float, gaps: dict[str, float]) -> str:
+    """Names and values of the parts of a bar that are too thin to see; empty if there are none."""
+    thin = [f"{name} {gap:.2g}" for name, gap in gaps.items() if gap < THIN * loss]
+    return "\n".join(["too thin to see:", *thin]) if thin else ""
 
 
 def _figure(path: Path, report: dict[str, Any], similarities: dict[float, np.ndarray], comparison: Comparison) -> None:

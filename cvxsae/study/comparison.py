@@ -182,8 +182,8 @@ _PARTS = ("ledger", "sample", "held_out")
 """What a width has beside numbers of its own."""
 
 _HELD_OUT = (
-    ("held_out_exact", "SAE's dictionary, rows held out", EXACT),
-    ("held_out_grown", "learned dictionary, rows held out", LEARNED),
+    ("held_out_exact", "SAE's dictionary, held-out rows", EXACT),
+    ("held_out_grown", "learned dictionary, held-out rows", LEARNED),
 )
 
 
@@ -236,7 +236,7 @@ class Comparison:
         names = ("n_atoms", "wide", *GAPS)
         lines = [{name: getattr(result.ledger, name) for name in names} for result in self.results]
         stack_ledgers(axes, pd.DataFrame(lines, columns=names))
-        where = ", rows held out" if any(result.ledger.is_held_out for result in self.results) else ""
+        where = ", held-out rows" if any(result.ledger.is_held_out for result in self.results) else ""
         axes.set_title(f"Where the loss of a trained SAE goes{where}")
 
     def draw_levels(self, axes: Axes) -> None:

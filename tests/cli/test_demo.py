@@ -57,3 +57,10 @@ def test_demo_refuses_a_folder_it_cannot_make(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(InputError, match=r"cannot be made, as .* is a file; pass a folder"):
         run_demo(tmp_path / "file" / "demo", say=None)
+
+
+def test_gaps_that_are_too_thin_to_see_are_named():
+    assert demo._thin(0.5, {"amortization gap": 0.1, "dictionary gap": 0.00051}) == (
+        "too thin to see:\ndictionary gap 0.00051"
+    )
+    assert demo._thin(0.5, {"amortization gap": 0.1, "dictionary gap": 0.006}) == ""

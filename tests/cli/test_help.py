@@ -80,6 +80,31 @@ def test_errors_name_the_next_command(tmp_path):
     assert slip.exit_code == 2 and "solve" in slip.stderr and "cvxsae --help" in slip.stderr
 
 
+@pytest.mark.parametrize(
+    ("words", "said", "following"),
+    [
+        ("study run", "study run needs STUDY.toml: the TOML file of a study.", "cvxsae study run --help"),
+        ("study walk", "no such command 'walk'.", "cvxsae study --help"),
+        ("--qqq", "the command has no option --qqq.", "cvxsae --help"),
+        ("floor X.npy --widths", "option '--widths' requires an argument.", "cvxsae floor --help"),
+        ("audit X.npy", "audit needs --sae: folder or file of an SAE", "cvxsae example example"),
+        ("solve wide", "solve needs DATA: datapoints as rows.", "the same command with wordllama for DATA"),
+    ],
+)
+def test_what_the_parser_refuses_is_one_sentence(words, said, following):
+    found = runner.invoke(app, words.split(), prog_name="cvxsae")
+    assert (found.exit_code, found.stdout) == (2, "")
+    sentence, then = found.stderr.splitlines()
+    assert sentence.startswith(f"cvxsae: {said}")
+    assert then == f"next: {following}"
+
+
+def test_a_command_without_a_verb_shows_help():
+    for words in ([], ["study"]):
+        found = runner.invoke(app, words, prog_name="cvxsae")
+        assert "Usage: cvxsae" in found.output and "next:" not in found.output
+
+
 def test_a_library_that_cannot_be_imported_is_one_sentence(monkeypatch):
     def broken():
         raise ImportError("DLL load failed")

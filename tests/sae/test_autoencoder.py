@@ -219,6 +219,15 @@ def test_files_of_other_libraries_are_told_what_they_hold(arrays, tmp_path):
     (tmp_path / "ae.pt").unlink()
     with pytest.raises(InputError, match=r"holds weights.pt, which is no SAE in a known format; pass a folder"):
         SparseAutoencoder.load(tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"empty' is empty; pass a folder"):
+        SparseAutoencoder.load(tmp_path / "empty")
+    alone = write_arrays(tmp_path / "alone.safetensors", {"W_dec": arrays["W_dec"]})
+    said = r"lacks W_enc and b_enc; .* cvxsae check DATA --dictionary .*alone.safetensors::W_dec --lam-ratio 0\.1\.$"
+    with pytest.raises(InputError, match=said):
+        SparseAutoencoder.load(alone)
+    alone.unlink()
+    (tmp_path / "empty").rmdir()
     (tmp_path / "cfg.json").write_text("{}")
     with pytest.raises(InputError, match=r"has no sae_weights.safetensors but weights.pt; pass a folder"):
         SparseAutoencoder.load(tmp_path)
