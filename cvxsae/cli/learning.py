@@ -28,6 +28,7 @@ from cvxsae.cli.options import (
     save,
     write_figure,
 )
+from cvxsae.cli.stage_lines import stage_lines
 from cvxsae.cli.stored_sae import StoredSAE
 from cvxsae.errors import InputError, in_short
 
@@ -223,7 +224,8 @@ def audit_command(
     X, notes, prepared = data.prepare()
     options = {"stationarity": stationarity, "seed": data.seed, **asdict(parts), **compute.keywords()}
     options |= rows.keywords(data, len(X), prepared)
-    answer = audit(X, model, lam=penalty, bias=bias_of(bias, X), **options)
+    with stage_lines(compute.progress):
+        answer = audit(X, model, lam=penalty, bias=bias_of(bias, X), **options)
     if parts.report is not None:
         notes.append(f"report written to {parts.report} and {parts.report.with_suffix('.json')}")
     return Answer(str(answer), answer.to_dict(), EXIT_CERTIFIED, notes)

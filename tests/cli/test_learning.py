@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from typing import Any
 
 import numpy as np
@@ -87,13 +88,17 @@ def test_audit_gives_what_the_api_gives(folder):
     report = json.loads(result.stdout)
     assert report["ledger"]["loss"] == pytest.approx(expected.ledger.loss, rel=1e-12)
     assert report["sentences"] == list(expected.sentences)
+    stages = result.stderr.splitlines()  # no terminal: a line for each stage instead of a bar
+    assert stages[0] == "audit: self-test"
+    assert {"audit: exact codes", "audit: exact codes, held out", "audit: width floor"} <= set(stages)
+    assert not logging.getLogger("cvxsae.sae.audits.stages").handlers
     text = run("audit", folder / "X.npy", "--sae", folder / "sae", "--lam", LAM, "--rows", 40).stdout
     assert text.startswith("Change")
     assert "loss ledger" in text
     assert "40 rows drawn" in text
     refused = run("audit", folder / "X.npy", "--sae", folder / "sae", "--lam", "match-l0", "--rows", 40)
     assert refused.exit_code == 2  # four atoms are never as active at an optimum as they are by this encoder
-    assert refused.stderr.startswith("cvxsae: lam is not known (No λ matches the SAE's L0")
+    assert "\ncvxsae: lam is not known (No λ matches the SAE's L0" in refused.stderr
 
 
 @pytest.mark.slow
@@ -104,7 +109,9 @@ def test_audit_holds_out_what_it_was_told_to(folder):
     np.save(folder / "others.npy", 1.01 * X[::-1][:12])
     some = ["--stationarity", 1e-2, "--json", "--no-progress"]
     words = ["--groups", folder / "texts.txt", "--rows", 40, "--confidence", 0.9, "--drop-outliers", 10, "--center"]
-    report = json.loads(run("audit", folder / "X.npy", "--sae", sae, *words, *some).stdout)
+    silent = run("audit", folder / "X.npy", "--sae", sae, *words, *some)
+    assert "audit:" not in silent.stderr
+    report = json.loads(silent.stdout)
     chosen = np.sort(np.random.default_rng(0).choice(len(X), size=40, replace=False))
     rows = X[chosen] - X[chosen].mean(axis=0)
     groups = [labels[n] for n in chosen]

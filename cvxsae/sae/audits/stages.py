@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from dataclasses import replace
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from cvxsae.parallel.context import Run
+
+_LOG = logging.getLogger(__name__)
 
 
 class Stages:
@@ -58,6 +61,7 @@ class Stages:
         self._end()
         stage += self.where
         self._now, self._since = stage, time.perf_counter()
+        _LOG.info("%s: %s", self.name, stage)
         self._bar.set_description(f"{self.name}: {stage}")
         return replace(self.run.inner(share=share), progress=self.run.progress)
 
