@@ -30,6 +30,9 @@ MEANINGS: Mapping[str, str] = {
 }
 """The curves, in the order of tables and figures."""
 
+NO_BEST = "Codes of at most k atoms are the best found, not proved to be the best: the gap is what a bound leaves open."
+"""What is said of the gap of k-sparse codes."""
+
 LEVEL = 0.95
 """Confidence of the intervals of FVU."""
 
@@ -173,6 +176,8 @@ class Frontier:
                 f"Codes of its dictionary with as many atoms on every row have {self.least_suboptimality:.1%} less "
                 "squared error than the encoder's."
             )
+        if any(point.gap is not None for point in self.curve(K_SPARSE)):
+            lines.append(NO_BEST)
         return "\n".join([*lines, *self.notes])
 
     def __repr__(self) -> str:

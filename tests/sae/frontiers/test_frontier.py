@@ -52,6 +52,7 @@ def test_every_curve_is_what_its_codes_are_worth():
     assert len(table) == len(found.points)
     assert json.loads(json.dumps(found.to_dict(), allow_nan=False))["points"][0]["curve"] == "encoder"
     assert "less squared error" in str(found) and "k-sparse" in repr(found)
+    assert "Codes of at most k atoms are the best found, not proved to be the best" in str(found)
 
 
 def test_what_k_sparse_codes_gain_bounds_what_the_encoder_lacks():

@@ -15,7 +15,7 @@ from cvxsae.data.storage import strict_json
 from cvxsae.sae.audits.report.findings import findings
 from cvxsae.sae.audits.report.losses import ledger_tables, rows_said
 from cvxsae.sae.audits.report.tables import Column, from_frame, table
-from cvxsae.sae.frontiers.curves import MEANINGS
+from cvxsae.sae.frontiers.curves import MEANINGS, NO_BEST
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,9 +46,6 @@ FRONTIER = (
     Column("half_error_gap", "relative gap of half the squared error"),
 )
 """Columns of the frontier: codes at a λ have a loss of (P), others only an error, and the two cannot be compared."""
-
-NO_BEST = "Codes of at most k atoms are the best found, not proved to be the best: the gap is what a bound leaves open."
-"""What is said of the gap of k-sparse codes."""
 
 
 def contents(audit: Audit) -> dict[str, Any]:
