@@ -341,7 +341,7 @@ def test_few_dimensions_are_one_part(rng, monkeypatch):
 @pytest.mark.parametrize("bias", [None, "free"])
 def test_a_floor_of_projected_data_is_a_floor(bias, rng):
     """512 dimensions, of which six hold most of the data: below the floor of all of them, and above that of none."""
-    X = np.concatenate([unit(rng.normal(size=(70, 6))), 0.02 * rng.normal(size=(70, 506)) / np.sqrt(506)], axis=1)
+    X = np.concatenate([unit(rng.normal(size=(40, 6))), 0.02 * rng.normal(size=(40, 506)) / np.sqrt(506)], axis=1)
     turn = np.linalg.qr(rng.normal(size=(512, 512)))[0]
     projected = width_floor(X @ turn, 8, 0.05, bias=bias, kernels=(2,), max_dim=6)
     part: Any = projected.parts[0]
