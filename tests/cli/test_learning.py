@@ -77,7 +77,8 @@ def test_floor_gives_what_the_api_gives(folder):
     assert floors[0]["value"] >= floors[1]["value"]
     expected = width_floor(np.load(folder / "X.npy"), 4, LAM).value
     assert floors[1]["value"] == pytest.approx(expected, rel=1e-2)
-    assert "no dictionary has a loss below" in run("floor", folder / "X.npy", "--widths", "2", "--lam-ratio", 0.1).stdout
+    shown = run("floor", folder / "X.npy", "--widths", "2", "--lam-ratio", 0.1).stdout
+    assert "no dictionary has a loss below" in shown
 
 
 @pytest.mark.slow
