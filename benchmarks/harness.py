@@ -13,6 +13,7 @@ The pages show the tables of all machines (``docs/tables.py``).
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 import multiprocessing
 import os
@@ -271,6 +272,7 @@ def parser(doc: str | None, *, gpu: bool = False) -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--quick", action="store_true", help="tiny problems, to see that it runs: not kept by default")
     options.add_argument("--only", nargs="+", metavar="TEXT", help="measure the cells whose name contains a text")
+    options.add_argument("--list", action="store_true", help="measure nothing; print the names of the cells")
     options.add_argument("--results", type=Path, metavar="FOLDER", help="where NAME.json is (benchmarks/results)")
     options.add_argument("--resume", action="store_true", help="leave out the cells of this machine that are on file")
     options.add_argument("--tables", action="store_true", help="measure nothing; make the tables from what is on file")
@@ -322,7 +324,11 @@ def _run(
         return 0
     chosen = [cell for cell in cells if given.only is None or any(text in cell for text in given.only)]
     if not chosen:
-        raise InputError(f"no cell contains {' or '.join(given.only)}; there are: {'; '.join(cells)}.")
+        asked, close = " or ".join(map(repr, given.only)), ", ".join(map(repr, closest(given.only, cells)))
+        raise InputError(f"no cell contains {asked}; --list names all {len(cells)}, of which the closest are {close}.")
+    if given.list:
+        print("\n".join(chosen))
+        return 0
     there = store.cells if store is not None and given.resume else {}
     print(f"{name}: {key_of(machine)}", flush=True)
     found: dict[str, Any] = {}
@@ -343,6 +349,15 @@ def _run(
     for title, made in (tables(found, machine) if store is None else store.tables).items():
         show(title, made)
     return failed
+
+
+def closest(texts: Sequence[str], names: Iterable[str], most: int = 3) -> list[str]:
+    """The names with the longest parts in common with a text: names are long, and a text is a part of one, misspelt."""
+
+    def shared(name: str) -> int:
+        return max(difflib.SequenceMatcher(None, text, name).find_longest_match().size for text in texts)
+
+    return sorted(names, key=shared, reverse=True)[:most]
 
 
 def show(title: str, made: Table) -> None:

@@ -6,6 +6,7 @@ import importlib
 import json
 import sys
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -66,7 +67,7 @@ def test_a_foreign_or_broken_file_gives_a_sentence_and_stays(file, content, caps
     assert file.read_text() == content
 
 
-def test_only_chooses_cells_and_a_wrong_one_names_them(tmp_path, capsys):
+def test_only_chooses_cells_and_a_wrong_one_names_the_closest(tmp_path, capsys):
     done: list[str] = []
 
     def measure(name):
@@ -79,7 +80,23 @@ def test_only_chooses_cells_and_a_wrong_one_names_them(tmp_path, capsys):
     assert run("codes", cells, tables, parser("").parse_args([*folder, "--resume"])) == 0
     assert done == ["256 x 4096", "256 x 16384"]
     assert run("codes", cells, tables, parser("").parse_args([*folder, "--only", "768"])) == 2
-    assert "no cell contains 768; there are: 256 x 4096; 256 x 16384." in capsys.readouterr().err
+    assert "no cell contains '768'; --list names all 2, of which the closest are" in capsys.readouterr().err
+
+
+def test_a_wrong_text_among_many_cells_is_answered_with_three_of_them(capsys):
+    parts, kinds, sizes = ("few", "many"), ("random", "wordllama"), (250, 500, 1000, 2000)
+    names = [f"{part}: data {kind}, n {n}" for part, kind, n in product(parts, kinds, sizes)]
+    cells = dict.fromkeys(names, lambda: pytest.fail("no cell is to be measured"))
+    assert run("codes", cells, tables, parser("").parse_args(["--quick", "--only", "wordlama, n 500"])) == 2
+    told = capsys.readouterr().err
+    named = [name for name in names if repr(name) in told]
+    assert len(named) == 3
+    assert {"few: data wordllama, n 500", "many: data wordllama, n 500"} < set(named)
+    assert "--list names all 16" in told
+    assert run("codes", cells, tables, parser("").parse_args(["--quick", "--list"])) == 0
+    assert capsys.readouterr().out.splitlines() == names
+    assert run("codes", cells, tables, parser("").parse_args(["--quick", "--list", "--only", "many"])) == 0
+    assert capsys.readouterr().out.splitlines() == [name for name in names if "many" in name]
 
 
 def test_quick_keeps_nothing_unless_told_where(tmp_path, monkeypatch, capsys):
