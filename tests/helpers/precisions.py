@@ -2,7 +2,7 @@
 
 import pytest
 
-from cvxsae.solvers.codes.engines.calibration import usable
+from cvxsae.solvers.codes.engines.calibration import is_usable
 
-NEEDS_INT8 = pytest.mark.skipif("int8" not in usable(64, "cpu"), reason="int8 products saturate on this processor")
+NEEDS_INT8 = pytest.mark.skipif(not is_usable("int8", 64, "cpu"), reason="int8 products saturate on this processor")
 INT8 = pytest.param("int8", marks=NEEDS_INT8)

@@ -14,6 +14,7 @@ import torch
 from cvxsae import InputError, encode
 from cvxsae.solvers.codes.engines import calibration, make_engine
 from cvxsae.solvers.codes.engines.calibration import Rung, ladder
+from cvxsae.solvers.codes.engines.prices import Prices
 from cvxsae.solvers.codes.engines.products import PRECISIONS, product
 from cvxsae.solvers.codes.engines.screening import LARGEST_INT8, WIDEST_INT8, PreparedDictionary
 from cvxsae.solvers.codes.engines.state import Tuning
@@ -22,7 +23,7 @@ from tests.helpers.precisions import NEEDS_INT8
 from tests.solvers.codes.test_encode import check, unit
 
 ENGINES = ["fused", "torch"]
-COARSE = [name for name in ("int8", "bfloat16") if name in calibration.usable(64, "cpu")]
+COARSE = [name for name in ("int8", "bfloat16") if calibration.is_usable(name, 64, "cpu")]
 
 
 def atoms(seed=0, K=200, d=24):
@@ -94,6 +95,16 @@ def test_a_bound_that_is_too_small_is_caught(name):
     exact = x @ D.T
     assert not breaks(exact, computed, margin, (1 - margin) * share, share)
     assert breaks(exact, computed, margin / 10, (1 - margin / 10) * share, share)
+
+
+@pytest.mark.parametrize("size", [1.0, 1e12, 1e-12])
+def test_the_nearest_float32_is_as_near_as_it_is_said_to_be(size):
+    """Weights of all sizes; a row along an axis is rounded not at all, and one of equal entries as all others."""
+    D = np.concatenate([unit(np.random.default_rng(2), 50, 64), np.eye(1, 64), np.full((1, 64), 1 / 8)])
+    ones, reach = torch.ones(len(D), dtype=torch.float64), torch.full((len(D),), size, dtype=torch.float64)
+    prepared = PreparedDictionary(torch.from_numpy(D), prices=Prices(ones, 0 * ones, 1 / reach, reach))
+    lost = (prepared.single.double() - torch.from_numpy(D) * size).norm(dim=1).max() / size
+    assert 0.1 * prepared.single_precision.atom_error < lost <= prepared.single_precision.atom_error
 
 
 def test_whole_numbers_are_exact_and_cannot_overflow():
@@ -225,9 +236,9 @@ def test_a_folder_that_cannot_be_written_is_no_error(kept, monkeypatch):
 
 
 def test_the_ladder_has_what_is_faster_than_anything_finer(monkeypatch):
-    prepared = PreparedDictionary(torch.from_numpy(unit(np.random.default_rng(5), 300, 16)))
+    prepared = PreparedDictionary(torch.from_numpy(unit(np.random.default_rng(5), 300, 64)))
 
-    monkeypatch.setattr(calibration, "usable", lambda *key: PRECISIONS)
+    monkeypatch.setattr(calibration, "is_usable", lambda *key: True)
 
     def at(**seconds):
         monkeypatch.setattr(calibration, "measured", lambda *key: seconds)
@@ -239,17 +250,24 @@ def test_the_ladder_has_what_is_faster_than_anything_finer(monkeypatch):
     assert at(float32=4.0, bfloat16=9.0, int8=4.0) == ["float32"]
     assert at(float32=4.0) == ["float32"]
     assert at(float32=4.0, tf32=3.0, bfloat16=2.0, int8=1.0) == ["int8", "bfloat16", "tf32", "float32"]
-    few = PreparedDictionary(prepared.exact, uses=10)
-    assert [rung.precision for rung in ladder(few)] == ["float32"]
+    assert at(float32=1e-6, bfloat16=8e-7, int8=1e-7) == ["int8", "float32"]
+    assert at(float32=4e-7, int8=1e-7) == ["float32"]  # what it saves is less than what it costs
+
+    def only_float32(*arguments):
+        raise AssertionError("nothing is to be measured")
+
+    monkeypatch.setattr(calibration, "measured", only_float32)
+    few, small = PreparedDictionary(prepared.exact, uses=10), PreparedDictionary(prepared.exact[:200])
+    assert all([rung.precision for rung in ladder(dictionary)] == ["float32"] for dictionary in (few, small))
 
 
 def test_a_kept_measurement_says_what_is_fast_not_what_is_right(monkeypatch):
     """It may be of the same processor with other instructions: int8 may saturate here."""
-    prepared = PreparedDictionary(torch.from_numpy(unit(np.random.default_rng(5), 300, 16)))
+    prepared = PreparedDictionary(torch.from_numpy(unit(np.random.default_rng(5), 300, 64)))
     monkeypatch.setattr(calibration, "measured", lambda *key: {"float32": 4.0, "bfloat16": 2.0, "int8": 1.0})
 
     def chosen():
-        calibration.usable.cache_clear()
+        calibration.is_usable.cache_clear()
         return [rung.precision for rung in ladder(prepared)]
 
     def exact(precision, a, b, out=None):
@@ -263,7 +281,7 @@ def test_a_kept_measurement_says_what_is_fast_not_what_is_right(monkeypatch):
             monkeypatch.setattr(calibration, "product", saturating)
             assert chosen() == ["bfloat16", "float32"]
     finally:
-        calibration.usable.cache_clear()
+        calibration.is_usable.cache_clear()
 
 
 def _wrong_at(exact, sizes, precision, a, b, out=None):
@@ -285,6 +303,6 @@ def test_a_precision_can_be_asked_for(monkeypatch):
 
 @NEEDS_INT8
 def test_int8_products_are_what_they_say():
-    assert "int8" not in calibration.usable(1, "cpu")  # torch._int_mm leaves them as the memory was
+    assert not calibration.is_usable("int8", 1, "cpu")  # torch._int_mm leaves them as the memory was
     a = torch.randint(-127, 128, (5, 16), dtype=torch.int8)
     assert torch.equal(product("int8", a, a).to(torch.float64), a.to(torch.float64) @ a.to(torch.float64).T)

@@ -36,6 +36,9 @@ FORMAT = 1
 FASTER = 0.8
 """Share of the time of a finer product below which a coarser one is worth its wider margin."""
 
+LEAST_GAIN = 4e-7
+"""Seconds per datapoint that a coarser product on a CPU must save: rounding and rechecking cost as much."""
+
 RECHECK = 5.0
 """Correlations of a float32 product for one that is recomputed, from which a finer product is taken instead.
 
@@ -53,6 +56,9 @@ REPEATS = 3
 
 LEAST_DIM, LEAST_ATOMS = 16, 256
 """Smallest class of shapes: below it products cost next to nothing."""
+
+FEWEST_MULTIPLICATIONS = 2**14
+"""Of a datapoint with all atoms, from which it is asked what is fastest: fewer take less than what else it costs."""
 
 FEWEST_USES = 128
 """Datapoints for which a dictionary is rounded to more than float32: it takes as long as float32 products with 75."""
@@ -97,22 +103,26 @@ def ladder(
     InputError
         If the precision that was asked for is not to be had here.
     """
-    if precision == "float32" or (precision is None and 0 < dictionary.uses < FEWEST_USES):
+    is_small = 0 < dictionary.uses < FEWEST_USES or dictionary.dim * dictionary.n_atoms < FEWEST_MULTIPLICATIONS
+    if precision == "float32" or (precision is None and is_small):
         return (Rung("float32"),)
+    device = dictionary.device.type
     if precision is not None:
-        if precision not in usable(dictionary.dim, dictionary.device.type):
+        if not is_usable(precision, dictionary.dim, device):
             raise InputError(
-                f"precision is {precision!r}, whose products are missing or wrong on this {dictionary.device.type}; "
+                f"precision is {precision!r}, whose products are missing or wrong on this {device}; "
                 "use precision='float32'."
             )
         return (Rung(precision, price=0.0, rechecks=1 / RECHECK), Rung("float32"))
     threads = torch.get_num_threads() if threads is None else threads
-    kept = measured(*shape_class(dictionary.dim, dictionary.n_atoms), str(dictionary.device), threads)
-    # a file says what is fast, and may be of other instructions of the same processor: not what is right here
-    seconds = {name: kept[name] for name in usable(dictionary.dim, dictionary.device.type) if name in kept}
+    stands_for = shape_class(dictionary.dim, dictionary.n_atoms)
+    seconds = measured(*stands_for, str(dictionary.device), threads)
+    least = LEAST_GAIN * stands_for[1] / dictionary.n_atoms if device == "cpu" else 0.0
     chosen = ["float32"]
     for name in reversed(PRECISIONS[:-1]):
-        if seconds.get(name, math.inf) < FASTER * seconds[chosen[0]]:
+        finer = seconds[chosen[0]]
+        # a file says what is fast, and may be of other instructions of the same processor: not what is right here
+        if seconds.get(name, math.inf) < min(FASTER * finer, finer - least) and is_usable(name, dictionary.dim, device):
             chosen.insert(0, name)
     prices = [seconds[name] / seconds["float32"] for name in chosen]
     budgets = [*(finer / RECHECK for finer in prices[1:]), math.inf]
@@ -174,7 +184,7 @@ def _read(file: Path, key: dict[str, Any]) -> dict[str, float] | None:
 
 def _measure(d: int, K: int, device: torch.device, threads: int) -> dict[str, float]:
     n = int(min(max(MULTIPLICATIONS // (d * K), FEWEST_ROWS), MOST_ROWS))
-    names = usable(d, device.type)
+    names = [name for name in PRECISIONS if is_usable(name, d, device.type)]
     rows, atoms = torch.full((n, d), 0.5, device=device), torch.full((K, d), 0.5, device=device)
     inputs = {name: (_as(rows, name), _as(atoms, name)) for name in names}
     outputs = {name: product(name, *inputs[name]) for name in names}  # the first is slower than all others
@@ -202,13 +212,14 @@ def _wait(device: torch.device) -> None:
 
 
 @cache
-def usable(d: int, device_type: str) -> tuple[str, ...]:
-    """Precisions whose products exist on a kind of device and keep their error bound on numbers chosen to break it."""
-    names = [name for name in PRECISIONS if name != "tf32" or device_type == "cuda"]
+def is_usable(precision: str, d: int, device_type: str) -> bool:
+    """Whether products exist on a kind of device and keep their error bound on numbers chosen to break it."""
+    if precision == "tf32" and device_type != "cuda":
+        return False
     # in one dimension torch leaves the product on a CPU as the memory was, which a test might find to be right
-    if not 1 < d <= WIDEST_INT8 or (device_type == "cuda" and d % 8):
-        names.remove("int8")
-    return tuple(name for name in names if name == "float32" or keeps_its_bound(name, d, torch.device(device_type)))
+    if precision == "int8" and (not 1 < d <= WIDEST_INT8 or (device_type == "cuda" and d % 8)):
+        return False
+    return precision == "float32" or keeps_its_bound(precision, d, torch.device(device_type))
 
 
 PROBES, MANY_PROBES = 64, 1024

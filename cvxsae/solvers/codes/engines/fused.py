@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -129,15 +130,9 @@ class FusedEngine(Stoppable):
                 dictionary.rounded(rung.precision)
 
     def warm_up(self) -> None:
-        """Compile (or load) the kernels on one small problem, so that no timing includes it."""
-        plain = self.dictionary.prices is None
-        ones, zeros = torch.ones(2, dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
-        atoms = PreparedDictionary(torch.diag(ones), prices=None if plain else Prices(ones, zeros, ones, ones))
-        x = torch.tensor([[3.0, 2.0], [0.5, 0.0]], dtype=torch.float64)
-        everyone = np.arange(2)
+        """Compile (or load) the kernels, so that no timing includes it."""
         for rung in self.ladder:
-            engine = FusedEngine(atoms, Tuning(WARM_UP_TOL, ladder=(Rung(rung.precision),)))
-            engine.advance(engine.begin(x, None), everyone, first=True, double=False)
+            _compile_for(rung.precision, self.dictionary.prices is None)
 
     def begin(self, data: Float64[torch.Tensor, "n d"], warm: Warm | None) -> FusedState:
         """Start from zero codes, or from the working sets of a warm start, solved. Ends the state of the last block."""
@@ -201,15 +196,17 @@ class FusedEngine(Stoppable):
         for rung, too_coarse in zip(self.ladder, state.too_coarse, strict=True):
             rows = active[waiting]
             short = self._shorten(state, rows, rung.precision)
-            tried = short.margin < NARROWER * too_coarse[rows]
-            tried |= rung is self.ladder[-1]
+            tried = np.ones(len(rows), np.bool_)
+            if rung is not self.ladder[-1]:
+                tried = short.margin < NARROWER * too_coarse[rows]
             some, rows, short = waiting[tried], rows[tried], short.of(tried)
             if len(some):
+                is_all = len(some) == n  # then nothing is copied
+                chosen = selected if is_all else Selected(*(array[some] for array in selected))
+                found = verdicts if is_all else Verdicts(*(array[some] for array in verdicts))
                 products = self._correlate(short, rung)
-                chosen = Selected(*(array[some] for array in selected))
-                found = Verdicts(*(array[some] for array in verdicts))
                 screen(rows, products, state.block, self.rows, rules, room[some], chosen, found, self.prices)
-                for held, new in zip((*selected, *verdicts), (*chosen, *found), strict=True):
+                for held, new in () if is_all else zip((*selected, *verdicts), (*chosen, *found), strict=True):
                     held[some] = new
                 too_coarse[rows[found.blurred]] = short.margin[found.blurred]
                 tried[tried] = ~found.blurred
@@ -300,6 +297,16 @@ class FusedEngine(Stoppable):
             held = np.arange(codes.shape[1]) < state.count[:, None]
             codes = self.dictionary.prices.outside(np.where(held, codes, 0.0), np.where(held, state.chosen, 0))
         return state.count, state.chosen, codes
+
+
+@cache
+def _compile_for(precision: str, plain: bool) -> None:
+    """Solve one small problem, once in a process."""
+    ones, zeros = torch.ones(2, dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
+    atoms = PreparedDictionary(torch.diag(ones), prices=None if plain else Prices(ones, zeros, ones, ones))
+    x = torch.tensor([[3.0, 2.0], [0.5, 0.0]], dtype=torch.float64)
+    engine = FusedEngine(atoms, Tuning(WARM_UP_TOL, ladder=(Rung(precision),)))
+    engine.advance(engine.begin(x, None), np.arange(2), first=True, double=False)
 
 
 def _kernel_prices(prices: Prices | None) -> KernelPrices | None:

@@ -20,6 +20,7 @@ d ≤ 133,143; γ and u_out are then the few roundings in s·q and in the scale 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -71,6 +72,10 @@ WIDEST_INT8 = (2**31 - 1) // LARGEST_INT8**2
 
 FEW_ROUNDINGS = 8 * UNIT_ROUNDOFF
 """Covers the roundings of float64 in s·q of both inputs of an exact product of whole numbers."""
+
+NEAREST_FLOAT32, LEAST_FLOAT32 = 1.0001 * 2.0**-24, 2.0**-126
+"""Relative error of the nearest number in float32, with room for a few roundings of float64; and the size below which a
+number may be flushed to zero instead."""
 
 WHOLE_ROUNDING = 2.0**-22
 """Unit roundoff of such a product times its scale: three roundings of float32, where it is read as that."""
@@ -220,7 +225,7 @@ class PreparedDictionary:
     def single_precision(self) -> Precision:
         """Float32 products; if torch is allowed to shorten their inputs (tf32, bf16), the bound allows for that."""
         shortened = SHORTENED * HALF_ROUNDING if _float32_is_shortened() else 0.0
-        return Precision(self._rounding(self.single), (self.dim + SPARE_ROUNDINGS) * FLOAT32_ROUNDOFF + shortened, 0.0)
+        return Precision(self._nearest, (self.dim + SPARE_ROUNDINGS) * FLOAT32_ROUNDOFF + shortened, 0.0)
 
     @cached_property
     def half_precision(self) -> Precision:
@@ -244,6 +249,12 @@ class PreparedDictionary:
     def _step(self) -> int:
         """Atoms that are rounded at a time."""
         return max(1, CACHED_ENTRIES // self.dim) if self.device.type == "cpu" else DEVICE_ROWS
+
+    @property
+    def _nearest(self) -> float:
+        """ε_D of float32, without a look at the atoms: every entry is the nearest one, or flushed as too small."""
+        least = 1.0 if self.prices is None else float(self.prices.reach.min())
+        return NEAREST_FLOAT32 + math.sqrt(self.dim) * LEAST_FLOAT32 / least
 
     def _rounding(self, copy: Float[torch.Tensor, "K d"] | Int8[torch.Tensor, "K d"], scale: float = 1.0) -> float:
         worst, step = 0.0, self._step
