@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
+from filelock import FileLock
 
 from cvxsae import InputError, SparseCodes, WideLimit, certify, encode, grow, learn_dictionary, process_group
 from cvxsae import solve as solve_typed
@@ -24,10 +25,23 @@ X, ATOMS = data()
 
 
 class Launch:
-    """What both processes reported."""
+    """What both processes reported; they are started once, however many workers of pytest-xdist ask for it."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder, ended = folder, folder / "ended.json"
+        with FileLock(f"{folder}.lock"):
+            if not ended.exists():
+                ended.parent.mkdir(exist_ok=True)
+                ended.write_text(json.dumps(self._ended(folder)))
+        self.code, self.errors = json.loads(ended.read_text())
+        try:
+            self.arrays = [dict(np.load(folder / f"rank-{rank}.npz")) for rank in range(2)]
+            self.sentences = [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(2)]
+        except OSError:
+            pytest.fail(f"the processes did not get to their end:\n{self.errors[-4000:]}")
+
+    @staticmethod
+    def _ended(folder: Path) -> tuple[int, str]:
         program = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
         done = subprocess.run(
             [*program, "-m", "tests.parallel.two_processes", str(folder)],
@@ -37,12 +51,7 @@ class Launch:
             env={**os.environ, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"},
             cwd=Path(__file__).parents[2],
         )
-        self.code, self.errors = done.returncode, done.stderr
-        try:
-            self.arrays = [dict(np.load(folder / f"rank-{rank}.npz")) for rank in range(2)]
-            self.sentences = [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(2)]
-        except OSError:
-            pytest.fail(f"the processes did not get to their end:\n{self.errors[-4000:]}")
+        return done.returncode, done.stderr
 
     def same(self, name):
         """A number or array that both hold, exactly."""
@@ -60,7 +69,8 @@ class Launch:
 
 @pytest.fixture(scope="module")
 def launch(tmp_path_factory):
-    return Launch(tmp_path_factory.mktemp("two"))
+    own = tmp_path_factory.getbasetemp()
+    return Launch((own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "two-processes")
 
 
 # ---------------------------------------------------------------- codes
