@@ -25,14 +25,15 @@ demo: .venv/.usable
 example: .venv/.usable
 	test -e example/activations.npy || $(BIN)/cvxsae example example
 
+# Work is stolen in large parts, so that what a file prepares for its tests is seldom prepared twice.
 test: .venv/.installed
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 quick: .venv/.installed
-	$(BIN)/python -m pytest -n auto -m "not slow"
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"
 
 documents: .venv/.installed
-	$(BIN)/python -m pytest -n auto cvxsae tests/test_readme.py tests/test_documents.py
+	$(BIN)/python -m pytest -n auto --dist worksteal cvxsae tests/test_readme.py tests/test_documents.py
 
 lint: .venv/.installed
 	$(BIN)/ruff check .

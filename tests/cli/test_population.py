@@ -30,6 +30,7 @@ def made(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_population_floor_gives_what_the_api_gives(folder, tmp_path):
     X, groups = np.load(folder / "X.npy"), np.load(folder / "groups.npy")
     options = ("--lam", LAM, "--wide", "--batch", 40, "--confidence", 0.9, "--folder", tmp_path / "kept")

@@ -36,6 +36,7 @@ def sae():
     return train_sae(X, 5, lam=0.1, steps=30)
 
 
+@pytest.mark.slow
 def test_an_audit_notices_rows_that_are_held_out_in_name_only(sae, tmp_path):
     with rejects("held_out holds 60 rows of 60 that are learned from"):
         cvxsae.audit(X, sae, held_out=X.copy())

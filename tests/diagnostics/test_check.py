@@ -126,6 +126,7 @@ def test_an_interrupt_is_not_a_report(learned, monkeypatch, interrupt):
         check_optimality(X, D, LAM, bias=b, trained_bias=True, splits=False, new_atoms=0)
 
 
+@pytest.mark.slow
 def test_no_time_is_said(learned):
     X, D, b = learned
     report = check_optimality(X, D, LAM, bias=b, max_seconds=1e-6, second_order=True, noiseless=True)

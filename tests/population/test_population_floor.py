@@ -81,6 +81,7 @@ def test_bigger_batches_have_higher_means_over_all_batches():
     assert np.all(np.diff(means) > 0)
 
 
+@pytest.mark.slow
 def test_documents_are_weighed_by_their_rows():
     """Long documents of small loss: the ratio is the loss of a row, the plain mean of floors is far above it."""
     rng = np.random.default_rng(5)
@@ -98,6 +99,7 @@ def test_documents_are_weighed_by_their_rows():
 # ---------------------------------------------------------------------- numbers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_atoms", [None, 3])
 def test_batches_are_certified_floors_of_disjoint_rows_and_the_limit_is_students(X, n_atoms):
     found = population_floor(X, n_atoms, LAM, batch=50, seed=3)
@@ -145,6 +147,7 @@ def test_what_it_says(X):
     assert strict_json(one.to_dict())["lower_limit"] is None
 
 
+@pytest.mark.slow
 def test_by_default_there_are_eight_batches(X):
     assert population_floor(X, None, LAM).sizes.tolist() == [26] * 8
     assert population_floor(X, None, LAM, n_batches=20).sizes.tolist() == [10] * 20
@@ -207,6 +210,7 @@ def counted(monkeypatch) -> list[int]:
     return seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_atoms", [None, 3])
 def test_a_folder_goes_on_also_with_more_batches(X, n_atoms, tmp_path, monkeypatch):
     seen = counted(monkeypatch)
@@ -412,6 +416,7 @@ def test_bad_arguments(X):
         population_floor(iter([X]), None, LAM, batch=50, bias="mean")
 
 
+@pytest.mark.slow
 def test_nothing_that_was_passed_is_changed(X):
     before = X.copy()
     population_floor(X, 3, LAM, batch=100, bias=np.zeros(3))

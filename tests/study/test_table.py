@@ -123,6 +123,7 @@ def test_a_spoiled_row_is_objected_to_in_table_and_summary(finished, kind):
     assert "VIOLATION" not in study.summary()
 
 
+@pytest.mark.slow
 def test_the_summary_is_short_and_says_what_is_only_a_bound(finished):
     study, table = finished
     said = study.summary()

@@ -53,6 +53,7 @@ def test_an_interval_end_swapped_is_noticed(kernel, cells, points, monkeypatch):
     assert any("prove at most" in said for said in objections_to(floor))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kernel", "theorem", "width", "lam", "spread"),
     [(3, "T14", 8, 0.05, 0), (2, "T15", 8, 0.05, 0), (2, "T15", 8, 0.3, 0), (2, "T15", 15, 0.1, 1)],
@@ -68,6 +69,7 @@ def test_a_claim_half_a_percent_too_high_is_noticed(kernel, theorem, width, lam,
     assert "prove at most" in " ".join(objections_to(boast))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ratio", [0.03, 0.1, 0.3])
 def test_costs_of_the_cone_are_sampled_at_their_ends_too(ratio):
     """Where the cone does not limit an atom (γ = 0, q = 1) costs are lowest: they are within two cells of the bound."""
@@ -181,6 +183,7 @@ def test_rows_and_kernels_that_prove_nothing(points):
     assert "Λ_K" not in " ".join(objections_to(again))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dense", "said"), [(20, "largest eigenvalues sum to at least"), (21, "sum to")])
 def test_large_parts_are_checked_too(points, dense, said, monkeypatch):
     """As if 60 points were too many for all eigenvalues: 21 features are few, or too many."""

@@ -91,6 +91,7 @@ def test_what_a_sample_cannot_teach_is_learned_on_all_rows():
     assert fit.value == pytest.approx(whole.value, rel=2e-3)
 
 
+@pytest.mark.slow
 def test_it_is_stationary_only_where_the_polar_says_so():
     X = clusters(n=60)
     asked = solve_population(X, PROBLEM, tol=1e-2, stationarity=1e-9)

@@ -43,6 +43,7 @@ def test_it_is_the_large_dictionary_of_the_rows(fitted):
     assert 8 <= fit.n_atoms <= 12 and fit.status is Status.STATIONARY
 
 
+@pytest.mark.slow
 def test_the_value_is_the_written_formula(fitted):
     X, fit = fitted
     Z = fit.encode(X).toarray()
@@ -91,6 +92,7 @@ def test_above_lambda_max_there_are_no_atoms():
     np.testing.assert_allclose(fit.bias, X.mean(axis=0))
 
 
+@pytest.mark.slow
 def test_a_fixed_bias_stays():
     X, b = clusters(n=40), np.full(6, 0.1)
     assert np.array_equal(solve_population(X, PopulationDictionary(0.3, 0.05, bias=b), tol=1e-2).bias, b)

@@ -187,6 +187,7 @@ def test_exclusive_codes_are_nonnegative_least_squares(lam, rng):
     assert solution.value == pytest.approx(best, rel=1e-8)
 
 
+@pytest.mark.slow
 def test_a_sample_of_the_random_and_adversarial_problems():
     from benchmarks.convex_penalties import KINDS, TOL, outcomes
 

@@ -366,6 +366,7 @@ def test_the_rows_are_announced_before_the_work(capsys):
     assert said.index("are held out") < said.index("exact codes, held out")
 
 
+@pytest.mark.slow
 def test_metrics_and_frontier_have_the_units_and_the_confidence_of_the_audit():
     X = np.asarray(sparse_features(60, 4, 8, seed=0, noise=0.1).X)
     sae = cvxsae.sae.train_sae(X, 5, lam=0.1, steps=20)

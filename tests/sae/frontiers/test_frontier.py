@@ -140,6 +140,7 @@ def test_the_lambda_of_the_same_l0_says_where_it_came_from():
     np.testing.assert_allclose(found.lambda_max, codes.lambda_max)
 
 
+@pytest.mark.slow
 def test_where_no_lambda_has_the_l0_it_says_so():
     dense = replace(SAE, activation=TopK(K), b_enc=np.full(K, 5.0))  # all features of every row: more than d
     found = lambda_matching_l0(X, dense)

@@ -211,6 +211,7 @@ def test_lambda_for_l0_hits_its_target(target):
     assert encode(X, D, lam, tol=1e-6).l0 == pytest.approx(target, rel=0.03)
 
 
+@pytest.mark.slow
 def test_lambda_for_l0_says_when_it_cannot():
     X, D = problem(8)
     with pytest.raises(InputError, match="lower l0"):

@@ -72,6 +72,7 @@ def test_progress_of_a_path_is_shown(capsys):
     assert "code path" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_search_for_lambda_says_why_there_is_none():
     X, D = np.array([[3.0, 0.0], [0.0, 1.0]]), np.eye(2)  # L0 is 0, 1/2 or 1
     assert 1 < lambda_for_l0(X, D, 0.5) < 3

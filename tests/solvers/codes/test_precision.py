@@ -119,6 +119,7 @@ def test_whole_numbers_are_exact_and_cannot_overflow():
         _ = prepared.whole_precision
 
 
+@pytest.mark.slow
 def test_products_that_saturate_or_sum_in_bfloat16_are_not_used(monkeypatch):
     """As vector units without 32-bit sums, and matrix units that round on the way, would have it."""
     cpu = torch.device("cpu")
@@ -180,6 +181,7 @@ def kept(tmp_path, monkeypatch):
     calibration.measured.cache_clear()
 
 
+@pytest.mark.slow
 def test_measurements_are_kept_and_believed_only_if_they_are_of_this_machine(kept, monkeypatch):
     counted = []
     measure = calibration._measure

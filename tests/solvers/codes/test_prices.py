@@ -129,6 +129,7 @@ def test_another_weight_or_ridge_in_the_problem_is_objected_to() -> None:
     assert "claims the value" in objections
 
 
+@pytest.mark.slow
 def test_paths_and_searches_take_prices() -> None:
     X, dictionary, weights, ridge = problem_of(6, N=60)
     path = code_path(X, dictionary, 4, weights=weights, ridge=ridge, tol=1e-8)

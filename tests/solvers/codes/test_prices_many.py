@@ -114,6 +114,7 @@ def test_ones_and_zeros_are_the_plain_penalty_bit_for_bit() -> None:
     np.testing.assert_array_equal(priced.codes.toarray(), plain.codes.toarray())
 
 
+@pytest.mark.slow
 def test_value_prox_and_conjugate_belong_together() -> None:
     """Fenchel–Young with equality at the prox, and the conjugate by brute force."""
     rng = np.random.default_rng(0)

@@ -190,6 +190,7 @@ def test_warm_start_and_padding(kernels):
     certified(X, D, solve_block(engine, x, wild), 1e-8)
 
 
+@pytest.mark.slow
 @needs_triton
 def test_by_name(kernels):
     X, D = problem(6)

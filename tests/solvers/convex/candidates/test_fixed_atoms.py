@@ -69,6 +69,7 @@ def test_the_step_is_one_over_the_largest_curvature(rng):
         assert 1 / state.step >= np.linalg.norm(problem.atoms.numpy(), 2) ** 2 * (1 - 1e-14)
 
 
+@pytest.mark.slow
 def test_bounds_in_the_loop_are_those_of_the_answer(rng):
     """What the driver watches is what ``finish`` returns, for every bias and surcharge."""
     for tau in (0.0, 2.0):

@@ -90,6 +90,7 @@ def test_lanczos_finds_the_largest_eigenvalue(rng):
         assert exact * (1 - 1e-3) <= estimate <= exact * (1 + 1e-12)
 
 
+@pytest.mark.slow
 def test_an_improved_multiplier_proves_more(rng):
     X = problems.gaussian(rng, 40, 6)
     problem = LargeDictionary(X, 0.3, 10.0, bias=None)
@@ -102,6 +103,7 @@ def test_an_improved_multiplier_proves_more(rng):
     assert pencil_bound(Y @ Y.T, better, 10.0, 6) < pencil_bound(Y @ Y.T, P, 10.0, 6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bias", [None, "free"])
 def test_the_way_of_many_datapoints_gives_the_same_bounds(bias, rng, factorized_proofs, monkeypatch):
     problem = LargeDictionary(problems.clustered(rng, 30, 6), 0.3, 5.0, bias=bias)

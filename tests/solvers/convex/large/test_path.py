@@ -34,6 +34,7 @@ def test_a_planted_width_is_found_without_being_told(rng):
     assert len(path.figure().axes) == 4 and not faults(path.figure())
 
 
+@pytest.mark.slow
 def test_a_path_along_lambda_and_default_values(rng):
     X = problems.clustered(rng, 12, 4)
     problem = LargeDictionary(X, 0.3, 1.0, bias=None)

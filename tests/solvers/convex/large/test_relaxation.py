@@ -140,6 +140,7 @@ def test_every_bound_on_the_way_is_below_the_optimum_and_gaps_only_shrink(rng):
     assert all(after <= before + 1e-12 for before, after in itertools.pairwise(gaps))
 
 
+@pytest.mark.slow
 def test_a_warm_start_from_the_answer_ends_at_once(rng):
     problem = LargeDictionary(problems.clustered(rng, 20, 5), LAM, 3.0, bias=None)
     cold = solved(problem, tol=1e-4)
@@ -151,6 +152,7 @@ def test_a_warm_start_from_the_answer_ends_at_once(rng):
     assert again.info["splitting_steps"] <= cold.info["splitting_steps"]
 
 
+@pytest.mark.slow
 def test_single_precision_steps_still_prove_in_double(rng):
     problem = LargeDictionary(problems.clustered(rng, 20, 5), LAM, 3.0, bias=None)
     solution = iterate(DoublyNonnegative(1e-3, single_precision_order=1), problem, 1e-3, Run())
