@@ -41,6 +41,15 @@ RESULTS = ROOT / "benchmarks" / "results"
 MATRIX_UNITS, DOT_PRODUCTS, PLAIN = "AMX", "bf16 dot products, no matrix units", "no bf16 products"
 """Kinds of processors, which targets are for."""
 
+AVX2 = {
+    "ATEN_CPU_CAPABILITY": "avx2",
+    "ONEDNN_MAX_CPU_ISA": "AVX2",
+    "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+    "NUMBA_CPU_NAME": "haswell",
+    "NUMBA_CPU_FEATURES": "+avx2,+fma,+bmi,+bmi2,+f16c,+lzcnt,+popcnt,+sse4.2,+movbe",
+}
+"""Environment in which every library takes the processor for one without AVX-512."""
+
 Table = dict[str, Any]
 Cells = Mapping[str, Any]
 Tables = Callable[[Cells, Mapping[str, Any]], dict[str, Table]]
@@ -138,9 +147,18 @@ def by_itself(call: Callable[..., Any], *arguments: Any) -> Any:
 
 # ---------------------------------------------------------------------- machines
 def this_machine(device: torch.device | None = None) -> dict[str, Any]:
-    """The machine as :func:`describe` has it, with its kind of arithmetic, and the device that is measured."""
-    machine = describe()
-    on_gpu = device is not None and device.type == "cuda"
+    """The machine as :func:`describe` has it, with its kind of arithmetic, and the device that is measured.
+
+    Where the environment limits libraries to AVX2, name and instruction sets say so; other limits are refused.
+    """
+    machine, on_gpu = describe(), device is not None and device.type == "cuda"
+    if machine["limits"] == AVX2 and "avx2" in machine["instruction_sets"]:
+        machine |= {"processor": f"{machine['processor']}, limited to AVX2", "instruction_sets": ["avx2"]}
+    elif machine["limits"] and not on_gpu:
+        raise InputError(
+            f"{', '.join(machine['limits'])} limit instruction sets in a way that results cannot name; unset them, "
+            f"or set {' '.join(f'{name}={value}' for name, value in AVX2.items())}."
+        )
     name = torch.cuda.get_device_name(device) if on_gpu else machine["processor"]
     kind = "GPU" if on_gpu else kind_of(machine["instruction_sets"])
     return machine | {"device": name, "kind": kind} | ({"cuda": torch.version.cuda} if on_gpu else {})

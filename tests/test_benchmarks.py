@@ -15,6 +15,7 @@ import torch
 from benchmarks import codes_gpu, gpu, harness
 from benchmarks.harness import Store, between, interleaved, key_of, kind_of, parser, run, table
 from cvxsae.errors import InputError
+from cvxsae.parallel.machine import LIMITING
 
 HERE = {"device": "a processor", "kind": harness.PLAIN, "processor": "a processor", "threads": 1}
 THERE = {"device": "another", "kind": harness.MATRIX_UNITS, "processor": "another", "threads": 2}
@@ -119,6 +120,24 @@ def test_tables_are_made_again_from_what_is_on_file(tmp_path, file):
     given = parser("").parse_args(["--results", str(tmp_path), "--tables"])
     assert run("codes", {}, others, given) == 0
     assert [list(entry["tables"]) for entry in json.loads(file.read_text())["machines"].values()] == [["few"]] * 2
+
+
+def test_a_limited_processor_is_named_as_one(monkeypatch):
+    """Libraries that are kept from instruction sets say nothing about the processor that has them."""
+    for name in LIMITING:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("llvmlite.binding.get_host_cpu_features", lambda: {"avx2": True, "avx512bf16": True})
+    whole = harness.this_machine()
+    assert whole["kind"] == harness.DOT_PRODUCTS
+    for name, value in harness.AVX2.items():
+        monkeypatch.setenv(name, value)
+    found = harness.this_machine()
+    assert found["kind"] == harness.PLAIN
+    assert found["instruction_sets"] == ["avx2"]
+    assert key_of(found) == key_of(whole).replace(f" ({whole['kind']})", f", limited to AVX2 ({found['kind']})")
+    monkeypatch.delenv("NUMBA_CPU_FEATURES")
+    with pytest.raises(InputError, match="limit instruction sets"):
+        harness.this_machine()
 
 
 def test_machines_are_named_by_device_kind_and_threads():

@@ -27,17 +27,28 @@ INSTRUCTION_SETS = (
 )
 """Those that speed depends on, by LLVM's names."""
 
+LIMITING = (
+    "ATEN_CPU_CAPABILITY",
+    "ONEDNN_MAX_CPU_ISA",
+    "MKL_ENABLE_INSTRUCTIONS",
+    "NUMBA_CPU_NAME",
+    "NUMBA_CPU_FEATURES",
+)
+"""Environment variables by which libraries leave instruction sets of a processor unused."""
+
 LIBRARIES = ("numpy", "scipy", "torch", "numba", "clarabel")
 
 
 def describe() -> dict[str, Any]:
     """Processor, instruction sets, cores, threads, memory, GPUs and versions, as plain values for JSON.
 
-    Threads are those that torch would use now; memory is in GiB.
+    Threads are those that torch would use now; memory is in GiB. Instruction sets are those of the processor, whatever
+    ``limits`` keeps libraries from using.
     """
     return {
         "processor": processor(),
         "instruction_sets": instruction_sets(),
+        "limits": limits(),
         "cores": os.cpu_count() or 1,
         "threads": torch.get_num_threads(),
         "memory_gib": memory_gib(),
@@ -68,6 +79,11 @@ def instruction_sets() -> list[str]:
 
     features = llvmlite.binding.get_host_cpu_features()
     return [name for name in INSTRUCTION_SETS if features.get(name)]
+
+
+def limits() -> dict[str, str]:
+    """What the environment keeps libraries from using, by variable: instruction sets that the processor may have."""
+    return {name: os.environ[name] for name in LIMITING if os.environ.get(name)}
 
 
 def memory_gib() -> float | None:

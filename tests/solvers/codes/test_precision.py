@@ -223,6 +223,17 @@ def test_measurements_are_kept_and_believed_only_if_they_are_of_this_machine(kep
         assert set(again()) == set(first)
 
 
+def test_a_measurement_is_of_the_instructions_that_are_used(kept, monkeypatch):
+    monkeypatch.setattr(calibration, "_measure", lambda *arguments: {"float32": 1.0})
+    for names in (["ATEN_CPU_CAPABILITY"], ["ATEN_CPU_CAPABILITY", "MKL_ENABLE_INSTRUCTIONS"]):
+        for name in names:
+            monkeypatch.setenv(name, "avx2")
+        calibration.measured.cache_clear()
+        calibration.measured(16, 256, "cpu", 1)
+    found = [json.loads(file.read_text())["key"]["limits"] for file in kept.iterdir()]
+    assert sorted(map(len, found)) == [1, 2]
+
+
 def test_a_cache_folder_has_an_absolute_path(monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", "here")
     assert calibration.folder().is_absolute()

@@ -25,12 +25,12 @@ import torch
 
 from cvxsae.data.atomic import write_atomically
 from cvxsae.errors import InputError
-from cvxsae.parallel.machine import processor
+from cvxsae.parallel.machine import limits, processor
 from cvxsae.parallel.threads import torch_threads
 from cvxsae.solvers.codes.engines.products import PRECISIONS, product
 from cvxsae.solvers.codes.engines.screening import LARGEST_INT8, WIDEST_INT8, PreparedDictionary
 
-FORMAT = 1
+FORMAT = 2
 """Version of the files; raised when what is measured changes."""
 
 FASTER = 0.8
@@ -53,6 +53,9 @@ FEWEST_ROWS, MOST_ROWS = 32, 256
 
 REPEATS = 3
 """Times that each product is measured, in turns: the fastest counts."""
+
+HOPELESS = 2.0
+"""Times as long as in float32 after which a product is not measured again: one without instructions takes six."""
 
 LEAST_DIM, LEAST_ATOMS = 16, 256
 """Smallest class of shapes: below it products cost next to nothing."""
@@ -142,6 +145,7 @@ def measured(d: int, K: int, device: str, threads: int) -> dict[str, float]:
     key = {
         "format": FORMAT,
         "processor": processor() if device == "cpu" else torch.cuda.get_device_name(device),
+        "limits": limits() if device == "cpu" else {},
         "system": f"{platform.system()} {platform.machine()}",
         "torch": torch.__version__,
         "device": device,
@@ -191,7 +195,9 @@ def _measure(d: int, K: int, device: torch.device, threads: int) -> dict[str, fl
     seconds = dict.fromkeys(names, math.inf)
     with torch_threads(threads):
         for _ in range(REPEATS):
-            for name in names:
+            for name in reversed(names):
+                if HOPELESS * seconds["float32"] < seconds[name] < math.inf:
+                    continue
                 _wait(device)
                 begun = time.perf_counter()
                 product(name, *inputs[name], out=outputs[name] if device.type == "cpu" else None)
