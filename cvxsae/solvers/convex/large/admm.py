@@ -21,6 +21,7 @@ import torch
 from jaxtyping import Float
 
 from cvxsae.relaxations import linalg
+from cvxsae.relaxations.half_spectrum import half_spectrum
 
 _RELAXATION = 1.6
 """Over-relaxation of the splitting: 1 to 2 converges, 1.5 to 1.8 is the usual best (Eckstein & Bertsekas 1992)."""
@@ -167,7 +168,7 @@ def advance(data: ConeData, state: ConeState) -> ConeState:
     del point
     separable = blocks(argument.clamp(min=0), fit, inner)
     total = torch.add(state.multiplier, separable, alpha=_RELAXATION).add_(state.cone, alpha=1 - _RELAXATION)
-    cone, rank = positive_part(total)
+    cone, rank = positive_part(total, state.rank)
     multiplier = total.sub_(cone)
     iteration = state.iteration + 1
     if iteration % _BALANCE_EVERY == 0 and iteration <= _BALANCE_UNTIL:
@@ -187,17 +188,17 @@ def fit_and_corner(
     return point[:n, n:] + wanted / (1 + 2 * rigidity * weight**2), corner
 
 
-def positive_part(matrix: Float[torch.Tensor, "m m"]) -> tuple[Float[torch.Tensor, "m m"], int]:
-    """The projection on the semidefinite cone, and its rank; formed from whichever side has fewer eigenvectors."""
+def positive_part(matrix: Float[torch.Tensor, "m m"], expected_rank: int) -> tuple[Float[torch.Tensor, "m m"], int]:
+    """The projection on the semidefinite cone, and its rank.
+
+    Formed from the side of the spectrum that ``expected_rank`` says to have fewer eigenvectors. A wrong guess only
+    costs time.
+    """
     symmetric = (matrix + matrix.T).div_(2)
-    values, vectors = linalg.eigh(symmetric)
-    rank = int((values > 0).sum())
-    split = len(values) - rank
-    if rank <= split:
-        kept = vectors[:, split:]
-        return (kept * values[split:]) @ kept.T, rank
-    dropped = vectors[:, :split]
-    return symmetric.sub_((dropped * values[:split]) @ dropped.T), rank
+    positive = 2 * expected_rank <= len(matrix)
+    values, vectors = half_spectrum(symmetric, positive=positive)
+    part = (vectors * values) @ vectors.T
+    return (part, len(values)) if positive else (symmetric.sub_(part), len(matrix) - len(values))
 
 
 def dual_point(data: ConeData, state: ConeState) -> tuple[torch.Tensor, torch.Tensor]:
@@ -231,16 +232,22 @@ def clipped_similarity(data: ConeData, state: ConeState) -> torch.Tensor:
 
 
 def improved_multiplier(
-    Y: Float[torch.Tensor, "N d"], P: Float[torch.Tensor, "N N"], lam: float, tau: float, dtype: torch.dtype
+    Y: Float[torch.Tensor, "N d"],
+    P: Float[torch.Tensor, "N N"],
+    lam: float,
+    tau: float,
+    rank: int,
+    dtype: torch.dtype,
 ) -> torch.Tensor:
     """P (N, N) after a projected gradient step on ``½‖(M − P)₋‖²`` at this Y, ``M = λ²(11ᵀ + τI) − YYᵀ``.
 
-    One eigendecomposition, in the precision given; worth several steps of the splitting to the bound.
+    One eigendecomposition, in the precision given; worth several steps of the splitting to the bound. M − P, the dual
+    slack, is complementary to Q, whose rank is given.
     """
     rows, before = (Y / lam).to(dtype), (P / lam**2).to(dtype)
     M = (rows @ rows.T).neg_().add_(1)
     M.diagonal().add_(tau)
-    after = M.sub_(positive_part(M - before)[0]).clamp_(min=0)
+    after = M.sub_(positive_part(M - before, len(M) - rank)[0]).clamp_(min=0)
     after = after.add_(after.T.clone()).to(torch.float64)
     return after.mul_(lam**2 / 2)
 

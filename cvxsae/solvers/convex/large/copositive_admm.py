@@ -111,7 +111,7 @@ def advance(data: ConeData, state: TripleState) -> TripleState:
         torch.add(multiplier, half, alpha=_RELAXATION).add_(copy, alpha=1 - _RELAXATION)
         for multiplier, half, copy in zip(_multipliers(state), halves, before, strict=True)
     ]
-    after = (positive_part(totals[0])[0], _positive_slices(totals[1]), totals[2].clamp(min=0))
+    after = (positive_part(totals[0], n)[0], _positive_slices(totals[1]), totals[2].clamp(min=0))
     multipliers = [total.sub_(copy) for total, copy in zip(totals, after, strict=True)]
     iteration = state.iteration + 1
     if iteration % _BALANCE_EVERY == 0 and iteration <= _BALANCE_UNTIL:

@@ -349,7 +349,7 @@ def _evaluate(problem: LargeDictionary, state: PairState, tol: float) -> PairSta
     state = _with_relaxed(problem, state, splitting.feasible_similarity(data, cone))
     if not tol < state.solver_gap <= _NEAR * tol:
         return state
-    P = splitting.improved_multiplier(Y, P, problem.lam, problem.atom_cost, cone.cone.dtype)
+    P = splitting.improved_multiplier(Y, P, problem.lam, problem.atom_cost, cone.rank, cone.cone.dtype)
     state = _with_dual(problem, state, Y, P)
     if state.solver_gap <= tol:
         return state

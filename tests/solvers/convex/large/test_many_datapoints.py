@@ -97,7 +97,7 @@ def test_an_improved_multiplier_proves_more(rng):
     Y = torch.from_numpy(0.3 * X)
     level = float(problem.penalty.matrix_polar(Y).upper)
     P = torch.from_numpy(NonnegativeProof.one_shot((Y @ Y.T).numpy(), level).P)
-    better = admm.improved_multiplier(Y, P, level, 10.0, torch.float32)
+    better = admm.improved_multiplier(Y, P, level, 10.0, 20, torch.float32)
     assert float(better.min()) >= 0
     assert torch.equal(better, better.T)
     assert pencil_bound(Y @ Y.T, better, 10.0, 6) < pencil_bound(Y @ Y.T, P, 10.0, 6)

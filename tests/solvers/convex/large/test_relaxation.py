@@ -162,11 +162,12 @@ def test_single_precision_steps_still_prove_in_double(rng):
     assert solution.dual.dtype == np.float64
 
 
-def test_positive_part_is_the_projection(rng):
+@pytest.mark.parametrize("expected_rank", [0, 7])
+def test_positive_part_is_the_projection(expected_rank, rng):
     for shift in (-3.0, 0.0, 3.0):
         A = rng.normal(size=(7, 7))
         A = torch.from_numpy(A + A.T + shift * np.eye(7))
-        projected, rank = splitting.positive_part(A)
+        projected, rank = splitting.positive_part(A, expected_rank)
         values, vectors = torch.linalg.eigh(A)
         np.testing.assert_allclose(projected, (vectors * values.clamp(min=0)) @ vectors.T, atol=1e-12)
         assert rank == int((values > 0).sum())

@@ -1,0 +1,140 @@
+"""Eigenvectors of one side of the spectrum."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from cvxsae.data.deadline import OutOfTime, until
+from cvxsae.errors import Error
+from cvxsae.relaxations import half_spectrum as module
+from cvxsae.relaxations import linalg
+from cvxsae.relaxations.half_spectrum import half_spectrum
+
+ORDER, ABOVE = 60, 13
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-4}
+
+
+@pytest.fixture(autouse=True)
+def lapack_for_small_matrices(monkeypatch):
+    monkeypatch.setattr(module, "_LEAST_ORDER", 1)
+
+
+@pytest.fixture
+def all_eigenvectors_refused(monkeypatch):
+    def refuse(matrix):
+        raise AssertionError("all eigenvectors were computed")
+
+    monkeypatch.setattr(linalg, "eigh", refuse)
+
+
+def symmetric(rng, values: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
+    basis, _ = np.linalg.qr(rng.normal(size=(len(values), len(values))))
+    return torch.from_numpy((basis * values) @ basis.T).to(dtype)
+
+
+@pytest.mark.parametrize("positive", [True, False])
+@pytest.mark.parametrize("dtype", list(TOLERANCE))
+def test_finds_the_side_that_was_asked_for(dtype, positive, rng, all_eigenvectors_refused):
+    values = np.sort(np.concatenate([rng.uniform(0.1, 3, ABOVE), -rng.uniform(0.1, 3, ORDER - ABOVE - 1), [50.0]]))
+    A = symmetric(rng, values, dtype)
+    before = A.clone()
+    found, vectors = half_spectrum(A, positive=positive)
+    wanted = values[values > 0] if positive else values[values <= 0]
+    tolerance = 50 * TOLERANCE[dtype]
+    assert torch.equal(A, before)
+    np.testing.assert_allclose(found, wanted, atol=tolerance)
+    np.testing.assert_allclose(vectors.T @ vectors, np.eye(len(wanted)), atol=tolerance)
+    np.testing.assert_allclose(A @ vectors, vectors * found, atol=tolerance)
+
+
+@pytest.mark.parametrize("positive", [True, False])
+def test_a_side_can_be_empty_and_eigenvalues_can_repeat(positive, rng, all_eigenvectors_refused):
+    sign = 1.0 if positive else -1.0
+    A = symmetric(rng, np.repeat([-1.0, -2.0], ORDER // 2) * sign, torch.float64)
+    found, vectors = half_spectrum(A, positive=positive)
+    assert tuple(found.shape) == (0,)
+    assert tuple(vectors.shape) == (ORDER, 0)
+    found, vectors = half_spectrum(A, positive=not positive)
+    assert len(found) == ORDER
+    np.testing.assert_allclose((vectors * found) @ vectors.T, A, atol=1e-12)
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-300, 1e-25, 1e25, 1e300])
+def test_extreme_sizes(size, rng):
+    values = np.linspace(-1, 1, ORDER) * size
+    A = symmetric(rng, values, torch.float64)
+    found, vectors = half_spectrum(A, positive=True)
+    np.testing.assert_allclose((vectors * found) @ vectors.T + 0.0, _positive(A), atol=1e-12 * np.abs(values).max())
+
+
+def test_not_a_number_is_an_error(rng):
+    A = torch.from_numpy(rng.normal(size=(ORDER, ORDER)))
+    A[0, 0] = torch.nan
+    with pytest.raises(Error, match="eigenvectors"):
+        half_spectrum(A, positive=True)
+
+
+@pytest.mark.parametrize("broken", ["sytrd", "stemr", "ormtr"])
+def test_a_routine_that_fails_is_replaced(broken, rng, monkeypatch):
+    A = symmetric(rng, np.linspace(-1, 2, ORDER), torch.float64)
+    routines = dict(module._routines("d") or {})
+
+    def fail(*arguments):
+        arguments[-1][0] = 3
+
+    routines[broken] = fail
+    monkeypatch.setattr(module, "_routines", lambda prefix: routines)
+    found, vectors = half_spectrum(A, positive=True)
+    np.testing.assert_allclose((vectors * found) @ vectors.T, _positive(A), atol=1e-12)
+
+
+def test_vectors_that_are_not_orthogonal_are_not_believed(rng, monkeypatch):
+    A = symmetric(rng, np.linspace(-1, 2, ORDER), torch.float64)
+    routines = dict(module._routines("d") or {})
+    right = routines["ormtr"]
+
+    def spoil(*arguments):
+        right(*arguments)
+        if arguments[-2] > 0:
+            arguments[8][:] = arguments[8][0]
+
+    routines["ormtr"] = spoil
+    monkeypatch.setattr(module, "_routines", lambda prefix: routines)
+    found, vectors = half_spectrum(A, positive=True)
+    np.testing.assert_allclose((vectors * found) @ vectors.T, _positive(A), atol=1e-12)
+
+
+def test_a_scipy_without_the_routines_is_enough(rng, monkeypatch):
+    monkeypatch.setattr(module, "_routines", lambda prefix: None)
+    A = symmetric(rng, np.linspace(-1, 2, ORDER), torch.float64)
+    found, vectors = half_spectrum(A, positive=False)
+    np.testing.assert_allclose(A - (vectors * found) @ vectors.T, _positive(A), atol=1e-12)
+
+
+def test_the_deadline_is_heard_before_and_in_the_middle(rng, monkeypatch):
+    A = symmetric(rng, np.linspace(-1, 2, ORDER), torch.float64)
+    with pytest.raises(OutOfTime), until(time.perf_counter() - 1):
+        half_spectrum(A, positive=True)
+    held = threading.Event()
+    monkeypatch.setattr(module, "_chosen", lambda *arguments: held.wait())
+    try:
+        with pytest.raises(OutOfTime), until(time.perf_counter() + 0.2):
+            half_spectrum(A, positive=True)
+    finally:
+        held.set()
+
+
+def test_this_scipy_has_them():
+    assert module._routines("s") is not None
+    assert module._routines("d") is not None
+    assert module._routines("x") is None
+
+
+def _positive(A: torch.Tensor) -> torch.Tensor:
+    values, vectors = torch.linalg.eigh(A)
+    return (vectors * values.clamp(min=0)) @ vectors.T
