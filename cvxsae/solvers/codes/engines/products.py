@@ -1,9 +1,15 @@
-"""Products of residuals with all atoms in each precision, and the numbers that a row is shortened to."""
+"""Products of residuals with all atoms in each precision, and the numbers that a row is shortened to.
+
+On CUDA the settings of torch decide whether inputs of float32 products are shortened and where sums are kept. They
+belong to the whole process, and torch has none for one call: one product at a time is launched with its settings, and
+none of ours with those of another.
+"""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -15,6 +21,9 @@ PRECISIONS = ("int8", "bfloat16", "tf32", "float32")
 NARROWEST_INT8 = 32
 """Rows and multiples of eight that integer products of CUDA ask for: fewer rows are filled up with zeros."""
 
+_SETTINGS = threading.RLock()
+"""Held by the thread that sets torch's settings of products, or relies on them."""
+
 
 def product(
     precision: str, rows: Num[torch.Tensor, "b d"], atoms: Num[torch.Tensor, "K d"], out: torch.Tensor | None = None
@@ -22,13 +31,19 @@ def product(
     """Rows times atoms, both in a precision: float32 and tf32 to float32, bfloat16 to bfloat16, int8 to int32."""
     if precision == "int8":
         return _int8_product(rows, atoms, out)
-    if precision == "bfloat16":
-        with _full_accumulation(rows.device):
-            return torch.mm(rows, atoms.T, out=out)
-    if precision == "tf32":
-        with _shortened(rows.device):
-            return torch.mm(rows, atoms.T, out=out)
-    return torch.mm(rows, atoms.T, out=out)
+    if rows.device.type != "cuda":
+        return torch.mm(rows, atoms.T, out=out)
+    with _settings_of(precision):
+        return torch.mm(rows, atoms.T, out=out)
+
+
+def float32_is_shortened() -> bool:
+    """Whether torch may shorten the inputs of float32 products, as its user has set it."""
+    with _SETTINGS:  # what another thread sets for a product of its own does not count
+        try:
+            return torch.get_float32_matmul_precision() != "highest"
+        except RuntimeError:  # set through several interfaces at once: assume the worst
+            return True
 
 
 def _int8_product(rows: torch.Tensor, atoms: torch.Tensor, out: torch.Tensor | None) -> torch.Tensor:
@@ -42,30 +57,25 @@ def _int8_product(rows: torch.Tensor, atoms: torch.Tensor, out: torch.Tensor | N
 
 
 @contextmanager
-def _full_accumulation(device: torch.device) -> Iterator[None]:
-    """Keep CUDA from reducing bfloat16 products in bfloat16: the error bound assumes float32 accumulators."""
-    if device.type != "cuda":
+def _settings_of(precision: str) -> Iterator[None]:
+    """Settings of CUDA's products for as long as it takes to launch one; those before come back whatever happens.
+
+    Products of bfloat16 are not summed in bfloat16, since the error bound assumes float32 accumulators; inputs of tf32
+    products are shortened; float32 products are as the user has set them.
+    """
+    with _SETTINGS, ExitStack() as before:
+        matmul: Any = torch.backends.cuda.matmul
+        if precision == "bfloat16":
+            name = "allow_bf16_reduced_precision_reduction"
+            splits = getattr(matmul, f"{name}_split_k", True)  # since torch 2.10; alone, the first would reset it
+            before.callback(setattr, matmul, name, _with_splits(getattr(matmul, name), splits))
+            setattr(matmul, name, _with_splits(False, splits))
+        elif precision == "tf32":
+            name, value = ("fp32_precision", "tf32") if hasattr(matmul, "fp32_precision") else ("allow_tf32", True)
+            before.callback(setattr, matmul, name, getattr(matmul, name))
+            setattr(matmul, name, value)
         yield
-        return
-    settings = torch.backends.cuda.matmul
-    before = settings.allow_bf16_reduced_precision_reduction
-    settings.allow_bf16_reduced_precision_reduction = False
-    try:
-        yield
-    finally:
-        settings.allow_bf16_reduced_precision_reduction = before
 
 
-@contextmanager
-def _shortened(device: torch.device) -> Iterator[None]:
-    """Let CUDA shorten the inputs of float32 products to tf32."""
-    if device.type != "cuda":
-        yield
-        return
-    settings: Any = torch.backends.cuda.matmul
-    before = settings.allow_tf32
-    settings.allow_tf32 = True
-    try:
-        yield
-    finally:
-        settings.allow_tf32 = before
+def _with_splits(allowed: bool, splits: bool) -> bool | tuple[bool, bool]:
+    return allowed if splits else (allowed, False)

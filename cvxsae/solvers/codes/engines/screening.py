@@ -30,6 +30,7 @@ from jaxtyping import Float, Int8
 from cvxsae.errors import InputError
 from cvxsae.parallel.threads import WORTH_SHARING, torch_threads
 from cvxsae.solvers.codes.engines.prices import Prices
+from cvxsae.solvers.codes.engines.products import float32_is_shortened
 
 HALF_ROUNDING = 2.0**-8
 """Unit roundoff of bfloat16 (eight significant bits, to nearest)."""
@@ -224,7 +225,7 @@ class PreparedDictionary:
     @cached_property
     def single_precision(self) -> Precision:
         """Float32 products; if torch is allowed to shorten their inputs (tf32, bf16), the bound allows for that."""
-        shortened = SHORTENED * HALF_ROUNDING if _float32_is_shortened() else 0.0
+        shortened = SHORTENED * HALF_ROUNDING if float32_is_shortened() else 0.0
         return Precision(self._nearest, (self.dim + SPARE_ROUNDINGS) * FLOAT32_ROUNDOFF + shortened, 0.0)
 
     @cached_property
@@ -265,10 +266,3 @@ class PreparedDictionary:
                 lengths = lengths / self.prices.reach[start : start + step] + 4 * UNIT_ROUNDOFF
             worst = max(worst, float(lengths.max()))
         return worst * (1 + NORM_ROUNDING)
-
-
-def _float32_is_shortened() -> bool:
-    try:
-        return torch.get_float32_matmul_precision() != "highest"
-    except RuntimeError:  # set through several interfaces at once: assume the worst
-        return True
