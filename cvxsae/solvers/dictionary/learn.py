@@ -271,14 +271,14 @@ def _fit(learner: Learner, outcome: Outcome[State], run: Run) -> DictionaryFit:
     """Code the data once more, exactly, and say what that point is worth."""
     # Who presses Ctrl-C does not wait for all datapoints to be coded.
     end = time.perf_counter() if outcome.status is Status.INTERRUPTED else run.deadline
-    state, ended = outcome.primal, outcome.status
+    state, ended, last, warm = outcome.primal, outcome.status, grace(end), None
     if learner.watch is None:
-        state = learner.better_end(state, end)
+        state, warm = learner.better_end(state, last)
     else:
         state, ended = learner.watch.chosen(learner.evaluator.until(end), state, ended)
     known = state.evaluation.codes if isinstance(state, Polish) and state.evaluation is not None else None
-    evaluator = learner.evaluator.until(grace(end) if known is None else end)
-    tol, warm = (FINAL_TOL, None) if known is None else (min(FINAL_TOL, known.tol), known.codes)
+    evaluator = learner.evaluator.until(last if known is None else end)
+    tol, warm = (FINAL_TOL, warm) if known is None else (min(FINAL_TOL, known.tol), known.codes)
     status, codes = ended, known
     try:
         exact = evaluator.encode_what_can_be(state.dictionary, state.offset, warm, tol)

@@ -42,6 +42,9 @@ from cvxsae.solvers.dictionary.watching import Watch
 EXACT_CODING = 2
 """Codings of the search that the exact one of the returned point may take (measured: 1.6 times as long)."""
 
+WARM_CODING = 1
+"""Codings of the search that an exact one may take which starts from codes nearby."""
+
 COMPARISON = 2
 """Codings that tell whether stochastic steps led down."""
 
@@ -212,23 +215,32 @@ class Learner:
 
     # ------------------------------------------------------------------ the end
 
-    def _is_late(self, codings: int, end: float) -> bool:
-        """Whether so many codings of all datapoints would go on past the end, in any of the processes."""
+    def _is_late(self, codings: int, end: float, *, unknown: bool = False) -> bool:
+        """Whether so many codings of all datapoints would go on past the end, in any process; ``unknown``: or might."""
         evaluator = self.evaluator
-        needed = codings * evaluator.pace.seconds * evaluator.problem.n_points
-        return evaluator.group.any(math.isfinite(end) and time.perf_counter() + needed > end)
+        pace = evaluator.pace.seconds or (math.inf if unknown else 0.0)
+        late = math.isfinite(end) and time.perf_counter() + codings * pace * evaluator.problem.n_points > end
+        return evaluator.group.any(late)
 
-    def better_end(self, state: State, end: float) -> State:
-        """The state, or, if it ended among stochastic steps that led up, where they began, if there is time to tell."""
-        if not isinstance(state, Stochastic) or self._is_late(COMPARISON, grace(end)):
-            return state
-        start, codes = state.start, None if state.start is None else state.start.codes
-        began = self.start if start is None else (start.dictionary, start.offset)
-        ends = ((state.dictionary, state.offset), began)
-        evaluator = self.evaluator.until(grace(end))
+    def better_end(self, state: State, last: float) -> tuple[State, sp.csr_array | None]:
+        """The point to return, and codes that its last coding, which must end by ``last``, may start from.
+
+        Stochastic steps that ended early have not grown short: coding all datapoints and one sweep over the atoms, as
+        where an exact pass begins, take the noise back. Where F is not lower then than where the steps began, that is
+        what is returned.
+        """
+        if not isinstance(state, Stochastic) or self._is_late(COMPARISON + WARM_CODING, last, unknown=True):
+            return state, None
+        first = last - GRACE / 2  # the rest is for that last coding
+        start, evaluator, tol = state.start, self.evaluator.until(first), self.exact.code_tol
+        began, codes = (self.start, None) if start is None else ((start.dictionary, start.offset), start.codes)
         try:
-            with until(grace(end)) if self.evaluator.group.is_alone else nullcontext():
-                now, then = (evaluator.evaluate(*point, codes, self.exact.code_tol) for point in ends)
+            with until(first) if self.evaluator.group.is_alone else nullcontext():
+                now = evaluator.evaluate(state.dictionary, state.offset, self._known_codes(state), tol)
+                then = evaluator.evaluate(*began, codes, tol)
         except OutOfTime:
-            return state
-        return state if now.value < then.value else replace(state, dictionary=then.dictionary, offset=then.offset)
+            return state, None
+        dictionary, offset = self.exact.swept(evaluator, now.sums, state.dictionary, state.offset)
+        if now.sums.value(dictionary, offset, self.evaluator.lam) < then.value:
+            return replace(state, dictionary=dictionary, offset=offset), now.codes.codes
+        return replace(state, dictionary=then.dictionary, offset=then.offset), then.codes.codes

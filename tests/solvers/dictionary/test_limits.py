@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 
-from cvxsae import InputError, JointProblem, Status, certify, dictionary_path, grow, learn_dictionary, shrink
+from cvxsae import InputError, JointProblem, Status, certify, dictionary_path, encode, grow, learn_dictionary, shrink
 from cvxsae.data import write_arrays
 from cvxsae.data.deadline import OutOfTime, go_on, until
 from cvxsae.parallel.context import Run
@@ -17,6 +17,7 @@ from cvxsae.solvers.dictionary.learn import Settings, learn
 from cvxsae.solvers.dictionary.learner import Learner
 from cvxsae.solvers.dictionary.move_table import MoveTable, NewAtom
 from cvxsae.solvers.dictionary.moves import DEFAULT_MOVES
+from cvxsae.solvers.dictionary.rough import RoughCodes
 from cvxsae.solvers.dictionary.stages.quasi_newton import QuasiNewton
 from tests.solvers.dictionary.test_learn import planted
 from tests.solvers.dictionary.test_robustness import assert_sound
@@ -157,6 +158,59 @@ def test_after_an_interrupt_no_time_is_left_for_codes(monkeypatch):
     fit = learn_dictionary(planted(n=1100), 6, LAM, epochs=3, callback=interrupt_third)
     assert fit.status is Status.INTERRUPTED
     assert len(clock.codings) <= 2  # one end of the stochastic steps, and the point returned, each begun in time
+    assert_sound(fit)
+
+
+@pytest.mark.parametrize("max_steps", [1, 7, 15, 20, 24])
+def test_stochastic_steps_that_ended_early_are_swept_or_undone(max_steps, monkeypatch):
+    """Steps have not grown short by then: what is returned is no worse than where they began, and than their end."""
+    ends = []
+
+    def kept(self, state, last, better_end=Learner.better_end):
+        found = better_end(self, state, last)
+        ends.append((self, state, found[0]))
+        return found
+
+    monkeypatch.setattr(Learner, "better_end", kept)
+    X = planted(n=1100) + 0.1
+    fit = learn_dictionary(X, 6, LAM, epochs=18, max_steps=max_steps)
+    ((learner, state, returned),) = ends
+    assert type(state).__name__ == "Stochastic"
+    began = learner.start if state.start is None else (state.start.dictionary, state.start.offset)
+    values = [
+        encode(X, dictionary.numpy(), LAM, bias=learner.evaluator.bias(offset).numpy()).value
+        for dictionary, offset in (began, (state.dictionary, state.offset))
+    ]
+    assert fit.value <= min(values) * (1 + 1e-9)
+    assert fit.value < values[1] * 0.999  # the noise is gone, or all of the steps
+    assert returned.dictionary is not state.dictionary
+    assert_sound(fit)
+
+
+def test_all_codings_at_the_end_share_one_grace(monkeypatch):
+    """Each had a second of its own past the limit."""
+    clock = SlowClock(monkeypatch)
+    began, encode_rows = clock.now, evaluator.encode_rows  # type: ignore[attr-defined]
+
+    def stuck(problem, run, **options):
+        clock.now = max(clock.now, run.deadline)
+        return encode_rows(problem, run, **options)
+
+    def a_second(self, *args, minibatch=RoughCodes.minibatch):
+        clock.now += 1
+        return minibatch(self, *args)
+
+    monkeypatch.setattr(evaluator, "encode_rows", stuck)
+    monkeypatch.setattr(RoughCodes, "minibatch", a_second)
+    monkeypatch.setattr(evaluator, "EXACT_PER_ROUGH", 1e-3)
+    compared = []
+    monkeypatch.setattr(Learner, "_known_codes", lambda *_: compared.append(clock.now))
+    fit = learn_dictionary(planted(n=1100), 6, LAM, epochs=18, max_seconds=5)
+    assert fit.status is Status.TIME_LIMIT
+    assert fit.history[-1].iteration > 3  # among the steps of the first round
+    assert compared
+    assert not fit.encoding.done.any()
+    assert clock.now == began + 5 + LEARNER.GRACE
     assert_sound(fit)
 
 

@@ -12,11 +12,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import scipy.sparse as sp
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float64, Int64
 
 from cvxsae.solvers.dictionary.evaluator import Evaluator
 from cvxsae.solvers.dictionary.moves import Moves
 from cvxsae.solvers.dictionary.state import Evaluation, Exact, SearchState
+from cvxsae.solvers.dictionary.sums import CodeSums
 
 
 @dataclass(frozen=True)
@@ -58,19 +59,29 @@ class ExactPasses:
 
     def step(self, evaluator: Evaluator, state: Exact) -> Exact:
         """One minibatch."""
-        part, group, sums = state.part, evaluator.group, state.sums
+        part, sums = state.part, state.sums
         points, codes = evaluator.encode_minibatch(
             state.minibatches[part], state.dictionary, state.offset, state.codes[part], self.code_tol
         )
         sums.add(state.codes[part], points, sign=-1.0)
         sums.add(codes, points)
-        whole = sums.over(group)
-        dictionary = group.same(whole.sweep(state.dictionary, state.offset, dtype=torch.float32))
-        offset = state.offset
-        if evaluator.bias_is_free:
-            offset = group.same(offset + whole.mean_residual(dictionary, offset))
+        whole = sums.over(evaluator.group)
+        dictionary, offset = self.swept(evaluator, whole, state.dictionary, state.offset)
         held = (*state.codes[:part], codes, *state.codes[part + 1 :])
         return replace(state, dictionary=dictionary, offset=offset, codes=held, part=part + 1)
+
+    def swept(
+        self,
+        evaluator: Evaluator,
+        whole: CodeSums,
+        dictionary: Float64[torch.Tensor, "K d"],
+        offset: Float64[torch.Tensor, " d"],
+    ) -> tuple[Float64[torch.Tensor, "K d"], Float64[torch.Tensor, " d"]]:
+        """Atoms after one sweep at the codes of all datapoints, and the bias that is best then, if it is free."""
+        dictionary = evaluator.group.same(whole.sweep(dictionary, offset, dtype=torch.float32))
+        if evaluator.bias_is_free:
+            offset = evaluator.group.same(offset + whole.mean_residual(dictionary, offset))
+        return dictionary, offset
 
     def is_finished(self, state: Exact) -> bool:
         """Whether the pass has seen all minibatches."""
