@@ -74,9 +74,11 @@ def processor() -> str:
 
 
 def instruction_sets() -> list[str]:
-    """The instruction sets of this processor that speed depends on."""
-    import llvmlite.binding  # comes with numba, which not everyone has
-
+    """The instruction sets of this processor that speed depends on; none without numba, which brings what asks."""
+    try:
+        import llvmlite.binding
+    except ImportError:
+        return []
     features = llvmlite.binding.get_host_cpu_features()
     return [name for name in INSTRUCTION_SETS if features.get(name)]
 

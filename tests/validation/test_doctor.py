@@ -55,6 +55,19 @@ def test_the_verb_prints_each_check_and_ends_with_zero(few):
     assert report["sound"] and report["objections"] == [] and report["schema"] == "cvxsae/doctor/1"
 
 
+def test_measurements_are_shown_with_what_to_delete(few, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert doctor._measurements() == f"none yet; they will be kept in {tmp_path / 'cvxsae'}"
+    key = {"dim": 256, "atoms": 512, "device": "cpu", "threads": 2}
+    found = [(key | {"atoms": 512 * n}, {"int8": 1e-6, "float32": 8e-6}) for n in range(1, 7)]
+    monkeypatch.setattr("cvxsae.solvers.codes.engines.calibration.kept", lambda: (found, 3))
+    said = doctor._measurements()
+    assert said.startswith("256 × 512 on cpu, 2 threads: int8 1, float32 8; 256 × 1024 on cpu")
+    assert "; 2 more of this machine; 3 of another machine or version (µs a row); " in said
+    assert said.endswith(f"delete {tmp_path / 'cvxsae' / 'products-*.json'} to have them measured again")
+    assert "measured products" in CliRunner().invoke(app, ["doctor"]).stdout
+
+
 def test_a_broken_engine_is_named(few, monkeypatch):
     def broken(self, *arguments, **options):
         raise RuntimeError("no such instruction")

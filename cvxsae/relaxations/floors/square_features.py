@@ -9,10 +9,8 @@ of it, and the sum of its K largest eigenvalues is bounded from above by what fo
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -35,12 +33,6 @@ FAILURE = 1e-12
 STARTS = 3
 """Independent starts of Lanczos' method that must end early before it is trusted that nothing is left."""
 
-_TIMED, _TIMINGS = 512, 4
-"""Rows of the square matrices whose product is timed, and how often."""
-
-_FASTER = 0.7
-"""A rounder precision must take less than this part of the time to be used."""
-
 _STREAM = 1992
 """What sets the numbers of its starts apart from all others of the same seed."""
 
@@ -49,24 +41,6 @@ EXCESSES = (-12, 0, 37)
 
 It is evaluated at the K-th Ritz value too, which is the best t where the basis is good.
 """
-
-
-@lru_cache(maxsize=4)
-def search_precision(device: torch.device) -> torch.dtype:
-    """The precision in which products are fastest here, of float32 and bfloat16: measured once, in milliseconds.
-
-    A search may be as coarse as it likes, since what it ends with is evaluated in float64.
-    """
-    took = {}
-    for precision in (torch.float32, torch.bfloat16):
-        block = torch.ones((_TIMED, _TIMED), dtype=precision, device=device)
-        seconds = []
-        for _ in range(_TIMINGS):
-            start = time.perf_counter()
-            float((block @ block)[0, 0])  # waits for the device
-            seconds.append(time.perf_counter() - start)
-        took[precision] = min(seconds)
-    return torch.bfloat16 if took[torch.bfloat16] < _FASTER * took[torch.float32] else torch.float32
 
 
 def n_features(dim: int) -> int:

@@ -9,7 +9,6 @@ looks again.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +21,7 @@ from jaxtyping import Float32, Float64
 
 from cvxsae.data.deadline import go_on
 from cvxsae.parallel.threads import worker_pool
-from cvxsae.solvers.codes.engines.calibration import FASTER, measured, shape_class
+from cvxsae.solvers.codes.engines.calibration import half_is_faster
 from cvxsae.solvers.codes.engines.compiled import why_not_compiled
 
 ROWS = 128
@@ -117,12 +116,13 @@ class RoughCodes:
             np.empty((n, -(-capacity // LANES) * LANES), np.float32),
         )
         data, atoms = _padded(points, 1 / lam), _padded(dictionary, 1.0)
-        half = atoms.to(torch.bfloat16) if half_is_faster(*atoms.shape) else None
+        length = data.shape[1]
+        half = atoms.to(torch.bfloat16) if half_is_faster(length, n_atoms, "cpu", 1) else None
         work = _Minibatch(data, torch.empty_like(data), atoms, half, known, working)
         rounds = [self.entering] if most else [self.first] * self.first_rounds
         _in_threads([partial(self._solve, work, slice(a, min(a + ROWS, n)), rounds) for a in range(0, n, ROWS)])
         pull = torch.zeros_like(atoms)
-        flat, length, parts = work.residuals.numpy().reshape(-1), data.shape[1], torch.get_num_threads()
+        flat, parts = work.residuals.numpy().reshape(-1), torch.get_num_threads()
         into = pull.numpy().reshape(-1)
         _in_threads([partial(kernels.add_pull, working, flat, length, part, parts, into) for part in range(parts)])
         size = int(working.sizes.sum())
@@ -162,12 +162,6 @@ class _Minibatch:
         if self.half is None:
             return torch.mm(self.residuals[rows], self.atoms.T).view(torch.int32)
         return torch.mm(self.residuals[rows].to(torch.bfloat16), self.half.T).view(torch.int16)
-
-
-def half_is_faster(n_atoms: int, length: int) -> bool:
-    """Whether products in bfloat16 are faster than in float32 here, by the measurement that is kept."""
-    seconds = measured(*shape_class(length, n_atoms), "cpu", 1)
-    return seconds.get("bfloat16", math.inf) < FASTER * seconds["float32"]
 
 
 def can_be_rough(device: torch.device, longest: float) -> bool:

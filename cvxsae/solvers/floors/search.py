@@ -194,7 +194,9 @@ def width_floor(
         Default: no projection.
     options
         ``device``, ``max_seconds``, ``progress`` and ``seed`` (of the split into parts and pairs, and of the subspace
-        iteration). The last evaluation of each part is always made, however short the time.
+        iteration). The last evaluation of each part is always made, however short the time. The same seed gives the
+        same floor on a machine that keeps its measurement of products (:func:`~cvxsae.encode`), which decides in what
+        precision large parts are searched.
 
     Returns
     -------

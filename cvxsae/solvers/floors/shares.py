@@ -22,12 +22,14 @@ from cvxsae.relaxations.floors.square_features import (
     feature_share_limit,
     n_features,
     operator_share_limit,
-    search_precision,
 )
+from cvxsae.solvers.codes.engines.calibration import half_is_faster
 
 if TYPE_CHECKING:
     from cvxsae.solvers.floors.ascent import FrankWolfe
 
+_TIMED = 512
+"""Dimension and rows of the product whose measurement decides in what precision a search multiplies."""
 _TINY = 1e-30
 """Keeps divisors away from zero, in float32 too."""
 _LEAST_CUT = 1e-3
@@ -143,7 +145,8 @@ class BlockIteration(TopShares):
     ) -> None:
         super().__init__(directions, kernel, width, search)
         self.features = SquareFeatures(directions)
-        self.precision = search_precision(directions.device)
+        is_faster = half_is_faster(_TIMED, _TIMED, str(directions.device), torch.get_num_threads())
+        self.precision = torch.bfloat16 if is_faster else torch.float32
         self.caught = 0.0  # the sum of the K largest Ritz values before the last filter, near Λ_K and mostly below it
         self.basis = _random_basis(directions, width, search)
         self.is_first = True

@@ -234,6 +234,65 @@ def test_a_measurement_is_of_the_instructions_that_are_used(kept, monkeypatch):
     assert sorted(map(len, found)) == [1, 2]
 
 
+def test_another_version_or_instruction_set_is_measured_again(kept, monkeypatch):
+    monkeypatch.setattr(calibration, "_measure", lambda *args: {"float32": 2.0, "bfloat16": 1.0})
+    counted = []
+    for change in (
+        lambda: None,
+        lambda: monkeypatch.setattr(torch, "__version__", "9.9"),
+        lambda: monkeypatch.setattr(calibration, "instruction_sets", lambda: ["avx2"]),
+        lambda: monkeypatch.setattr(calibration, "processor", lambda: "another"),
+    ):
+        change()
+        calibration.measured.cache_clear()
+        calibration.measured(16, 256, "cpu", 1)
+        counted.append(len(list(kept.iterdir())))
+    assert counted == [1, 2, 3, 4]
+    found, others = calibration.kept()
+    assert [(key["processor"], seconds) for key, seconds in found] == [("another", {"float32": 2.0, "bfloat16": 1.0})]
+    assert others == 3
+    for damage in (b"", b"[]", b"{}", b'{"key": 1}', b'{"key": {"device": "cuda:99"}}', b"\xff", b"[" * 100_000):
+        (kept / "products-damaged.json").write_bytes(damage)
+        assert calibration.kept() == (found, 4)
+
+
+class Loaded:
+    """A clock by which each product takes its time, and longer in the turns in which other work is in its way."""
+
+    def __init__(self, monkeypatch, seconds, delays) -> None:
+        self.now, self.turns, self.seconds, self.delays = 0.0, dict.fromkeys(seconds, -1), seconds, delays
+        monkeypatch.setattr(calibration, "usable", lambda *key: tuple(seconds))
+        monkeypatch.setattr(calibration, "product", self.product)
+        monkeypatch.setattr(calibration.time, "perf_counter", lambda: self.now)
+
+    def product(self, precision, rows, atoms, out=None):
+        turn = self.turns[precision]  # the first is not measured
+        if turn >= 0:
+            self.now += self.seconds[precision] * self.delays(precision, turn)
+        self.turns[precision] += 1
+        return rows
+
+
+def test_other_work_in_the_way_of_most_turns_is_measured_away(monkeypatch):
+    """Three turns, as there were, may all be disturbed; each product counts as it is alone."""
+    times = {"int8": 1.0, "bfloat16": 2.0, "float32": 8.0}
+
+    def busy(precision, turn):
+        free = {"int8": 6, "bfloat16": 9, "float32": 12}[precision]  # turns get less disturbed until they are free
+        return 1.0 if turn == free else 1.0 + 10 * 0.7 ** min(turn, free)
+
+    clock = Loaded(monkeypatch, times, busy)
+    found = calibration._measure(16, 256, torch.device("cpu"), 1)
+    assert {name: value / found["int8"] for name, value in found.items()} == pytest.approx(times)
+    assert clock.turns["float32"] == 12 + calibration.REPEATS + 1
+    idle = Loaded(monkeypatch, times, lambda precision, turn: 1.0)
+    assert calibration._measure(16, 256, torch.device("cpu"), 1) == pytest.approx(found)
+    assert idle.turns["float32"] == calibration.REPEATS + 1
+    endless = Loaded(monkeypatch, times, lambda precision, turn: 0.9**turn)
+    calibration._measure(16, 256, torch.device("cpu"), 1)
+    assert endless.turns["float32"] == calibration.MOST_REPEATS
+
+
 def test_a_cache_folder_has_an_absolute_path(monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", "here")
     assert calibration.folder().is_absolute()

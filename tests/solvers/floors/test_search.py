@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from cvxsae import InputError, WideLimit, certify, learn_dictionary, width_floor
 from cvxsae.relaxations.floors import kernels as bound
 from cvxsae.relaxations.floors.spectral import spectral_floor
+from cvxsae.solvers.codes.engines import calibration
 from cvxsae.solvers.floors import shares
 from cvxsae.solvers.floors.ascent import FrankWolfe
 from tests.helpers import problems
@@ -371,3 +372,23 @@ def test_a_filter_keeps_what_is_near_the_last_eigenvector(rng):
         oracle(w)
     exact = float(torch.linalg.eigvalsh(bound.kernel_matrix(V, w, bound.kernel(2)))[-30:].sum())
     assert exact <= oracle.limit(w) <= 1.02 * exact
+
+
+def test_the_precision_of_a_search_is_that_of_the_kept_measurement(rng, monkeypatch):
+    """A stopwatch of its own made floors differ from run to run."""
+    V = torch.from_numpy(unit(rng.normal(size=(40, 6))))
+    found = set()
+    for seconds, precision in (
+        ({"bfloat16": 1.0, "float32": 2.0}, torch.bfloat16),
+        ({"bfloat16": 1.7, "float32": 2.0}, torch.float32),
+        ({"float32": 2.0}, torch.float32),
+    ):
+        monkeypatch.setattr(calibration, "measured", lambda *key, kept=seconds: kept)
+        oracle = shares.BlockIteration(V, bound.kernel(2), 3, Blocks(tol=1e-3, deadline=np.inf, seed=0))
+        assert oracle.precision is precision
+        seen = []
+        monkeypatch.setattr(shares.SquareFeatures, "product", lambda self, w, c, p, seen=seen: seen.append(p) or c)
+        oracle._product(torch.ones(40), oracle.basis)
+        assert seen == [precision]
+        found.add(precision)
+    assert len(found) == 2

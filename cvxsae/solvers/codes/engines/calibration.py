@@ -3,8 +3,8 @@
 No list of instruction sets is asked. Every precision multiplies the same numbers a few times; one that is not faster
 than a finer one, or whose results break its own error bound on numbers chosen to break it, is left out. What was
 measured lies in the user's cache folder (``$XDG_CACHE_HOME/cvxsae``, or ``~/.cache/cvxsae``), one file per processor,
-version of torch, threads and class of shapes. A file that cannot be read, or that is of something else, is measured
-again; where none can be written, every process measures for itself.
+its instruction sets, version of torch, threads and class of shapes. A file that cannot be read, or that is of something
+else, is measured again; where none can be written, every process measures for itself.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import torch
 
 from cvxsae.data.atomic import write_atomically
 from cvxsae.errors import InputError
-from cvxsae.parallel.machine import limits, processor
+from cvxsae.parallel.machine import instruction_sets, limits, processor
 from cvxsae.parallel.threads import torch_threads
 from cvxsae.solvers.codes.engines.products import PRECISIONS, product
 from cvxsae.solvers.codes.engines.screening import LARGEST_INT8, WIDEST_INT8, PreparedDictionary
@@ -51,11 +51,18 @@ MULTIPLICATIONS, MOST_ENTRIES = 2**26, 2**22
 FEWEST_ROWS, MOST_ROWS = 32, 256
 """Rows of such a product."""
 
-REPEATS = 3
-"""Times that each product is measured, in turns: the fastest counts."""
+REPEATS, MOST_REPEATS = 5, 40
+"""Times that each product is measured, in turns, since the last that was faster than all before, and in all.
 
-HOPELESS = 2.0
-"""Times as long as in float32 after which a product is not measured again: one without instructions takes six."""
+The fastest counts. Where other work keeps the processors busy, many are measured until each was left alone once.
+"""
+
+FASTER_STILL = 0.95
+"""Share of the fastest time below which a product was faster than all before: a smaller difference changes nothing."""
+
+HOPELESS, BEFORE_HOPELESS = 2.0, 1
+"""Times as long as in float32 from which a product is not measured again after two turns: one without instructions
+takes six, and other work in the way of a single one as much."""
 
 LEAST_DIM, LEAST_ATOMS = 16, 256
 """Smallest class of shapes: below it products cost next to nothing."""
@@ -139,20 +146,16 @@ def shape_class(d: int, K: int) -> tuple[int, int]:
     return dim, max(LEAST_ATOMS, min(atoms, MOST_ENTRIES // dim))
 
 
+def half_is_faster(d: int, K: int, device: str, threads: int) -> bool:
+    """Whether bfloat16 is worth taking for products that are checked in float64 afterwards; kept like the ladder."""
+    kept = measured(*shape_class(d, K), device, threads)
+    return kept.get("bfloat16", math.inf) < FASTER * kept["float32"]
+
+
 @cache
 def measured(d: int, K: int, device: str, threads: int) -> dict[str, float]:
     """Seconds per datapoint of each precision that can be used: as kept, or measured now."""
-    key = {
-        "format": FORMAT,
-        "processor": processor() if device == "cpu" else torch.cuda.get_device_name(device),
-        "limits": limits() if device == "cpu" else {},
-        "system": f"{platform.system()} {platform.machine()}",
-        "torch": torch.__version__,
-        "device": device,
-        "threads": threads,
-        "dim": d,
-        "atoms": K,
-    }
+    key = {**_signature(device), "threads": threads, "dim": d, "atoms": K}
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
     file = folder() / f"products-{name}.json"
     seconds = _read(file, key)
@@ -162,6 +165,37 @@ def measured(d: int, K: int, device: str, threads: int) -> dict[str, float]:
             file.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(file, json.dumps({"key": key, "seconds": seconds}, indent=1) + "\n")
     return seconds
+
+
+def _signature(device: str) -> dict[str, Any]:
+    """What times depend on besides threads and shapes: another one is measured again."""
+    return {
+        "format": FORMAT,
+        "processor": processor() if device == "cpu" else torch.cuda.get_device_name(device),
+        "limits": limits() if device == "cpu" else {},
+        "instructions": [torch.backends.cpu.get_cpu_capability(), *instruction_sets()] if device == "cpu" else [],
+        "system": f"{platform.system()} {platform.machine()}",
+        "torch": torch.__version__,
+        "device": device,
+    }
+
+
+def kept() -> tuple[list[tuple[dict[str, Any], dict[str, float]]], int]:
+    """What was measured on this machine, by shapes, and how many files are of another, or damaged."""
+    found, others, here = [], 0, cache(_signature)
+    for file in sorted(folder().glob("products-*.json")):
+        try:
+            key = json.loads(file.read_text(encoding="utf-8"))["key"] if file.is_file() else {}
+            own = here(str(key["device"]))
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, AssertionError, RecursionError):
+            others += 1
+            continue
+        seconds = _read(file, key) if own.items() <= key.items() else None
+        if seconds is None:
+            others += 1
+        else:
+            found.append((key, seconds))
+    return sorted(found, key=lambda one: [one[0][part] for part in ("device", "dim", "atoms", "threads")]), others
 
 
 def folder() -> Path:
@@ -194,15 +228,20 @@ def _measure(d: int, K: int, device: torch.device, threads: int) -> dict[str, fl
     outputs = {name: product(name, *inputs[name]) for name in names}  # the first is slower than all others
     seconds = dict.fromkeys(names, math.inf)
     with torch_threads(threads):
-        for _ in range(REPEATS):
+        last = 0  # turn in which a product was faster than all before
+        for turn in range(MOST_REPEATS):
             for name in reversed(names):
-                if HOPELESS * seconds["float32"] < seconds[name] < math.inf:
+                if turn > BEFORE_HOPELESS and seconds[name] > HOPELESS * seconds["float32"]:
                     continue
                 _wait(device)
                 begun = time.perf_counter()
                 product(name, *inputs[name], out=outputs[name] if device.type == "cpu" else None)
                 _wait(device)
-                seconds[name] = min(seconds[name], (time.perf_counter() - begun) / n)
+                took = (time.perf_counter() - begun) / n
+                last = turn if took < FASTER_STILL * seconds[name] else last
+                seconds[name] = min(seconds[name], took)
+            if turn - last >= REPEATS:
+                break
     return {name: max(value, 1e-12) for name, value in seconds.items()}
 
 
