@@ -121,7 +121,7 @@ def tables(cells: Mapping[str, Any], machine: Mapping[str, Any]) -> dict[str, Ta
             gap = [f"{row['lower_limit']:.4f}", f"{row['gap']:.4f}", f"{row['relative']:.3f}"]
             gaps.append([name, *floor, *gap, f"{row['cpu_seconds_per_batch']:.1f}"])
     floors = ["mean floor", "by", "lower limit", "gap", "gap / upper limit", "CPU s a batch"]
-    costs = ["loss on rows held out", "active", "upper limit", "wide limit of rows held out"]
+    costs = ["loss on held-out rows", "active", "upper limit", "wide limit of held-out rows"]
     return {
         "dictionaries": table(["set", "rows", "d", *costs], upper),
         "gaps": table(["set", "rows of a batch", "batches", *floors], gaps),

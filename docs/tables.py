@@ -124,8 +124,18 @@ def table(file: str, name: str) -> str:
         columns = [columns[0], "machine", *columns[1:]]
     lines = [columns, ["---"] * len(columns), *(row for _, row in named)]
     body = "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
-    notes = dict.fromkeys(f"{one['note']}\n" for one in tables.values() if one.get("note"))
-    return f"{body}\n\n{''.join(notes)}{origin({'machines': found} if 'machines' in made else made)}"
+    notes = {key: one["note"] for key, one in tables.items() if one.get("note")}
+    return f"{body}\n\n{noted(notes, len(tables))}{origin({'machines': found} if 'machines' in made else made)}"
+
+
+def noted(notes: dict[str, str], n_machines: int) -> str:
+    """The notes below a table, each with the machines that it is about, unless it is about all of them."""
+    found: dict[str, list[str]] = {}
+    for key, note in notes.items():
+        found.setdefault(note, []).append(key)
+    return "".join(
+        f"{note}\n" if len(keys) == n_machines else f"On {' and '.join(keys)}: {note}\n" for note, keys in found.items()
+    )
 
 
 def between(file: str, name: str, column: str, first: str) -> str:

@@ -90,3 +90,22 @@ def test_machines_stand_side_by_side_and_a_range_is_over_all(tables, tmp_path, m
     assert tables.filled(ranged) == ranged
     assert tables.filled("<!-- made made.json -->\n<!-- end -->\n").count("Made by `python -m made`") == 2
     assert tables.filled(page) == page
+
+
+def test_a_note_says_which_machines_it_is_about(tables, tmp_path, monkeypatch):
+    made = {name: entry(name, [["2", "5.0"]]) for name in ("slow", "fast", "small")}
+    monkeypatch.setattr(tables, "ROOT", tmp_path)
+
+    def shown(**notes):
+        for name, note in notes.items():
+            made[name]["tables"]["values"]["note"] = note
+        (tmp_path / "made.json").write_text(json.dumps({"machines": made}))
+        return tables.table("made.json", "values").partition("\n\n")[2]
+
+    assert shown().startswith("Made by")
+    assert shown(small="Not all of it.").startswith("On small: Not all of it.\nMade by")
+    found = shown(slow="Half of it.", fast="Not all of it.")
+    assert found.startswith("On slow: Half of it.\nOn fast and small: Not all of it.\nMade by")
+    assert shown(slow="Not all of it.").startswith("Not all of it.\nMade by")
+    del made["slow"], made["fast"]
+    assert shown().startswith("Not all of it.\nMade by")

@@ -283,6 +283,8 @@ def check_command(
     from cvxsae.data.storage import strict_json
     from cvxsae.diagnostics.check import check_optimality
 
+    if dictionary is None:
+        raise InputError("check needs --dictionary, a file with the atoms as rows.")
     atoms = AtomOptions(bias=bias, dictionary=dictionary)
     problem, notes = ProblemOptions(kind=Kind.codes, data=data, penalty=penalty, atoms=atoms).build()
     options = {**asdict(conditions), **compute.keywords()}

@@ -48,7 +48,7 @@ def require_apart(learned_on: Activations, held_out: Activations, name: str) -> 
 def seen_in_words(count: int, total: int) -> str:
     """What has to be said of so many held-out rows that were learned from, without a period."""
     return (
-        f"{count:,} of the {total:,} rows held out are equal to rows that are learned from, which flatters what is "
+        f"{count:,} of the {total:,} held-out rows are equal to rows that are learned from, which flatters what is "
         "learned unless the distribution itself repeats rows"
     )
 

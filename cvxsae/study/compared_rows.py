@@ -84,7 +84,7 @@ class ComparedRows:
                 f"held_out has {aside.shape[1]} columns and X has {data.shape[1]}; pass rows of the same width."
             )
         own = document_labels(options.get("held_out_groups"), len(aside), "held_out_groups")
-        said = f"the {len(aside):,} rows held out are other data; nothing was learned from them"
+        said = f"the {len(aside):,} held-out rows are other data; nothing was learned from them"
         return cls(
             data=data,
             seed=seed,

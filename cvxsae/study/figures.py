@@ -119,7 +119,7 @@ def _objective(axis: Axes, rows: pd.DataFrame) -> None:
 
 _ENDS = ("held_out", "held_out_low", "held_out_high")
 
-_OF = {"learned": ("learned, rows held out", LEARNED), "trained_sae": ("SAE's dictionary, rows held out", EXACT)}
+_OF = {"learned": ("learned, held-out rows", LEARNED), "trained_sae": ("SAE's dictionary, held-out rows", EXACT)}
 
 
 def _held_out(axis: Axes, rows: pd.DataFrame, levels: Callable[[pd.DataFrame], Iterable[np.ndarray]]) -> None:

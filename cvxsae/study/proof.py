@@ -100,7 +100,7 @@ def _require_held_out(cell: Cell, rows: Rows, kept: Kept, run: Run) -> None:
         _require_unit(dictionary)
         claimed = kept_evaluation(kept, name)
         if claimed is None or rows.held_out is None or claimed.n_points != len(rows.held_out):
-            raise ValueError("it does not hold what it says of the rows held out")
+            raise ValueError("it does not hold what it says of the held-out rows")
         if not _are_alike(claimed.groups, rows.held_out_groups) or claimed.confidence != rows.confidence:
             raise ValueError("its intervals are of other documents or another confidence")
         at = SparseCodes(rows.held_out, dictionary, lam, bias=bias)
@@ -111,7 +111,7 @@ def _require_held_out(cell: Cell, rows: Rows, kept: Kept, run: Run) -> None:
             is_borne_out &= claimed.values <= again.values * (1 + 2 * CODES_TOL)
             is_borne_out &= claimed.values * (1 - 2 * CODES_TOL) <= claimed.lower
         if not is_borne_out.all():
-            raise ValueError("its dictionary does not attain what it says on the rows held out")
+            raise ValueError("its dictionary does not attain what it says on the held-out rows")
         found.append(claimed)
     columns = numbers_of(found[0], float(numbers["exact" if is_sae else "value"]))
     columns |= gap_of(*found) if is_sae else {}
@@ -120,7 +120,7 @@ def _require_held_out(cell: Cell, rows: Rows, kept: Kept, run: Run) -> None:
             continue
         is_same = numbers[name] == value if isinstance(value, str) else _is_same(numbers[name], value)
         if not is_same:
-            raise ValueError("its columns are not what its rows held out say")
+            raise ValueError("its columns are not what its held-out rows say")
     if is_sae:
         _require_ledger(kept.record, found)
 
@@ -128,7 +128,7 @@ def _require_held_out(cell: Cell, rows: Rows, kept: Kept, run: Run) -> None:
 def _require_ledger(record: Mapping[str, Any], found: list[Evaluation]) -> None:
     """The ledger of the held-out rows has the levels that these rows have."""
     if not record.get("held_out_ledger"):
-        raise ValueError("it has no ledger of the rows held out")
+        raise ValueError("it has no ledger of the held-out rows")
     ledger = LossLedger.from_dict(record["held_out_ledger"])
     levels = {"exact": found[0].value, "local": found[1].value, "loss": float(record["numbers"]["held_out_loss"])}
     gap = found[0].minus(found[1]) if ledger.improved else None
@@ -136,7 +136,7 @@ def _require_ledger(record: Mapping[str, Any], found: list[Evaluation]) -> None:
     if not all(_is_same(getattr(ledger, name), value) for name, value in levels.items()) or (
         gap is not None and not (_is_same(told.low, gap.low) and _is_same(told.high, gap.high))
     ):
-        raise ValueError("its ledger is not what its rows held out say")
+        raise ValueError("its ledger is not what its held-out rows say")
 
 
 def _is_same(claimed: Any, value: float) -> bool:

@@ -201,7 +201,7 @@ def labels_column(labels: Any, name: str) -> Activations:
 def _require_several(source: Source, key: str, labels: Int64[np.ndarray, " N"] | None) -> None:
     if labels is not None and int(labels.max()) == 0:
         raise InputError(
-            f"{_named(source, key)} makes one document of all rows held out, of which there is no interval; hold out "
+            f"{_named(source, key)} makes one document of all held-out rows, of which there is no interval; hold out "
             "two documents or more."
         )
 

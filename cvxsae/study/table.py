@@ -221,7 +221,7 @@ def _objections(row: Mapping[str, Any], record: Record) -> list[str]:
                 objections.append(f"The {name} {level:.9g} is below {of} {below:.9g}.")
     aside, below = row.get("held_out"), row.get("held_out_wide")
     if aside is not None and below is not None and below > aside + SLACK * abs(aside):
-        objections.append(f"The value {aside:.9g} on the rows held out is below their wide limit {below:.9g} (T9).")
+        objections.append(f"The value {aside:.9g} on the held-out rows is below their wide limit {below:.9g} (T9).")
     for (above_name, above), (name, level) in pairwise(levels):
         if level > above + SLACK * abs(above):
             objections.append(f"The {name} {level:.9g} is above the {above_name} {above:.9g}.")

@@ -172,7 +172,7 @@ BAD: dict[str, tuple[list, str]] = {
     "width of nothing": (["floor", "X.npy", "--widths", "0", "--lam", 1], "--widths is 0"),
     "half a width": (["compare", "X.npy", "--widths", "2.5", "--lam", 1, "--folder", "out"], "--widths is 2.5"),
     "share of everything": (["audit", "X.npy", "--sae", "sae", "--held-out", 2], "a file with rows, or none"),
-    "no rows held out": (["audit", "X.npy", "--sae", "sae", "--held-out", "no.npy"], "--held-out 'no.npy'"),
+    "no held-out rows": (["audit", "X.npy", "--sae", "sae", "--held-out", "no.npy"], "--held-out 'no.npy'"),
     "labels nowhere": (["audit", "X.npy", "--sae", "sae", "--groups", "no.txt"], "--groups"),
     "labels of others": (["audit", "X.npy", "--sae", "sae", "--groups", "X.npy"], "--groups has labels of shape"),
     "too sure": (["audit", "X.npy", "--sae", "sae", "--confidence", 1], "confidence is 1"),

@@ -282,7 +282,7 @@ def test_check_reports_a_dictionary_and_writes_its_tables(tmp_path):
 
 def test_check_refuses_what_it_cannot_use(data):
     for options, words in (
-        (["--lam", 0.1], "needs --dictionary"),
+        (["--lam", 0.1], "check needs --dictionary"),
         (["--dictionary", data / "D.npy"], "--lam"),
         (["--dictionary", data / "D.npy", "--lam", 0.1, "--bias", "free"], "'free'"),
         (["--dictionary", data / "D.npy", "--lam", 0.1, "--tol", 0], "tol"),
@@ -290,6 +290,7 @@ def test_check_refuses_what_it_cannot_use(data):
         result = run("check", data / "X.npy", *options)
         assert result.exit_code == 2
         assert words in result.stderr
+        assert "'codes'" not in result.stderr  # which is another verb's
     fixed = run(
         "check", data / "X.npy", "--dictionary", data / "D.npy", "--lam", 0.1, "--bias", data / "b.npy", "--json"
     )

@@ -44,7 +44,7 @@ def test_an_audit_notices_rows_that_are_held_out_in_name_only(sae, tmp_path):
     with rejects("held_out holds 60 rows of 60 that are learned from"):
         cvxsae.audit(X, sae, held_out=tmp_path / "X.npy")
     notes = cvxsae.audit(X, sae, held_out=MIXED).ledger.notes
-    assert any("10 of the 50 rows held out are equal to rows that are learned from" in note for note in notes)
+    assert any("10 of the 50 held-out rows are equal to rows that are learned from" in note for note in notes)
     assert not any("has not seen them" in note for note in notes)
 
 
@@ -55,7 +55,7 @@ def test_learning_and_comparing_notice_it_too(tmp_path):
         cvxsae.compare(X, (2,), 0.1, held_out=X.copy(), folder=tmp_path / "comparison")
     fit = cvxsae.learn_dictionary(X, 5, 0.1, validation=MIXED, max_steps=3)
     assert fit.held_out is not None
-    assert "10 of the 50 rows held out are equal" in fit.held_out.announced
+    assert "10 of the 50 held-out rows are equal" in fit.held_out.announced
 
 
 def test_a_population_gap_says_which_rows_chose_the_dictionary_and_what_is_presumed():

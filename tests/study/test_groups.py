@@ -161,7 +161,7 @@ def test_what_cannot_be_by_document_is_refused(tmp_path):
     for table, changes, sentence in (
         ({"groups": DOCUMENTS[:5]}, {}, r"groups has shape \(5,\); pass one label a row, shape \(84,\)"),
         ({"groups": ["one"] * 84}, {}, "X has 1 document; to hold some out there must be two or more"),
-        ({"groups": ["one"] * 40 + ["two"] * 44}, {}, "groups makes one document of all rows held out"),
+        ({"groups": ["one"] * 40 + ["two"] * 44}, {}, "groups makes one document of all held-out rows"),
         ({"groups": [np.nan] * 84}, {}, r"\[data.x\] groups holds float64 entries; pass integers, or strings"),
         ({"groups": np.zeros((84, 2), int)}, {}, r"\[data.x\] groups has shape \(84, 2\); pass one label a row"),
         ({"groups": []}, {}, r"\[data.x\] groups is empty"),
@@ -317,7 +317,7 @@ def test_a_few_rows_seen_before_are_announced(tmp_path):
     made = study(tmp_path, {"source": X, "held_out": aside}, held_out=None, n_atoms=(2,))
     table = made.run(n_jobs=1, threads=1)
     assert table[table["method"] == "learned"]["n_held_out_seen"].tolist() == [3]
-    told = "3 of the 20 rows held out are equal to rows that are learned from, which flatters what is learned"
+    told = "3 of the 20 held-out rows are equal to rows that are learned from, which flatters what is learned"
     assert told in made.summary()
     quick: dict[str, Any] = {
         "training": {"steps": 2, "batch_size": 16},

@@ -75,7 +75,7 @@ def plain(rows: np.ndarray, dictionary: np.ndarray, bias: np.ndarray) -> np.ndar
 
 
 def sets(made: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Rows learned from and rows held out, by the recipe that the page gives."""
+    """Rows learned from and held-out rows, by the recipe that the page gives."""
     X = planted(1, 120)
     split = split_rows(120, 0, share=0.25)
     train, aside = X[split.train], X[split.held_out]
@@ -114,16 +114,16 @@ def test_every_column_is_what_plain_arithmetic_says(finished):
         found = [row["held_out_fall"], row["held_out_fall_low"], row["held_out_fall_high"]]
         np.testing.assert_allclose(found, interval(narrow - wide), atol=1e-5)
     assert table["held_out_fall"].notna().sum() == 3  # two steps of learned, one of trained_sae
-    # Huber of the rows held out: the wide limit at zero bias.
+    # Huber of the held-out rows: the wide limit at zero bias.
     norms = np.linalg.norm(aside, axis=1)
     wide = np.where(norms <= LAM, norms**2 / 2, LAM * norms - LAM**2 / 2).mean()
     np.testing.assert_allclose(table["held_out_wide"].to_numpy(float), np.full(len(table), wide), rtol=1e-7)
     assert (table["held_out"].dropna() > wide).all()
     said = made.summary()
-    assert "On 30 rows held out learned dictionaries cost" in said and "on rows not seen (paired" in said
+    assert "On 30 held-out rows learned dictionaries cost" in said and "on rows not seen (paired" in said
     assert "intervals: 95 %, t interval of a mean of rows, 30 rows." in said
     assert "On the rows learned from: the best found" in said
-    assert {line.get_label() for line in made.figures()["objective"].axes[0].lines} >= {"learned, rows held out"}
+    assert {line.get_label() for line in made.figures()["objective"].axes[0].lines} >= {"learned, held-out rows"}
 
 
 @pytest.mark.slow
@@ -236,7 +236,7 @@ def test_the_command_takes_a_share_and_a_toml_file_names_one(tmp_path):
     (tmp_path / "other.toml").write_text(text.replace("[learned]", "held_out = 0.2\n[learned]"))
     call = ["study", "run", str(tmp_path / "study.toml"), "--folder", str(tmp_path / "out"), "--held-out"]
     runner = CliRunner()
-    assert "On 12 rows held out" in runner.invoke(app, [*call, "0.2"]).stdout
+    assert "On 12 held-out rows" in runner.invoke(app, [*call, "0.2"]).stdout
     assert ScaleStudy.from_toml(tmp_path / "other.toml", folder=tmp_path / "out").table()["n_held_out"].iloc[0] == 12
     refused = runner.invoke(app, [*call, "2"])
     assert refused.exit_code == 2 and "--held-out is 2" in refused.stderr

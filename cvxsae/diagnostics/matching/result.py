@@ -203,7 +203,7 @@ def _objective(found: Between, is_one_width: bool) -> list[str]:
     ]
     if found.held_out is not None and found.distribution is not None:
         there = found.distribution
-        lines.append(f"    on the {found.held_out.n_points:,} rows held out (certified): {_better(found.held_out)}")
+        lines.append(f"    on the {found.held_out.n_points:,} held-out rows (certified): {_better(found.held_out)}")
         said = (
             "no difference is shown" if there.low <= 0 <= there.high else f"{'B' if there.low > 0 else 'A'} is better"
         )

@@ -263,7 +263,7 @@ class LossLedger:
     def __str__(self) -> str:
         ratio = f" = {self.lam / self.lambda_max:.4g} lambda_max" if self.lambda_max > 0 else ""
         source = f" ({self.lam_source})" if self.lam_source else ""
-        points = f"{self.n_points:,} {'rows held out' if self.is_held_out else 'datapoints'}"
+        points = f"{self.n_points:,} {'held-out rows' if self.is_held_out else 'datapoints'}"
         lines = [
             f"loss ledger: {self.dim} -> {self.n_atoms}, {points}, "
             f"lambda {self.lam:.6g}{source}{ratio}, {self.bias} bias",

@@ -96,7 +96,7 @@ def held_out_asked(X: ActivationsLike, options: Mapping[str, Any]) -> tuple[Any,
     if not is_share:
         for name in ("groups",) if held_out is not None else ("groups", "held_out_groups"):
             if options.get(name) is not None:
-                why = "only rows held out have documents" if held_out is not None else "no rows are held out"
+                why = "only held-out rows have documents" if held_out is not None else "no rows are held out"
                 raise InputError(f"{name} was passed, but {why}; leave it out, or pass held_out and what goes with it.")
     elif options.get("held_out_groups") is not None:
         raise InputError("held_out_groups was passed, but held_out is a share of X; pass groups, or other data.")
@@ -115,7 +115,7 @@ def rows_asked(X: ActivationsLike, dim: int, options: Mapping[str, Any], seed: i
         other = _Given(alone(held_out), "held_out", dim, options.get("held_out_groups"), ratio)
         drawn = Drawn(numbers=other.numbers, groups=other.groups, confidence=confidence)
         seen = require_apart(given.data, other.data, "held_out")
-        said = f"the {len(other.data):,} rows held out are other data; nothing was learned from them"
+        said = f"the {len(other.data):,} held-out rows are other data; nothing was learned from them"
         notes = (said if seen is None else seen, *given.notes, *other.notes)
         return Rows(given=given.data, learned_on=given.data, held_out=other.data, drawn=drawn, notes=notes)
     return _shared(given, held_out, confidence, seed)

@@ -60,7 +60,7 @@ def test_the_loss_is_that_of_the_encoders_codes_whatever_the_encoder(rng, kind):
     X, sae = data(), autoencoder(rng, activation=KINDS[kind])
     found = audit(X, sae, frontier=False, **QUICK)
     atoms = sae.W_dec / np.linalg.norm(sae.W_dec, axis=1, keepdims=True)
-    X = X[found.accounts.numbers]  # the rows held out
+    X = X[found.accounts.numbers]  # the held-out rows
     assert len(X) == 15
     assert found.ledger.loss == pytest.approx(primal(X, sae.b_dec, atoms, by_hand(sae, X), LAM), rel=1e-10)
     assert found.ledger.l0 == pytest.approx((by_hand(sae, X) > 0).sum(axis=1).mean())

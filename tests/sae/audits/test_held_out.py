@@ -1,4 +1,4 @@
-"""Audits with rows held out: what is said of which rows, intervals, memory that is no gain, and which rows they are."""
+"""Audits with held-out rows: what is said of which rows, intervals, memory that is no gain, and which rows they are."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ def test_intervals_hold_as_often_as_they_say_and_those_of_the_wrong_unit_do_not(
 
 
 def told(levels=(1.0, 0.8, 0.7, 0.4, 0.3), seen=0.2, **intervals):
-    """A ledger of rows held out with these levels, and intervals of its gaps."""
+    """A ledger of held-out rows with these levels, and intervals of its gaps."""
     loss, exact, local, *_ = levels
     values = {"amortization_gap": loss - exact, "dictionary_gap": exact - local}
     made = {
@@ -311,7 +311,7 @@ def test_rows_that_cannot_be_held_out_are_one_sentence():
         ({"held_out": X[:, :3].copy()}, "held_out has 3 columns, but the SAE reads 5"),
         ({"held_out": "nowhere.npy"}, "held_out"),
         ({"held_out": None, "groups": labels}, "groups was passed, but no rows are held out"),
-        ({"held_out": X.copy(), "groups": labels}, "groups was passed, but only rows held out"),
+        ({"held_out": X.copy(), "groups": labels}, "groups was passed, but only held-out rows"),
         ({"held_out_groups": labels}, "held_out_groups was passed, but held_out is a share"),
         ({"held_out": X.copy(), "held_out_groups": labels[:2]}, "held_out_groups has shape"),
         ({"confidence": 1.0}, "confidence is 1"),
