@@ -7,6 +7,7 @@ import json
 import re
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -61,7 +62,7 @@ def test_a_table_is_filled_and_a_changed_number_is_noticed(tables, tmp_path, mon
         tables.filled("<!-- value made.json#absent --><!-- end -->")
 
 
-def entry(processor: str, rows: list[list[str]]) -> dict[str, object]:
+def entry(processor: str, rows: list[list[str]]) -> dict[str, Any]:
     made = {"command": "python -m made", "date": "2026-01-31", "commit": "abc1234", "torch": "2.13.0"}
     machine = {"processor": processor, "instruction_sets": ["avx2"], "threads": 2, "kind": "no bf16 products"}
     return {

@@ -179,6 +179,29 @@ def test_refit_notices_codes_that_are_wrong(judge):
     assert judge(D, X, fitted)[0].max() > 1e-3
 
 
+def test_a_refit_says_of_each_datapoint_how_far_its_codes_are_from_right(monkeypatch):
+    """Wrong codes of a few datapoints, in the first piece and in later ones, and in the place of each."""
+    X, D = problem(n=600, d=12, K=20)
+    codes = encode(X, D, 0.5)
+    wrong = np.flatnonzero(np.diff(codes.codes.indptr) > 0)[[3, 300, 500]]
+    solve_rows = refit._solve_rows
+
+    def spoiled(atoms, x, rows):
+        z = solve_rows(atoms, x, rows)
+        for row in np.flatnonzero((x[:, None] == X[wrong]).all(axis=2).any(axis=1)):
+            z[rows.indptr[row] : rows.indptr[row + 1]] *= 1.1
+        return z
+
+    monkeypatch.setattr(refit, "_solve_rows", spoiled)
+    found = codes.refit()
+    pulls, z, support = (X - found.codes @ D) @ D.T, found.codes.toarray(), codes.codes.toarray() > 0
+    violations = np.where(z > 0, abs(pulls), np.maximum(pulls, 0.0)) * support
+    expected = violations.max(axis=1)[wrong] / np.linalg.norm(X[wrong], axis=1)
+    np.testing.assert_allclose(found.stationarity[wrong], expected, rtol=1e-9)
+    assert min(expected) > 1e-3
+    assert np.delete(found.stationarity, wrong).max() < 1e-10
+
+
 def test_refit_with_a_bias_and_dependent_atoms():
     rng = np.random.default_rng(2)
     z = nonnegative_least_squares(np.eye(3)[[0, 0, 1]], np.array([2.0, -1.0, 0.0]), np.array([1.0, 0.0, 1.0]))

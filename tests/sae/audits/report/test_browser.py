@@ -65,6 +65,19 @@ def test_it_loads_in_silence_and_asks_for_nothing(opened, report):
     assert page.title().startswith("Audit of a sparse autoencoder")
 
 
+@pytest.mark.parametrize("width", [1440, 800])
+def test_tables_are_no_wider_than_the_page(width, browser, report):
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    page.goto(report.as_uri())
+    excess = "all => all.map(one => [one.getAttribute('aria-label'), one.scrollWidth - one.clientWidth])"
+    found = dict(page.eval_on_selector_all(".scroll", excess))
+    assert len(found) > 10
+    assert {name: more for name, more in found.items() if more > 0} == {}
+    page.set_viewport_size({"width": 300, "height": 900})  # some are, where it is narrow: they are measured
+    assert any(more > 0 for _, more in page.eval_on_selector_all(".scroll", excess))
+    page.close()
+
+
 def test_what_a_file_says_does_nothing(opened):
     page, said, _ = opened
     assert "hacked" not in page.title()
