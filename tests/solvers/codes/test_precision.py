@@ -261,7 +261,7 @@ class Loaded:
 
     def __init__(self, monkeypatch, seconds, delays) -> None:
         self.now, self.turns, self.seconds, self.delays = 0.0, dict.fromkeys(seconds, -1), seconds, delays
-        monkeypatch.setattr(calibration, "usable", lambda *key: tuple(seconds))
+        monkeypatch.setattr(calibration, "is_usable", lambda name, *_: name in seconds)
         monkeypatch.setattr(calibration, "product", self.product)
         monkeypatch.setattr(calibration.time, "perf_counter", lambda: self.now)
 
