@@ -32,9 +32,6 @@ LOOSE = 5e-2
 ANY_GAP = 1.0
 """Relative gap that any bound closes: between a learned dictionary and the floor under every width a gap remains."""
 
-MOST_SHOWN = 4
-"""Measurements of products that are shown one by one."""
-
 EXACT = 1e-6
 """Relative gap asked of the engines for codes, which close it to rounding."""
 
@@ -338,21 +335,9 @@ def _cache() -> str:
 
 
 def _measurements() -> str:
-    """Which precisions were measured here, and how to have them measured again."""
-    from cvxsae.solvers.codes.engines.calibration import folder, kept
+    from cvxsae.solvers.codes.engines.calibration import kept_in_words
 
-    here, others = kept()
-    files = folder() / "products-*.json"
-    if not here and not others:
-        return f"none yet; they will be kept in {folder()}"
-    shown = [
-        f"{key['dim']} × {key['atoms']} on {key['device']}, {key['threads']} threads: "
-        + ", ".join(f"{name} {1e6 * seconds[name]:.3g}" for name in seconds)
-        for key, seconds in here[:MOST_SHOWN]
-    ]
-    rest = [f"{len(here) - MOST_SHOWN} more of this machine"] * (len(here) > MOST_SHOWN)
-    rest += [f"{others} of another machine or version"] * (others > 0)
-    return f"{'; '.join([*shown, *rest])} (µs a row); delete {files} to have them measured again"
+    return kept_in_words()
 
 
 def _files() -> str:

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import time
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -263,7 +264,7 @@ class Loaded:
         self.now, self.turns, self.seconds, self.delays = 0.0, dict.fromkeys(seconds, -1), seconds, delays
         monkeypatch.setattr(calibration, "is_usable", lambda name, *_: name in seconds)
         monkeypatch.setattr(calibration, "product", self.product)
-        monkeypatch.setattr(calibration.time, "perf_counter", lambda: self.now)
+        monkeypatch.setattr(time, "perf_counter", lambda: self.now)
 
     def product(self, precision, rows, atoms, out=None):
         turn = self.turns[precision]  # the first is not measured

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from cvxsae import InputError, WideLimit, certify, learn_dictionary, width_floor
 from cvxsae.relaxations.floors import kernels as bound
 from cvxsae.relaxations.floors.spectral import spectral_floor
+from cvxsae.relaxations.floors.square_features import SquareFeatures
 from cvxsae.solvers.codes.engines import calibration
 from cvxsae.solvers.floors import shares
 from cvxsae.solvers.floors.ascent import FrankWolfe
@@ -386,8 +387,8 @@ def test_the_precision_of_a_search_is_that_of_the_kept_measurement(rng, monkeypa
         monkeypatch.setattr(calibration, "measured", lambda *key, kept=seconds: kept)
         oracle = shares.BlockIteration(V, bound.kernel(2), 3, Blocks(tol=1e-3, deadline=np.inf, seed=0))
         assert oracle.precision is precision
-        seen = []
-        monkeypatch.setattr(shares.SquareFeatures, "product", lambda self, w, c, p, seen=seen: seen.append(p) or c)
+        seen: list[torch.dtype] = []
+        monkeypatch.setattr(SquareFeatures, "product", lambda self, w, c, p, seen=seen: seen.append(p) or c)
         oracle._product(torch.ones(40), oracle.basis)
         assert seen == [precision]
         found.add(precision)

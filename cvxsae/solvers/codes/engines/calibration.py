@@ -57,6 +57,9 @@ REPEATS, MOST_REPEATS = 5, 40
 The fastest counts. Where other work keeps the processors busy, many are measured until each was left alone once.
 """
 
+MOST_SHOWN = 4
+"""Measurements that are told one by one."""
+
 FASTER_STILL = 0.95
 """Share of the fastest time below which a product was faster than all before: a smaller difference changes nothing."""
 
@@ -196,6 +199,22 @@ def kept() -> tuple[list[tuple[dict[str, Any], dict[str, float]]], int]:
         else:
             found.append((key, seconds))
     return sorted(found, key=lambda one: [one[0][part] for part in ("device", "dim", "atoms", "threads")]), others
+
+
+def kept_in_words() -> str:
+    """Which precisions were measured here, and how to have them measured again."""
+    here, others = kept()
+    if not here and not others:
+        return f"none yet; they will be kept in {folder()}"
+    shown = [
+        f"{key['dim']} × {key['atoms']} on {key['device']}, {key['threads']} threads: "
+        + ", ".join(f"{name} {1e6 * seconds[name]:.3g}" for name in seconds)
+        for key, seconds in here[:MOST_SHOWN]
+    ]
+    rest = [f"{len(here) - MOST_SHOWN} more of this machine"] * (len(here) > MOST_SHOWN)
+    rest += [f"{others} of another machine or version"] * (others > 0)
+    files = folder() / "products-*.json"
+    return f"{'; '.join([*shown, *rest])} (µs a row); delete {files} to have them measured again"
 
 
 def folder() -> Path:
