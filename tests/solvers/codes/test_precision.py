@@ -292,6 +292,17 @@ def test_other_work_in_the_way_of_most_turns_is_measured_away(monkeypatch):
     endless = Loaded(monkeypatch, times, lambda precision, turn: 0.9**turn)
     calibration._measure(16, 256, torch.device("cpu"), 1)
     assert endless.turns["float32"] == calibration.MOST_REPEATS
+    emulated = Loaded(monkeypatch, {"bfloat16": 6.0, "float32": 1.0}, lambda precision, turn: 1.0)
+    calibration._measure(16, 256, torch.device("cpu"), 1)
+    assert emulated.turns["bfloat16"] == 2 < emulated.turns["float32"]
+
+    def held_up(precision, turn):
+        return 10.0 if (precision, turn) == ("bfloat16", 0) else 1.0
+
+    once = Loaded(monkeypatch, {"bfloat16": 0.5, "float32": 1.0}, held_up)
+    found = calibration._measure(16, 256, torch.device("cpu"), 1)
+    assert found["bfloat16"] / found["float32"] == pytest.approx(0.5)
+    assert once.turns["bfloat16"] > 2
 
 
 def test_a_cache_folder_has_an_absolute_path(monkeypatch):
