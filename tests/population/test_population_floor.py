@@ -239,6 +239,7 @@ def test_another_call_is_refused_the_folder(X, tmp_path):
             population_floor(X, **ask)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_atoms", [None, 3])
 @pytest.mark.parametrize("how", ["value", "rows", "proof", "bytes"])
 def test_a_forged_or_foreign_record_is_not_believed(X, n_atoms, how, tmp_path, monkeypatch):

@@ -266,6 +266,7 @@ def test_a_penalty_whose_square_is_lost_is_refused(name, scale, rng):
         replace(build(name, X, atoms, None), lam=0.1 * scale)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [1e-100, 1.0, 1e100])
 def test_rows_of_a_dual_point_sum_to_exactly_zero(scale, rng):
     """A free bias multiplies their sum: one that is only nearly zero proves nothing where λ is small."""

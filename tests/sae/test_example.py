@@ -30,6 +30,7 @@ def test_what_is_written_is_read_again(tmp_path):
     np.testing.assert_array_equal(read.encode(X).toarray(), made.sae.encode(X).toarray())
 
 
+@pytest.mark.slow
 def test_rows_are_embeddings_that_trained_nothing(tmp_path, monkeypatch):
     seen = []
 
@@ -47,6 +48,7 @@ def test_rows_are_embeddings_that_trained_nothing(tmp_path, monkeypatch):
     assert not trained & others
 
 
+@pytest.mark.slow
 def test_a_seed_gives_the_same_files(tmp_path):
     first, again, other = (
         write_example(tmp_path / name, n_atoms=2, rows=50, seed=seed) for name, seed in (("a", 1), ("b", 1), ("c", 2))

@@ -34,6 +34,7 @@ def objective(fit, X, Z) -> float:
     return 0.5 * (errors**2).sum(axis=1).mean() + LAM * Z.sum(axis=1).mean()
 
 
+@pytest.mark.slow
 def test_a_regressed_encoder_states_what_it_loses(made, fit):
     X = np.asarray(made.X)
     sae = SparseAutoencoder.from_fit(fit, "regressed")

@@ -83,6 +83,7 @@ def test_a_missing_scale_is_named(unit: float):
         assert found.cause.fvu < 0.01
 
 
+@pytest.mark.slow
 def test_a_missing_normalization_and_two_causes_at_once_are_named():
     X = data() * RNG.uniform(0.2, 40, (N, 1))
     behind = LayerNorm()
@@ -101,6 +102,7 @@ def test_a_missing_normalization_and_two_causes_at_once_are_named():
     assert "transposed" in two.cause.change
 
 
+@pytest.mark.slow
 def test_where_nothing_explains_it_none_is_named():
     other = np.linalg.qr(RNG.normal(size=(D, D)))[0]
     wide: dict[str, Any] = {"W_enc": np.hstack([ATOMS.T, -ATOMS.T]), "W_dec": 5 * np.vstack([other, -other])}

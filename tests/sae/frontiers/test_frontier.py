@@ -29,6 +29,7 @@ def fvu(codes: Any, sae: SparseAutoencoder = SAE) -> float:
     return float(np.sum((X - R) ** 2) / np.sum((X - X.mean(axis=0)) ** 2))
 
 
+@pytest.mark.slow
 def test_every_curve_is_what_its_codes_are_worth():
     found = frontier(X, SAE, lams=[0.2, 0.4], ks=[2, 3], learned=(ATOMS[:5], np.zeros(D)))
     (encoder,) = found.curve("encoder")

@@ -145,6 +145,7 @@ def test_products_that_saturate_or_sum_in_bfloat16_are_not_used(monkeypatch):
         assert not calibration.keeps_its_bound(precision, 64, cpu)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ENGINES)
 def test_a_product_that_is_too_coarse_is_followed_by_a_finer_one(name):
     """At a small λ int8 and bfloat16 can place almost no atom: the answer is the same, and so is the certificate."""

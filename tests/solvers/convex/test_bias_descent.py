@@ -20,6 +20,7 @@ def planted(rng, n=60, d=8, K=12):
     return Z @ D + 3 * rng.normal(size=d) + 0.05 * rng.normal(size=(n, d)), D
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prices", [{}, {"weights": 0.5, "ridge": 0.3}])
 @pytest.mark.parametrize("lam", [0.1, 0.3, 3.0])
 def test_the_value_is_that_of_proximal_gradient(lam, prices, rng):
@@ -35,6 +36,7 @@ def test_the_value_is_that_of_proximal_gradient(lam, prices, rng):
     assert again.value == pytest.approx(found.value, rel=1e-7)
 
 
+@pytest.mark.slow
 def test_hard_cases_end_certified(rng):
     X, D = planted(rng)
     cases = {

@@ -45,6 +45,7 @@ def hard(rng, K, d, n=4):
     return X, D
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("penalty", "lam"),
     [
@@ -228,6 +229,7 @@ def test_the_envelope_of_a_price_with_a_ridge_is_the_reverse_huber_function():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ridge", [0.1, 1.0])
 def test_twenty_four_atoms_with_a_ridge_close(ridge, rng):
     X, D = rng.normal(size=(2, 12)), rng.normal(size=(24, 12))
@@ -252,6 +254,7 @@ def on_a_grid(x, atoms, lam, epsilon, rounds=6):
     return best
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("K", [1, 2, 3])
 @pytest.mark.parametrize(("lam", "epsilon"), [(0.3, 0.3), (0.1, 0.02)])
 def test_few_atoms_under_a_log_are_solved_exactly(K, lam, epsilon, rng):
@@ -322,6 +325,7 @@ def test_the_first_box_of_a_log_holds_optimal_codes(rng):
     assert (codes <= np.linalg.norm(X, axis=1)[:, None] * most * (1 + 1e-6)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("penalty", [L0(0.5), Log(0.2)], ids=str)
 def test_branch_and_bound_ends_where_time_does_and_interrupts_pass(penalty, rng, monkeypatch):
     X, D = rng.normal(size=(5, 6)), rng.normal(size=(10, 6))

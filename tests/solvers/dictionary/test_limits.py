@@ -217,6 +217,7 @@ def test_all_codings_at_the_end_share_one_grace(monkeypatch):
 # ---------------------------------------------------------------- options are honored or refused
 
 
+@pytest.mark.slow
 def test_growing_and_shrinking_take_the_options_of_learning(tmp_path):
     X = planted(n=200)
     fit = learn_dictionary(X, 6, LAM, stationarity=1e-2, seed=3)

@@ -63,6 +63,7 @@ def watched() -> Any:
     return learned(validation=HELD_OUT)
 
 
+@pytest.mark.slow
 def test_what_memorizes_is_stopped_and_is_better_on_rows_that_neither_taught_nor_chose(without, watched):
     seen = [(record.iteration, record.held_out) for record in watched.history if record.held_out is not None]
     values = [value for _, value in seen]
@@ -129,6 +130,7 @@ def test_documents_stay_together_and_are_the_units():
     assert fit.validation.mean.unit == "document" and fit.validation.mean.n_units == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [7, 23])
 def test_a_search_that_goes_on_ends_where_an_undisturbed_one_does(tmp_path, watched, steps):
     learned(validation=HELD_OUT, folder=tmp_path, max_steps=steps)

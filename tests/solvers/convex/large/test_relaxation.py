@@ -131,6 +131,7 @@ def test_an_infeasible_similarity_cannot_lower_the_relaxed_value(rng):
         assert problem.relaxed_bound(candidate) >= relaxed * (1 - 1e-4)
 
 
+@pytest.mark.slow
 def test_every_bound_on_the_way_is_below_the_optimum_and_gaps_only_shrink(rng):
     problem = LargeDictionary(problems.clustered(rng, 16, 5), LAM, 2.0, bias="free")
     relaxed = solve(problem, solver="reference", raise_on_failure=False).relaxed_value
