@@ -23,7 +23,7 @@ from benchmarks import harness
 from benchmarks.large_dictionary import LAM, dataset
 from cvxsae import LargeDictionary, solve
 from cvxsae.solvers.convex.large.factorized import Factorized, FactorState
-from cvxsae.solvers.convex.large.relaxation import attained
+from cvxsae.solvers.convex.large.rounding import attained
 
 POINTS, ATOM_COST = 500, 100.0
 TOL, ROUNDS, SETTLED = 1e-3, 60, 1e-5

@@ -136,17 +136,35 @@ def many(rows: Rows) -> Table:
         aimed = None if gap is None else f"≤ {gap:.0e} in {within}"
         name = [r["data"], f"{r['n']:,}", r["d"], r["tau"], r["status"]]
         gaps = [r.get("solver_gap"), r["tol"], aimed, r.get("relaxation_gap")]  # a solve that time ended may lack some
-        cost = [f"{r['cpu']:.0f}", f"{r['seconds']:.0f}", r["threads"], f"{r['gigabytes']:.1f}"]
+        first = r.get("within", {}).get(f"{r['tol']:g}", {})
+        closed = [f"{first[key]:.0f}" if key in first else None for key in ("cpu", "seconds")]
+        cost = [*closed, f"{r['cpu']:.0f}", f"{r['seconds']:.0f}", r["threads"], f"{r['gigabytes']:.1f}"]
         lines.append([*name, *gaps, r.get("splitting_steps"), r.get("rank"), *cost])
-    for kind, tau in dict.fromkeys((r["data"], r["tau"]) for r in rows):
-        done = [r for r in rows if (r["data"], r["tau"]) == (kind, tau) and r["status"] in REACHED]
-        if len({r["n"] for r in done}) > 1:
-            logs = np.log([[r["n"], r["cpu"]] for r in done])
-            fits.append(f"{kind}, τ = {tau:g}: N^{np.polyfit(logs[:, 0], logs[:, 1], 1)[0]:.2f}")
-    grew = f"Process time over the rows that reached the gap: {', '.join(fits)}." if fits else ""
+    for kind, tau, threads in dict.fromkeys((r["data"], r["tau"], r["threads"]) for r in rows):
+        same = [r for r in rows if (r["data"], r["tau"], r["threads"]) == (kind, tau, threads)]
+        fits += [f"{kind}, τ = {tau:g}, {fit}" for gap in (1e-2, 2e-3) if (fit := _power(same, gap))]
+    grew = f"Process time to a solver gap grows as: {'; '.join(fits)}." if fits else ""
     gaps = ["solver gap", "asked", "target", "relaxation gap", "steps", "rank"]
+    gaps += ["gap closed: CPU s", "wall s"]
     columns = ["data", "N", "d", "τ", "status", *gaps, "CPU s", "wall s", "threads", "peak GB"]
     return short(columns, lines, " ".join(filter(None, [not_measured(rows, *MINUTES), grew])))
+
+
+def _power(rows: Rows, gap: float) -> str:
+    """The exponent of the process time to a solver gap, over the sizes for which it is known; empty for fewer than two.
+
+    Of rows that do not say when they were within a gap, the whole solve counts for the gap that was asked.
+    """
+    times = {}
+    for r in rows:
+        whole = r["cpu"] if r["tol"] == gap and r["status"] in REACHED else None
+        cpu = r["within"].get(f"{gap:g}", {}).get("cpu") if "within" in r else whole
+        if cpu is not None:
+            times[r["n"]] = cpu
+    if len(times) < 2:
+        return ""
+    power = np.polyfit(np.log(list(times)), np.log(list(times.values())), 1)[0]
+    return f"{gap:g}: N^{power:.2f} over N = {', '.join(f'{n:,}' for n in sorted(times))}"
 
 
 SECTIONS: dict[str, Callable[[Rows], Table]] = {

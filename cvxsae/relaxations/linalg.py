@@ -24,6 +24,9 @@ from cvxsae.parallel.threads import interruptible
 EPS = float(np.finfo(np.float64).eps)
 """Spacing of float64 at 1, the unit of every rounding slack."""
 
+TINY = float(np.finfo(np.float64).tiny)
+"""The smallest normal number, the unit of every slack for underflow."""
+
 FACTORIZED_ORDER = 1500
 """Order above which a matrix is proved semidefinite by a Cholesky factorization, far cheaper than eigenvalues."""
 
@@ -152,13 +155,16 @@ def semidefinite_shift(matrix: torch.Tensor) -> float:
 
     The factorization of a symmetric (n, n) matrix in float64, of which the lower triangle is read, is exact for a
     matrix that differs from it by at most ``γ_{n+1} trace`` in the spectral norm, whatever the order of its sums (Rump
-    2006, "Verification of positive definiteness"); twice that is allowed for.
+    2006, "Verification of positive definiteness"); twice that is allowed for. Where numbers underflow, every entry
+    errs besides by n products, and by a division times the pivot it is divided by, whose square is at most the trace.
+    Allowed for is the smallest normal number each, so that subnormal ones may become zero, times n for the norm.
     """
     factor, failed = cholesky(matrix)
     pivots = factor.diagonal()
     if bool(failed) or not bool((pivots > 0).all() & torch.isfinite(pivots).all()):
         return math.inf
-    return (len(matrix) + 8) * EPS * float(matrix.diagonal().sum())
+    n, trace = len(matrix), float(matrix.diagonal().sum())
+    return (n + 8) * EPS * trace + n * (2 * n + 4 + trace) * TINY
 
 
 def largest_eigenvalue(product: Callable[[torch.Tensor], torch.Tensor], like: torch.Tensor) -> float:

@@ -76,7 +76,8 @@ class Status(Enum):
 class Record:
     """One line of a solve's history; values per datapoint.
 
-    ``held_out`` is the value on rows set aside, where it was evaluated at this very point; None elsewhere.
+    ``held_out`` is the value on rows set aside, where it was evaluated at this very point, and ``relaxed_value`` the
+    lowest so far that a doubly nonnegative Q attains, of a large dictionary; None elsewhere.
     """
 
     iteration: int
@@ -84,11 +85,17 @@ class Record:
     value: float
     lower_bound: float
     held_out: float | None = None
+    relaxed_value: float | None = None
 
     @property
     def gap(self) -> float:
         """Relative gap at this moment."""
         return relative_gap(self.value, self.lower_bound)
+
+    @property
+    def solver_gap(self) -> float | None:
+        """The solver's part of it, up to ``relaxed_value``; None where there is no relaxation."""
+        return None if self.relaxed_value is None else relative_gap(self.relaxed_value, self.lower_bound)
 
 
 def relative_gap(value: float, lower_bound: float) -> float:
@@ -123,8 +130,7 @@ class Solution(Candidate):
         ``value`` is that of the dictionary and codes read off it, ``lower_bound`` holds for both. None elsewhere.
     solver_gap, relaxation_gap
         Relative distance from ``lower_bound`` up to ``relaxed_value``, which is the solver's to close, and from there
-        up to ``value``. None where there is no relaxation, where the bound is above it (copositive proofs), and of many
-        datapoints where time ran out.
+        up to ``value``. None where there is no relaxation, and where the bound is above it (copositive proofs).
     info
         What else the algorithm reports: iterations, passes over the data, atoms, device.
     """
@@ -262,11 +268,14 @@ class Evaluated:
         The arrays.
     value, bound
         Its value and lower bound; None where they are not known.
+    relaxed
+        What its Q attains, or another doubly nonnegative one; None where that is not known.
     """
 
     candidate: Candidate
     value: float | None = None
     bound: float | None = None
+    relaxed: float | None = None
 
 
 def judge(
@@ -282,7 +291,7 @@ def judge(
 ) -> Solution:
     """Turn a candidate into a solution: evaluate it in float64 and let the gap decide between certified and not.
 
-    Of what was ``Evaluated`` before, the two parts of a gap are left out where they would take long.
+    Of what was ``Evaluated`` before, the two parts of a gap are taken from what is known where they would take long.
 
     Raises
     ------
@@ -309,8 +318,9 @@ def judge(
         status = Status.STALLED
     if not np.isfinite(gap):
         status = Status.NONFINITE
-    wants_parts = finite and not (known is found and problem.n_points > _QUICK_POINTS)
-    gaps = gap_parts(problem, candidate, value, bound) if wants_parts else {}
+    is_over = known is found and problem.n_points > _QUICK_POINTS
+    relaxed = (value if known.relaxed is None else known.relaxed) if is_over else None
+    gaps = gap_parts(problem, candidate, value, bound, relaxed) if finite else {}
     parts = {name: gaps.pop(name, None) for name in GAP_PARTS}
     return Solution(
         **{f.name: getattr(candidate, f.name) for f in fields(Candidate)},
@@ -327,18 +337,22 @@ def judge(
     )
 
 
-def gap_parts(problem: Problem, candidate: Candidate, value: float, lower_bound: float) -> dict[str, Any]:
+def gap_parts(
+    problem: Problem, candidate: Candidate, value: float, lower_bound: float, relaxed: float | None = None
+) -> dict[str, Any]:
     """The two gaps of a large dictionary, kept apart; nothing for the other problems.
 
     ``relaxed_value`` is attained by a doubly nonnegative Q, made feasible exactly; ``solver_gap`` is between it and the
     lower bound, ours to close; ``relaxation_gap`` is what is left up to the value of dictionary and codes. A bound
     proved by slices can lie above that value: then ``closed_by_copositive`` says which share of the relaxation's
-    gap it closes, and there is no ``solver_gap``.
+    gap it closes, and there is no ``solver_gap``. It is evaluated unless the value of some such Q is given; that of
+    dictionary and codes is one, of their own Q.
     """
     if not isinstance(problem, LargeDictionary):
         return {}
     parts: dict[str, Any] = {"live_atoms": live_atoms(candidate)}
-    relaxed = problem.relaxed_bound(candidate)
+    if relaxed is None or problem.atom_cost == 0:
+        relaxed = problem.relaxed_bound(candidate)
     if relaxed is not None:
         relaxed = min(relaxed, value)
         parts["relaxed_value"] = relaxed

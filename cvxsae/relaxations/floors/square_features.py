@@ -132,6 +132,9 @@ def operator_share_limit(
     s is the largest Ritz value of Lanczos' method from a random start, raised by what it misses with a probability
     below ``FAILURE`` (Kuczyński and Woźniakowski 1992, theorem 4.2), so this bound is wrong with at most that
     probability over the seed, and never because of the data.
+
+    Where ``‖QᵀQ − I‖ ≤ δ`` instead, the orthonormal basis nearest to Q has the same span and is δ away. With it ``A₁``
+    and the deflated matrix change by at most 3δ‖A‖ and R by 6δ‖A‖, which is charged together with rounding.
     """
     n, d = features.directions.shape
     mass = float(weights.sum())
@@ -150,7 +153,10 @@ def operator_share_limit(
     values = linalg.eigvalsh(inner).flip(0)
     top = float(values[0])
     found = largest_eigenvalue_limit(deflated, n, seed)
-    rounding = EPS * (2 * n + 8 * d + 64) * max(top, min(found, mass))  # of A, of the products and of the basis
+    left = float(torch.linalg.matrix_norm(rest))
+    size = min(max(top, found) + left, mass)  # at least the norm of A
+    rounding = (EPS * (2 * n + 8 * d + 64) + 6 * _apart(Q)) * size  # of A, of the products and of the basis
+    blurred = (2 * left + rounding) * rounding  # of the squares of R
     s = found + rounding
     best = mass * (1 + 4 * n * EPS)
     if s == 0 or n_atoms > len(values):
@@ -158,8 +164,17 @@ def operator_share_limit(
     levels = [s * (1 + excess) for excess in torch.logspace(*EXCESSES, base=2.0, dtype=torch.float64).tolist()]
     for t in (*levels, max(float(values[n_atoms - 1]), levels[0])):
         raised = linalg.eigvalsh(inner + squares / (t - s))
+        raised = raised + blurred / (t - s)
         best = min(best, n_atoms * t + float((raised - t).clamp(min=0).sum()))
     return best * (1 + 4 * n * EPS) + 2 * n_atoms * rounding
+
+
+def _apart(basis: Float64[torch.Tensor, "n k"]) -> float:
+    """``‖QᵀQ − I‖`` at most, with what rounding can hide of it."""
+    n, k = basis.shape
+    excess = basis.T @ basis
+    excess.diagonal().sub_(1)
+    return float(torch.linalg.matrix_norm(excess)) + n * k * EPS
 
 
 def largest_eigenvalue_limit(

@@ -92,6 +92,14 @@ class HoldsOut(Protocol[S_in]):
         """The value there, if it was evaluated at this very state."""
 
 
+@runtime_checkable
+class Relaxes(Protocol[S_in]):
+    """An algorithm of two gaps: it keeps the value of its relaxation too, and all three numbers with its state."""
+
+    def relaxed_value(self, state: S_in) -> float:
+        """The lowest value so far of a point of the relaxation."""
+
+
 @dataclass(frozen=True)
 class Outcome(Generic[S]):
     """What the loop leaves behind.
@@ -135,7 +143,7 @@ def iterate(algorithm: Algorithm[P, S], problem: P, tol: float, run: Run) -> Sol
         return judge(problem, found, status, tol=tol, solver=algorithm.name)
 
     try:
-        outcome = run_loop(algorithm, problem, tol, run)
+        outcome = run_loop(algorithm, problem, tol, run, every_step=isinstance(algorithm, Relaxes))
     except OutOfTime:  # before there was a point to return
         return nothing(Status.TIME_LIMIT)
     except FactorizationError:
@@ -169,7 +177,8 @@ def _judged(algorithm: Algorithm[P, S], problem: P, outcome: Outcome[S], tol: fl
             best = algorithm.finish(problem, outcome.dual)
             candidate = replace(candidate, dual=best.dual, proof=best.proof)
         stands = is_cut and isinstance(algorithm, BoundStands)
-        found = Evaluated(candidate, bound=outcome.bound if stands else None) if is_cut else candidate
+        relaxed = algorithm.relaxed_value(outcome.primal) if isinstance(algorithm, Relaxes) else None
+        found = Evaluated(candidate, None, outcome.bound if stands else None, relaxed) if is_cut else candidate
     return judge(
         problem,
         found,
@@ -232,6 +241,8 @@ def run_loop(algorithm: Algorithm[P, S], problem: P, tol: float, run: Run, *, ev
                     record = Record(iteration, elapsed, *algorithm.bounds(problem, state))
                 if isinstance(algorithm, HoldsOut):
                     record = replace(record, held_out=algorithm.held_out(state))
+                if isinstance(algorithm, Relaxes):
+                    record = replace(record, relaxed_value=algorithm.relaxed_value(state))
                 limits.took(time.perf_counter() - now)
                 history.append(record)
                 if math.isfinite(record.gap):

@@ -32,6 +32,7 @@ from cvxsae.solvers.convex.large.column_generation import Directions
 from cvxsae.solvers.convex.large.copositive import Copositive
 from cvxsae.solvers.convex.large.factorized import Factorized
 from cvxsae.solvers.convex.large.relaxation import DoublyNonnegative
+from cvxsae.solvers.convex.large.rounding import require_memory
 from cvxsae.solvers.convex.reference import size_objection, solve_reference
 from cvxsae.solvers.convex.wide_newton import WideLimitNewton
 
@@ -280,8 +281,8 @@ def solve(
     Raises
     ------
     InputError
-        For a solver that does not fit the problem, a reference that would not finish, or arguments that are not the
-        same in all processes.
+        For a solver that does not fit the problem, a reference that would not finish, matrices that would not fit in
+        memory, or arguments that are not the same in all processes.
     NotCertifiedError
         If the gap was not closed to ``tol``; the exception holds the solution.
     CertificateError
@@ -312,6 +313,8 @@ def solved(problem: Problem, run: Run, *, solver: str = "auto", tol: float) -> S
     if isinstance(problem, LargeDictionary):
         problem.require_resolvable()
     method = choose(problem, solver, run)
+    if isinstance(problem, LargeDictionary) and method.name == DoublyNonnegative.name:
+        require_memory(problem, run.device)
     with threads_for(problem):
         return method.run(problem, tol, run)
 

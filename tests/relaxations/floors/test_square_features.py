@@ -74,6 +74,20 @@ def test_a_largest_eigenvalue_that_is_too_low_is_noticed(case, monkeypatch):
     assert square.operator_share_limit(features, w, 4, basis, seed=0) < largest(matrix, 4)
 
 
+def test_a_basis_that_is_not_orthonormal_is_charged(case, monkeypatch):
+    """A basis a little too short would make every eigenvalue that it catches too small."""
+    features, w, matrix = case
+    basis, exact = torch.linalg.eigh(matrix).eigenvectors.flip(1)[:, :12], largest(matrix, 8)
+    sound = square.operator_share_limit(features, w, 8, basis, seed=0)
+    assert exact <= sound <= exact * (1 + 1e-6)
+    for length in (1 - 1e-4, 1 + 1e-4):
+        monkeypatch.setattr(torch.linalg, "qr", lambda columns, short=length: (short * columns, None))
+        assert exact <= square.operator_share_limit(features, w, 8, basis, seed=0)
+    monkeypatch.setattr(torch.linalg, "qr", lambda columns: ((1 - 1e-4) * columns, None))
+    monkeypatch.setattr(square, "_apart", lambda _: 0.0)
+    assert square.operator_share_limit(features, w, 8, basis, seed=0) < exact  # the control
+
+
 @pytest.mark.parametrize("kind", ["flat", "gap", "rank one", "zero"])
 @pytest.mark.parametrize("steps", [20, 60, 200])
 def test_lanczos_bounds_the_largest_eigenvalue(kind, steps, rng):

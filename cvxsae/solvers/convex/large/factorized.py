@@ -68,9 +68,12 @@ class Factorized:
     ----------
     round_iterations
         Quasi-Newton iterations a round.
+    precision
+        In which they are done. Values, bounds and what is returned are in float64.
     """
 
     round_iterations: int = 60
+    precision: torch.dtype = torch.float64
 
     name = "factorized"
     default_iterations = 100
@@ -91,12 +94,15 @@ class Factorized:
 
     def step(self, problem: LargeDictionary, state: FactorState) -> FactorState:
         """One round of descent, and at most one new atom."""
-        state = self.descended(problem, state) if 0 not in state.factor.shape else state
+        state = self.descended(problem, state)
         return replace(state, factor=_with_new_atom(problem, state.factor, state.data))
 
     def descended(self, problem: LargeDictionary, state: FactorState) -> FactorState:
         """A round of descent, and no more: dead columns removed."""
-        factor = descend(lambda B: _value_and_gradient(problem, B, state.data), state.factor, self.round_iterations)
+        if 0 in state.factor.shape:
+            return state
+        data, start = state.data.to(self.precision), state.factor.to(self.precision)
+        factor = descend(lambda B: _value_and_gradient(problem, B, data), start, self.round_iterations).to(state.factor)
         mass = factor.square().sum(dim=0)
         return replace(state, factor=factor[:, mass > _DEAD * mass.max()])
 

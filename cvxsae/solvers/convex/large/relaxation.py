@@ -17,25 +17,15 @@ from cvxsae.relaxations.linalg import EPS
 from cvxsae.relaxations.proofs import CopositivityProof, NonnegativeProof, pencil_bound
 from cvxsae.relaxations.solution import Status, as_numpy, relative_gap
 from cvxsae.solvers.convex.large import admm as splitting
-from cvxsae.solvers.convex.large.factorized import Factorized, FactorState, most_columns, perturbed
-
-_DESCENTS = 4
-"""Rounds of descent before the splitting; it needs a start, not an answer."""
-
-_ROUNDINGS = 20
-"""Rounds of descent from the factor read off Q."""
-
-_ROUNDING_ITERATIONS = 200
-"""Quasi-Newton iterations of such a round, up to ``_SMALL`` datapoints."""
-
-_SMALL = 300
-"""Datapoints up to which descents are long and repeated: beyond, a round takes seconds."""
-
-_SETTLED = 1e-3
-"""Relative decrease below which the first descent ends."""
-
-_ROUNDED = 1e-7
-"""Least relative decrease for which the last one goes on, whatever ``tol``."""
+from cvxsae.solvers.convex.large.factorized import Factorized, FactorState, perturbed
+from cvxsae.solvers.convex.large.rounding import (
+    SMALL,
+    attained,
+    descended,
+    is_settled,
+    most_rounds,
+    rounded,
+)
 
 _BLOCK = 10
 """Splitting steps between two proofs: a proof costs about two steps."""
@@ -57,12 +47,6 @@ _SEARCHES = 2
 
 _SEARCHED_TOL = 1e-4
 """Largest ``tol`` for which they are made."""
-
-_ROUNDED_SHARE = 0.1
-"""The same in units of ``tol``, up to ``_SMALL`` datapoints: a round that gains less does not decide the gap."""
-
-_PIVOT = 1e-8
-"""Pivot of the rounding Cholesky, relative to the largest, below which what is left of Q is noise."""
 
 _IMPRECISE = 3
 """Blocks without progress after which a splitting in float32 goes on in float64."""
@@ -202,19 +186,17 @@ class DoublyNonnegative:
             return self._split(problem, state)
         if state.phase == "search":
             return self._search(problem, state)
-        before = state.value
+        before, is_last = state.value, state.phase == "round"
         state = self._descend(problem, state)
-        share = _ROUNDED_SHARE if problem.n_points <= _SMALL else 1.0
-        enough = _SETTLED if state.phase == "descend" else max(_ROUNDED, share * self.tol)
-        settled = state.value >= before * (1 - enough)
-        most = _DESCENTS if state.phase == "descend" else _ROUNDINGS
-        most = most if problem.n_points <= _SMALL else most // 4
-        if not settled and state.rounds < most:
+        steps = state.cone.iteration if is_last and state.cone is not None else None
+        allowed = most_rounds(problem, state.factors.factor.shape[1], steps)
+        settled = is_settled(problem, state.value, before, self.tol, is_last=is_last)
+        if not settled and state.rounds < allowed:
             return state
         if state.phase == "descend":
             return self._begin_split(problem, state)
         left = relative_gap(state.best[0], state.dual.bound) > self.tol
-        searching = left and problem.n_points <= _SMALL and self.tol <= _SEARCHED_TOL
+        searching = left and problem.n_points <= SMALL and self.tol <= _SEARCHED_TOL
         return replace(state, phase="search" if searching else "done", rounds=0)
 
     def _search(self, problem: LargeDictionary, state: PairState) -> PairState:
@@ -223,12 +205,10 @@ class DoublyNonnegative:
         return replace(state, phase="done") if state.rounds >= _SEARCHES else state
 
     def _descend(self, problem: LargeDictionary, state: PairState) -> PairState:
-        quick = problem.n_points > _SMALL or state.phase == "descend"
-        descent = Factorized() if quick else Factorized(_ROUNDING_ITERATIONS)
-        factors = descent.step(problem, state.factors)
+        factors = descended(problem, state.factors, self.tol, is_last=state.phase == "round")
         value = attained(problem, factors)
         best = (value, factors) if value < state.best[0] else state.best
-        dual = state.dual.or_better(_row_dual(problem, factors))
+        dual = state.dual if state.cone is not None else state.dual.or_better(_row_dual(problem, factors))
         return replace(state, factors=factors, value=value, best=best, dual=dual, rounds=state.rounds + 1)
 
     def _begin_split(self, problem: LargeDictionary, state: PairState) -> PairState:
@@ -254,15 +234,18 @@ class DoublyNonnegative:
         closed = state.solver_gap <= self.tol
         if not closed and patience.idle < _PATIENCE:
             return state
-        most = most_columns(problem.n_points)
         assert state.relaxed is not None
-        factors = replace(state.factors, factor=_rounded(state.relaxed.similarity, most))
+        factors = replace(state.factors, factor=rounded(problem, state.relaxed.similarity, cone.rank))
         state = replace(state, closed=closed, factors=factors, phase="round", rounds=0)
         return replace(state, value=attained(problem, factors))
 
     def bounds(self, problem: LargeDictionary, state: PairState) -> tuple[float, float]:
         """The best value and the best bound so far."""
         return state.best[0], state.dual.bound
+
+    def relaxed_value(self, state: PairState) -> float:
+        """The lowest value so far of a doubly nonnegative Q."""
+        return state.relaxed_value
 
     def verdict(self, problem: LargeDictionary, state: PairState) -> Status | None:
         """When it is done: RELAXED if the solver's gap is within tol, STALLED if not."""
@@ -303,15 +286,6 @@ def searched(problem: LargeDictionary, state: PairState, seed: int) -> PairState
     factors = perturbed(problem, state.best[1], seed)
     value = attained(problem, factors)
     return replace(state, best=(value, factors)) if value < state.best[0] else state
-
-
-def attained(problem: LargeDictionary, factors: FactorState) -> float:
-    """(7) at ``Q = BBᵀ`` per datapoint, with the best dictionary and bias: what they attain in (L) is no more."""
-    fit = fit_factor(problem, factors.factor, factors.data)
-    mass = factors.factor.sum(dim=0)
-    charge = mass.square().sum() + problem.atom_cost * factors.factor.square().sum()
-    total = fit.residual.square().sum() + problem.lam * (fit.atoms.square().sum() + charge)
-    return float(total) / (2 * problem.n_points)
 
 
 def _row_dual(problem: LargeDictionary, factors: FactorState) -> DualPoint:
@@ -370,18 +344,3 @@ def _with_relaxed(problem: LargeDictionary, state: PairState, Q: torch.Tensor) -
     if state.relaxed is not None and state.relaxed.value <= value:
         return state
     return replace(state, relaxed=Relaxed(Q, value))
-
-
-def _rounded(similarity: torch.Tensor, most: int) -> torch.Tensor:
-    """``B ≥ 0`` (N, K) with ``BBᵀ`` near Q: pivoted Cholesky with its columns clipped, exact for disjoint supports."""
-    rest = similarity.diagonal().clone()
-    floor = _PIVOT * float(rest.max())
-    factor = torch.zeros((len(rest), most), dtype=rest.dtype, device=rest.device)
-    for k in range(most):
-        pivot = int(rest.argmax())
-        if not float(rest[pivot]) > floor:
-            return factor[:, :k].clone()
-        column = similarity[:, pivot] - factor[:, :k] @ factor[pivot, :k]
-        factor[:, k] = column.clamp_(min=0) / rest[pivot].sqrt()
-        rest.sub_(factor[:, k].square())
-    return factor

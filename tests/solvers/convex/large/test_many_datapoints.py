@@ -15,7 +15,7 @@ from cvxsae.relaxations import linalg, proofs
 from cvxsae.relaxations.proofs import NonnegativeProof, pencil_bound
 from cvxsae.relaxations.solution import Status
 from cvxsae.solvers.convex.driver import iterate
-from cvxsae.solvers.convex.large import admm, factorized, relaxation
+from cvxsae.solvers.convex.large import admm, factorized, relaxation, rounding
 from tests.helpers import problems
 
 TAU = 3.0
@@ -73,6 +73,19 @@ def test_a_shift_is_proved_only_of_what_is_semidefinite(rng):
     below.diagonal().sub_(torch.linalg.eigvalsh(positive)[0] + 1e-6)
     assert linalg.semidefinite_shift(below) == math.inf
     assert linalg.semidefinite_shift(torch.full((3, 3), math.nan, dtype=torch.float64)) == math.inf
+
+
+def test_a_shift_counts_what_underflow_hides():
+    """An indefinite matrix of subnormal numbers that a factorization runs through: its fractions are rounded off."""
+    units = np.diag([3, 3, 3, 3, 5]) + 0
+    units[4, :4] = units[:4, 4] = 2  # the Schur complement is 5 − 4·4/3 < 0, and each 4/3 is rounded to 1
+    least = float(np.linalg.eigvalsh(units)[0])
+    assert least < -1e-2
+    matrix = torch.from_numpy(units * np.nextafter(0.0, 1.0))
+    factor, failed = torch.linalg.cholesky_ex(matrix)
+    assert int(failed) == 0 and bool((factor.diagonal() > 0).all())  # the factorization sees nothing
+    assert linalg.semidefinite_shift(matrix) >= -least * np.nextafter(0.0, 1.0)
+    assert (len(units) + 8) * linalg.EPS * float(matrix.diagonal().sum()) == 0  # what relative errors would allow
 
 
 def test_the_least_eigenvalue_is_bounded_from_below(rng, factorized_proofs):
@@ -134,7 +147,7 @@ def test_rounding_by_columns_is_pivoted_cholesky(rng):
         column = rest[:, pivot].clamp(min=0) / rest[pivot, pivot].sqrt()
         rest = rest - torch.outer(column, column)
         columns.append(column)
-    assert torch.allclose(relaxation._rounded(Q, 4), torch.stack(columns, dim=1))
+    assert torch.allclose(rounding.cholesky_columns(Q, 4), torch.stack(columns, dim=1))
 
 
 def test_the_deadline_is_heard_inside_a_native_call():
@@ -142,3 +155,26 @@ def test_the_deadline_is_heard_inside_a_native_call():
     with pytest.raises(OutOfTime), until(begun + 0.05):
         interruptible(lambda: time.sleep(1))
     assert interruptible(lambda: 3) == 3
+
+
+def test_many_datapoints_get_as_many_columns_as_q_asks_for(rng, monkeypatch):
+    """The start has few columns; an answer that had no more would be far above the relaxation."""
+    problem = LargeDictionary(problems.gaussian(rng, 40, 12), 0.1, 2.0, bias=None)
+    whole = solve(problem, tol=1e-3, raise_on_failure=False)
+    monkeypatch.setattr(factorized, "_ALL_DATAPOINTS", 10)
+    monkeypatch.setattr(factorized, "_SPREAD_DATAPOINTS", 8)
+    many = solve(problem, tol=1e-3, raise_on_failure=False)
+    assert whole.info["live_atoms"] > 16 and many.info["live_atoms"] > 16
+    assert many.value <= 1.02 * whole.value
+    monkeypatch.setattr(rounding, "_COLUMNS", 0)  # the control: as few as it started with
+    assert solve(problem, tol=1e-3, raise_on_failure=False).value > 1.05 * whole.value
+
+
+def test_coarse_descents_are_evaluated_in_double(rng):
+    problem = LargeDictionary(problems.clustered(rng, 30, 6), 0.3, 5.0, bias=None)
+    state = factorized.Factorized().init(problem, torch.device("cpu"))
+    fine, coarse = (
+        factorized.Factorized(60, precision).descended(problem, state) for precision in (torch.float64, torch.float32)
+    )
+    assert coarse.factor.dtype == torch.float64
+    assert rounding.attained(problem, coarse) == pytest.approx(rounding.attained(problem, fine), rel=1e-4)

@@ -10,6 +10,7 @@ import torch
 from cvxsae import CandidateDictionary, InputError, LargeDictionary, Status, WideLimit, certify, solve
 from cvxsae.parallel.context import Run
 from cvxsae.relaxations.proofs import pencil_bound
+from cvxsae.results import Record
 from cvxsae.solvers.convex.driver import iterate
 from cvxsae.solvers.convex.large import admm as splitting
 from cvxsae.solvers.convex.large.relaxation import DoublyNonnegative
@@ -193,3 +194,39 @@ def test_no_points_to_share_and_nothing_to_code():
     assert tiny.info["live_atoms"] == 0
     with pytest.raises(InputError):
         LargeDictionary(np.eye(3), LAM, -1.0, bias=None)
+
+
+@pytest.mark.parametrize("seen", [1, 5])
+def test_an_interrupted_solve_says_whose_its_gap_is(seen, rng, monkeypatch):
+    """Of many datapoints too, where nothing is computed once time is over: from what was known before."""
+    monkeypatch.setattr("cvxsae.relaxations.solution._QUICK_POINTS", 0)
+    problem = LargeDictionary(problems.gaussian(rng, 25, 6), LAM, 5.0, bias=None)
+    records: list[Record] = []
+
+    def interrupt(record: Record) -> None:
+        records.append(record)
+        if len(records) == seen:
+            raise KeyboardInterrupt
+
+    solution = solve(problem, tol=1e-6, callback=interrupt, raise_on_failure=False)
+    assert solution.status is Status.INTERRUPTED
+    assert solution.relaxed_value == min(records[-1].relaxed_value, solution.value)  # type: ignore[type-var]
+    assert solution.lower_bound <= solution.relaxed_value <= solution.value  # type: ignore[operator]
+    assert solution.solver_gap == pytest.approx(1 - solution.lower_bound / solution.relaxed_value)  # type: ignore[operator]
+    rest = 1 - solution.relaxed_value / solution.value  # type: ignore[operator]
+    assert solution.relaxation_gap == pytest.approx(rest, abs=1e-12)
+    checked = certify(problem, solution, tol=1.0)
+    assert checked.is_certified
+    assert checked.solver_gap <= solution.solver_gap + 1e-9  # type: ignore[operator]
+    monkeypatch.undo()
+    nothing = solve(problem, max_seconds=1e-9, raise_on_failure=False)
+    assert nothing.status is Status.TIME_LIMIT and nothing.solver_gap is not None
+
+
+def test_records_say_when_the_solvers_gap_closed(rng):
+    problem = LargeDictionary(problems.gaussian(rng, 25, 6), LAM, 5.0, bias=None)
+    solution = solve(problem, tol=1e-3, raise_on_failure=False)
+    gaps = [record.solver_gap for record in solution.history]
+    assert all(after <= before for before, after in itertools.pairwise(gaps))  # type: ignore[operator]
+    assert gaps[0] > 1e-3 >= gaps[-1]  # type: ignore[operator]
+    assert [record.iteration for record in solution.history] == list(range(len(gaps)))  # each costs nothing
