@@ -27,7 +27,7 @@ _LEAST_ORDER = 2000
 """Order below which all eigenvectors are as fast: half of them took 0.9 to 1.1 of the time at 2,000, 0.5 at 5 %."""
 
 _UNORTHOGONAL = 0.05
-"""Relative error in ``V(Vᵀx) = x`` for a vector x in the span above which the eigenvectors are not believed."""
+"""Relative error in ``V(Vᵀx) = x`` for a vector x in the span above which the eigenvectors are not trusted."""
 
 _EXTREME = 1e-30
 """Size of a matrix below which, and above whose inverse, it cannot be scaled to one in float32."""
