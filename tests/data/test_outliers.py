@@ -68,3 +68,9 @@ def test_data_that_are_mostly_zero_have_none():
 def test_ratios_that_cannot_be(X, ratio):
     with rejects("ratio is "):
         without_outliers(X, ratio)
+
+
+def test_an_outlier_has_at_least_so_many_times_the_median():
+    """Ten times the median is one, a bit less is none."""
+    X = np.array([[1.0], [-1.0], [1.0], [10.0], [np.nextafter(10.0, 0.0)]])
+    assert find_outliers(X).rows.tolist() == [3]

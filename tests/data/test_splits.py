@@ -39,3 +39,8 @@ def test_too_few_to_hold_out():
         split_rows(4, 0, groups=["one"] * 4)
     with rejects("held_out"):
         split_rows(4, 0, share=1.0)
+
+
+def test_a_small_share_sets_one_unit_aside_and_a_large_one_leaves_one():
+    assert len(split_rows(10, 0, share=0.01).held_out) == 1
+    assert len(split_rows(10, 0, share=0.99).train) == 1

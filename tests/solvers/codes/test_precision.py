@@ -333,6 +333,7 @@ def test_the_ladder_has_what_is_faster_than_anything_finer(monkeypatch):
     assert at(float32=4.0, bfloat16=1.0, int8=1.0) == ["bfloat16", "float32"]
     assert at(float32=4.0, bfloat16=9.0, int8=1.0) == ["int8", "float32"]
     assert at(float32=4.0, bfloat16=9.0, int8=4.0) == ["float32"]
+    assert at(float32=4.0, bfloat16=3.3) == ["float32"]  # faster, but not by what its wider margin costs
     assert at(float32=4.0) == ["float32"]
     assert at(float32=4.0, tf32=3.0, bfloat16=2.0, int8=1.0) == ["int8", "bfloat16", "tf32", "float32"]
     assert at(float32=1e-6, bfloat16=8e-7, int8=1e-7) == ["int8", "float32"]
