@@ -9,8 +9,8 @@ import torch
 from cvxsae.data.deadline import go_on
 from cvxsae.parallel.threads import library_threads
 
-_MEMORY = 12
-"""Pairs of steps and gradient changes kept."""
+MEMORY = 12
+"""Pairs of steps and gradient changes kept, where they take little room."""
 
 _SUFFICIENT = 1e-4
 """Share of the predicted decrease that a step must attain (Armijo)."""
@@ -32,7 +32,10 @@ _FIRST_STEP = 1e-12
 
 
 def descend(
-    objective: Callable[[torch.Tensor], tuple[float, torch.Tensor]], start: torch.Tensor, iterations: int
+    objective: Callable[[torch.Tensor], tuple[float, torch.Tensor]],
+    start: torch.Tensor,
+    iterations: int,
+    memory: int = MEMORY,
 ) -> torch.Tensor:
     """Lower a smooth function over ``x ≥ 0`` from ``start``; returns the last point, never a worse one.
 
@@ -43,11 +46,11 @@ def descend(
     """
     # Many small vector operations: on a busy machine two threads take ten times as long as one.
     with library_threads(1):
-        return _descend(objective, start.clamp(min=0), iterations)
+        return _descend(objective, start.clamp(min=0), iterations, memory)
 
 
 def _descend(
-    objective: Callable[[torch.Tensor], tuple[float, torch.Tensor]], x: torch.Tensor, iterations: int
+    objective: Callable[[torch.Tensor], tuple[float, torch.Tensor]], x: torch.Tensor, iterations: int, memory: int
 ) -> torch.Tensor:
     value, gradient = objective(x)
     pairs: list[tuple[torch.Tensor, torch.Tensor]] = []
@@ -76,7 +79,7 @@ def _descend(
             pairs = []
             continue
         change = trial_gradient - gradient
-        pairs = [*pairs[-_MEMORY + 1 :], (move, change)]
+        pairs = [*pairs[-memory + 1 :], (move, change)]
         improved = value - trial_value
         x, value, gradient = trial, trial_value, trial_gradient
         if improved <= _NO_DECREASE * abs(value):

@@ -11,7 +11,7 @@ from cvxsae.relaxations.candidate import Candidate
 from cvxsae.relaxations.convex.large_dictionary import LargeDictionary, fit_factor
 from cvxsae.relaxations.convex.polar_search import LARGEST_DIM
 from cvxsae.relaxations.solution import as_numpy
-from cvxsae.solvers.convex.nonnegative_lbfgs import descend
+from cvxsae.solvers.convex.nonnegative_lbfgs import MEMORY, descend
 
 _ALL_DATAPOINTS = 1024
 """Datapoints up to which every one starts as a column."""
@@ -70,10 +70,13 @@ class Factorized:
         Quasi-Newton iterations a round.
     precision
         In which they are done. Values, bounds and what is returned are in float64.
+    memory
+        Pairs of matrices like the factor that they keep.
     """
 
     round_iterations: int = 60
     precision: torch.dtype = torch.float64
+    memory: int = MEMORY
 
     name = "factorized"
     default_iterations = 100
@@ -102,7 +105,8 @@ class Factorized:
         if 0 in state.factor.shape:
             return state
         data, start = state.data.to(self.precision), state.factor.to(self.precision)
-        factor = descend(lambda B: _value_and_gradient(problem, B, data), start, self.round_iterations).to(state.factor)
+        found = descend(lambda B: _value_and_gradient(problem, B, data), start, self.round_iterations, self.memory)
+        factor = found.to(state.factor)
         mass = factor.square().sum(dim=0)
         return replace(state, factor=factor[:, mass > _DEAD * mass.max()])
 

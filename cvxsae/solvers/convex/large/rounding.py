@@ -24,6 +24,9 @@ _ROUNDS = 20
 _LONG, _SHORT = 200, 25
 """Quasi-Newton iterations of such a round, up to ``SMALL`` datapoints and of many."""
 
+_PAIRS = 4
+"""Pairs of matrices like the factor that a descent on many datapoints keeps: more take memory and gain nothing."""
+
 _WORK = 2.2
 """Work that those of many datapoints may do for each step of the splitting, in N³: a third of that of the step."""
 
@@ -83,6 +86,8 @@ def descended(problem: LargeDictionary, state: FactorState, tol: float, *, is_la
         descent = Factorized(_LONG if few else _SHORT)
     if not few and tol >= _COARSE:
         descent = replace(descent, precision=torch.float32)
+    if many:
+        descent = replace(descent, memory=_PAIRS)
     # Among a thousand atoms the search for one more gains less than the iterations that its time is worth.
     return descent.descended(problem, state) if many else descent.step(problem, state)
 
