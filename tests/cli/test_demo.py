@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from typing import Any
 
 import pytest
 
-from cvxsae import InputError
+from cvxsae import InputError, compare
 from cvxsae.cli import demo
 from cvxsae.cli.demo import run_demo
 
@@ -64,3 +66,39 @@ def test_gaps_that_are_too_thin_to_see_are_named():
         "too thin to see:\ndictionary gap 0.00051"
     )
     assert demo._thin(0.5, {"amortization gap": 0.1, "dictionary gap": 0.006}) == ""
+
+
+def test_a_ledger_that_time_ends_says_so(tmp_path, monkeypatch):
+    """A clock decides nothing silently: the search says what ended it, and codes that are not exact are not hidden."""
+    for name, size in {**SMALL, "LEDGER_WIDTHS": (4,)}.items():
+        monkeypatch.setattr(demo, name, size)
+    for part, numbers in {
+        "_wide_limit": [{"certified": True}],
+        "_dictionary": {"certified": True},
+        "_cross_checks": [{"agrees": True}],
+        "_sharing": ({"holds": True}, {}),
+    }.items():
+        monkeypatch.setattr(demo, part, lambda _, numbers=numbers: numbers)
+    monkeypatch.setattr(demo, "_figure", lambda *_: None)
+    changed: dict[str, Any] = {}
+
+    def slow(*args, **options):
+        found = compare(*args, **options)
+        return dataclasses.replace(found, results=tuple(dataclasses.replace(one, **changed) for one in found.results))
+
+    monkeypatch.setattr(demo, "compare", slow)
+
+    def told():
+        lines: list[str] = []
+        return run_demo(tmp_path / "demo", say=lines.append)["certified"], "\n".join(lines)
+
+    is_certified, text = told()
+    assert is_certified and "stationary to 0.001" in text and "NOT" not in text
+    assert "arrays alone: no objections.\n" in text
+    changed["best_stationarity"] = 0.1
+    is_certified, text = told()
+    assert is_certified and "the limit of 3600 s for both widths ended the search" in text
+    changed["best_codes_gap"] = 0.1
+    is_certified, text = told()
+    assert not is_certified and "NOT finished: 3600 s were too few" in text
+    assert "no objections, and part 5 was NOT finished in time.\n" in text
