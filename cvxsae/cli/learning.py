@@ -157,16 +157,26 @@ def floor_command(
         int | None,
         typer.Option("--max-points", help="Largest number of datapoints in one part; more give higher floors."),
     ] = None,
+    max_dim: Annotated[
+        int | None,
+        typer.Option(
+            "--max-dim",
+            help="Project the datapoints on so many directions first: lower floors, and larger parts in up to 76.",
+        ),
+    ] = None,
 ) -> Answer:
     """Prove a lower bound on the loss of every dictionary of a width, for each of several widths."""
     from cvxsae.solvers.floors.search import width_floor
 
     X, lam, bias, notes = terms.load()
-    options = {"max_points": max_points, "seed": terms.data.seed, **compute.keywords()}
+    options = {"max_points": max_points, "max_dim": max_dim, "seed": terms.data.seed, **compute.keywords()}
     floors = width_floor(X, _whole_widths(widths), lam, bias=bias, **options)
     text = [f"lambda {lam:.6g}, {terms.bias} bias: no dictionary has a loss below"]
     text += [f"  {floor.n_atoms:>8} atoms  {floor.value:.9g}   ({floor.theorem})" for floor in floors]
-    rows = [{"n_atoms": floor.n_atoms, "value": floor.value, "theorem": floor.theorem} for floor in floors]
+    if doubt := max(floor.failure_probability for floor in floors):
+        notes.append(f"wrong with a probability of at most {doubt:.1g} over the seed: parts were too large to be exact")
+    names = ("n_atoms", "value", "theorem", "failure_probability")
+    rows = [{name: getattr(floor, name) for name in names} for floor in floors]
     return Answer("\n".join(text), {"lam": lam, "floors": rows}, EXIT_CERTIFIED, notes)
 
 

@@ -249,7 +249,12 @@ _TABLE = (
         },
         is_open=True,
     ),
-    Schema("floor", 1, {"lam: number": "λ", "floors: array": "n_atoms, value and theorem for each width"}, {}),
+    Schema(
+        "floor",
+        1,
+        {"lam: number": "λ", "floors: array": "n_atoms, value, theorem and failure_probability for each width"},
+        {},
+    ),
     Schema(
         "audit",
         3,

@@ -90,7 +90,7 @@ def compare(
         That the searches for dictionaries aim at (T3), and the relative gap of codes, as in :func:`~cvxsae.audit`.
     training, floors
         Further arguments of :func:`~cvxsae.sae.train_sae` (``steps``, ``trainer``, ...) and of
-        :func:`~cvxsae.width_floor` (``kernels``, ``max_points``, ``tol``).
+        :func:`~cvxsae.width_floor` (``kernels``, ``max_points``, ``max_dim``, ``tol``).
     callback
         Called with every :class:`~cvxsae.study.WidthResult` as soon as its width is done.
     held_out

@@ -81,6 +81,23 @@ def test_floor_gives_what_the_api_gives(folder):
     assert "no dictionary has a loss below" in shown
 
 
+def test_floor_projects_first_if_asked(folder):
+    asked = ("floor", folder / "X.npy", "--widths", 4, "--lam", LAM, "--bias", "none", "--json")
+    whole, projected = (json.loads(run(*asked, *more).stdout)["floors"][0] for more in ((), ("--max-dim", 2)))
+    expected = width_floor(np.load(folder / "X.npy"), 4, LAM, bias=None, max_dim=2)
+    assert projected["value"] == pytest.approx(expected.value, rel=1e-2)
+    assert projected["value"] < whole["value"] * 0.99
+    assert projected["failure_probability"] == 0
+
+
+def test_a_floor_that_could_be_wrong_says_so(folder, monkeypatch):
+    monkeypatch.setattr("cvxsae.relaxations.floors.floor.Floor.failure_probability", 2e-12)
+    assert (
+        "wrong with a probability of at most 2e-12"
+        in run("floor", folder / "X.npy", "--widths", 4, "--lam", LAM).output
+    )
+
+
 @pytest.mark.slow
 def test_audit_gives_what_the_api_gives(folder):
     result = run("audit", folder / "X.npy", "--sae", folder / "sae", "--json")
@@ -169,6 +186,7 @@ BAD: dict[str, tuple[list, str]] = {
     "bad out": (["learn", "X.npy", "--n-atoms", 3, "--lam", 1, "--out", "fit.txt"], "--out"),
     "bad seed": (["learn", "X.npy", "--n-atoms", 3, "--lam", 1, "--seed", -1], "--seed is -1"),
     "widths in words": (["floor", "X.npy", "--widths", "two", "--lam", 1], "--widths is 'two'"),
+    "no directions": (["floor", "X.npy", "--widths", 4, "--lam", 1, "--max-dim", 0], "max_dim is 0"),
     "width of nothing": (["floor", "X.npy", "--widths", "0", "--lam", 1], "--widths is 0"),
     "half a width": (["compare", "X.npy", "--widths", "2.5", "--lam", 1, "--folder", "out"], "--widths is 2.5"),
     "share of everything": (["audit", "X.npy", "--sae", "sae", "--held-out", 2], "a file with rows, or none"),

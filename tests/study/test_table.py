@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from cvxsae import ScaleStudy
+from cvxsae.errors import InputError
 from cvxsae.sae.audits.ledger import GAPS
 from cvxsae.study import registry, sources, spec
 from cvxsae.study.methods import check
@@ -205,6 +206,26 @@ def test_figures_without_data_are_left_out(tmp_path):
     gone.figures()["live_atoms"].canvas.draw()
     assert len(study.figures()["live_atoms"].axes[0].get_lines()) == 2  # one for each λ
     assert "large dictionary" in study.summary()
+
+
+def test_a_study_projects_before_a_floor_if_asked(tmp_path):
+    values = {}
+    for max_dim in (None, 2):
+        study = ScaleStudy(
+            folder=tmp_path / f"out {max_dim}", data=["toy"], n_points=[40], n_atoms=[3], lam=[0.1], bias=["none"],
+            methods=["width_floor"], sources={"toy": {"source": "sparse_features", "dim": 4, "n_features": 6}},
+            options={"width_floor": {"max_dim": max_dim} if max_dim else {}},
+        )  # fmt: skip
+        values[max_dim] = rows(study.run(), "width_floor")["lower_bound"].item()
+    assert values[2] < values[None] * 0.99
+
+
+def test_a_floor_in_no_directions_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"max_dim is 0"):
+        ScaleStudy(
+            folder=tmp_path / "out", data=["toy"], n_atoms=[3], lam=[0.1], methods=["width_floor"],
+            sources={"toy": {"source": "sparse_features"}}, options={"width_floor": {"max_dim": 0}},
+        )  # fmt: skip
 
 
 @pytest.mark.slow

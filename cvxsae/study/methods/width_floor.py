@@ -19,12 +19,13 @@ def width_floor(
     *,
     kernels: Annotated[tuple[int, ...], COUNTS] = (1, 2, 3),
     max_points: Annotated[int | None, COUNT] = None,
+    max_dim: Annotated[int | None, COUNT] = None,
     tol: Annotated[float, POSITIVE] = 1e-3,
     max_seconds: Annotated[float | None, POSITIVE] = None,
     held_out: Annotated[bool | None, YES_OR_NO] = None,
 ) -> Outcome:
     """Search for the weights of the datapoints that prove the highest floor; with ``held_out`` there too."""
-    run, search = cell.within(max_seconds), FloorSearch.of(kernels, max_points, tol)
+    run, search = cell.within(max_seconds), FloorSearch.of(kernels, max_points, tol, max_dim)
     numbers: dict[str, Any] = {}
     if held_out and cell.held_out is not None:
         aside = JointProblem(cell.held_out, cell.width, cell.lam, bias=cell.bias_value)
