@@ -222,7 +222,7 @@ def _checked_limit(directions: np.ndarray, root: np.ndarray, n_atoms: int, claim
     In few dimensions from all eigenvalues of ``Σ_n w_n (v_n ⊗ v_n)(v_n ⊗ v_n)ᵀ`` on symmetric matrices, whose entries
     off the diagonal are counted once, times √2. In many dimensions the sum is enclosed:
     what an orthonormal basis catches is below it, and what is above follows from the largest eigenvalue that the
-    basis leaves (floors.md, Lemma 4), which ARPACK finds. The claim must not be below what is certain.
+    basis leaves (floors_proofs.md, Lemma 4), which ARPACK finds. The claim must not be below what is certain.
     """
     n, d = directions.shape
     i, j = np.triu_indices(d)

@@ -40,7 +40,8 @@ class FloorPart:
         The probability, over a random start that does not depend on the data, that this bound is too low: zero unless
         it is made of products with the kernel matrix alone, in parts that are too large for all its eigenvalues.
     projection
-        Orthonormal columns (d, r) that the points are projected on first (``docs/floors.md``, Lemma 5); None for none.
+        Orthonormal columns (d, r) that the points are projected on first (``docs/floors_proofs.md``, Lemma 5); None
+        for none.
     """
 
     rows: np.ndarray = field(repr=False)

@@ -1,7 +1,7 @@
 """Bounds on how close K atoms can be to data, by positive definite kernels (T14, T15).
 
-``docs/floors.md`` has the proofs. Every function here returns what holds in exact arithmetic: intervals are bounded
-at the end that is safe, and rounding is added where it could hurt.
+``docs/floors_proofs.md`` has the proofs. Every function here returns what holds in exact arithmetic: intervals are
+bounded at the end that is safe, and rounding is added where it could hurt.
 """
 
 from __future__ import annotations
@@ -231,8 +231,8 @@ def cone_slopes(resolution: Resolution = SEARCH) -> tuple[torch.Tensor, torch.Te
         ``(1 − q) c² + 2γ c p ≤ ρ (1 − c²)``  and  ``c² + p² ≤ 1``  and  ``c⁴ ≤ q``.
 
     In a cell ``1 − q`` is at its least and ρ at its largest, and γ is at the end that leaves p more room
-    (``docs/floors.md`` has the rest). Any κ is sound. The last one is where m is least, which is best for small λ; the
-    others are fractions of it.
+    (``docs/floors_proofs.md`` has the rest). Any κ is sound. The last one is where m is least, which is best for small
+    λ; the others are fractions of it.
 
     Returns
     -------

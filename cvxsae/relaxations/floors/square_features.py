@@ -3,7 +3,8 @@
 ``k(u·v) = (u·v)² = ⟨uuᵀ, vvᵀ⟩``, so ``[√w_n k(v_n·v_m) √w_m]`` has the nonzero eigenvalues of
 ``Σ_n w_n v_nv_nᵀ ⊗ v_nv_nᵀ``, an operator on symmetric matrices of d(d + 1)/2 dimensions. In few dimensions that
 operator is a matrix of its own, and N may be what it likes. In many, products with the N × N matrix are made of blocks
-of it, and the sum of its K largest eigenvalues is bounded from above by what follows (``docs/floors.md``, Lemma 4).
+of it, and the sum of its K largest eigenvalues is bounded from above by what follows (``docs/floors_proofs.md``,
+Lemma 4).
 """
 
 from __future__ import annotations

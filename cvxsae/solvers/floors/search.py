@@ -302,8 +302,8 @@ def _far_apart(
 def _lengthening(basis: Float[torch.Tensor, "d r"]) -> float:
     """What a product with a nearly orthonormal basis can add to a point, as a share of its length.
 
-    The basis is at most ``1 + ‖BᵀB − I‖/2`` times one that lengthens no vector (``floors.md``, Lemma 5); rounding adds
-    ``d√r ε/2``, and ``dr ε/4`` to the former as it is computed.
+    The basis is at most ``1 + ‖BᵀB − I‖/2`` times one that lengthens no vector (``floors_proofs.md``, Lemma 5);
+    rounding adds ``d√r ε/2``, and ``dr ε/4`` to the former as it is computed.
     """
     d, r = basis.shape
     excess = basis.T @ basis

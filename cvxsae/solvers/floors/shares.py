@@ -1,4 +1,6 @@
-"""The shares that the top eigenvectors give each datapoint, and the upper bound of their sum (Lemma 1 of floors.md).
+"""The shares that the top eigenvectors give each datapoint, and the upper bound of their sum.
+
+Lemma 1 of ``docs/floors_proofs.md`` says why it is one.
 
 A search asks for shares near enough to go on with; the bound at its end is rigorous, whatever the search did.
 """
