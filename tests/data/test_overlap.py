@@ -26,7 +26,7 @@ def test_rows_are_counted_whatever_their_order_sign_of_zero_and_precision():
 
 def test_a_few_are_announced_none_is_silent_and_half_are_refused():
     assert require_apart(Activations(X), Activations(OTHERS), "held_out") is None
-    assert "10 of the 50 rows" in (require_apart(Activations(X), Activations(MIXED), "held_out") or "")
+    assert "10 of the 50 held-out rows" in (require_apart(Activations(X), Activations(MIXED), "held_out") or "")
     with rejects("held_out holds 10 rows of 20 that are learned from"):
         require_apart(Activations(X), Activations(MIXED[-20:]), "held_out")
 
