@@ -29,6 +29,9 @@ _LEAST_ORDER = 2000
 _UNORTHOGONAL = 0.05
 """Relative error in ``V(Vᵀx) = x`` for a vector x in the span above which the eigenvectors are not trusted."""
 
+_CLEAR = 64.0
+"""Size of an eigenvalue, in units of rounding of a matrix of size one, from which its sign is beyond doubt."""
+
 _EXTREME = 1e-30
 """Size of a matrix below which, and above whose inverse, it cannot be scaled to one in float32."""
 
@@ -78,11 +81,14 @@ def _chosen(
         reduce = partial(routines[_TRIDIAGONAL], b"L", n, A, n, diagonal, beside, reflectors)
         if not _worked(reduce, kind, state):
             return None
+        clear = _CLEAR * float(np.finfo(kind).eps)
+        if not _count(diagonal, beside[:-1], clear if positive else -clear, positive):
+            return None  # stemr reads memory that it never wrote where it finds none, and may crash
         rows = np.empty((n, n), kind)  # as many as are found are written, and only those take memory
-        ends, work, integers = np.array([low, high], kind), np.empty(18 * n, kind), np.empty(10 * n, np.int32)
+        ends, work, integers = np.array([low, high], kind), np.zeros(18 * n, kind), np.zeros(10 * n, np.int32)
         routines[_VECTORS](
             *(b"V", b"V", n, diagonal, beside, ends[:1], ends[1:], 0, 0, count, values, rows, n, n),
-            *(np.empty(2 * n, np.int32), np.ones(1, np.int32), work, len(work), integers, len(integers), state),
+            *(np.zeros(2 * n, np.int32), np.ones(1, np.int32), work, len(work), integers, len(integers), state),
         )
         m = int(count[0])
         if state[0] or not 0 <= m <= n:
@@ -102,6 +108,17 @@ def _worked(call: Callable[..., None], kind: np.dtype, state: np.ndarray) -> boo
     work = np.empty(max(1, int(room[0])), kind)
     call(work, len(work), state)
     return not state[0]
+
+
+def _count(diagonal: np.ndarray, beside: np.ndarray, level: float, positive: bool) -> int:
+    """How many eigenvalues of a tridiagonal matrix are above a level, or below it: signs of pivots (Sturm)."""
+    least, pivot, count = float(np.finfo(np.float64).tiny), 1.0, 0
+    for entry, square in zip(diagonal.tolist(), [0.0, *np.square(beside, dtype=np.float64).tolist()], strict=True):
+        pivot = entry - level - square / pivot
+        if abs(pivot) < least:
+            pivot = least
+        count += bool(pivot > 0) == positive
+    return int(count)
 
 
 def _orthonormal(vectors: np.ndarray) -> bool:
