@@ -33,8 +33,11 @@ _BLOCK = 10
 _LARGE = linalg.FACTORIZED_ORDER
 """Datapoints above which a proof costs less than half a step, and twice as many are made."""
 
-_NEAR = 4.0
-"""Gap, in units of ``tol``, from which a proof may close it: then each half of it is worth one more step."""
+_NEAR, _NEAR_OF_MANY = 4.0, 16.0
+"""Gap, in units of ``tol``, from which a better P may close it; of many datapoints, a step on P is cheap."""
+
+_IMPROVEMENTS_OF_MANY = 2
+"""Steps on P before a proof, each worth about a third of the splitting's: the first closes most of what P can."""
 
 _PATIENCE = 20
 """Blocks in a row without progress after which the splitting ends."""
@@ -321,9 +324,11 @@ def _evaluate(problem: LargeDictionary, state: PairState, tol: float) -> PairSta
     Y, P = splitting.dual_point(data, cone)
     state = _with_dual(problem, state, Y, P)
     state = _with_relaxed(problem, state, splitting.feasible_similarity(data, cone))
-    if not tol < state.solver_gap <= _NEAR * tol:
+    many = problem.n_points > _LARGE
+    if not tol < state.solver_gap <= (_NEAR_OF_MANY if many else _NEAR) * tol:
         return state
-    P = splitting.improved_multiplier(Y, P, problem.lam, problem.atom_cost, cone.rank, cone.cone.dtype)
+    for _ in range(_IMPROVEMENTS_OF_MANY if many else 1):
+        P = splitting.improved_multiplier(Y, P, problem.lam, problem.atom_cost, cone.rank, cone.cone.dtype)
     state = _with_dual(problem, state, Y, P)
     if state.solver_gap <= tol:
         return state
