@@ -36,6 +36,9 @@ _COLUMNS = 2
 _COARSE = 1e-4
 """Least ``tol`` for which more than ``SMALL`` datapoints are descended on in float32, in half the time."""
 
+_ORDINARY = 1e8
+"""Size of data, λ and τ up to which, and of λ above whose inverse, that is done: cubes of both are summed."""
+
 _BEGUN = 1e-3
 """Relative decrease below which the first descent ends."""
 
@@ -84,12 +87,18 @@ def descended(problem: LargeDictionary, state: FactorState, tol: float, *, is_la
     descent = Factorized()
     if is_last and (few or many):
         descent = Factorized(_LONG if few else _SHORT)
-    if not few and tol >= _COARSE:
+    if not few and tol >= _COARSE and _is_ordinary(problem, state.data):
         descent = replace(descent, precision=torch.float32)
     if many:
         descent = replace(descent, memory=_PAIRS)
     # Among a thousand atoms the search for one more gains less than the iterations that its time is worth.
     return descent.descended(problem, state) if many else descent.step(problem, state)
+
+
+def _is_ordinary(problem: LargeDictionary, data: torch.Tensor) -> bool:
+    """Whether float32 has room for the descent: less than 1e-38 is zero there, and more than 3e38 infinite."""
+    largest = max(float(data.abs().max()), problem.lam, problem.atom_cost)
+    return largest <= _ORDINARY and problem.lam >= 1 / _ORDINARY
 
 
 def is_settled(problem: LargeDictionary, value: float, before: float, tol: float, *, is_last: bool) -> bool:
@@ -101,13 +110,13 @@ def is_settled(problem: LargeDictionary, value: float, before: float, tol: float
 def most_rounds(problem: LargeDictionary, columns: int, steps: int | None) -> int:
     """Of the first descent (no ``steps``), or of that from the Q of a splitting of so many steps.
 
-    On many datapoints the latter may take a third of what the splitting took.
+    On many datapoints the latter may take a third of what the splitting took; from no columns there is no descent.
     """
     n, few = problem.n_points, problem.n_points <= SMALL
     if steps is None or not are_many(problem):
         rounds = _DESCENTS if steps is None else _ROUNDS
         return rounds if few else rounds // 4
-    return int(_WORK * n**3 * steps / (_SHORT * columns**2 * (2 * n + columns / 3)))
+    return 0 if columns == 0 else int(_WORK * n**3 * steps / (_SHORT * columns**2 * (2 * n + columns / 3)))
 
 
 def attained(problem: LargeDictionary, factors: FactorState) -> float:

@@ -178,3 +178,27 @@ def test_coarse_descents_are_evaluated_in_double(rng):
     )
     assert coarse.factor.dtype == torch.float64
     assert rounding.attained(problem, coarse) == pytest.approx(rounding.attained(problem, fine), rel=1e-4)
+
+
+def test_an_answer_without_atoms_ends_the_descent(monkeypatch):
+    """Where the splitting gives up near Q = 0, all columns read off it can die in the descent."""
+    monkeypatch.setattr(factorized, "_ALL_DATAPOINTS", 20)
+    monkeypatch.setattr(factorized, "_SPREAD_DATAPOINTS", 10)
+    monkeypatch.setattr(relaxation, "_PATIENCE", 3)
+    for seed in (0, 2, 5):
+        rng = np.random.default_rng(seed)
+        problem = LargeDictionary(rng.normal(size=(26, 4)), rng.uniform(0.9, 1.5), 20.0, bias=None)
+        found = iterate(relaxation.DoublyNonnegative(1e-16), problem, 1e-16, Run())
+        assert found.value <= problem.primal_value(problem.zero_candidate())
+        assert found.gap <= 1e-4
+    assert rounding.most_rounds(problem, 0, steps=100) == 0
+
+
+@pytest.mark.parametrize("size", [1e40, 1e100])
+def test_data_that_float32_cannot_hold_are_descended_on_in_double(size, rng, monkeypatch):
+    monkeypatch.setattr(rounding, "SMALL", 10)
+    problem = LargeDictionary(size * problems.clustered(rng, 30, 6), 0.3 * size, 5.0, bias=None)
+    state = factorized.Factorized().init(problem, torch.device("cpu"))
+    for is_last in (False, True):
+        found = rounding.descended(problem, state, 1e-4, is_last=is_last)
+        assert rounding.attained(problem, found) < rounding.attained(problem, state)
