@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
@@ -105,7 +106,13 @@ class Factorized:
         if 0 in state.factor.shape:
             return state
         data, start = state.data.to(self.precision), state.factor.to(self.precision)
-        found = descend(lambda B: _value_and_gradient(problem, B, data), start, self.round_iterations, self.memory)
+        root = _root_of_size(problem, state.data)
+
+        def objective(B: torch.Tensor) -> tuple[float, torch.Tensor]:
+            value, gradient = _value_and_gradient(problem, root * B, data)
+            return value / root**4, gradient.div_(root**3)
+
+        found = root * descend(objective, start / root, self.round_iterations, self.memory)
         factor = found.to(state.factor)
         mass = factor.square().sum(dim=0)
         return replace(state, factor=factor[:, mass > _DEAD * mass.max()])
@@ -146,6 +153,15 @@ def perturbed(problem: LargeDictionary, state: FactorState, seed: int) -> Factor
 def most_columns(n_points: int) -> int:
     """How many columns a factor starts with: one per datapoint, but for large data no more than descent can carry."""
     return n_points if n_points <= _ALL_DATAPOINTS else _SPREAD_DATAPOINTS
+
+
+def _root_of_size(problem: LargeDictionary, data: torch.Tensor) -> float:
+    """A power of two near the root of the data's size, in which B is measured: steps begin at one.
+
+    It is one for data of mean squared norm 1, and rounds nothing.
+    """
+    square = float((data - problem.starting_bias().to(data)).square().sum(dim=1).mean())
+    return 2.0 ** round(math.log2(square) / 4) if square > 0 else 1.0
 
 
 def _value_and_gradient(

@@ -194,7 +194,20 @@ def test_an_answer_without_atoms_ends_the_descent(monkeypatch):
     assert rounding.most_rounds(problem, 0, steps=100) == 0
 
 
-@pytest.mark.parametrize("size", [1e40, 1e100])
+@pytest.mark.parametrize("size", [1e-60, 1e-18, 1e60])
+def test_descents_do_not_depend_on_the_unit_of_the_data(size, rng):
+    """Data too small for a step of length one to move a factor were not descended on at all."""
+    X = problems.clustered(rng, 30, 6)
+    values = []
+    for unit in (1.0, size):
+        problem = LargeDictionary(unit * X, 0.3 * unit, 5.0, bias=None)
+        state = factorized.Factorized().init(problem, torch.device("cpu"))
+        found = factorized.Factorized().descended(problem, state)
+        values.append(rounding.attained(problem, found) / unit**2)
+    assert values[1] == pytest.approx(values[0], rel=1e-3)
+
+
+@pytest.mark.parametrize("size", [1e-60, 1e40, 1e100])
 def test_data_that_float32_cannot_hold_are_descended_on_in_double(size, rng, monkeypatch):
     monkeypatch.setattr(rounding, "SMALL", 10)
     problem = LargeDictionary(size * problems.clustered(rng, 30, 6), 0.3 * size, 5.0, bias=None)
