@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from cvxsae import InputError, encode
+from cvxsae.parallel.machine import LIMITING
 from cvxsae.solvers.codes.engines import calibration, make_engine
 from cvxsae.solvers.codes.engines.calibration import Rung, ladder
 from cvxsae.solvers.codes.engines.prices import Prices
@@ -227,13 +228,15 @@ def test_measurements_are_kept_and_believed_only_if_they_are_of_this_machine(kep
 
 def test_a_measurement_is_of_the_instructions_that_are_used(kept, monkeypatch):
     monkeypatch.setattr(calibration, "_measure", lambda *arguments: {"float32": 1.0})
-    for names in (["ATEN_CPU_CAPABILITY"], ["ATEN_CPU_CAPABILITY", "MKL_ENABLE_INSTRUCTIONS"]):
-        for name in names:
-            monkeypatch.setenv(name, "avx2")
+    for name in LIMITING:
+        monkeypatch.delenv(name, raising=False)
+    names = ["ATEN_CPU_CAPABILITY", "DNNL_MAX_CPU_ISA", "ONEDNN_MAX_CPU_ISA", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS"]
+    for name in names:
+        monkeypatch.setenv(name, "avx2")
         calibration.measured.cache_clear()
         calibration.measured(16, 256, "cpu", 1)
     found = [json.loads(file.read_text())["key"]["limits"] for file in kept.iterdir()]
-    assert sorted(map(len, found)) == [1, 2]
+    assert sorted(map(len, found)) == [1, 2, 3, 4, 5]
 
 
 def test_another_version_or_instruction_set_is_measured_again(kept, monkeypatch):
@@ -253,7 +256,12 @@ def test_another_version_or_instruction_set_is_measured_again(kept, monkeypatch)
     found, others = calibration.kept()
     assert [(key["processor"], seconds) for key, seconds in found] == [("another", {"float32": 2.0, "bfloat16": 1.0})]
     assert others == 3
-    for damage in (b"", b"[]", b"{}", b'{"key": 1}', b'{"key": {"device": "cuda:99"}}', b"\xff", b"[" * 100_000):
+    held = json.loads(max(kept.iterdir(), key=lambda file: b"another" in file.read_bytes()).read_bytes())
+    keys = [{**held["key"], "dim": value} for value in ("16", None, True, 16.0)]
+    keys += [{name: value for name, value in held["key"].items() if name != "threads"}]
+    altered = [json.dumps({**held, "key": key}).encode() for key in keys]
+    rest = (b"", b"[]", b"{}", b'{"key": 1}', b'{"key": {"device": "cuda:99"}}', b"\xff", b"[" * 100_000)
+    for damage in (*altered, *rest):
         (kept / "products-damaged.json").write_bytes(damage)
         assert calibration.kept() == (found, 4)
 
@@ -385,6 +393,32 @@ def test_a_precision_can_be_asked_for(monkeypatch):
         encode(X, D, 0.3, precision="int4")
     with pytest.raises(InputError, match="tf32"):
         encode(X, D, 0.3, precision="tf32")
+
+
+@pytest.mark.skipif(len(COARSE) < 2, reason="the products of a coarse precision are missing or wrong here")
+def test_what_a_second_product_decides_is_not_asked_of_a_third(monkeypatch):
+    """In bfloat16 atoms that enter are certain, which in int8 were not: nothing is left to a float32 product."""
+    D = unit(np.random.default_rng(0), 300, 64)
+    x = torch.from_numpy(np.linspace(1.0, 1.1, 101)[:, None] * D[:1])
+    every, counted = np.arange(len(x)), dict.fromkeys(PRECISIONS, 0)
+
+    def counts(*precisions):
+        rungs = tuple(Rung(name, rechecks=0.0) for name in precisions)
+        engine: Any = make_engine("fused", PreparedDictionary(torch.from_numpy(D)), Tuning(1e-9, ladder=rungs))
+        plain = engine._correlate
+        counted.update(dict.fromkeys(PRECISIONS, 0))
+
+        def counting(short, rung):
+            counted[rung.precision] += len(short.margin)
+            return plain(short, rung)
+
+        monkeypatch.setattr(engine, "_correlate", counting)
+        engine.advance(engine.begin(x, None), every, first=True, double=False)
+        return dict(counted)
+
+    alone, after = counts("bfloat16", "float32"), counts("int8", "bfloat16", "float32")
+    assert after["bfloat16"] > alone["float32"]  # some are certain in bfloat16 only
+    assert after["float32"] <= alone["float32"]
 
 
 @NEEDS_INT8

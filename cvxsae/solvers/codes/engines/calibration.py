@@ -189,11 +189,12 @@ def kept() -> tuple[list[tuple[dict[str, Any], dict[str, float]]], int]:
     for file in sorted(folder().glob("products-*.json")):
         try:
             key = json.loads(file.read_text(encoding="utf-8"))["key"] if file.is_file() else {}
-            own = here(str(key["device"]))
+            own, shape = here(str(key["device"])), [key[part] for part in ("dim", "atoms", "threads")]
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, AssertionError, RecursionError):
             others += 1
             continue
-        seconds = _read(file, key) if own.items() <= key.items() else None
+        known = own.items() <= key.items() and all(type(size) is int for size in shape)
+        seconds = _read(file, key) if known else None
         if seconds is None:
             others += 1
         else:

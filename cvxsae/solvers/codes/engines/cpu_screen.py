@@ -243,7 +243,7 @@ def screen(active, products, block, atoms, rules, room, selected, verdicts, pric
         for k in range(m):
             members[k], z[k], c[k] = chosen[i, k], codes[i, k], correlations[i, k]
             bits[U(row + chosen[i, k])] = absent
-        own = Own(unit[a], shift, absent, least_share, margin[a])
+        own, blurred[a] = Own(unit[a], shift, absent, least_share, margin[a]), False  # a coarser product's verdict
         residual2 = energy(member, m, d, prices)
         largest = _largest(member, m, dot_error * np.sqrt(residual2), prices)
         top = _group_maxima(bits, row, K, maxima)
