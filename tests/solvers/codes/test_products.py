@@ -1,6 +1,7 @@
 """Settings of torch that belong to the whole process: set for one product on CUDA, and back whatever happens."""
 
 import threading
+from typing import Any
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from cvxsae.solvers.codes.engines import products
 from cvxsae.solvers.codes.engines.products import float32_is_shortened, product
 
 MATMUL = torch.backends.cuda.matmul
+BACKENDS: Any = torch.backends
 
 
 class OnCuda(torch.Tensor):
@@ -66,6 +68,20 @@ def test_a_product_has_its_settings_and_leaves_none_behind(rows, seen, asked, sp
     finally:
         MATMUL.allow_bf16_reduced_precision_reduction = True
     assert seen == [(True, *before[1:]), (before[0], False, splits), before]
+
+
+@pytest.mark.skipif(not hasattr(MATMUL, "fp32_precision"), reason="this torch has no setting for all libraries")
+def test_what_follows_a_setting_for_all_libraries_goes_on_following_it(rows):
+    before = BACKENDS.fp32_precision, MATMUL.fp32_precision
+    try:
+        MATMUL.fp32_precision = "none"  # of its own
+        BACKENDS.fp32_precision = "tf32"
+        product("tf32", rows, rows)
+        BACKENDS.fp32_precision = "ieee"
+        assert MATMUL.fp32_precision == "ieee"
+        assert not float32_is_shortened()
+    finally:
+        BACKENDS.fp32_precision, MATMUL.fp32_precision = before
 
 
 @pytest.mark.parametrize("precision", ["tf32", "bfloat16"])

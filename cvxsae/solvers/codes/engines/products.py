@@ -72,8 +72,9 @@ def _settings_of(precision: str) -> Iterator[None]:
             setattr(matmul, name, _with_splits(False, splits))
         elif precision == "tf32":
             name, value = ("fp32_precision", "tf32") if hasattr(matmul, "fp32_precision") else ("allow_tf32", True)
-            before.callback(setattr, matmul, name, getattr(matmul, name))
-            setattr(matmul, name, value)
+            if (held := getattr(matmul, name)) != value:  # setting it would end that it follows torch.backends
+                before.callback(setattr, matmul, name, held)
+                setattr(matmul, name, value)
         yield
 
 
