@@ -163,7 +163,7 @@ def compare(
         "stationarity": stationarity,
         "max_seconds": None if seconds is None else float(seconds),
         "training": {name: spec.options["trained_sae"][name] for name in TRAINING},
-        "floors": {name: spec.options["width_floor"].get(name) for name in FLOORS},
+        "floors": _settings_of_floors(spec.options["width_floor"]),
     }
     settings |= drawn.settings
     if how.progress:
@@ -203,6 +203,11 @@ def _options(given: Mapping[str, Any] | None, name: str, allowed: tuple[str, ...
     if unknown:
         raise InputError(f"{name} has {unknown[0]!r}, which it does not take; it takes {', '.join(allowed)}.")
     return {key: value for key, value in given.items() if value is not None}
+
+
+def _settings_of_floors(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Every option of a floor, None if not given; folders of comparisons without ``max_dim`` stay what they were."""
+    return {name: given.get(name) for name in FLOORS if name != "max_dim" or name in given}
 
 
 @dataclass

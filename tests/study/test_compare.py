@@ -15,7 +15,7 @@ from cvxsae import InputError, compare, encode
 from cvxsae.data.synthetic import sparse_features
 from cvxsae.errors import CertificateError
 from cvxsae.sae.audits.ledger import GAPS
-from cvxsae.study.compare import WidthResult  # type: ignore[attr-defined]
+from cvxsae.study.compare import WidthResult, _settings_of_floors  # type: ignore[attr-defined]
 from tests.helpers.figures import faults
 from tests.helpers.sentences import rejects
 
@@ -80,6 +80,11 @@ def test_an_interrupted_comparison_goes_on_where_it_was(X, comparison, tmp_path,
     monkeypatch.setattr("cvxsae.study.run.compute", None)  # a finished one computes nothing
     again = compare(X, WIDTHS, LAM, folder=tmp_path / "out", **OPTIONS)
     assert again.to_dict() == resumed.to_dict()
+
+
+def test_a_folder_from_before_an_option_was_there_is_that_of_the_same_call():
+    assert _settings_of_floors({"tol": 0.1}) == {"kernels": None, "max_points": None, "tol": 0.1}
+    assert _settings_of_floors({"max_dim": 8})["max_dim"] == 8
 
 
 @pytest.mark.slow
