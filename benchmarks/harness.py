@@ -300,10 +300,12 @@ def parser(doc: str | None, *, gpu: bool = False) -> argparse.ArgumentParser:
 
 
 def device_of(given: argparse.Namespace, options: argparse.ArgumentParser) -> torch.device:
-    """The device asked for; one sentence where there is no GPU."""
+    """The device asked for; one sentence where there is no GPU, unless nothing is measured."""
     device = torch.device(given.device)
-    if device.type == "cuda" and not torch.cuda.is_available() and not given.tables:
-        options.error("no CUDA device was found; --device cpu --quick shows that this program runs")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        if not (given.tables or given.list):
+            options.error("no CUDA device was found; --device cpu --quick shows that this program runs")
+        device = torch.device("cpu")
     torch.set_float32_matmul_precision("highest")
     return device
 

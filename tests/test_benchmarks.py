@@ -190,6 +190,13 @@ def test_without_a_gpu_there_is_a_sentence(capsys):
     )
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_what_measures_nothing_needs_no_gpu(tmp_path, capsys):
+    assert gpu.main(["--list", "--results", str(tmp_path)]) == 0
+    assert "codes" in capsys.readouterr().out
+    assert gpu.main(["--tables", "--results", str(tmp_path)]) == 0
+
+
 def test_peers_in_plain_torch_find_the_codes():
     X, D = codes_gpu.problem(8, 20, 40, torch.device("cpu"))
     for make in codes_gpu.PEERS.values():
