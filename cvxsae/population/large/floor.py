@@ -31,6 +31,7 @@ from cvxsae.relaxations.solution import Status
 from cvxsae.solvers.codes.evaluation import CONFIDENCE, level
 from cvxsae.solvers.convex.driver import iterate
 from cvxsae.solvers.convex.large.relaxation import DoublyNonnegative, PairState
+from cvxsae.solvers.convex.large.rounding import require_memory
 from cvxsae.solvers.convex.solve import choose, solved
 from cvxsae.statistics.means import bounded_mean, mean_interval
 
@@ -349,6 +350,7 @@ def bounded(problem: LargeDictionary, run: Run, tol: float) -> Solution:
     chosen = choose(problem, "auto", run)
     if chosen.name == DoublyNonnegative.name:
         problem.require_resolvable()
+        require_memory(problem, run.device)
         with threads_for(problem):
             return iterate(_BoundOnly(tol), problem, tol, run)
     return solved(problem, run, tol=tol)

@@ -28,6 +28,7 @@ from cvxsae.relaxations.solution import Solution, Status, gap_parts, relative_ga
 from cvxsae.solvers.convex.driver import iterate
 from cvxsae.solvers.convex.large.column_generation import Directions
 from cvxsae.solvers.convex.large.relaxation import DoublyNonnegative
+from cvxsae.solvers.convex.large.rounding import require_memory
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -216,7 +217,8 @@ def large_path(
     Raises
     ------
     InputError
-        For a path that is not increasing and positive, or a folder that holds another path.
+        For a path that is not increasing and positive, matrices that would not fit in memory, or a folder that holds
+        another path.
     KeyboardInterrupt
         On Ctrl-C before the first point.
     """
@@ -284,6 +286,8 @@ class _Path:
         return LargePath(tuple(points), tuple(candidates), self.along, status)
 
     def _solved(self, problem: LargeDictionary, warm: torch.Tensor | None, run: Run) -> Solution:
+        if problem.dim > LARGEST_DIM:
+            require_memory(problem, run.device)
         with threads_for(problem):
             if problem.dim <= LARGEST_DIM:
                 return iterate(Directions(self.tol, warm), problem, self.tol, run)

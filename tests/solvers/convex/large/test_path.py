@@ -143,3 +143,12 @@ def test_merging_stops_where_it_costs(rng):
     problem = LargeDictionary(2 * np.eye(4), 0.3, 1.0, bias=None)
     best = problem.atom_per_datapoint()
     assert live_atoms(tidy(problem, best, slack=1e-3)) == 4
+
+
+def test_matrices_that_do_not_fit_are_refused(rng, monkeypatch):
+    """Before the first point; in few dimensions there are none."""
+    monkeypatch.setattr("cvxsae.solvers.convex.large.rounding.memory_gib", lambda: 1e-6)
+    with pytest.raises(InputError, match="pass fewer rows"):
+        large_path(LargeDictionary(problems.gaussian(rng, 20, 4), 0.3, 1.0, bias=None), (0.5,))
+    few = large_path(LargeDictionary(problems.gaussian(rng, 8, 2), 0.3, 1.0, bias=None), (0.5,), tol=1e-2)
+    assert len(few.points) == 1
