@@ -271,9 +271,9 @@ def _fit(learner: Learner, outcome: Outcome[State], run: Run) -> DictionaryFit:
     """Code the data once more, exactly, and say what that point is worth."""
     # Who presses Ctrl-C does not wait for all datapoints to be coded.
     end = time.perf_counter() if outcome.status is Status.INTERRUPTED else run.deadline
-    state, ended, last, warm = outcome.primal, outcome.status, grace(end), None
+    state, ended, last, warm, whole = outcome.primal, outcome.status, grace(end), None, None
     if learner.watch is None:
-        state, warm = learner.better_end(state, last)
+        state, warm, whole = learner.better_end(state, last)
     else:
         state, ended = learner.watch.chosen(learner.evaluator.until(end), state, ended)
     known = state.evaluation.codes if isinstance(state, Polish) and state.evaluation is not None else None
@@ -284,6 +284,8 @@ def _fit(learner: Learner, outcome: Outcome[State], run: Run) -> DictionaryFit:
         exact = evaluator.encode_what_can_be(state.dictionary, state.offset, warm, tol)
         if known is None or not known.value < exact.value:  # these were better already, by rounding or for lack of time
             codes = exact
+        if whole is not None and exact.status is Status.TIME_LIMIT and whole.codes.value < exact.value:
+            state, codes = replace(state, dictionary=whole.dictionary, offset=whole.offset), whole.codes
     except KeyboardInterrupt:
         if known is None or not (run.is_outermost and evaluator.group.is_alone):
             raise

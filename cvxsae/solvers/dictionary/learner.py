@@ -36,7 +36,7 @@ from cvxsae.solvers.dictionary.evaluator import Evaluator
 from cvxsae.solvers.dictionary.stages.exact import ExactPasses, in_order
 from cvxsae.solvers.dictionary.stages.polish import Polishing
 from cvxsae.solvers.dictionary.stages.stochastic import StochasticSteps
-from cvxsae.solvers.dictionary.state import Exact, Polish, SearchState, State, Stochastic
+from cvxsae.solvers.dictionary.state import Evaluation, Exact, Polish, SearchState, State, Stochastic
 from cvxsae.solvers.dictionary.watching import Watch
 
 EXACT_CODING = 2
@@ -222,15 +222,16 @@ class Learner:
         late = math.isfinite(end) and time.perf_counter() + codings * pace * evaluator.problem.n_points > end
         return evaluator.group.any(late)
 
-    def better_end(self, state: State, last: float) -> tuple[State, sp.csr_array | None]:
-        """The point to return, and codes that its last coding, which must end by ``last``, may start from.
+    def better_end(self, state: State, last: float) -> tuple[State, sp.csr_array | None, Evaluation | None]:
+        """The point to return, codes that its last coding may start from, and what to return if that is cut off.
 
+        That coding must end by ``last``; where it does not, the better of two points with codes of all datapoints does.
         Stochastic steps that ended early have not grown short: coding all datapoints and one sweep over the atoms, as
         where an exact pass begins, take the noise back. Where F is not lower then than where the steps began, that is
         what is returned.
         """
         if not isinstance(state, Stochastic) or self._is_late(COMPARISON + WARM_CODING, last, unknown=True):
-            return state, None
+            return state, None, None
         first = last - GRACE / 2  # the rest is for that last coding
         start, evaluator, tol = state.start, self.evaluator.until(first), self.exact.code_tol
         began, codes = (self.start, None) if start is None else ((start.dictionary, start.offset), start.codes)
@@ -239,8 +240,9 @@ class Learner:
                 now = evaluator.evaluate(state.dictionary, state.offset, self._known_codes(state), tol)
                 then = evaluator.evaluate(*began, codes, tol)
         except OutOfTime:
-            return state, None
+            return state, None, None
+        whole = now if now.value < then.value else then
         dictionary, offset = self.exact.swept(evaluator, now.sums, state.dictionary, state.offset)
         if now.sums.value(dictionary, offset, self.evaluator.lam) < then.value:
-            return replace(state, dictionary=dictionary, offset=offset), now.codes.codes
-        return replace(state, dictionary=then.dictionary, offset=then.offset), then.codes.codes
+            return replace(state, dictionary=dictionary, offset=offset), now.codes.codes, whole
+        return replace(state, dictionary=then.dictionary, offset=then.offset), then.codes.codes, whole

@@ -187,6 +187,23 @@ def test_stochastic_steps_that_ended_early_are_swept_or_undone(max_steps, monkey
     assert_sound(fit)
 
 
+@pytest.mark.parametrize("max_steps", [1, 6])
+def test_a_last_coding_without_time_costs_no_codes_that_were_known(max_steps, monkeypatch):
+    """Half of the rows had zero codes, where all had been coded for a comparison a moment before."""
+    X, plain = planted(n=2000), evaluator.Evaluator.encode_what_can_be
+
+    def cut_off(self, dictionary, offset, warm, tol):
+        late = self.until(time.perf_counter() - 1) if tol == MODULE.FINAL_TOL else self
+        return plain(late, dictionary, offset, warm, tol)
+
+    whole = learn_dictionary(X, 12, LAM, max_steps=max_steps)
+    monkeypatch.setattr(evaluator.Evaluator, "encode_what_can_be", cut_off)
+    fit = learn_dictionary(X, 12, LAM, max_steps=max_steps)
+    assert_sound(fit)
+    assert fit.encoding.done.all()
+    assert fit.value < 1.5 * whole.value
+
+
 def test_all_codings_at_the_end_share_one_grace(monkeypatch):
     """Each had a second of its own past the limit."""
     clock = SlowClock(monkeypatch)
