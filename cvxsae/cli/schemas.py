@@ -249,12 +249,7 @@ _TABLE = (
         },
         is_open=True,
     ),
-    Schema(
-        "floor",
-        1,
-        {"lam: number": "λ", "floors: array": "n_atoms, value, theorem and failure_probability for each width"},
-        {},
-    ),
+    Schema("floor", 1, {"lam: number": "λ", "floors: array": "n_atoms, value, theorem, failure_probability"}, {}),
     Schema(
         "audit",
         3,

@@ -77,7 +77,7 @@ def _held_out(rows: pd.DataFrame) -> list[str]:
         flattered = " to ".join(f"{end['memorization']:.2g}" for end in ends)
         noun = "row" if ends[0]["n_held_out"] == 1 else "rows"
         lines.append(
-            f"On {ends[0]['n_held_out']:,} {noun} held out {name} cost {costs}, {flattered} more than on the "
+            f"On {ends[0]['n_held_out']:,} held-out {noun} {name} cost {costs}, {flattered} more than on the "
             f"rows learned from (memorization, and the luck of both draws); {said_of_intervals(ends[0])}."
         )
         lines += _falls(seen) if method == "learned" else []
