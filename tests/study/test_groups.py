@@ -442,6 +442,6 @@ def test_of_one_row_held_out_there_is_no_interval(tmp_path):
     )
     made.run()
     said = made.summary()
-    assert "On 1 row held out" in said and "there are no intervals of one row" in said
+    assert "On 1 held-out row" in said and "there are no intervals of one row" in said
     assert "NA" not in said and "nan" not in said
     assert title(made.figures()["objective"].axes[0]) == "there are no intervals of one row"
