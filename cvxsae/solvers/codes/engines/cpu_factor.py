@@ -1,4 +1,7 @@
-"""Cholesky factors of the Gram matrix of a support, in panels of four rows and whole vectors."""
+"""Cholesky factors of the Gram matrix of a support, in panels of four rows and whole vectors.
+
+Some functions are inlined where they are called: for a few atoms a call takes as long as the work.
+"""
 
 # numba infers the types of kernels from their arguments; annotations would only repeat "array" and "int".
 # ruff: noqa: ANN001, ANN201, ANN202
@@ -10,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cvxsae.solvers.codes.engines.compiled import U, jit
+from cvxsae.solvers.codes.engines.compiled import REORDER, U, jit
 from cvxsae.solvers.codes.engines.cpu_vectors import LANES, dots, eliminate, scale
 
 
@@ -30,10 +33,9 @@ def triangle(n):
     return n * (n + 1) // 2
 
 
-@jit()
-def _choose(m, z, room):
+@jit(inline="always")
+def _choose(m, z, support, held):
     """List the support {z > 0}; its size, and that in whole chunks."""
-    support, held, _, _, _ = room
     n = 0
     for k in range(m):
         if z[k] > 0:
@@ -49,22 +51,22 @@ def factor(G, stride, m, z, room, pivot_floor):
     An atom in the span of those before it gets the row and column of the identity and is ``held``: it keeps its code.
     Returns the size n, the row length, and the place of the first atom that is held (n if none is).
     """
-    n, width = _choose(m, z, room)
-    support, L = room.support, room.L
+    support, held, L, _, _ = room
+    n, width = _choose(m, z, support, held)
     for i in range(n):
         of, to = U(support[i] * stride), U(i * width)
         for j in range(U(i // LANES * LANES), U(n)):
             L[to + j] = G[of + U(support[j])]
         for j in range(U(n), U(width)):
             L[to + j] = 0.0
-    return n, width, _decompose(n, width, room, pivot_floor)
+    return n, width, _decompose(n, width, held, L, pivot_floor)
 
 
 @jit()
 def factor_packed(packed, start, m, z, room, pivot_floor):
     """The same of a Gram matrix whose lower triangle is kept row by row from a place of ``packed`` on."""
-    n, width = _choose(m, z, room)
-    support, L = room.support, room.L
+    support, held, L, _, _ = room
+    n, width = _choose(m, z, support, held)
     for i in range(n):
         to = U(i * width)
         for j in range(U(i // LANES * LANES), U(width)):
@@ -72,12 +74,11 @@ def factor_packed(packed, start, m, z, room, pivot_floor):
         for j in range(i, n):
             k = support[j]
             L[to + U(j)] = packed[U(start + triangle(k) + support[i])]
-    return n, width, _decompose(n, width, room, pivot_floor)
+    return n, width, _decompose(n, width, held, L, pivot_floor)
 
 
-@jit()
-def _decompose(n, width, room, pivot_floor):
-    _, held, L, _, _ = room
+@jit(inline="always")
+def _decompose(n, width, held, L, pivot_floor):
     spare = n
     for panel in range(0, n, 4):
         end = min(panel + 4, n)
@@ -104,12 +105,38 @@ def _decompose(n, width, room, pivot_floor):
     return spare
 
 
-@jit()
+@jit(inline="always")
 def solve_factored(L, n, width, held, y, work):
-    """Solve L Lᵀ y = y in place, four rows at a time; 0 for the atoms that are held.
+    """Solve L Lᵀ y = y in place; 0 for the atoms that are held. ``y`` and ``work`` have room for whole chunks."""
+    if n <= LANES:
+        _solve_short(L, n, width, held, y)
+    else:
+        _solve_long(L, n, width, held, y, work)
 
-    ``y`` and ``work`` have room for whole chunks. What L holds below its diagonal meets zeros of y, or entries of y
-    that are not read again.
+
+@jit(fastmath=REORDER)
+def _solve_short(L, n, width, held, y):
+    """One number at a time: vectors would wait for the numbers that were just written to them."""
+    for k in range(U(n)):
+        row = k * U(width)
+        y[k] = 0.0 if held[k] else y[k] / L[row + k]
+        value = y[k]
+        for t in range(k + U(1), U(n)):
+            y[t] -= value * L[row + t]
+    for back in range(U(n)):
+        last = U(n) - U(1) - back
+        row = last * U(width)
+        total = y[last]
+        for t in range(last + U(1), U(n)):
+            total -= L[row + t] * y[t]
+        y[last] = total / L[row + last]
+
+
+@jit()
+def _solve_long(L, n, width, held, y, work):
+    """Four rows at a time.
+
+    What L holds below its diagonal meets zeros of y, or entries of y that are not read again.
     """
     for k in range(n, width):
         y[k] = 0.0
@@ -147,7 +174,7 @@ def _four(place, apart):
     return place, place + apart, place + 2 * apart, place + 3 * apart
 
 
-@jit()
+@jit(inline="always")
 def subtract_rows(target, rows, length, chosen, n, factors):
     """Subtract n of some rows, of whole chunks, each times its factor."""
     whole = n // 4 * 4
