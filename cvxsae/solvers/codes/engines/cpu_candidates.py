@@ -108,7 +108,8 @@ def sift(candidates, n, atoms, slack, dot_error, r, d, residual2):
     Atoms in float32 are half as much to read as in float64, and few candidates are left.
     """
     kept, limit = 0, 1.0 - slack - (atoms.error + 4.0 * dot_error) * np.sqrt(residual2)
-    candidates[n : n + 3] = candidates[0]
+    for t in range(U(n), U(n + 3)):
+        candidates[t] = candidates[0]
     for start in range(0, n, 4):
         values = _four(candidates, start, atoms.working, r, d)
         for t in range(min(4, n - start)):
@@ -122,7 +123,10 @@ def sift(candidates, n, atoms, slack, dot_error, r, d, residual2):
 def recheck(candidates, n, r, d, exact, found, exact_values, blur, prices):
     """Exact correlations, in units of their weights, of candidates: how many violators are listed, and the largest."""
     listed, largest = 0, -np.inf
-    candidates[n : n + 3] = candidates[0]
+    if n == 0:
+        return listed, largest
+    for t in range(U(n), U(n + 3)):
+        candidates[t] = candidates[0]
     for start in range(0, n, 4):
         values = _four(candidates, start, exact, r, d)
         for t in range(min(4, n - start)):

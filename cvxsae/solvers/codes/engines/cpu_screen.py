@@ -261,10 +261,10 @@ def screen(active, products, block, atoms, rules, room, selected, verdicts, pric
         blurred[a] = n > most
         if blurred[a]:
             continue
-        if prices is None:
+        if prices is None and n > 0:
             n = sift(candidates, n, atoms, slack, dot_error, r, d, residual2)
         if not settled[i]:
-            if room[a] > 0:
+            if room[a] > 0 and n > 0:
                 listed, outside = recheck(candidates, n, r, d, atoms.working, found, found_values, 0.0, prices)
                 certain = outside - (atoms.error + SLACK) * np.sqrt(residual2) * widest
                 _, gap, _, _ = best_gap(residual2, member, m, max(largest, certain), prices)
