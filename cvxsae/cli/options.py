@@ -228,7 +228,8 @@ class SteppedOptions(TimedOptions):
     """The same with a limit on steps."""
 
     max_steps: Annotated[
-        int | None, typer.Option("--max-steps", help="Limit on iterations. [default: the algorithm's own limit]")
+        int | None,
+        typer.Option("--max-steps", help="Limit on iterations of this call. [default: the algorithm's own limit]"),
     ] = None
 
 

@@ -15,8 +15,7 @@ from cvxsae.errors import InputError
 from cvxsae.parallel.threads import threads_for_cost
 from cvxsae.relaxations.candidate import Candidate
 from cvxsae.relaxations.convex.wide_limit import WideLimit
-from cvxsae.relaxations.floors.floor import Floor, FloorPart
-from cvxsae.relaxations.floors.kernels import ZonalKernel
+from cvxsae.relaxations.floors.floor import Floor, part_arrays, part_from
 from cvxsae.relaxations.joint.joint import JointProblem
 from cvxsae.relaxations.linalg import EPS
 from cvxsae.solvers.floors.search import WIDE_TOL, FloorSearch, find_floors, solved_wide_limit
@@ -34,9 +33,6 @@ ANY_GAP = 1.0
 
 SAME = 1e-9
 """How far, relative, a kept floor may be above what its proof gives when it is read: two roundings, no more."""
-
-_PART = ("rows", "partners", "weights", "powers", "coefficients", "share_limit")
-"""Arrays of a part of a floor; those it does not have are left out."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +128,8 @@ class Question:
         else:
             problem = JointProblem(wide.X, width, self.lam, bias=self.bias.public)
             (floor,) = find_floors([problem], FloorSearch.of(), run)
-            proof = _proof_arrays(floor)
+            heads = [[part.value, part.theorem] for part in floor.parts]
+            proof = {"parts": heads, **part_arrays(floor.parts)}
             value, theorem = floor.value, floor.theorem
         if run.is_late and batch.index > 0:
             return None
@@ -171,7 +168,10 @@ class Question:
             said: tuple[str, ...] = ()
         else:
             problem = JointProblem(data, self.n_atoms, self.lam, bias=self.bias.public)
-            parts = tuple(_part(record["parts"], kept.arrays, place) for place in range(len(record["parts"])))
+            parts = tuple(
+                part_from(kept.arrays, place, float(part_value), str(part_theorem))
+                for place, (part_value, part_theorem) in enumerate(record["parts"])
+            )
             said = certify(problem, Floor(problem, value, theorem, parts, record["rows"])).objections
         if said:
             raise ValueError(f"the referee says: {said[0]}")
@@ -195,33 +195,3 @@ def record_of(batch: Batch, found: BatchFloor, proof: dict[str, Any]) -> tuple[d
 def _wide_floor(wide: WideLimit, bound: float) -> float:
     """The wide limit's lower bound, rounding subtracted."""
     return max(0.0, bound * (1 - 8 * (wide.n_points + wide.dim) * EPS))
-
-
-def _proof_arrays(floor: Floor) -> dict[str, Any]:
-    """The parts of a floor as named arrays, and their values and theorems under ``parts``."""
-    arrays: dict[str, Any] = {"parts": [[part.value, part.theorem] for part in floor.parts]}
-    for place, part in enumerate(floor.parts):
-        kernel = part.kernel
-        held = (
-            part.rows,
-            part.partners,
-            part.weights,
-            None if kernel is None else np.array(kernel.powers),
-            None if kernel is None else np.array(kernel.coefficients),
-            None if part.share_limit is None else np.array(part.share_limit),
-        )
-        arrays |= {f"{name}-{place}": array for name, array in zip(_PART, held, strict=True) if array is not None}
-    return arrays
-
-
-def _part(heads: list[list[Any]], arrays: dict[str, Any], place: int) -> FloorPart:
-    value, theorem = heads[place]
-    rows, partners, weights, powers, coefficients, limit = (arrays.get(f"{name}-{place}") for name in _PART)
-    if rows is None:
-        raise ValueError("a part of its floor has no rows")
-    kernel = None
-    if powers is not None and coefficients is not None:
-        kernel = ZonalKernel(tuple(int(p) for p in powers), tuple(float(c) for c in coefficients))
-    return FloorPart(
-        rows, partners, float(value), str(theorem), kernel, weights, None if limit is None else float(limit)
-    )

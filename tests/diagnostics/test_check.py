@@ -127,7 +127,9 @@ def test_an_interrupt_is_not_a_report(learned, monkeypatch, interrupt):
 
 
 @pytest.mark.slow
-def test_no_time_is_said(learned):
+def test_no_time_is_said(learned, monkeypatch):
+    """The sums have as long as they need: where another process has the cores, their grace could pass too."""
+    monkeypatch.setattr("cvxsae.parallel.context.GRACE", 3600.0)
     X, D, b = learned
     report = check_optimality(X, D, LAM, bias=b, max_seconds=1e-6, second_order=True, noiseless=True)
     assert {"split scores", "new atoms", "the second-order test", "the cone condition"} <= set(report.unfinished)

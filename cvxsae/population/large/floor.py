@@ -350,7 +350,7 @@ def bounded(problem: LargeDictionary, run: Run, tol: float) -> Solution:
     chosen = choose(problem, "auto", run)
     if chosen.name == DoublyNonnegative.name:
         problem.require_resolvable()
-        require_memory(problem, run.device)
+        require_memory(problem, run.device, remedy="pass a smaller batch")
         with threads_for(problem):
             return iterate(_BoundOnly(tol), problem, tol, run)
     return solved(problem, run, tol=tol)

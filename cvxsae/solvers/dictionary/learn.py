@@ -144,9 +144,11 @@ def learn_dictionary(
     max_seconds
         Wall-clock limit of the whole call. The point reached is coded exactly and returned; for that, time is set aside
         as far as it can be known. What is not coded a second after the limit has zero codes: ``encoding.done`` says
-        which datapoints, and value and certificates are those of the codes returned. Ctrl-C ends it likewise.
+        which datapoints, and value and certificates are those of the codes returned. Ctrl-C ends it likewise. Neither
+        ends the compilation of kernels, which takes the first calls on a machine some seconds.
     max_steps
-        Stop after so many steps (minibatches, descent steps, rounds of moves): unlike time, the same everywhere.
+        Stop after so many steps (minibatches, descent steps, rounds of moves): unlike time, the same everywhere. With
+        ``folder`` these are steps of this call, beyond those that are kept.
     seed
         Random seed of the start, the minibatches and the search for new atoms. The same seed gives the same answer on a
         machine that keeps its measurement of products (:func:`~cvxsae.encode`), which decides in what precision they

@@ -51,8 +51,8 @@ _MESSAGES = {
 _REMEDIES = {
     Status.STALLED: "accept the stationarity reached (a larger target), or center the data if it lies far from the "
     "bias",
-    Status.MAX_ITER: "raise max_steps, or go on with this fit as init",
-    Status.TIME_LIMIT: "raise max_seconds, or go on with this fit as init",
+    Status.MAX_ITER: "raise max_steps, or go on with this fit as init or from its folder (limits are per call)",
+    Status.TIME_LIMIT: "raise max_seconds, or go on with this fit as init or from its folder (limits are per call)",
     Status.INTERRUPTED: "run it again, with a folder or with this fit as init",
 }
 

@@ -235,7 +235,9 @@ def test_the_joint_problem_is_not_for_solve(rng):
 
 def test_matrices_that_do_not_fit_in_memory_are_refused_before_they_are_made(rng, monkeypatch):
     X = rng.normal(size=(40_000, 5))
-    with pytest.raises(InputError, match=r"40,000 rows.* 167 GiB, and this machine has 2\d*; pass fewer rows"):
+    with pytest.raises(
+        InputError, match=r"40,000 rows.* 167 GiB, and this machine has 2\d*; pass fewer rows, or solver='factorized'"
+    ):
         monkeypatch.setattr("cvxsae.solvers.convex.large.rounding.memory_gib", lambda: 24.0)
         solve(LargeDictionary(X, 0.1, 10.0), max_seconds=1e-3)
     monkeypatch.setattr("cvxsae.solvers.convex.large.rounding.memory_gib", lambda: None)  # not known: not refused

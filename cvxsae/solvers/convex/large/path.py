@@ -55,6 +55,9 @@ CLAIMS = ("value", "status", "seconds")
 SAME = 1e-9
 """Relative difference of two values that are the same except for rounding."""
 
+FEWER_ROWS = "pass fewer rows (a path has no other solver; solve one price at a time with solver='factorized')"
+"""What to do about too little memory for a path."""
+
 TIDIED = 2.0
 """How many times ``tol`` the gap of a success can be: a tidied dictionary may be worse by ``tol`` of the value."""
 
@@ -287,7 +290,7 @@ class _Path:
 
     def _solved(self, problem: LargeDictionary, warm: torch.Tensor | None, run: Run) -> Solution:
         if problem.dim > LARGEST_DIM:
-            require_memory(problem, run.device)
+            require_memory(problem, run.device, remedy=FEWER_ROWS)
         with threads_for(problem):
             if problem.dim <= LARGEST_DIM:
                 return iterate(Directions(self.tol, warm), problem, self.tol, run)

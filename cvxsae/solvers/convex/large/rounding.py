@@ -128,8 +128,14 @@ def attained(problem: LargeDictionary, factors: FactorState) -> float:
     return float(total) / (2 * problem.n_points)
 
 
-def require_memory(problem: LargeDictionary, device: torch.device) -> None:
+FEWER_ROWS = "pass fewer rows, or solver='factorized' for a dictionary with a weaker bound"
+"""What to do about too little memory where the solver can be chosen."""
+
+
+def require_memory(problem: LargeDictionary, device: torch.device, *, remedy: str = FEWER_ROWS) -> None:
     """Refuse, before anything is computed, datapoints whose matrices the machine or the GPU cannot hold.
+
+    ``remedy`` says what the caller's caller can do about it.
 
     Raises
     ------
@@ -143,6 +149,5 @@ def require_memory(problem: LargeDictionary, device: torch.device) -> None:
         where = "the GPU" if device.type == "cuda" else "this machine"
         raise InputError(
             f"X has {problem.n_points:,} rows, for which solver 'splitting' holds {_SQUARES} matrices of {order:,} x "
-            f"{order:,} numbers, {needs:,.0f} GiB, and {where} has {has:,.0f}; pass fewer rows, or solver='factorized' "
-            "for a dictionary with a weaker bound."
+            f"{order:,} numbers, {needs:,.0f} GiB, and {where} has {has:,.0f}; {remedy}."
         )

@@ -148,7 +148,9 @@ def test_merging_stops_where_it_costs(rng):
 def test_matrices_that_do_not_fit_are_refused(rng, monkeypatch):
     """Before the first point; in few dimensions there are none."""
     monkeypatch.setattr("cvxsae.solvers.convex.large.rounding.memory_gib", lambda: 1e-6)
-    with pytest.raises(InputError, match="pass fewer rows"):
+    with pytest.raises(
+        InputError, match=r"pass fewer rows \(a path has no other solver; solve one price at a time with"
+    ):
         large_path(LargeDictionary(problems.gaussian(rng, 20, 4), 0.3, 1.0, bias=None), (0.5,))
     few = large_path(LargeDictionary(problems.gaussian(rng, 8, 2), 0.3, 1.0, bias=None), (0.5,), tol=1e-2)
     assert len(few.points) == 1
