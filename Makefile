@@ -29,8 +29,10 @@ example: .venv/.usable
 test: .venv/.installed
 	$(BIN)/python -m pytest -n auto --dist worksteal
 
+# Neither slow tests nor the check of every annotated shape and type. Test files as pytest rewrites them are kept.
 quick: .venv/.installed
-	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"
+	CVXSAE_UNCHECKED=1 PYTHONDONTWRITEBYTECODE= PYTHONPYCACHEPREFIX=$(CURDIR)/.cache/python \
+	  $(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"
 
 documents: .venv/.installed
 	$(BIN)/python -m pytest -n auto --dist worksteal cvxsae tests/test_readme.py tests/test_documents.py

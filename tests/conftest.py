@@ -7,15 +7,18 @@ import os
 import signal
 from collections.abc import Iterator
 
+import jaxtyping
 import numpy as np
 import pytest
 import torch
 from beartype import BeartypeConf, beartype
 from jaxtyping import install_import_hook
 
-# Every annotated shape and type is checked while tests run; an int will do for a float, as for mypy.
+# Every annotated shape and type is checked while tests run; an int will do for a float, as for mypy. The checks take as
+# long as the fast tests do, so `make quick` leaves them to `make test`.
 check = beartype(conf=BeartypeConf(is_pep484_tower=True))
-install_import_hook("cvxsae", "tests.conftest.check")
+if not os.environ.get("CVXSAE_UNCHECKED"):
+    install_import_hook("cvxsae", "tests.conftest.check")
 
 # Under pytest-xdist each worker has its own share of the cores.
 torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))))
@@ -44,6 +47,15 @@ def pytest_collection() -> Iterator[None]:
 def rng() -> np.random.Generator:
     """A generator in the same state in every test."""
     return np.random.default_rng(20260)
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """Shapes are not checked: for examples that run as their users run them, of functions with tests of their own."""
+    before = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", before)
 
 
 @pytest.fixture(

@@ -19,7 +19,7 @@ from cvxsae.data import circle_feature
 from cvxsae.population import PopulationDictionary
 from tests.helpers.figures import faults
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("unchecked")]
 
 PHENOMENA = Path(__file__).parents[1] / "examples" / "phenomena"
 

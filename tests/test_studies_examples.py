@@ -36,6 +36,7 @@ def test_an_example_is_a_study_and_runs_small(tmp_path, file):
     assert (table["status"] == "done").all() and table["violation"].isna().all()
 
 
+@pytest.mark.slow
 def test_what_the_page_quotes_is_what_the_tables_say(monkeypatch):
     """``examples/results/NAME.json``, which the page is compared with, is made from ``examples/studies/NAME.csv``."""
     examples = STUDIES[0].parents[1]

@@ -59,6 +59,7 @@ def test_learn_that_ran_out_of_time_is_exit_code_1(folder):
     assert "TIME_LIMIT" in result.stdout
 
 
+@pytest.mark.slow
 def test_an_interrupted_learn_is_exit_code_130(folder, monkeypatch):
     def interrupted(*arguments, **options):
         raise KeyboardInterrupt
@@ -81,6 +82,7 @@ def test_floor_gives_what_the_api_gives(folder):
     assert "no dictionary has a loss below" in shown
 
 
+@pytest.mark.slow
 def test_floor_projects_first_if_asked(folder):
     asked = ("floor", folder / "X.npy", "--widths", 4, "--lam", LAM, "--bias", "none", "--json")
     whole, projected = (json.loads(run(*asked, *more).stdout)["floors"][0] for more in ((), ("--max-dim", 2)))

@@ -139,6 +139,7 @@ def test_data_that_changed_since_are_noticed(points):
     assert "fingerprints differ" in " ".join(objections_to(told))
 
 
+@pytest.mark.slow
 def test_the_certificate_of_a_floor(points):
     floor = width_floor(points, 8, 0.05, bias=None)
     certificate = certify(floor)
@@ -160,6 +161,7 @@ def test_one_partner_for_all_is_noticed():
     assert objections_to(replace(floor, value=value * 2 / 21, parts=(honest,))) == ()
 
 
+@pytest.mark.slow
 def test_rows_and_kernels_that_prove_nothing(points):
     floor = width_floor(points, 8, 0.05, bias=None)
     part: Any = floor.parts[0]
@@ -197,6 +199,7 @@ def test_large_parts_are_checked_too(points, dense, said, monkeypatch):
     assert "prove at most" in " ".join(objections_to(high))
 
 
+@pytest.mark.slow
 def test_a_claim_within_the_enclosure_is_not_believed(points, monkeypatch):
     floor = width_floor(points, 8, 0.05, bias=None, kernels=(2,))
     monkeypatch.setattr("cvxsae.validation.floors.DENSE", 20)

@@ -66,6 +66,7 @@ def test_atoms_found_together_gain_what_is_said():
     assert dropped > together  # a negative control: each of them matters
 
 
+@pytest.mark.slow
 def test_a_polar_found_says_that_an_atom_pays():
     """Without one of its atoms a dictionary is no longer stationary, and the search sees it."""
     X = clusters()

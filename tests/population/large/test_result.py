@@ -24,6 +24,7 @@ def parts():
     return X, floor, solve_population(X, PROBLEM, held_out=clusters(n=120, seed=1), floor=floor, tol=1e-3)
 
 
+@pytest.mark.slow
 def test_groups_are_as_written(parts):
     _, _, fit = parts
     H = clusters(n=120)

@@ -77,6 +77,7 @@ def test_what_k_sparse_codes_gain_bounds_what_the_encoder_lacks():
     assert least is not None and 0 < least <= 1 - sum(truth) / error + 1e-9
 
 
+@pytest.mark.slow
 def test_by_default_the_path_goes_through_the_lambda_of_the_same_l0():
     found = frontier(X, SAE, ks=[2], max_points=60, seed=1)
     assert found.n_points == 60 and found.lam.source == "match-l0" and found.lam.lam is not None
@@ -97,6 +98,7 @@ def test_normalized_data_are_coded_where_the_sae_codes_them():
     assert any("normalized" in note for note in found.notes)
 
 
+@pytest.mark.slow
 def test_dead_atoms_are_left_out_and_the_figure_has_a_line_a_curve():
     decoder = SAE.W_dec.copy()
     decoder[3] = 0

@@ -243,6 +243,7 @@ def test_history_and_callback(problem):
     assert solution.seconds >= seen[-1].seconds
 
 
+@pytest.mark.slow
 def test_history_of_a_real_solve_encloses_the_optimum(rng):
     problem = CandidateDictionary(rng.normal(size=(20, 4)), rng.normal(size=(9, 4)), 0.2, 2.0, bias="free")
     solution = iterate(ProximalGradient(), problem, 1e-9, Run())

@@ -138,6 +138,7 @@ def test_kernels_beat_the_other_bounds_beyond_the_dimension(rng):
     assert certify(floor).is_certified
 
 
+@pytest.mark.slow
 def test_the_weights_are_the_best_there_are(rng):
     X = rng.normal(size=(40, 4))
     floor = width_floor(X, 6, 0.05, bias=None, kernels=(2,), tol=1e-4)
@@ -227,6 +228,7 @@ def test_no_time_still_gives_a_floor(rng):
     assert certify(floor).is_certified
 
 
+@pytest.mark.slow
 def test_without_time_datapoints_are_paired_as_they_come(rng):
     """Partners that lie far apart make a better floor; any make a true one."""
     X = problems.gaussian(rng, 60, 4)
@@ -305,6 +307,7 @@ class Features(FrankWolfe):
     dense: int = 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", [Blocks, Features])
 @pytest.mark.parametrize("width", [5, 8])
 @pytest.mark.parametrize("bias", [None, "free"])
@@ -340,6 +343,7 @@ def test_few_dimensions_are_one_part(rng, monkeypatch):
     assert len(width_floor(X, 6, 0.05, bias=None, kernels=(3,)).parts) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bias", [None, "free"])
 def test_a_floor_of_projected_data_is_a_floor(bias, rng):
     """512 dimensions, of which six hold most of the data: below the floor of all of them, and above that of none."""

@@ -70,6 +70,7 @@ def test_t16_absorption_is_optimal_for_all_of_them(penalty):
     assert np.sort(angles) == pytest.approx([0, 45], abs=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("penalty", "p", "expected"),
     [
@@ -139,6 +140,7 @@ def test_a_free_bias_is_found():
     assert found.gap <= TOL
 
 
+@pytest.mark.slow
 def test_time_and_steps_leave_a_true_gap():
     X = np.random.default_rng(4).normal(size=(5, 2))
     short = solve_globally(X, 2, 0.2, max_steps=2)
@@ -189,6 +191,7 @@ def test_where_no_atom_is_worth_its_price_one_minimizer_is_shown():
     assert found.value == pytest.approx(0.75) and len(found.minimizers) == 1 and not found.are_all
 
 
+@pytest.mark.slow
 def test_many_datapoints_are_taken_in_small_steps():
     X = np.random.default_rng(0).normal(size=(2000, 2))
     found = solve_globally(X, 2, 0.2, max_steps=6)
@@ -203,6 +206,7 @@ def test_an_interrupt_after_the_gap_is_closed_keeps_the_answer(monkeypatch):
     assert solve_globally(NESTED, 2, 0.1).is_certified
 
 
+@pytest.mark.slow
 def test_the_referee_finds_what_is_wrong():
     found = solve_globally(np.random.default_rng(5).normal(size=(5, 2)), 2, 0.2)
     assert certify(found).is_certified

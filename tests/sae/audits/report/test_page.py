@@ -105,6 +105,7 @@ def test_the_numbers_are_those_of_the_audit(written):
         assert residual == (None if np.isnan(expected) else expected)
 
 
+@pytest.mark.slow
 def test_a_loss_and_an_error_are_not_in_one_column():
     """Seen: half a squared error beside losses at λ, so that the encoder seemed better than exact codes."""
     found = audited()

@@ -157,6 +157,7 @@ def test_the_deadline_is_heard_inside_a_native_call():
     assert interruptible(lambda: 3) == 3
 
 
+@pytest.mark.slow
 def test_many_datapoints_get_as_many_columns_as_q_asks_for(rng, monkeypatch):
     """The start has few columns; an answer that had no more would be far above the relaxation."""
     problem = LargeDictionary(problems.gaussian(rng, 40, 12), 0.1, 2.0, bias=None)
@@ -180,6 +181,7 @@ def test_coarse_descents_are_evaluated_in_double(rng):
     assert rounding.attained(problem, coarse) == pytest.approx(rounding.attained(problem, fine), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_an_answer_without_atoms_ends_the_descent(monkeypatch):
     """Where the splitting gives up near Q = 0, all columns read off it can die in the descent."""
     monkeypatch.setattr(factorized, "_ALL_DATAPOINTS", 20)
@@ -207,6 +209,7 @@ def test_descents_do_not_depend_on_the_unit_of_the_data(size, rng):
     assert values[1] == pytest.approx(values[0], rel=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1e-60, 1e40, 1e100])
 def test_data_that_float32_cannot_hold_are_descended_on_in_double(size, rng, monkeypatch):
     monkeypatch.setattr(rounding, "SMALL", 10)
