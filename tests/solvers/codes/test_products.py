@@ -8,6 +8,7 @@ import torch
 
 from cvxsae.solvers.codes.engines import products
 from cvxsae.solvers.codes.engines.products import float32_is_shortened, product
+from cvxsae.solvers.codes.engines.screening import PreparedDictionary
 
 MATMUL = torch.backends.cuda.matmul
 BACKENDS: Any = torch.backends
@@ -133,3 +134,25 @@ def test_products_on_a_cpu_wait_for_nobody(monkeypatch):
     rows = torch.eye(3)
     for precision in ("float32", "tf32"):
         assert torch.equal(product(precision, rows, rows), rows)
+
+
+def test_inputs_that_are_shortened_without_a_setting_are_noticed(monkeypatch):
+    """By a library that has limits of its own: the error bound of a dictionary then allows for them."""
+    mm, atoms = torch.mm, torch.eye(3, dtype=torch.float64)
+    exact = PreparedDictionary(atoms).single_precision.accumulation
+
+    def shortens(a, b, out=None):
+        return mm(a.to(torch.bfloat16).to(torch.float32), b, out=out)
+
+    products._keeps_all_digits.cache_clear()
+    try:
+        assert not float32_is_shortened()
+        products._keeps_all_digits.cache_clear()
+        monkeypatch.setattr(torch, "mm", shortens)
+        assert float32_is_shortened()
+        monkeypatch.setattr(torch, "mm", lambda a, b, out=None: shortens(b.T, a.T, out=out).T)
+        products._keeps_all_digits.cache_clear()
+        assert float32_is_shortened()
+        assert PreparedDictionary(atoms).single_precision.accumulation > exact + 2**-7
+    finally:
+        products._keeps_all_digits.cache_clear()

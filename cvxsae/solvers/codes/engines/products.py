@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from typing import Any
 
 import torch
@@ -20,6 +21,9 @@ PRECISIONS = ("int8", "bfloat16", "tf32", "float32")
 
 NARROWEST_INT8 = 32
 """Rows and multiples of eight that integer products of CUDA ask for: fewer rows are filled up with zeros."""
+
+_PROBES, _MANY_PROBES = 64, 1024
+"""Rows and atoms of the product that is tried: large enough that libraries do not treat it as a small one."""
 
 _SETTINGS = threading.RLock()
 """Held by the thread that sets torch's settings of products, or relies on them."""
@@ -37,13 +41,30 @@ def product(
         return torch.mm(rows, atoms.T, out=out)
 
 
-def float32_is_shortened() -> bool:
-    """Whether torch may shorten the inputs of float32 products, as its user has set it."""
+def float32_is_shortened(device_type: str = "cpu") -> bool:
+    """Whether the inputs of float32 products may be shortened: as torch's user has set it, or as a product shows."""
     with _SETTINGS:  # what another thread sets for a product of its own does not count
         try:
-            return torch.get_float32_matmul_precision() != "highest"
+            if torch.get_float32_matmul_precision() != "highest":
+                return True
         except RuntimeError:  # set through several interfaces at once: assume the worst
             return True
+        return not _keeps_all_digits(device_type)
+
+
+@cache
+def _keeps_all_digits(device_type: str) -> bool:
+    """Whether float32 products keep the last digit of both inputs: libraries have settings that torch does not know.
+
+    All other terms of every sum are zero, so that no order of adding them rounds.
+    """
+    ones = torch.eye(_PROBES, device=device_type)
+    last = ones * (1 + torch.finfo(torch.float32).eps)
+    many = _MANY_PROBES // _PROBES
+    return all(
+        bool((product("float32", rows, atoms.repeat(many, 1)) == last.repeat(1, many)).all())
+        for rows, atoms in ((ones, last), (last, ones))
+    )
 
 
 def _int8_product(rows: torch.Tensor, atoms: torch.Tensor, out: torch.Tensor | None) -> torch.Tensor:

@@ -225,7 +225,7 @@ class PreparedDictionary:
     @cached_property
     def single_precision(self) -> Precision:
         """Float32 products; if torch is allowed to shorten their inputs (tf32, bf16), the bound allows for that."""
-        shortened = SHORTENED * HALF_ROUNDING if float32_is_shortened() else 0.0
+        shortened = SHORTENED * HALF_ROUNDING if float32_is_shortened(self.device.type) else 0.0
         return Precision(self._nearest, (self.dim + SPARE_ROUNDINGS) * FLOAT32_ROUNDOFF + shortened, 0.0)
 
     @cached_property
