@@ -196,10 +196,10 @@ class FusedEngine(Stoppable):
         for rung, too_coarse in zip(self.ladder, state.too_coarse, strict=True):
             rows = active[waiting]
             short = self._shorten(state, rows, rung.precision)
-            tried = np.ones(len(rows), np.bool_)
-            if rung is not self.ladder[-1]:
+            some, tried, is_last = waiting, np.ones(len(rows), np.bool_), rung is self.ladder[-1]
+            if not is_last:
                 tried = short.margin < NARROWER * too_coarse[rows]
-            some, rows, short = waiting[tried], rows[tried], short.of(tried)
+                some, rows, short = waiting[tried], rows[tried], short.of(tried)
             if len(some):
                 is_all = len(some) == n  # then nothing is copied
                 chosen = selected if is_all else Selected(*(array[some] for array in selected))
@@ -208,6 +208,8 @@ class FusedEngine(Stoppable):
                 screen(rows, products, state.block, self.rows, rules, room[some], chosen, found, self.prices)
                 for held, new in () if is_all else zip((*selected, *verdicts), (*chosen, *found), strict=True):
                     held[some] = new
+                if is_last:  # it leaves nothing out
+                    break
                 too_coarse[rows[found.blurred]] = short.margin[found.blurred]
                 tried[tried] = ~found.blurred
             waiting = waiting[~tried]
