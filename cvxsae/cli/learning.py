@@ -149,27 +149,36 @@ def learn_command(
     return Answer("\n".join(text), report, code, notes)
 
 
-def floor_command(
-    terms: TermsOptions,
-    widths: Widths,
-    compute: TimedOptions,
+@dataclass(frozen=True, kw_only=True)
+class FloorSizes:
+    """How large the parts of a floor may be."""
+
     max_points: Annotated[
         int | None,
-        typer.Option("--max-points", help="Largest number of datapoints in one part; more give higher floors."),
-    ] = None,
+        typer.Option(
+            "--max-points", help="Largest number of datapoints in one part of a floor; more give higher ones."
+        ),
+    ] = None
     max_dim: Annotated[
         int | None,
         typer.Option(
             "--max-dim",
-            help="Project the datapoints on so many directions first: lower floors, and larger parts in up to 76.",
+            help="Project the datapoints of a floor on so many directions first: lower, and larger parts in up to 76.",
         ),
-    ] = None,
+    ] = None
+
+
+def floor_command(
+    terms: TermsOptions,
+    widths: Widths,
+    compute: TimedOptions,
+    sizes: FloorSizes,
 ) -> Answer:
     """Prove a lower bound on the loss of every dictionary of a width, for each of several widths."""
     from cvxsae.solvers.floors.search import width_floor
 
     X, lam, bias, notes = terms.load()
-    options = {"max_points": max_points, "max_dim": max_dim, "seed": terms.data.seed, **compute.keywords()}
+    options = {**asdict(sizes), "seed": terms.data.seed, **compute.keywords()}
     floors = width_floor(X, _whole_widths(widths), lam, bias=bias, **options)
     text = [f"lambda {lam:.6g}, {terms.bias} bias: no dictionary has a loss below"]
     text += [f"  {floor.n_atoms:>8} atoms  {floor.value:.9g}   ({floor.theorem})" for floor in floors]
@@ -211,6 +220,7 @@ def audit_command(
     sae: StoredSAE,
     compute: TimedOptions,
     parts: AuditedParts,
+    sizes: FloorSizes,
     rows: HeldOutOptions,
     lam: Annotated[
         str | None,
@@ -232,7 +242,7 @@ def audit_command(
         require_report(parts.report, "--report")
     model = sae.load()
     X, notes, prepared = data.prepare()
-    options = {"stationarity": stationarity, "seed": data.seed, **asdict(parts), **compute.keywords()}
+    options = {"stationarity": stationarity, "seed": data.seed, **asdict(parts), **asdict(sizes), **compute.keywords()}
     options |= rows.keywords(data, len(X), prepared)
     with stage_lines(compute.progress):
         answer = audit(X, model, lam=penalty, bias=bias_of(bias, X), **options)

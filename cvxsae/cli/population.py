@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cvxsae.cli.errors import exit_code
-from cvxsae.cli.learning import TermsOptions
+from cvxsae.cli.learning import FloorSizes, TermsOptions
 from cvxsae.cli.matching import dictionary_of
 from cvxsae.cli.options import Answer, DataOptions, TimedOptions, command
 from cvxsae.cli.stored_sae import load_sae
@@ -97,6 +97,7 @@ def population_floor_command(
     terms: TermsOptions,
     batches: BatchOptions,
     compute: TimedOptions,
+    sizes: FloorSizes,
     width: Annotated[int | None, typer.Option("--width", help="Number of atoms K.")] = None,
     wide: Annotated[bool, typer.Option("--wide", help="Compute the floor for every width.")] = False,
 ) -> Answer:
@@ -107,7 +108,7 @@ def population_floor_command(
         raise InputError("Pass exactly one of --width and --wide.")
     labels = batches.keywords(terms.data)
     X, lam, bias, notes = terms.load()
-    found = population_floor(X, width, lam, bias=bias, **labels, **compute.keywords())
+    found = population_floor(X, width, lam, bias=bias, **labels, **asdict(sizes), **compute.keywords())
     statuses = () if found.status is None else (found.status,)
     code = exit_code(found.is_certified and not isnan(found.lower_limit), *statuses)
     return Answer(str(found), found.to_dict(), code, notes + chosen_from_rows(terms))
@@ -156,14 +157,15 @@ def population_gap_command(
     given: Given,
     batches: BatchOptions,
     compute: TimedOptions,
+    sizes: FloorSizes,
 ) -> Answer:
     """Bound, with a confidence, how much any dictionary can gain over a given one; DATA must be unseen rows."""
     from cvxsae.population.gap import population_gap
 
     what = given.load()
-    labels = batches.keywords(terms.data)
+    how = {**given.keywords(), **batches.keywords(terms.data), **asdict(sizes), **compute.keywords()}
     X, lam, bias, notes = terms.load()
-    found = population_gap(X, what, lam, bias=bias, **given.keywords(), **labels, **compute.keywords())
+    found = population_gap(X, what, lam, bias=bias, **how)
     statuses = () if found.lower.status is None else (found.lower.status,)
     code = exit_code(found.is_certified and not isnan(found.gap), *statuses)
     return Answer(str(found), found.to_dict(), code, notes + chosen_from_rows(terms))

@@ -67,12 +67,14 @@ class Question:
     """What is asked of every batch: width (None for every width), penalty and bias, and what is known of the rows.
 
     ``largest_norm`` is a norm that no row of the distribution exceeds, or None. It changes no floor, only the limit.
+    ``search`` says how the floors of a width are built.
     """
 
     n_atoms: int | None
     lam: float
     bias: Bias = field(repr=False)
     largest_norm: float | None = None
+    search: FloorSearch = field(default_factory=FloorSearch.of)
 
     @property
     def range(self) -> tuple[float, float] | None:
@@ -110,7 +112,9 @@ class Question:
         """The same, ready for JSON."""
         vector = self.bias.vector
         bias = "free" if self.bias.is_free else None if vector is None else fingerprint(vector)
-        return {"n_atoms": self.n_atoms, "lam": self.lam, "bias": bias}
+        sizes = {"max_points": self.search.max_points, "max_dim": self.search.max_dim}
+        asked = {name: size for name, size in sizes.items() if size is not None}
+        return {"n_atoms": self.n_atoms, "lam": self.lam, "bias": bias, **asked}
 
     def floor_of(self, batch: Batch, run: Run) -> tuple[BatchFloor, dict[str, Any]] | None:
         """Floor and proof of a batch; None if the time ran out on the way and it is not the first of all."""
@@ -127,7 +131,7 @@ class Question:
             value, theorem = _wide_floor(wide, solution.lower_bound), "T9"
         else:
             problem = JointProblem(wide.X, width, self.lam, bias=self.bias.public)
-            (floor,) = find_floors([problem], FloorSearch.of(), run)
+            (floor,) = find_floors([problem], self.search, run)
             heads = [[part.value, part.theorem] for part in floor.parts]
             proof = {"parts": heads, **part_arrays(floor.parts)}
             value, theorem = floor.value, floor.theorem

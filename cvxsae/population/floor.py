@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -16,6 +17,7 @@ from cvxsae.population.draws import Draws, RandomDraws, draws_of
 from cvxsae.population.floor_result import PopulationFloor
 from cvxsae.relaxations.solution import Status
 from cvxsae.solvers.codes.evaluation import CONFIDENCE, level
+from cvxsae.solvers.floors.search import FloorSearch, FloorSizes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -28,7 +30,7 @@ RANGE_OF_ROWS = "largest_norm is for independent rows; batches of documents have
 """Why a range of the floors is of no use for documents."""
 
 
-class PopulationFloorOptions(Compute, Seeded, Kept, total=False):
+class PopulationFloorOptions(Compute, Seeded, Kept, FloorSizes, total=False):
     """How :func:`population_floor` runs, and what is known of the rows."""
 
     largest_norm: float | None
@@ -37,7 +39,7 @@ class PopulationFloorOptions(Compute, Seeded, Kept, total=False):
     """Batches at a time, in processes of their own, as in :class:`joblib.Parallel`; None for one, in this process."""
 
 
-@keywords(PopulationFloorOptions, largest_norm=None, jobs=None)
+@keywords(PopulationFloorOptions, largest_norm=None, jobs=None, max_points=None, max_dim=None)
 def population_floor(
     X: BatchSource,
     n_atoms: int | None,
@@ -88,6 +90,8 @@ def population_floor(
         limit is an empirical Bernstein one, valid at every number of batches. It takes dozens of batches to be of use.
     jobs
         Batches at a time, in processes of their own.
+    max_points, max_dim
+        Of the floor of a width in every batch, as in :func:`cvxsae.width_floor`; refused for every width.
     seed
         Of the batches, and of the search for every floor.
     folder
@@ -127,7 +131,7 @@ def population_floor(
     width = None if n_atoms is None else arguments.count(n_atoms, "n_atoms")
     penalty, known = arguments.penalty(lam, "lam"), largest_norm_of(options.get("largest_norm"), groups)
     draws = draws_of(X, batch, n_batches, groups, run.seed)
-    question = Question(width, penalty, _bias(bias, draws), known)
+    question = Question(width, penalty, _bias(bias, draws), known, search_of(options, width))
     found = floor_of_draws(draws, question, run, jobs, sure)
     return replace(found, seconds=time.perf_counter() - start)
 
@@ -155,6 +159,15 @@ def floor_of_draws(draws: Draws, question: Question, run: Run, jobs: int, confid
 def _public(bias: Bias) -> Any:
     """A bias as the caller wrote it, in numpy."""
     return "free" if bias.is_free else None if bias.vector is None else bias.vector.numpy().copy()
+
+
+def search_of(options: Mapping[str, Any], n_atoms: int | None) -> FloorSearch:
+    """How floors are built; refuses what only floors of a width have, where they are of every width."""
+    sizes: dict[str, Any] = {name: options.get(name) for name in ("max_points", "max_dim")}
+    for name, size in sizes.items():
+        if size is not None and n_atoms is None:
+            raise InputError(f"{name} is for the floor of a width, but n_atoms is None; leave it out.")
+    return FloorSearch.of(**sizes)
 
 
 def largest_norm_of(value: Any, groups: Any) -> float | None:

@@ -17,13 +17,14 @@ from cvxsae.parallel.context import Compute, Kept, Run, Seeded, keywords
 from cvxsae.population.batches import jobs_of
 from cvxsae.population.cells import Question
 from cvxsae.population.draws import draws_of
-from cvxsae.population.floor import floor_of_draws, largest_norm_of
+from cvxsae.population.floor import floor_of_draws, largest_norm_of, search_of
 from cvxsae.population.floor_result import PopulationFloor
 from cvxsae.population.gap_result import PopulationGap
 from cvxsae.population.subject import Subject, held_out_rows
 from cvxsae.relaxations.convex.fixed_atoms import SparseCodes
 from cvxsae.relaxations.solution import Status
 from cvxsae.solvers.codes.evaluation import CONFIDENCE, Evaluation, evaluation_of, level
+from cvxsae.solvers.floors.search import FloorSizes
 from cvxsae.statistics.means import bounded_mean
 
 if TYPE_CHECKING:
@@ -43,14 +44,14 @@ CODES = ("exact", "encoder")
 CODES_TOL = 1e-4
 """Relative gap of exact codes, per row: what is not known of them is inside the upper limit."""
 
-OF_FLOORS = ("batch", "n_batches", "jobs", "folder", "seed")
+OF_FLOORS = ("batch", "n_batches", "jobs", "folder", "seed", "max_points", "max_dim")
 """Options that only the floor has a use for."""
 
 UPPER_SHARE = 0.25
 """Part of the time left that the upper side may take where time is limited; floors have the rest."""
 
 
-class PopulationGapOptions(Compute, Seeded, Kept, total=False):
+class PopulationGapOptions(Compute, Seeded, Kept, FloorSizes, total=False):
     """How :func:`population_gap` runs, and how the batches of the floor are drawn."""
 
     codes: str
@@ -65,7 +66,16 @@ class PopulationGapOptions(Compute, Seeded, Kept, total=False):
     """Batches at a time, as in :func:`population_floor`."""
 
 
-@keywords(PopulationGapOptions, codes="exact", batch=None, n_batches=None, largest_norm=None, jobs=None)
+@keywords(
+    PopulationGapOptions,
+    codes="exact",
+    batch=None,
+    n_batches=None,
+    largest_norm=None,
+    jobs=None,
+    max_points=None,
+    max_dim=None,
+)
 def population_gap(
     X: ActivationsLike,
     dictionary: DictionaryFit | Autoencoder | tuple[Any, Any],
@@ -107,7 +117,7 @@ def population_gap(
         λ, width and bias: its limit is taken at the confidence of one side. None: from the batches of ``X``.
     codes
         ``"exact"``: what the dictionary is worth. ``"encoder"``: what the SAE costs with its own codes.
-    batch, n_batches, largest_norm, jobs, seed, folder
+    batch, n_batches, largest_norm, jobs, max_points, max_dim, seed, folder
         As in :func:`population_floor`. With ``largest_norm`` the upper limit is an empirical Bernstein one too.
     device, max_seconds, progress
         A quarter of the time is for the upper side. Rows that are not coded in time have the value of zero codes.
@@ -143,7 +153,7 @@ def population_gap(
     known = largest_norm_of(options.get("largest_norm"), groups)
     if known is not None and codes == "encoder":
         raise InputError("largest_norm bounds the cost of exact codes, not of an encoder's; leave one of the two out.")
-    question = Question(width, penalty, _floor_bias(bias, subject), known)
+    question = Question(width, penalty, _floor_bias(bias, subject), known, search_of(options, width))
     one_side = _given_floor(floor, question, side, options)
     labels, seen = splits.document_labels(groups, len(rows)), subject.require_unseen(rows)
     data = subject.rows(rows)

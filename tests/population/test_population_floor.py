@@ -225,6 +225,25 @@ def test_a_folder_goes_on_also_with_more_batches(X, n_atoms, tmp_path, monkeypat
     assert again.theorems == more.theorems
 
 
+@pytest.mark.slow
+def test_sizes_of_floors_are_those_of_width_floor_and_are_kept(X, tmp_path, monkeypatch):
+    """With few directions, what is kept has to know which; other sizes are another folder."""
+    wide = np.hstack([X, 0.01 * X[::-1]])
+    seen = counted(monkeypatch)
+    ask: dict[str, Any] = {"bias": None, "batch": 70, "max_dim": 3, "max_points": 40, "folder": tmp_path}
+    found = population_floor(wide, 3, LAM, **ask)
+    for rows, value in zip(np.random.default_rng(0).permutation(210).reshape(3, 70), found.values, strict=True):
+        own = width_floor(wide[np.sort(rows)], 3, LAM, bias=None, max_dim=3, max_points=40)
+        assert value == pytest.approx(own.value, rel=1e-8)
+    again = population_floor(wide, 3, LAM, **ask)
+    assert seen == [0, 1, 2]
+    np.testing.assert_allclose(again.values, found.values, rtol=1e-12)
+    assert (found.values < population_floor(wide, 3, LAM, bias=None, batch=70).values).all()
+    for name in ("max_dim", "max_points"):
+        with rejects(f"folder .* differs in {name}"):
+            population_floor(wide, 3, LAM, **{**ask, name: None})
+
+
 def test_another_call_is_refused_the_folder(X, tmp_path):
     population_floor(X, None, LAM, batch=100, folder=tmp_path)
     others: dict[str, dict[str, Any]] = {
@@ -401,6 +420,8 @@ def test_bad_arguments(X):
         "largest_norm is for independent rows": {"largest_norm": 100, "groups": groups},
         "bias has shape": {"bias": np.zeros(2)},
         "'tol' is not an option": {"tol": 1},
+        "max_dim is for the floor of a width": {"n_atoms": None, "max_dim": 2},
+        "max_points is 0": {"max_points": 0},
     }
     for message, wrong in cases.items():
         with rejects(message):

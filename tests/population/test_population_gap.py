@@ -70,6 +70,7 @@ def test_a_floor_that_is_there_serves(X, D):
         "floor is for n_atoms 5 but here it is 7": {"n_atoms": 7},
         "batch says how a floor is computed": {"batch": 10},
         "seed says how a floor is computed": {"seed": 1},
+        "max_dim says how a floor is computed": {"max_dim": 2},
     }
     for message, given in wrong.items():
         with rejects(message):

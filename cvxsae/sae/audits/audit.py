@@ -30,7 +30,7 @@ from cvxsae.sae.given import as_autoencoder
 from cvxsae.sae.measures.metrics import Asked, metrics_of
 from cvxsae.solvers.codes.encode import relative_gap_asked
 from cvxsae.solvers.codes.evaluation import CONFIDENCE
-from cvxsae.solvers.floors.search import WIDE_SHARE, WIDE_TOL, FloorSearch, find_floors, solved_wide_limit
+from cvxsae.solvers.floors.search import WIDE_SHARE, WIDE_TOL, FloorSearch, FloorSizes, find_floors, solved_wide_limit
 
 if TYPE_CHECKING:
     from cvxsae.data.activations import ActivationsLike
@@ -71,7 +71,7 @@ _MATCH_SHARE = 0.2
 """Part of the time that the search for λ may take."""
 
 
-class AuditOptions(RowOptions, Compute, Seeded, total=False):
+class AuditOptions(RowOptions, Compute, Seeded, FloorSizes, total=False):
     """How :func:`audit` runs, and what it measures beside the ledger."""
 
     metrics: bool
@@ -95,6 +95,8 @@ class AuditOptions(RowOptions, Compute, Seeded, total=False):
     frontier=None,
     diagnostics=False,
     report=None,
+    max_points=None,
+    max_dim=None,
 )
 def audit(
     X: ActivationsLike,
@@ -150,7 +152,8 @@ def audit(
         install cvxsae[report]``). ``max_seconds`` is the limit of the whole call: the ledger has half of it if more is
         asked for; of that half is for exact codes and the search for D', the rest for the held-out rows and the floors
         of the width. Where codes are not done the encoder's stand, and ``codes_gap`` says so. What was not begun in
-        time is named in ``missing``; without a floor of the width that of any width is one.
+        time is named in ``missing``; without a floor of the width that of any width is one. ``max_points`` and
+        ``max_dim`` are those of the floor of the width (:func:`~cvxsae.width_floor`).
 
     Returns
     -------
@@ -177,6 +180,7 @@ def audit(
         report = require_report(report, "report")
     model = as_autoencoder(sae)
     stationarity = relative_gap_asked(stationarity, "stationarity")
+    search = FloorSearch.of(max_points=options.get("max_points"), max_dim=options.get("max_dim"))
     asked = _parts(model, options)
     require_live(model)
     is_searched = _is_searched(model, lam)
@@ -194,7 +198,7 @@ def audit(
         stages.run = replace(ledger_run, progress=run.progress)
         terms = {"n_atoms": model.n_atoms, "lam": _penalty(chosen), "bias": "free" if shift is None else shift}
         said: dict[str, Any] = {"lam_source": _source(model, chosen), "notes": _notes(model, tested) + rows.notes}
-        found, sample = _ledgers(model, rows, terms, stationarity, stages)
+        found, sample = _ledgers(model, rows, terms, stationarity, search, stages)
         found = replace(found, ledger=replace(found.ledger, **said))
         stages.run = run
         parts: dict[str, Any] = {}
@@ -221,22 +225,24 @@ def audit(
 
 
 def _ledgers(
-    model: SparseAutoencoder, rows: Rows, terms: Mapping[str, Any], tol: float, stages: Stages
+    model: SparseAutoencoder, rows: Rows, terms: Mapping[str, Any], tol: float, search: FloorSearch, stages: Stages
 ) -> tuple[Accounts, LossLedger]:
     """The accounts of the rows that the ledger is about, and the ledger of those that D' was learned on."""
     run, behind = stages.run, replace(model, normalization=None)
     seen = JointProblem(model.normalized(rows.learned_on), **terms)
     if rows.held_out is None:
-        found = _above(seen, stages, lambda under: accounts(behind, *under, tol, stages))
+        found = _above(seen, search, stages, lambda under: accounts(behind, *under, tol, stages))
         return found, found.ledger
     stages.run = replace(run.inner(share=_SAMPLE_SHARE), progress=run.progress)
     wide = _wide(seen, stages)
     sample, late = _of_sample(accounts(behind, _wide_floor(seen, wide), wide, tol, stages))
     stages.run, stages.where = run, HELD_OUT
     others = JointProblem(model.normalized(rows.held_out), **terms)
-    found = _above(others, stages, lambda under: held_out_accounts(behind, sample, rows.drawn, under, tol, stages))
+    found = _above(
+        others, search, stages, lambda under: held_out_accounts(behind, sample, rows.drawn, under, tol, stages)
+    )
     stages.where = ""
-    sample, later = _with_floor(sample, seen, wide, stages)
+    sample, later = _with_floor(sample, seen, wide, search, stages)
     late += found.missing + tuple(f"{name} of the rows learned on" for name in later)
     return replace(found, missing=late), sample
 
@@ -256,24 +262,26 @@ def _wide_floor(problem: JointProblem, wide: Solution) -> Floor:
     return Floor(problem, wide.lower_bound, "T9")
 
 
-def _above(problem: JointProblem, stages: Stages, levels: Callable[[tuple[Floor, Solution]], Accounts]) -> Accounts:
+def _above(
+    problem: JointProblem, search: FloorSearch, stages: Stages, levels: Callable[[tuple[Floor, Solution]], Accounts]
+) -> Accounts:
     """The accounts of some rows, with the floors under them."""
     run = stages.run
     wide = _wide(problem, stages)
     stages.run = replace(run.inner(share=1 - _FLOOR_SHARE), progress=run.progress)
     found = levels((_wide_floor(problem, wide), wide))
     stages.run = run
-    ledger, late = _with_floor(found.ledger, problem, wide, stages)
+    ledger, late = _with_floor(found.ledger, problem, wide, search, stages)
     return replace(found, ledger=ledger, missing=found.missing + late)
 
 
 def _with_floor(
-    ledger: LossLedger, problem: JointProblem, wide: Solution, stages: Stages
+    ledger: LossLedger, problem: JointProblem, wide: Solution, search: FloorSearch, stages: Stages
 ) -> tuple[LossLedger, tuple[str, ...]]:
     """The same above the floor of the width, if there is time for it; and what is missing if not."""
     if stages.run.is_late:  # the wide limit is a floor too; one of its own for this width takes a while to evaluate
         return ledger, ("width floor",)
-    (floor,) = find_floors([problem], FloorSearch.of(), stages.begin("width floor"), wide)
+    (floor,) = find_floors([problem], search, stages.begin("width floor"), wide)
     if floor.value > ledger.floor:
         ledger = replace(ledger, floor=floor.value, floor_theorem=floor.theorem)
     return ledger, ()

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeVar, Unpack, overload
+from typing import Any, TypedDict, TypeVar, Unpack, overload
 
 import numpy as np
 import torch
@@ -57,6 +57,15 @@ WIDE_TOL = 1e-9
 
 WIDE_SHARE = 0.25
 """Share of the time left that it may take."""
+
+
+class FloorSizes(TypedDict, total=False):
+    """How large the parts of a floor may be, for other verbs that compute one."""
+
+    max_points: int | None
+    """Most points in one part, as in :func:`width_floor`."""
+    max_dim: int | None
+    """Directions that points are projected on first, as in :func:`width_floor`."""
 
 
 class FloorOptions(Compute, Seeded, total=False):

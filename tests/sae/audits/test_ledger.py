@@ -78,6 +78,17 @@ def test_every_level_is_what_it_says(rng):
 
 
 @pytest.mark.slow
+def test_sizes_of_the_floor_are_those_of_width_floor(rng):
+    X, arrays = data(), autoencoder(rng, K=2)
+    floors = {}
+    for sizes in ({}, {"max_points": 20}, {"max_dim": 4}):
+        ledger = audit(X, arrays, lam=LAM, stationarity=1e-2, **sizes)
+        assert ledger.floor == pytest.approx(cvxsae.width_floor(X, 2, LAM, **sizes).value, rel=1e-9)
+        floors[str(sizes)] = ledger.floor
+    assert len(set(floors.values())) == 3  # each of them matters
+
+
+@pytest.mark.slow
 @given(seed=st.integers(0, 10_000), K=st.integers(1, 8), lam=st.floats(0.02, 1.0), free=st.booleans())
 @settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
 def test_lines_add_up_and_none_is_negative(seed, K, lam, free):
