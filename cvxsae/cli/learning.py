@@ -190,8 +190,8 @@ def floor_command(
 
 
 @dataclass(frozen=True, kw_only=True)
-class AuditedParts:
-    """Further parts of an audit, and where to write its report."""
+class AuditedParts(FloorSizes):
+    """Further parts of an audit, where to write its report, and how its floor is built."""
 
     metrics: Annotated[
         bool, typer.Option("--metrics", help="Also compute the field's metrics (a report has them).")
@@ -220,7 +220,6 @@ def audit_command(
     sae: StoredSAE,
     compute: TimedOptions,
     parts: AuditedParts,
-    sizes: FloorSizes,
     rows: HeldOutOptions,
     lam: Annotated[
         str | None,
@@ -242,7 +241,7 @@ def audit_command(
         require_report(parts.report, "--report")
     model = sae.load()
     X, notes, prepared = data.prepare()
-    options = {"stationarity": stationarity, "seed": data.seed, **asdict(parts), **asdict(sizes), **compute.keywords()}
+    options = {"stationarity": stationarity, "seed": data.seed, **asdict(parts), **compute.keywords()}
     options |= rows.keywords(data, len(X), prepared)
     with stage_lines(compute.progress):
         answer = audit(X, model, lam=penalty, bias=bias_of(bias, X), **options)
