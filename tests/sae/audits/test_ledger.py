@@ -81,7 +81,8 @@ def test_every_level_is_what_it_says(rng):
 def test_sizes_of_the_floor_are_those_of_width_floor(rng):
     X, arrays = data(), autoencoder(rng, K=2)
     floors = {}
-    for sizes in ({}, {"max_points": 20}, {"max_dim": 4}):
+    asked: list[dict[str, Any]] = [{}, {"max_points": 20}, {"max_dim": 4}]
+    for sizes in asked:
         ledger = audit(X, arrays, lam=LAM, stationarity=1e-2, **sizes)
         assert ledger.floor == pytest.approx(cvxsae.width_floor(X, 2, LAM, **sizes).value, rel=1e-9)
         floors[str(sizes)] = ledger.floor
