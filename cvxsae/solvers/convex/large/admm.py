@@ -157,8 +157,8 @@ def start(
     return ConeState(cone, dual / -rigidity, rigidity, weight, clip / -rigidity, V, 0, factor.shape[1])
 
 
-def advance(data: ConeData, state: ConeState) -> ConeState:
-    """One step: the separable half, over-relaxation, the cone, the multiplier; now and then the step size."""
+def advance(data: ConeData, state: ConeState, *, balanced: bool = True) -> ConeState:
+    """One step: the separable half, over-relaxation, the cone, the multiplier; if ``balanced``, now and then σ."""
     n, weight, rigidity = len(data.data), state.weight, state.rigidity
     point = state.cone - state.multiplier
     shift = data.lam / (2 * rigidity)
@@ -171,10 +171,44 @@ def advance(data: ConeData, state: ConeState) -> ConeState:
     cone, rank = positive_part(total, state.rank)
     multiplier = total.sub_(cone)
     iteration = state.iteration + 1
-    if iteration % _BALANCE_EVERY == 0 and iteration <= _BALANCE_UNTIL:
-        factor = balance(_relative(separable - cone, cone), _relative(cone - state.cone, multiplier))
-        multiplier, rigidity, argument = multiplier / factor, rigidity * factor, argument / factor
-    return ConeState(cone, multiplier, rigidity, weight, argument, fit / weight, iteration, rank)
+    after = ConeState(cone, multiplier, rigidity, weight, argument, fit / weight, iteration, rank)
+    if not balanced or iteration % _BALANCE_EVERY or iteration > _BALANCE_UNTIL:
+        return after
+    return stepped(after, balance(_relative(separable - cone, cone), _relative(cone - state.cone, multiplier)))
+
+
+def stepped(state: ConeState, factor: float) -> ConeState:
+    """With σ this times as large: its multipliers are scaled by σ."""
+    if factor == 1:
+        return state
+    multiplier = state.multiplier / factor
+    argument = torch.where(state.argument < 0, state.argument / factor, state.argument)  # P over σ, and Q
+    return replace(state, multiplier=multiplier, rigidity=state.rigidity * factor, argument=argument)
+
+
+def balanced_by_losses(data: ConeData, state: ConeState, value: float, bound: float) -> ConeState:
+    """With σ as the losses ask for that it takes to make this iterate's two sides feasible.
+
+    The splitting's objective is accurate long before its iterates are feasible. So what a feasible Q next to them
+    costs more (``value``) says how far the primal side is, and what their feasible dual point is worth less
+    (``bound``) how far the dual side is; a larger σ helps the first and a smaller one the second. Both are per
+    datapoint, in the data's own unit.
+    """
+    objective = _objective(data, state)
+    if state.iteration > _BALANCE_UNTIL or not bound < objective < value:
+        return state
+    return stepped(state, balance(value - objective, objective - bound))
+
+
+def _objective(data: ConeData, state: ConeState) -> float:
+    """What the iterate is worth, per datapoint, unscaled: the mean of the cone's objective and of the dual one."""
+    n, weight = len(data.data), state.weight
+    Q, fit = state.cone[:n, :n], state.cone[:n, n:] / weight
+    charged = float(Q.sum()) + data.tau * float(Q.trace()) + float(state.cone[n:, n:].trace()) / weight**2
+    primal = float(centered(data, data.data - fit).square().sum()) / 2 + data.lam / 2 * charged
+    Y = centered(data, data.data - state.fit)
+    dual = float((data.data * Y).sum()) - float(Y.square().sum()) / 2
+    return data.unit**2 * (primal + dual) / (2 * n)
 
 
 def fit_and_corner(
@@ -210,14 +244,19 @@ def dual_point(data: ConeData, state: ConeState) -> tuple[torch.Tensor, torch.Te
 
 
 def feasible_similarity(data: ConeData, state: ConeState) -> torch.Tensor:
-    """A doubly nonnegative Q (N, N) in float64, unscaled, next to the cone's own.
+    """A doubly nonnegative Q (N, N) in float64, unscaled, next to the cone's own."""
+    n = len(data.data)
+    return lifted(state.cone[:n, :n], data.unit)
 
-    Its negative entries are lifted to zero, and what was added to a row is added to its diagonal too: a diagonally
+
+def lifted(matrix: Float[torch.Tensor, "N N"], unit: float) -> torch.Tensor:
+    """``unit`` times a semidefinite matrix, in float64, made nonnegative.
+
+    Negative entries are lifted to zero, and what was added to a row is added to its diagonal too: a diagonally
     dominant correction keeps the matrix semidefinite.
     """
-    n = len(data.data)
-    Q = state.cone[:n, :n].to(torch.float64, copy=True)
-    Q = Q.add_(Q.T.clone()).mul_(data.unit / 2)
+    Q = matrix.to(torch.float64, copy=True)
+    Q = Q.add_(Q.T.clone()).mul_(unit / 2)
     lift = (-Q).clamp_(min=0).fill_diagonal_(0).sum(dim=1)
     Q.clamp_(min=0).diagonal().add_(lift)
     return Q
@@ -229,27 +268,6 @@ def clipped_similarity(data: ConeData, state: ConeState) -> torch.Tensor:
     Q = Q.add_(Q.T.clone()).mul_(data.unit / 2)
     Q.diagonal().sub_(min(linalg.least_eigenvalue(Q), 0.0))
     return Q
-
-
-def improved_multiplier(
-    Y: Float[torch.Tensor, "N d"],
-    P: Float[torch.Tensor, "N N"],
-    lam: float,
-    tau: float,
-    rank: int,
-    dtype: torch.dtype,
-) -> torch.Tensor:
-    """P (N, N) after a projected gradient step on ``½‖(M − P)₋‖²`` at this Y, ``M = λ²(11ᵀ + τI) − YYᵀ``.
-
-    One eigendecomposition, in the precision given; worth several steps of the splitting to the bound. M − P, the dual
-    slack, is complementary to Q, whose rank is given.
-    """
-    rows, before = (Y / lam).to(dtype), (P / lam**2).to(dtype)
-    M = (rows @ rows.T).neg_().add_(1)
-    M.diagonal().add_(tau)
-    after = M.sub_(positive_part(M - before, len(M) - rank)[0]).clamp_(min=0)
-    after = after.add_(after.T.clone()).to(torch.float64)
-    return after.mul_(lam**2 / 2)
 
 
 def centered(data: ConeData, matrix: torch.Tensor) -> torch.Tensor:

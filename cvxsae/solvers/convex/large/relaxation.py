@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -17,6 +18,7 @@ from cvxsae.relaxations.linalg import EPS
 from cvxsae.relaxations.proofs import CopositivityProof, NonnegativeProof, pencil_bound
 from cvxsae.relaxations.solution import Status, as_numpy, relative_gap
 from cvxsae.solvers.convex.large import admm as splitting
+from cvxsae.solvers.convex.large.dual import best_residual, improved_multiplier, projected_similarity, shorter
 from cvxsae.solvers.convex.large.factorized import Factorized, FactorState, perturbed
 from cvxsae.solvers.convex.large.rounding import (
     SMALL,
@@ -33,11 +35,11 @@ _BLOCK = 10
 _LARGE = linalg.FACTORIZED_ORDER
 """Datapoints above which a proof costs less than half a step, and twice as many are made."""
 
-_NEAR, _NEAR_OF_MANY = 4.0, 16.0
-"""Gap, in units of ``tol``, from which a better P may close it; of many datapoints, a step on P is cheap."""
+_NEAR, _NEARER = 16.0, 4.0
+"""Gaps, in units of ``tol``, from which what costs no eigendecomposition may close it, and then what costs some."""
 
-_IMPROVEMENTS_OF_MANY = 2
-"""Steps on P before a proof, each worth about a third of the splitting's: the first closes most of what P can."""
+_IMPROVEMENTS = 2
+"""Steps on P before Y is improved at it: each takes one eigendecomposition, and the first two gain most."""
 
 _PATIENCE = 20
 """Blocks in a row without progress after which the splitting ends."""
@@ -226,8 +228,9 @@ class DoublyNonnegative:
     def _split(self, problem: LargeDictionary, state: PairState) -> PairState:
         assert state.cone is not None and state.data is not None
         cone = state.cone
-        for _ in range(_BLOCK if problem.n_points <= _LARGE else _BLOCK // 2):
-            cone = splitting.advance(state.data, cone)
+        many = problem.n_points > _LARGE
+        for _ in range(_BLOCK // 2 if many else _BLOCK):
+            cone = splitting.advance(state.data, cone, balanced=not many)
         state = _evaluate(problem, replace(state, cone=cone, rounds=state.rounds + 1), self.tol)
         patience = state.patience.after(state.solver_gap, _PROGRESS)
         state = replace(state, patience=patience)
@@ -317,35 +320,56 @@ def best_multiple(
 def _evaluate(problem: LargeDictionary, state: PairState, tol: float) -> PairState:
     """Make the splitting's dual point and its Q feasible, and keep what is better than before.
 
-    Where the gap is nearly closed, P is improved at this Y, and the other Q that the splitting has is tried too.
+    Where the gap is nearly closed, P is improved at this Y and then Y at that P, and the other Q that the splitting has
+    is tried too.
     """
     cone, data = state.cone, state.data
     assert cone is not None and data is not None
+    lam, tau = problem.lam, problem.atom_cost
     Y, P = splitting.dual_point(data, cone)
-    state = _with_dual(problem, state, Y, P)
-    state = _with_relaxed(problem, state, splitting.feasible_similarity(data, cone))
-    many = problem.n_points > _LARGE
-    if not tol < state.solver_gap <= (_NEAR_OF_MANY if many else _NEAR) * tol:
+    dual, polar = _dual(problem, state, Y, P)
+    relaxed = _relaxed(problem, state, splitting.feasible_similarity(data, cone))
+    state = _with(state, dual, relaxed)
+    if problem.n_points > _LARGE and cone.iteration > 0:
+        cone = splitting.balanced_by_losses(data, cone, relaxed.value, dual.bound)
+        state = replace(state, cone=cone)
+    if not tol < state.solver_gap <= _NEAR * tol:
         return state
-    for _ in range(_IMPROVEMENTS_OF_MANY if many else 1):
-        P = splitting.improved_multiplier(Y, P, problem.lam, problem.atom_cost, cone.rank, cone.cone.dtype)
-    state = _with_dual(problem, state, Y, P)
-    if state.solver_gap <= tol:
-        return state
-    return _with_relaxed(problem, state, splitting.clipped_similarity(data, cone))
-
-
-def _with_dual(problem: LargeDictionary, state: PairState, Y: torch.Tensor, P: torch.Tensor) -> PairState:
-    """With the multiple of Y that P proves, if its bound is higher."""
-    polar = pencil_bound(Y @ Y.T, P, problem.atom_cost, Y.shape[1])
-    dual = best_multiple(problem, state.factors.data, Y, NonnegativeProof(as_numpy(P)), polar)
-    return replace(state, dual=state.dual.or_better(dual))
-
-
-def _with_relaxed(problem: LargeDictionary, state: PairState, Q: torch.Tensor) -> PairState:
-    """With Q, if its value is lower."""
     offsets = state.factors.data - problem.starting_bias().to(state.factors.data)
-    value = similarity_value(problem, Q, offsets, best_bias=problem.bias_is_free)
-    if state.relaxed is not None and state.relaxed.value <= value:
+    best = partial(best_residual, offsets, lam=lam, tau=tau, centered=problem.bias_is_free)
+    state = _with(state, relaxed=_relaxed(problem, state, splitting.clipped_similarity(data, cone)))
+    better = best(Y, P, polar=polar)
+    if better is not None:
+        state = _with(state, _dual(problem, state, *better)[0])
+    if not tol < state.solver_gap <= _NEARER * tol:
         return state
-    return replace(state, relaxed=Relaxed(Q, value))
+    Y = shorter(Y, lam, polar)
+    for _ in range(_IMPROVEMENTS):
+        P = improved_multiplier(Y, P, lam, tau, cone.rank, cone.cone.dtype)
+    dual, polar = _dual(problem, state, Y, P)
+    better = best(Y, P, polar=polar)
+    state = _with(state, dual if better is None else dual.or_better(_dual(problem, state, *better)[0]))
+    if not tol < state.solver_gap <= _NEARER * tol:
+        return state
+    return _with(state, relaxed=_relaxed(problem, state, projected_similarity(data, cone)))
+
+
+def _with(state: PairState, dual: DualPoint | None = None, relaxed: Relaxed | None = None) -> PairState:
+    """With a dual point if its bound is higher, and with a relaxed Q if its value is lower."""
+    if dual is not None:
+        state = replace(state, dual=state.dual.or_better(dual))
+    if relaxed is not None and (state.relaxed is None or relaxed.value < state.relaxed.value):
+        state = replace(state, relaxed=relaxed)
+    return state
+
+
+def _dual(problem: LargeDictionary, state: PairState, Y: torch.Tensor, P: torch.Tensor) -> tuple[DualPoint, float]:
+    """The best multiple of Y that P proves, and the polar that P proves for Y."""
+    polar = pencil_bound(Y @ Y.T, P, problem.atom_cost, Y.shape[1])
+    return best_multiple(problem, state.factors.data, Y, NonnegativeProof(as_numpy(P)), polar), polar
+
+
+def _relaxed(problem: LargeDictionary, state: PairState, Q: torch.Tensor) -> Relaxed:
+    """Q with its value."""
+    offsets = state.factors.data - problem.starting_bias().to(state.factors.data)
+    return Relaxed(Q, similarity_value(problem, Q, offsets, best_bias=problem.bias_is_free))

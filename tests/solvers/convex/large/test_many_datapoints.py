@@ -3,6 +3,7 @@
 import math
 import time
 
+import cvxpy as cp
 import numpy as np
 import pytest
 import torch
@@ -15,7 +16,7 @@ from cvxsae.relaxations import linalg, proofs
 from cvxsae.relaxations.proofs import NonnegativeProof, pencil_bound
 from cvxsae.relaxations.solution import Status
 from cvxsae.solvers.convex.driver import iterate
-from cvxsae.solvers.convex.large import admm, factorized, relaxation, rounding
+from cvxsae.solvers.convex.large import dual, factorized, relaxation, rounding
 from tests.helpers import problems
 
 TAU = 3.0
@@ -110,10 +111,48 @@ def test_an_improved_multiplier_proves_more(rng):
     Y = torch.from_numpy(0.3 * X)
     level = float(problem.penalty.matrix_polar(Y).upper)
     P = torch.from_numpy(NonnegativeProof.one_shot((Y @ Y.T).numpy(), level).P)
-    better = admm.improved_multiplier(Y, P, level, 10.0, 20, torch.float32)
+    better = dual.improved_multiplier(Y, P, level, 10.0, 20, torch.float32)
     assert float(better.min()) >= 0
     assert torch.equal(better, better.T)
     assert pencil_bound(Y @ Y.T, better, 10.0, 6) < pencil_bound(Y @ Y.T, P, 10.0, 6)
+
+
+def worth(X, Y):
+    """What Y is worth for these rows, in sum units."""
+    return float((X * Y).sum() - Y.square().sum() / 2)
+
+
+@pytest.mark.parametrize("centered", [False, True])
+def test_the_best_residual_is_that_of_a_conic_solver(centered, rng):
+    X = torch.from_numpy(rng.normal(size=(9, 3)))
+    X = X - X.mean(dim=0) if centered else X
+    start = 0.2 * X
+    P = torch.from_numpy(NonnegativeProof.one_shot((start @ start.T).numpy(), 0.2).P)
+    polar = pencil_bound(start @ start.T, P, 4.0, 3)
+    lam = 0.8 * polar
+    found = dual.best_residual(X, start, P, lam, 4.0, polar, centered=centered)
+    assert found is not None
+    Y, shrunk = found
+    assert pencil_bound(Y @ Y.T, shrunk, 4.0, 3) <= lam * (1 + 1e-6)
+    unknown = cp.Variable(X.shape)
+    slack = lam**2 * (1 + 4.0 * np.eye(9)) - shrunk.numpy()
+    constraints = [cp.bmat([[slack, unknown], [unknown.T, np.eye(3)]]) >> 0]
+    constraints += [cp.sum(unknown, axis=0) == 0] if centered else []
+    best = cp.Problem(cp.Maximize(cp.sum(cp.multiply(X.numpy(), unknown)) - cp.sum_squares(unknown) / 2), constraints)
+    best.solve(solver=cp.CLARABEL)
+    assert float(Y.sum(dim=0).abs().max()) < 1e-12 or not centered
+    shrunken = worth(X, lam / polar * start)
+    assert shrunken < worth(X, Y) <= best.value * (1 + 1e-6)
+    assert worth(X, Y) - shrunken > 0.9 * (best.value - shrunken)
+
+
+def test_the_best_residual_of_one_datapoint_is_as_long_as_its_polar_allows():
+    x = torch.tensor([[3.0, 4.0]], dtype=torch.float64)
+    nothing = torch.zeros((1, 1), dtype=torch.float64)
+    found = dual.best_residual(x, 0.1 * x, nothing, 0.7, 3.0, 0.7, centered=False)
+    assert found is not None
+    torch.testing.assert_close(found[0], x / 5 * 0.7 * 2, rtol=1e-5, atol=0)
+    assert dual.best_residual(x, x, 1e3 + nothing, 0.7, 3.0, 0.7, centered=False) is None  # P is too much for λ
 
 
 @pytest.mark.slow
