@@ -194,13 +194,13 @@ def balanced_by_losses(data: ConeData, state: ConeState, value: float, bound: fl
     (``bound``) how far the dual side is; a larger σ helps the first and a smaller one the second. Both are per
     datapoint, in the data's own unit.
     """
-    objective = _objective(data, state)
+    objective = estimated_objective(data, state)
     if state.iteration > _BALANCE_UNTIL or not bound < objective < value:
         return state
     return stepped(state, balance(value - objective, objective - bound))
 
 
-def _objective(data: ConeData, state: ConeState) -> float:
+def estimated_objective(data: ConeData, state: ConeState) -> float:
     """What the iterate is worth, per datapoint, unscaled: the mean of the cone's objective and of the dual one."""
     n, weight = len(data.data), state.weight
     Q, fit = state.cone[:n, :n], state.cone[:n, n:] / weight

@@ -13,10 +13,11 @@ from cvxsae.data.deadline import OutOfTime, until
 from cvxsae.parallel.context import Run
 from cvxsae.parallel.threads import interruptible
 from cvxsae.relaxations import linalg, proofs
+from cvxsae.relaxations.convex.large_dictionary import similarity_value
 from cvxsae.relaxations.proofs import NonnegativeProof, pencil_bound
 from cvxsae.relaxations.solution import Status
 from cvxsae.solvers.convex.driver import iterate
-from cvxsae.solvers.convex.large import dual, factorized, relaxation, rounding
+from cvxsae.solvers.convex.large import admm, dual, factorized, relaxation, rounding
 from tests.helpers import problems
 
 TAU = 3.0
@@ -153,6 +154,53 @@ def test_the_best_residual_of_one_datapoint_is_as_long_as_its_polar_allows():
     assert found is not None
     torch.testing.assert_close(found[0], x / 5 * 0.7 * 2, rtol=1e-5, atol=0)
     assert dual.best_residual(x, x, 1e3 + nothing, 0.7, 3.0, 0.7, centered=False) is None  # P is too much for λ
+
+
+@pytest.fixture
+def midway(rng):
+    """A splitting after 15 steps, with its problem and its data."""
+    problem = LargeDictionary(problems.gaussian(rng, 30, 5), 0.3, 10.0, bias=None)
+    X = problem.X.to_tensor()
+    data = admm.cone_data(X, problem.lam, problem.atom_cost, centered=False)
+    state = admm.start(data, torch.eye(30, dtype=torch.float64), X / 2, X / 2)
+    for _ in range(15):
+        state = admm.advance(data, state, balanced=False)
+    return problem, data, state
+
+
+def test_another_step_size_leaves_the_points_alone(midway):
+    _, data, state = midway
+    other = admm.stepped(state, 3.0)
+    assert other.rigidity == 3 * state.rigidity
+    for point in (admm.dual_point, lambda *given: (admm.clipped_similarity(*given), admm.feasible_similarity(*given))):
+        for before, after in zip(point(data, state), point(data, other), strict=True):
+            torch.testing.assert_close(before, after)
+
+
+def test_the_step_size_follows_the_side_that_loses_more(midway):
+    problem, data, state = midway
+    accurate = solve(problem, tol=1e-6, raise_on_failure=False).lower_bound
+    assert admm.estimated_objective(data, state) == pytest.approx(accurate, rel=0.02)
+    estimate = admm.estimated_objective(data, state)
+
+    def sigma(above, below):
+        return admm.balanced_by_losses(data, state, estimate + above, estimate - below).rigidity / state.rigidity
+
+    assert sigma(0.1, 0.001) == 2
+    assert sigma(0.001, 0.1) == 0.5
+    assert sigma(0.01, 0.01) == 1
+    assert sigma(-0.01, 0.01) == 1  # the estimate is off
+
+
+def test_a_projected_similarity_is_feasible_and_costs_less(midway):
+    problem, data, state = midway
+    Q = dual.projected_similarity(data, state)
+    assert float(Q.min()) >= 0
+    assert torch.equal(Q, Q.T)
+    assert float(torch.linalg.eigvalsh(Q)[0]) > -1e-9
+    X = problem.X.to_tensor()
+    worse = similarity_value(problem, admm.feasible_similarity(data, state), X, best_bias=False)
+    assert similarity_value(problem, Q, X, best_bias=False) < worse
 
 
 @pytest.mark.slow
