@@ -187,7 +187,7 @@ def stepped(state: ConeState, factor: float) -> ConeState:
 
 
 def balanced_by_losses(data: ConeData, state: ConeState, value: float, bound: float) -> ConeState:
-    """With σ as the losses ask for that it takes to make this iterate's two sides feasible.
+    """With σ as the losses of making this iterate feasible, on either side, ask for.
 
     The splitting's objective is accurate long before its iterates are feasible. So what a feasible Q next to them
     costs more (``value``) says how far the primal side is, and what their feasible dual point is worth less

@@ -1,6 +1,6 @@
 """From the splitting's iterate to points that are feasible, with less lost on the way than by scaling.
 
-The splitting's objective is accurate long before its iterates are feasible, so the gap is mostly what it costs to make
+The splitting's objective is accurate long before its iterates are feasible, so the gap is mostly the cost of making
 them so. A dual point of T11 is Y (N, d) and P ≥ 0 (N, N) with ``λ²(11ᵀ + τI) − P − YYᵀ ⪰ 0``, worth
 ``⟨X − 1bᵀ, Y⟩ − ½‖Y‖²``. P can make up for a part of a violation, more so at a slightly shorter Y, and then Y need not
 shrink in directions where nothing is violated. A primal point is Q ⪰ 0, Q ≥ 0. Nothing is proved here: values and

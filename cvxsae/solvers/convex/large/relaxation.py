@@ -36,7 +36,7 @@ _LARGE = linalg.FACTORIZED_ORDER
 """Datapoints above which a proof costs less than half a step, and twice as many are made."""
 
 _NEAR, _NEARER = 16.0, 4.0
-"""Gaps, in units of ``tol``, from which what costs no eigendecomposition may close it, and then what costs some."""
+"""Gaps, in units of ``tol``, from which steps without an eigendecomposition may close it, and then those with one."""
 
 _IMPROVEMENTS = 2
 """Steps on P before Y is improved at it: each takes one eigendecomposition, and the first two gain most."""
