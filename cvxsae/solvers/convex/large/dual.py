@@ -94,9 +94,10 @@ def best_residual(
     def projected(W: torch.Tensor) -> torch.Tensor:
         if centered:
             W = W - torch.outer(ones, ones @ W) / ones.square().sum()
-        values, vectors = linalg.eigh(W.T @ W)
-        shrink = values.clamp(min=1).rsqrt()
-        return (W @ vectors * shrink) @ vectors.T
+        is_wide = len(W) < W.shape[1]
+        values, vectors = linalg.eigh(W @ W.T if is_wide else W.T @ W)
+        shrink = (vectors * values.clamp(min=1).rsqrt()) @ vectors.T
+        return shrink @ W if is_wide else W @ shrink
 
     def worth(Y: torch.Tensor) -> float:
         return float((offsets * Y).sum() - Y.square().sum() / 2)

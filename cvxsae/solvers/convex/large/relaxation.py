@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -226,12 +225,10 @@ class DoublyNonnegative:
         return _evaluate(problem, replace(state, cone=cone, data=data, phase="split", rounds=0), self.tol)
 
     def _split(self, problem: LargeDictionary, state: PairState) -> PairState:
-        assert state.cone is not None and state.data is not None
-        cone = state.cone
         many = problem.n_points > _LARGE
-        for _ in range(_BLOCK // 2 if many else _BLOCK):
-            cone = splitting.advance(state.data, cone, balanced=not many)
-        state = _evaluate(problem, replace(state, cone=cone, rounds=state.rounds + 1), self.tol)
+        state = _evaluate(problem, _advanced(state, _BLOCK // 2 if many else _BLOCK, balanced=not many), self.tol)
+        cone = state.cone
+        assert cone is not None
         patience = state.patience.after(state.solver_gap, _PROGRESS)
         state = replace(state, patience=patience)
         if patience.idle >= _IMPRECISE and cone.cone.dtype == torch.float32:
@@ -307,7 +304,7 @@ def best_multiple(
     """The multiple of Y with the highest bound among those that ``polar ≥ θ°(Y)``, which is proved, allows."""
     offsets = data - problem.starting_bias().to(data)
     along, square = float((offsets * Y).sum()), float(Y.square().sum())
-    if square == 0 or polar == 0:
+    if square == 0 or not 0 < polar < math.inf:  # NaN proves nothing
         return DualPoint(torch.zeros_like(Y), None, 0.0)
     polar += sum_slack(Y) if problem.bias_is_free else 0.0
     limit = problem.lam * (1 - 4 * problem.dim * EPS) / polar
@@ -315,6 +312,15 @@ def best_multiple(
     bound = (scale * along - scale**2 * square / 2) / problem.n_points
     point = without_sum(scale * Y) if problem.bias_is_free else scale * Y
     return DualPoint(point, None if proof is None else proof.scaled(scale), bound)
+
+
+def _advanced(state: PairState, steps: int, *, balanced: bool) -> PairState:
+    """After so many steps of the splitting."""
+    cone, data = state.cone, state.data
+    assert cone is not None and data is not None
+    for _ in range(steps):
+        cone = splitting.advance(data, cone, balanced=balanced)
+    return replace(state, cone=cone, rounds=state.rounds + 1)
 
 
 def _evaluate(problem: LargeDictionary, state: PairState, tol: float) -> PairState:
@@ -333,22 +339,21 @@ def _evaluate(problem: LargeDictionary, state: PairState, tol: float) -> PairSta
     if problem.n_points > _LARGE and cone.iteration > 0:
         cone = splitting.balanced_by_losses(data, cone, relaxed.value, dual.bound)
         state = replace(state, cone=cone)
+    del dual, relaxed  # each holds a matrix of order N
     if not tol < state.solver_gap <= _NEAR * tol:
         return state
-    offsets = state.factors.data - problem.starting_bias().to(state.factors.data)
-    best = partial(best_residual, offsets, lam=lam, tau=tau, centered=problem.bias_is_free)
     state = _with(state, relaxed=_relaxed(problem, state, splitting.clipped_similarity(data, cone)))
-    better = best(Y, P, polar=polar)
-    if better is not None:
-        state = _with(state, _dual(problem, state, *better)[0])
+    state = _with_best_residual(problem, state, Y, P, polar)
     if not tol < state.solver_gap <= _NEARER * tol:
         return state
     Y = shorter(Y, lam, polar)
     for _ in range(_IMPROVEMENTS):
         P = improved_multiplier(Y, P, lam, tau, cone.rank, cone.cone.dtype)
     dual, polar = _dual(problem, state, Y, P)
-    better = best(Y, P, polar=polar)
-    state = _with(state, dual if better is None else dual.or_better(_dual(problem, state, *better)[0]))
+    state = _with(state, dual)
+    del dual
+    state = _with_best_residual(problem, state, Y, P, polar)
+    del P
     if not tol < state.solver_gap <= _NEARER * tol:
         return state
     return _with(state, relaxed=_relaxed(problem, state, projected_similarity(data, cone)))
@@ -363,9 +368,21 @@ def _with(state: PairState, dual: DualPoint | None = None, relaxed: Relaxed | No
     return state
 
 
+def _with_best_residual(
+    problem: LargeDictionary, state: PairState, Y: torch.Tensor, P: torch.Tensor, polar: float
+) -> PairState:
+    """With the best Y at this P, if its bound is higher; ``polar`` is that of the Y at hand."""
+    offsets = state.factors.data - problem.starting_bias().to(state.factors.data)
+    lam, tau = problem.lam, problem.atom_cost
+    better = best_residual(offsets, Y, P, lam, tau, polar, centered=problem.bias_is_free)
+    return state if better is None else _with(state, _dual(problem, state, *better)[0])
+
+
 def _dual(problem: LargeDictionary, state: PairState, Y: torch.Tensor, P: torch.Tensor) -> tuple[DualPoint, float]:
     """The best multiple of Y that P proves, and the polar that P proves for Y."""
-    polar = pencil_bound(Y @ Y.T, P, problem.atom_cost, Y.shape[1])
+    total = (Y @ Y.T).add_(P)  # as one matrix: its trace is larger than that of YYᵀ, so the slack for rounding is too
+    polar = pencil_bound(total, None, problem.atom_cost, Y.shape[1])
+    del total
     return best_multiple(problem, state.factors.data, Y, NonnegativeProof(as_numpy(P)), polar), polar
 
 

@@ -1,5 +1,6 @@
 """What is done beyond 1,500 datapoints, forced on few: proofs by Cholesky, splitting in float32, starts that share."""
 
+import gc
 import math
 import time
 
@@ -123,21 +124,23 @@ def worth(X, Y):
     return float((X * Y).sum() - Y.square().sum() / 2)
 
 
+@pytest.mark.parametrize("shape", [(9, 3), (5, 7)])
 @pytest.mark.parametrize("centered", [False, True])
-def test_the_best_residual_is_that_of_a_conic_solver(centered, rng):
-    X = torch.from_numpy(rng.normal(size=(9, 3)))
+def test_the_best_residual_is_that_of_a_conic_solver(centered, shape, rng):
+    n, d = shape
+    X = torch.from_numpy(rng.normal(size=shape))
     X = X - X.mean(dim=0) if centered else X
     start = 0.2 * X
     P = torch.from_numpy(NonnegativeProof.one_shot((start @ start.T).numpy(), 0.2).P)
-    polar = pencil_bound(start @ start.T, P, 4.0, 3)
+    polar = pencil_bound(start @ start.T, P, 4.0, d)
     lam = 0.8 * polar
     found = dual.best_residual(X, start, P, lam, 4.0, polar, centered=centered)
     assert found is not None
     Y, shrunk = found
-    assert pencil_bound(Y @ Y.T, shrunk, 4.0, 3) <= lam * (1 + 1e-6)
+    assert pencil_bound(Y @ Y.T, shrunk, 4.0, d) <= lam * (1 + 1e-6)
     unknown = cp.Variable(X.shape)
-    slack = lam**2 * (1 + 4.0 * np.eye(9)) - shrunk.numpy()
-    constraints = [cp.bmat([[slack, unknown], [unknown.T, np.eye(3)]]) >> 0]
+    slack = lam**2 * (1 + 4.0 * np.eye(n)) - shrunk.numpy()
+    constraints = [cp.bmat([[slack, unknown], [unknown.T, np.eye(d)]]) >> 0]
     constraints += [cp.sum(unknown, axis=0) == 0] if centered else []
     best = cp.Problem(cp.Maximize(cp.sum(cp.multiply(X.numpy(), unknown)) - cp.sum_squares(unknown) / 2), constraints)
     best.solve(solver=cp.CLARABEL)
@@ -154,6 +157,14 @@ def test_the_best_residual_of_one_datapoint_is_as_long_as_its_polar_allows():
     assert found is not None
     torch.testing.assert_close(found[0], x / 5 * 0.7 * 2, rtol=1e-5, atol=0)
     assert dual.best_residual(x, x, 1e3 + nothing, 0.7, 3.0, 0.7, centered=False) is None  # P is too much for λ
+
+
+def test_a_polar_that_is_no_number_proves_nothing(rng):
+    problem = LargeDictionary(problems.gaussian(rng, 9, 5), 0.3, 4.0, bias=None)
+    X = problem.X.to_tensor()
+    for polar in (math.nan, math.inf):
+        assert relaxation.best_multiple(problem, X, X, None, polar).bound == 0
+    assert relaxation.best_multiple(problem, X, X, None, float(torch.linalg.vector_norm(X))).bound > 0
 
 
 @pytest.fixture
@@ -223,6 +234,40 @@ def test_the_way_of_many_datapoints_gives_the_same_bounds(bias, rng, factorized_
     certificate = certify(problem, found, tol=1.0)
     assert certificate.is_certified, certificate.objections
     assert certificate.lower_bound == pytest.approx(found.lower_bound, rel=1e-9)
+
+
+@pytest.mark.slow
+def test_no_more_matrices_are_held_than_memory_is_asked_for(rng, factorized_proofs, monkeypatch):
+    """Counted where the most are: at every proof, which makes the sum of YYᵀ and P, a difference and its factor."""
+    n, d = 40, 4
+    held: list[int] = []
+
+    def counted(gram, P, *given):
+        gc.collect()
+        sizes: dict[int, int] = {}
+        for each in gc.get_objects():
+            if type(each) is torch.Tensor and min(each.shape, default=0) >= n:
+                sizes[each.untyped_storage().data_ptr()] = each.untyped_storage().nbytes()
+            elif type(each) is NonnegativeProof:
+                sizes[each.P.ctypes.data] = each.P.nbytes
+        held.append(sum(sizes.values()) + 8 * n**2 * (2 if P is None else 3))
+        return pencil_bound(gram, P, *given)
+
+    monkeypatch.setattr(relaxation, "pencil_bound", counted)
+    monkeypatch.setattr(factorized, "_ALL_DATAPOINTS", 10)
+    monkeypatch.setattr(factorized, "_SPREAD_DATAPOINTS", 20)
+    monkeypatch.setattr(relaxation, "_LARGE", 10)
+    monkeypatch.setattr(rounding, "SMALL", 10)
+    # A checked call holds what it was called with, here an iterate before its step size is changed.
+    monkeypatch.setattr(admm, "balanced_by_losses", lambda data, state, value, bound: state)
+    problem = LargeDictionary(problems.gaussian(rng, n, d), 0.1, 10.0, bias=None)
+    gc.freeze()
+    solver = relaxation.DoublyNonnegative(2e-3, single_precision_order=0)
+    state = solver.init(problem, torch.device("cpu"))
+    while state.phase in ("descend", "split"):
+        state = solver.step(problem, state)
+    changed = 8 * n**2  # bytes of such an iterate: a multiplier and what was clipped, in float32
+    assert 10 < (max(held) + changed) / (8 * n**2) < rounding._SQUARES
 
 
 def test_rounding_by_columns_is_pivoted_cholesky(rng):
