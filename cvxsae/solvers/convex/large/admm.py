@@ -47,6 +47,9 @@ _POSITIVE = 1e-9
 _MOST_BALANCE = 2.0
 """Ratio of the residuals from which σ is adapted, and the most by which it then changes."""
 
+_MOST_DRIFT = 8.0
+"""The most by which losses change the first σ, up or down: at a small λ they ask for less and less, without end."""
+
 
 @dataclass(frozen=True)
 class ConeData:
@@ -94,6 +97,8 @@ class ConeState:
         What the clip was applied to, (N, N), and the separable half's V, (N, r): the dual point is read from them.
     iteration, rank
         Steps done; rank of ``cone``.
+    first_rigidity
+        The first σ.
     """
 
     cone: torch.Tensor
@@ -104,6 +109,7 @@ class ConeState:
     fit: torch.Tensor
     iteration: int
     rank: int
+    first_rigidity: float
 
     def to(self, dtype: torch.dtype) -> ConeState:
         """The same in another precision."""
@@ -154,7 +160,7 @@ def start(
     size = float(torch.linalg.matrix_norm(cone))
     rigidity = float(torch.linalg.matrix_norm(dual)) / size if size > 0 else 1.0
     rigidity = min(max(rigidity, _RIGIDITIES[0]), _RIGIDITIES[1] * max(data.tau, 1.0))
-    return ConeState(cone, dual / -rigidity, rigidity, weight, clip / -rigidity, V, 0, factor.shape[1])
+    return ConeState(cone, dual / -rigidity, rigidity, weight, clip / -rigidity, V, 0, factor.shape[1], rigidity)
 
 
 def advance(data: ConeData, state: ConeState, *, balanced: bool = True) -> ConeState:
@@ -171,7 +177,7 @@ def advance(data: ConeData, state: ConeState, *, balanced: bool = True) -> ConeS
     cone, rank = positive_part(total, state.rank)
     multiplier = total.sub_(cone)
     iteration = state.iteration + 1
-    after = ConeState(cone, multiplier, rigidity, weight, argument, fit / weight, iteration, rank)
+    after = ConeState(cone, multiplier, rigidity, weight, argument, fit / weight, iteration, rank, state.first_rigidity)
     if not balanced or iteration % _BALANCE_EVERY or iteration > _BALANCE_UNTIL:
         return after
     return stepped(after, balance(_relative(separable - cone, cone), _relative(cone - state.cone, multiplier)))
@@ -192,12 +198,14 @@ def balanced_by_losses(data: ConeData, state: ConeState, value: float, bound: fl
     The splitting's objective is accurate long before its iterates are feasible. So what a feasible Q next to them
     costs more (``value``) says how far the primal side is, and what their feasible dual point is worth less
     (``bound``) how far the dual side is; a larger σ helps the first and a smaller one the second. Both are per
-    datapoint, in the data's own unit.
+    datapoint, in the data's own unit. What feasibility costs need not follow σ: it stays near the first one.
     """
     objective = estimated_objective(data, state)
     if state.iteration > _BALANCE_UNTIL or not bound < objective < value:
         return state
-    return stepped(state, balance(value - objective, objective - bound))
+    wanted = state.rigidity * balance(value - objective, objective - bound)
+    least, most = state.first_rigidity / _MOST_DRIFT, state.first_rigidity * _MOST_DRIFT
+    return stepped(state, min(max(wanted, least), most) / state.rigidity)
 
 
 def estimated_objective(data: ConeData, state: ConeState) -> float:
