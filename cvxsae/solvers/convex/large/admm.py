@@ -47,8 +47,8 @@ _POSITIVE = 1e-9
 _MOST_BALANCE = 2.0
 """Ratio of the residuals from which σ is adapted, and the most by which it then changes."""
 
-_MOST_DRIFT = 8.0
-"""The most by which losses change the first σ, up or down: at a small λ they ask for less and less, without end."""
+_DRIFT = (0.25, 2.0)
+"""Least and largest σ in units of the first one, as losses change it: they may ask for less and less, or for more."""
 
 
 @dataclass(frozen=True)
@@ -204,7 +204,7 @@ def balanced_by_losses(data: ConeData, state: ConeState, value: float, bound: fl
     if state.iteration > _BALANCE_UNTIL or not bound < objective < value:
         return state
     wanted = state.rigidity * balance(value - objective, objective - bound)
-    least, most = state.first_rigidity / _MOST_DRIFT, state.first_rigidity * _MOST_DRIFT
+    least, most = (share * state.first_rigidity for share in _DRIFT)
     return stepped(state, min(max(wanted, least), most) / state.rigidity)
 
 
