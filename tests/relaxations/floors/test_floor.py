@@ -62,7 +62,8 @@ def test_of_a_floor_without_kernels_or_parts(rows, tmp_path):
     assert [floor.theorem for floor in floors] == ["T10", "T10", "T9"] and not floors[0].parts
     for floor in floors:
         back = Floor.load(floor.save(tmp_path / "floor.npz"), floor.problem)
-        assert fields_of(back) == fields_of(floor) or (back.fingerprint and not floor.fingerprint)
+        assert back.fingerprint and floor.fingerprint in ("", back.fingerprint)
+        assert fields_of(back) == fields_of(dataclasses.replace(floor, fingerprint=back.fingerprint))
         assert np.array_equal(np.asarray(back.bias), bias)
         assert certify(back).objections == ()
 

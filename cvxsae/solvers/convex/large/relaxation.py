@@ -326,8 +326,8 @@ def _advanced(state: PairState, steps: int, *, balanced: bool) -> PairState:
 def _evaluate(problem: LargeDictionary, state: PairState, tol: float) -> PairState:
     """Make the splitting's dual point and its Q feasible, and keep what is better than before.
 
-    Where the gap is nearly closed, P is improved at this Y and then Y at that P, and the other Q that the splitting has
-    is tried too.
+    Where the gap is small, the best Y at this P and the other Q that the splitting has are tried; where it is nearly
+    closed, P is improved at a shorter Y, Y again at that P, and last of all Q.
     """
     cone, data = state.cone, state.data
     assert cone is not None and data is not None
