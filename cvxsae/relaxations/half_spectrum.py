@@ -53,12 +53,13 @@ def half_spectrum(matrix: torch.Tensor, *, positive: bool) -> tuple[torch.Tensor
     OutOfTime
         If the deadline of the work in hand passes meanwhile.
     """
-    size = len(matrix) * float(matrix.abs().amax())  # no eigenvalue is beyond
-    if not math.isfinite(size):
+    largest = len(matrix) * float(matrix.abs().amax())
+    if not math.isfinite(largest):
         raise linalg.FactorizationError("the eigenvectors", matrix)
     routines = _routines(_PREFIXES[matrix.dtype]) if matrix.device.type == "cpu" and matrix.dtype in _PREFIXES else None
-    if routines is not None and len(matrix) >= _LEAST_ORDER and _EXTREME < size < 1 / _EXTREME:
+    if routines is not None and len(matrix) >= _LEAST_ORDER and _EXTREME < largest < 1 / _EXTREME:
         go_on()
+        size = float(torch.linalg.vector_norm(matrix, dtype=torch.float64))  # no eigenvalue is beyond
         found = interruptible(partial(_chosen, routines, matrix.numpy(), size, positive, torch.get_num_threads()))
         if found is not None:
             return torch.from_numpy(found[0]), torch.from_numpy(found[1]).T
@@ -76,16 +77,19 @@ def _chosen(
     A = matrix * scale  # the routines write into it; they do not bear overflow. Symmetric, so either order is right
     diagonal, beside, reflectors = (np.zeros(n, kind) for _ in range(3))
     values, count, state = np.zeros(n, kind), np.zeros(1, np.int32), np.zeros(1, np.int32)
-    low, high = (0.0, 2.0) if positive else (-2.0, 0.0)  # the lower end is not in the interval
+    side = 1 if positive else -1
     with library_threads(threads, user_api="blas"):
         reduce = partial(routines[_TRIDIAGONAL], b"L", n, A, n, diagonal, beside, reflectors)
         if not _worked(reduce, kind, state):
             return None
-        clear = _CLEAR * float(np.finfo(kind).eps)
-        if not _count(diagonal, beside[:-1], clear if positive else -clear, positive):
-            return None  # stemr reads memory that it never wrote where it finds none, and may crash
+        clear, inner = side * _CLEAR * float(np.finfo(kind).eps), 0.0
+        if not _count(diagonal, beside[:-1], clear, positive):
+            inner = -2 * clear  # stemr reads memory that it never wrote where it finds none, and may crash
+            if not _count(diagonal, beside[:-1], -clear, positive):
+                return np.zeros(0, kind), np.zeros((0, n), kind)
         rows = np.empty((n, n), kind)  # as many as are found are written, and only those take memory
-        ends, work, integers = np.array([low, high], kind), np.zeros(18 * n, kind), np.zeros(10 * n, np.int32)
+        ends = np.array(sorted([inner, 2.0 * side]), kind)  # the lower one is not in the interval
+        work, integers = np.zeros(18 * n, kind), np.zeros(10 * n, np.int32)
         routines[_VECTORS](
             *(b"V", b"V", n, diagonal, beside, ends[:1], ends[1:], 0, 0, count, values, rows, n, n),
             *(np.zeros(2 * n, np.int32), np.ones(1, np.int32), work, len(work), integers, len(integers), state),
@@ -98,7 +102,10 @@ def _chosen(
             partial(routines[_BACK], b"L", b"L", b"N", n, m, A, n, reflectors, vectors, n), kind, state
         ):
             return None
-    return (values[:m] / scale, vectors) if _orthonormal(vectors) else None
+    if not _orthonormal(vectors):
+        return None
+    wanted = values[:m] > 0 if positive else values[:m] <= 0
+    return (values[:m] / scale, vectors) if wanted.all() else (values[:m][wanted] / scale, vectors[wanted])
 
 
 def _worked(call: Callable[..., None], kind: np.dtype, state: np.ndarray) -> bool:

@@ -67,6 +67,26 @@ def test_a_side_can_be_empty_and_eigenvalues_can_repeat(positive, rng, monkeypat
     np.testing.assert_allclose((vectors * found) @ vectors.T, A, atol=1e-12)
 
 
+@pytest.mark.parametrize("positive", [True, False])
+def test_a_side_may_have_eigenvalues_within_rounding_alone(positive, rng, all_eigenvectors_refused):
+    side = 1 if positive else -1
+    values = np.concatenate([[100.0], rng.uniform(1, 2, ORDER - 4), np.zeros(3)])
+    A = symmetric(rng, -side * values, torch.float32)
+    found, vectors = half_spectrum(A, positive=positive)
+    assert len(found) <= 3
+    assert np.abs(found.numpy()).max(initial=0.0) < 1e-3
+    assert bool((found > 0).all() if positive else (found <= 0).all())
+    torch.testing.assert_close(vectors.T @ vectors, torch.eye(len(found)), atol=1e-4, rtol=0)
+
+
+def test_small_eigenvalues_are_found_beside_a_large_entry(rng, all_eigenvectors_refused):
+    """An eigenvalue of −5 is beyond rounding, though small beside n times the largest entry."""
+    rest = symmetric(rng, np.concatenate([np.full(5, -5.0), np.ones(ORDER - 6)]), torch.float32)
+    A = torch.block_diag(torch.tensor([[1e5]]), rest)
+    found, _ = half_spectrum(A, positive=False)
+    np.testing.assert_allclose(found, np.full(5, -5.0), atol=0.1)
+
+
 @pytest.mark.parametrize("size", [0.0, 1e-300, 1e-25, 1e25, 1e300])
 def test_extreme_sizes(size, rng):
     values = np.linspace(-1, 1, ORDER) * size

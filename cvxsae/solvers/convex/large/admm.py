@@ -47,7 +47,10 @@ _POSITIVE = 1e-9
 _MOST_BALANCE = 2.0
 """Ratio of the residuals from which σ is adapted, and the most by which it then changes."""
 
-_DRIFT = (0.25, 2.0)
+_LEAST_LOSS = 0.01
+"""Share of the gap that either side is taken to lose at least: the objective is estimated, and may be beyond a side."""
+
+_DRIFT = (1 / 16, 8.0)
 """Least and largest σ in units of the first one, as losses change it: they may ask for less and less, or for more."""
 
 
@@ -198,12 +201,13 @@ def balanced_by_losses(data: ConeData, state: ConeState, value: float, bound: fl
     The splitting's objective is accurate long before its iterates are feasible. So what a feasible Q next to them
     costs more (``value``) says how far the primal side is, and what their feasible dual point is worth less
     (``bound``) how far the dual side is; a larger σ helps the first and a smaller one the second. Both are per
-    datapoint, in the data's own unit. What feasibility costs need not follow σ: it stays near the first one.
+    datapoint, in the data's own unit. Where the estimated objective is beyond one of them, that side loses nothing.
+    What feasibility costs need not follow σ, so it stays within a range of the first one.
     """
-    objective = estimated_objective(data, state)
-    if state.iteration > _BALANCE_UNTIL or not bound < objective < value:
+    if state.iteration > _BALANCE_UNTIL or not bound < value:
         return state
-    wanted = state.rigidity * balance(value - objective, objective - bound)
+    objective, least_loss = estimated_objective(data, state), _LEAST_LOSS * (value - bound)
+    wanted = state.rigidity * balance(max(value - objective, least_loss), max(objective - bound, least_loss))
     least, most = (share * state.first_rigidity for share in _DRIFT)
     return stepped(state, min(max(wanted, least), most) / state.rigidity)
 

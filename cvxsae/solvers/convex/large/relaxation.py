@@ -37,6 +37,9 @@ _LARGE = linalg.FACTORIZED_ORDER
 _NEAR, _NEARER = 16.0, 4.0
 """Gaps, in units of ``tol``, from which steps without an eigendecomposition may close it, and then those with one."""
 
+_HOPE, _FADING = 1.15, 0.85
+"""How near ``tol`` improvements must be expected to come, and how the expectation falls while they are not made."""
+
 _IMPROVEMENTS = 2
 """Steps on P before Y is improved at it: each takes one eigendecomposition, and the first two gain most."""
 
@@ -111,6 +114,10 @@ class PairState:
         ``"descend"``, ``"split"``, ``"round"``, ``"search"`` or ``"done"``.
     closed
         Whether the solver's gap is within tol.
+    reached
+        Lowest value and highest bound of the latest evaluation.
+    closing
+        The gap that improvements left when they were last made, as a share of the gap they began with.
     """
 
     factors: FactorState
@@ -124,6 +131,8 @@ class PairState:
     patience: Patience = field(default_factory=Patience)
     phase: str = "descend"
     closed: bool = False
+    reached: tuple[float, float] = (math.inf, 0.0)
+    closing: float = 0.0
 
     @property
     def relaxed_value(self) -> float:
@@ -326,12 +335,14 @@ def _advanced(state: PairState, steps: int, *, balanced: bool) -> PairState:
 def _evaluate(problem: LargeDictionary, state: PairState, tol: float) -> PairState:
     """Make the splitting's dual point and its Q feasible, and keep what is better than before.
 
-    Where the gap is small, the best Y at this P and the other Q that the splitting has are tried; where it is nearly
-    closed, P is improved at a shorter Y, Y again at that P, and last of all Q.
+    Where the gap is small, the best Y at this P and the other Q that the splitting has are tried. Where it is nearly
+    closed, P is improved at a shorter Y, Y again at that P, and last of all Q; but only where those improvements, which
+    take as long as ten steps, would come near ``tol`` if they closed as much as the last time.
     """
     cone, data = state.cone, state.data
     assert cone is not None and data is not None
     lam, tau = problem.lam, problem.atom_cost
+    state = replace(state, reached=(state.best[0], 0.0))
     Y, P = splitting.dual_point(data, cone)
     dual, polar = _dual(problem, state, Y, P)
     relaxed = _relaxed(problem, state, splitting.feasible_similarity(data, cone))
@@ -346,6 +357,9 @@ def _evaluate(problem: LargeDictionary, state: PairState, tol: float) -> PairSta
     state = _with_best_residual(problem, state, Y, P, polar)
     if not tol < state.solver_gap <= _NEARER * tol:
         return state
+    before = relative_gap(*state.reached)
+    if state.closing * before > _HOPE * tol:
+        return replace(state, closing=_FADING * state.closing)
     Y = shorter(Y, lam, polar)
     for _ in range(_IMPROVEMENTS):
         P = improved_multiplier(Y, P, lam, tau, cone.rank, cone.cone.dtype)
@@ -354,18 +368,22 @@ def _evaluate(problem: LargeDictionary, state: PairState, tol: float) -> PairSta
     del dual
     state = _with_best_residual(problem, state, Y, P, polar)
     del P
-    if not tol < state.solver_gap <= _NEARER * tol:
-        return state
-    return _with(state, relaxed=_relaxed(problem, state, projected_similarity(data, cone)))
+    if tol < state.solver_gap <= _NEARER * tol:
+        state = _with(state, relaxed=_relaxed(problem, state, projected_similarity(data, cone)))
+    return replace(state, closing=relative_gap(*state.reached) / before)
 
 
 def _with(state: PairState, dual: DualPoint | None = None, relaxed: Relaxed | None = None) -> PairState:
     """With a dual point if its bound is higher, and with a relaxed Q if its value is lower."""
+    value, bound = state.reached
     if dual is not None:
+        bound = max(bound, dual.bound)
         state = replace(state, dual=state.dual.or_better(dual))
-    if relaxed is not None and (state.relaxed is None or relaxed.value < state.relaxed.value):
-        state = replace(state, relaxed=relaxed)
-    return state
+    if relaxed is not None:
+        value = min(value, relaxed.value)
+        if state.relaxed is None or relaxed.value < state.relaxed.value:
+            state = replace(state, relaxed=relaxed)
+    return replace(state, reached=(value, bound))
 
 
 def _with_best_residual(
