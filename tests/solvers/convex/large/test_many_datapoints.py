@@ -3,6 +3,7 @@
 import gc
 import math
 import time
+from dataclasses import replace
 
 import cvxpy as cp
 import numpy as np
@@ -219,6 +220,35 @@ def test_a_projected_similarity_is_feasible_and_costs_less(midway):
     X = problem.X.to_tensor()
     worse = similarity_value(problem, admm.feasible_similarity(data, state), X, best_bias=False)
     assert similarity_value(problem, Q, X, best_bias=False) < worse
+
+
+def test_improvements_wait_until_they_can_be_expected_to_close_the_gap(rng, monkeypatch):
+    problem = LargeDictionary(problems.gaussian(rng, 20, 4), 0.1, 10.0, bias=None)
+    solver = relaxation.DoublyNonnegative(1e-9)
+    state = solver.init(problem, torch.device("cpu"))
+    while state.phase == "descend" or state.rounds < 1:
+        state = solver.step(problem, state)
+    state = relaxation._evaluate(problem, replace(state, closing=0.0), 0.0)
+    state = relaxation._advanced(state, 1, balanced=False)
+    made = []
+
+    def counted(*given):
+        made.append(1)
+        return dual.improved_multiplier(*given)
+
+    monkeypatch.setattr(relaxation, "improved_multiplier", counted)
+    before = relaxation._evaluate(problem, replace(state, closing=math.inf), state.solver_gap / 8)
+    assert not made
+    began, tol = relaxation.relative_gap(*before.reached), before.solver_gap / 2
+    assert 0 < before.solver_gap <= began
+    enough = relaxation._HOPE * tol / began
+    waited = relaxation._evaluate(problem, replace(state, closing=1.01 * enough), tol)
+    assert not made
+    assert waited.closing == pytest.approx(1.01 * enough * relaxation._FADING)
+    closed = relaxation._evaluate(problem, replace(waited, closing=0.99 * enough), tol)
+    assert len(made) == relaxation._IMPROVEMENTS
+    assert closed.closing == pytest.approx(relaxation.relative_gap(*closed.reached) / began)
+    assert 0 < closed.closing < 1
 
 
 @pytest.mark.slow
