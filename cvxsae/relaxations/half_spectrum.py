@@ -32,6 +32,9 @@ _UNORTHOGONAL = 0.05
 _CLEAR = 64.0
 """Size of an eigenvalue, in units of rounding of a matrix of size one, from which its sign is beyond doubt."""
 
+_ROWS = 1024
+"""Rows whose norm is taken at a time, as each is copied to float64."""
+
 _EXTREME = 1e-30
 """Size of a matrix below which, and above whose inverse, it cannot be scaled to one in float32."""
 
@@ -59,7 +62,8 @@ def half_spectrum(matrix: torch.Tensor, *, positive: bool) -> tuple[torch.Tensor
     routines = _routines(_PREFIXES[matrix.dtype]) if matrix.device.type == "cpu" and matrix.dtype in _PREFIXES else None
     if routines is not None and len(matrix) >= _LEAST_ORDER and _EXTREME < largest < 1 / _EXTREME:
         go_on()
-        size = float(torch.linalg.vector_norm(matrix, dtype=torch.float64))  # no eigenvalue is beyond
+        parts = (torch.linalg.vector_norm(rows, dtype=torch.float64) for rows in matrix.split(_ROWS))
+        size = math.hypot(*map(float, parts))  # no eigenvalue is beyond
         found = interruptible(partial(_chosen, routines, matrix.numpy(), size, positive, torch.get_num_threads()))
         if found is not None:
             return torch.from_numpy(found[0]), torch.from_numpy(found[1]).T
@@ -82,10 +86,16 @@ def _chosen(
         reduce = partial(routines[_TRIDIAGONAL], b"L", n, A, n, diagonal, beside, reflectors)
         if not _worked(reduce, kind, state):
             return None
+        if not (np.isfinite(diagonal).all() and np.isfinite(beside).all()):
+            return None
+        for entries in (diagonal, beside):  # stemr loses eigenvalues beside subnormal entries
+            entries[np.abs(entries) < np.finfo(kind).eps ** 2] = 0
         clear, inner = side * _CLEAR * float(np.finfo(kind).eps), 0.0
-        if not _count(diagonal, beside[:-1], clear, positive):
+        least = _count(diagonal, beside[:-1], clear, positive)
+        if not least:
             inner = -2 * clear  # stemr reads memory that it never wrote where it finds none, and may crash
-            if not _count(diagonal, beside[:-1], -clear, positive):
+            least = _count(diagonal, beside[:-1], -clear, positive)
+            if not least:
                 return np.zeros(0, kind), np.zeros((0, n), kind)
         rows = np.empty((n, n), kind)  # as many as are found are written, and only those take memory
         ends = np.array(sorted([inner, 2.0 * side]), kind)  # the lower one is not in the interval
@@ -95,7 +105,7 @@ def _chosen(
             *(np.zeros(2 * n, np.int32), np.ones(1, np.int32), work, len(work), integers, len(integers), state),
         )
         m = int(count[0])
-        if state[0] or not 0 <= m <= n:
+        if state[0] or not least <= m <= n:
             return None
         vectors = rows[:m]
         if m and not _worked(

@@ -87,6 +87,17 @@ def test_small_eigenvalues_are_found_beside_a_large_entry(rng, all_eigenvectors_
     np.testing.assert_allclose(found, np.full(5, -5.0), atol=0.1)
 
 
+@pytest.mark.parametrize("positive", [True, False])
+@pytest.mark.parametrize(("dtype", "tiny"), [(torch.float32, 1e-39), (torch.float64, 1e-310)])
+def test_no_side_is_lost_beside_a_subnormal_entry(dtype, tiny, positive, rng):
+    values = np.concatenate([rng.uniform(0.1, 3, ABOVE), -rng.uniform(0.1, 3, ORDER - ABOVE)])
+    A = torch.block_diag(torch.tensor([[tiny]], dtype=dtype), symmetric(rng, values, dtype))
+    found, _ = half_spectrum(A, positive=positive)
+    clear = found[found.abs() > 0.05]
+    wanted = values[values > 0] if positive else values[values <= 0]
+    np.testing.assert_allclose(clear, np.sort(wanted), atol=50 * TOLERANCE[dtype])
+
+
 @pytest.mark.parametrize("size", [0.0, 1e-300, 1e-25, 1e25, 1e300])
 def test_extreme_sizes(size, rng):
     values = np.linspace(-1, 1, ORDER) * size

@@ -50,7 +50,7 @@ _MOST_BALANCE = 2.0
 _LEAST_LOSS = 0.01
 """Share of the gap that either side is taken to lose at least: the objective is estimated, and may be beyond a side."""
 
-_DRIFT = (1 / 16, 8.0)
+_DRIFT = (1 / 8, 8.0)
 """Least and largest σ in units of the first one, as losses change it: they may ask for less and less, or for more."""
 
 
@@ -207,6 +207,8 @@ def balanced_by_losses(data: ConeData, state: ConeState, value: float, bound: fl
     if state.iteration > _BALANCE_UNTIL or not bound < value:
         return state
     objective, least_loss = estimated_objective(data, state), _LEAST_LOSS * (value - bound)
+    if not (math.isfinite(objective) and math.isfinite(least_loss)):
+        return state
     wanted = state.rigidity * balance(max(value - objective, least_loss), max(objective - bound, least_loss))
     least, most = (share * state.first_rigidity for share in _DRIFT)
     return stepped(state, min(max(wanted, least), most) / state.rigidity)

@@ -242,7 +242,8 @@ class DoublyNonnegative:
         state = replace(state, patience=patience)
         if patience.idle >= _IMPRECISE and cone.cone.dtype == torch.float32:
             again = Patience(patience.mark)
-            return replace(state, cone=cone.to(torch.float64), data=_cone_data(problem, state), patience=again)
+            cone, data = cone.to(torch.float64), _cone_data(problem, state)
+            return replace(state, cone=cone, data=data, patience=again, closing=0.0)
         closed = state.solver_gap <= self.tol
         if not closed and patience.idle < _PATIENCE:
             return state
@@ -358,7 +359,7 @@ def _evaluate(problem: LargeDictionary, state: PairState, tol: float) -> PairSta
     if not tol < state.solver_gap <= _NEARER * tol:
         return state
     before = relative_gap(*state.reached)
-    if state.closing * before > _HOPE * tol:
+    if state.closing * before > _HOPE * tol and state.patience.idle < _PATIENCE - 1:
         return replace(state, closing=_FADING * state.closing)
     Y = shorter(Y, lam, polar)
     for _ in range(_IMPROVEMENTS):

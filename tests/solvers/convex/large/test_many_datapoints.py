@@ -204,7 +204,8 @@ def test_the_step_size_follows_the_side_that_loses_more(midway):
     assert sigma(-0.001, 0.01) == 0.5  # the estimate is beyond the value, and so nothing is lost there
     assert sigma(0.01, -0.001) == 2
     assert sigma(-0.01, 0.01) == 1  # nothing is left to balance
-    for above, below, most in ((0.1, 0.001, 8), (0.001, 0.1, 1 / 16)):  # not without end
+    assert sigma(math.inf, 0.01) == sigma(math.nan, 0.01) == 1
+    for above, below, most in ((0.1, 0.001, 8), (0.001, 0.1, 1 / 8)):  # not without end
         other = state
         for _ in range(6):
             other = admm.balanced_by_losses(data, other, estimate + above, estimate - below)
