@@ -62,8 +62,9 @@ def half_spectrum(matrix: torch.Tensor, *, positive: bool) -> tuple[torch.Tensor
     routines = _routines(_PREFIXES[matrix.dtype]) if matrix.device.type == "cpu" and matrix.dtype in _PREFIXES else None
     if routines is not None and len(matrix) >= _LEAST_ORDER and _EXTREME < largest < 1 / _EXTREME:
         go_on()
-        parts = (torch.linalg.vector_norm(rows, dtype=torch.float64) for rows in matrix.split(_ROWS))
-        size = math.hypot(*map(float, parts))  # no eigenvalue is beyond
+        blocks = (matrix[first : first + _ROWS] for first in range(0, len(matrix), _ROWS))
+        norms = [float(torch.linalg.vector_norm(block, dtype=torch.float64)) for block in blocks]
+        size = math.hypot(*norms)  # no eigenvalue is beyond
         found = interruptible(partial(_chosen, routines, matrix.numpy(), size, positive, torch.get_num_threads()))
         if found is not None:
             return torch.from_numpy(found[0]), torch.from_numpy(found[1]).T
