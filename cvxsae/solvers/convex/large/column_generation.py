@@ -17,8 +17,9 @@ from cvxsae.relaxations.convex.polar_search import sphere_polar
 from cvxsae.relaxations.convex.tidy import factor_of, tidy
 from cvxsae.relaxations.solution import Status, relative_gap
 from cvxsae.solvers.convex.candidates.block_descent import BlockDescent
+from cvxsae.solvers.convex.large.dual import DualPoint, best_multiple
 from cvxsae.solvers.convex.large.factorized import Factorized, FactorState
-from cvxsae.solvers.convex.large.relaxation import DualPoint, Patience, best_multiple
+from cvxsae.solvers.convex.large.relaxation import Patience
 
 _COARSE = {1: 2, 2: 24, 3: 100}
 """Directions to begin with, by dimension: 15° apart on the circle, 20° on the sphere."""

@@ -12,14 +12,8 @@ from cvxsae.relaxations.convex.large_dictionary import LargeDictionary
 from cvxsae.relaxations.proofs import SliceProof, triple_bound
 from cvxsae.relaxations.solution import Status, as_numpy, relative_gap
 from cvxsae.solvers.convex.large import copositive_admm as triples
-from cvxsae.solvers.convex.large.relaxation import (
-    DoublyNonnegative,
-    DualPoint,
-    PairState,
-    Patience,
-    best_multiple,
-    searched,
-)
+from cvxsae.solvers.convex.large.dual import DualPoint, best_multiple
+from cvxsae.solvers.convex.large.relaxation import DoublyNonnegative, PairState, Patience, searched
 
 _BLOCK = 50
 """Steps of the splitting between two proofs: a proof costs about five steps."""

@@ -4,17 +4,22 @@ The splitting's objective is accurate long before its iterates are feasible, so 
 them so. A dual point of T11 is Y (N, d) and P ≥ 0 (N, N) with ``λ²(11ᵀ + τI) − P − YYᵀ ⪰ 0``, worth
 ``⟨X − 1bᵀ, Y⟩ − ½‖Y‖²``. P can make up for a part of a violation, more so at a slightly shorter Y, and then Y need not
 shrink in directions where nothing is violated. A primal point is Q ⪰ 0, Q ≥ 0. Nothing is proved here: values and
-bounds are evaluated elsewhere, from Q, Y and P alone.
+the polars from which bounds follow are evaluated elsewhere, from Q, Y and P alone.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 
 from cvxsae.relaxations import linalg
+from cvxsae.relaxations.convex.large_dictionary import LargeDictionary
+from cvxsae.relaxations.exact_sums import sum_slack, without_sum
+from cvxsae.relaxations.linalg import EPS
+from cvxsae.relaxations.proofs import CopositivityProof
 from cvxsae.solvers.convex.large.admm import ConeData, ConeState, lifted, positive_part
 
 _OVER = 1.8
@@ -34,6 +39,35 @@ _STEPS = 40
 
 _SMALL_GAIN = 0.02
 """A step that gains less than this share of all the gain so far ends them."""
+
+
+@dataclass(frozen=True)
+class DualPoint:
+    """A feasible dual point Y (N, d), the proof that it is feasible, and its bound, per datapoint."""
+
+    Y: torch.Tensor
+    proof: CopositivityProof | None
+    bound: float
+
+    def or_better(self, other: DualPoint) -> DualPoint:
+        """The one with the higher bound."""
+        return max(self, other, key=lambda point: point.bound)
+
+
+def best_multiple(
+    problem: LargeDictionary, data: torch.Tensor, Y: torch.Tensor, proof: CopositivityProof | None, polar: float
+) -> DualPoint:
+    """The multiple of Y with the highest bound among those that ``polar ≥ θ°(Y)``, which is proved, allows."""
+    offsets = data - problem.starting_bias().to(data)
+    along, square = float((offsets * Y).sum()), float(Y.square().sum())
+    if square == 0 or not 0 < polar < math.inf:  # NaN proves nothing
+        return DualPoint(torch.zeros_like(Y), None, 0.0)
+    polar += sum_slack(Y) if problem.bias_is_free else 0.0
+    limit = problem.lam * (1 - 4 * problem.dim * EPS) / polar
+    scale = min(max(along / square, 0.0), limit)
+    bound = (scale * along - scale**2 * square / 2) / problem.n_points
+    point = without_sum(scale * Y) if problem.bias_is_free else scale * Y
+    return DualPoint(point, None if proof is None else proof.scaled(scale), bound)
 
 
 def improved_multiplier(

@@ -12,12 +12,17 @@ from cvxsae.relaxations import linalg
 from cvxsae.relaxations.candidate import Candidate
 from cvxsae.relaxations.convex.large_dictionary import LargeDictionary, fit_factor, similarity_value
 from cvxsae.relaxations.convex.tidy import tidy
-from cvxsae.relaxations.exact_sums import sum_slack, without_sum
-from cvxsae.relaxations.linalg import EPS
-from cvxsae.relaxations.proofs import CopositivityProof, NonnegativeProof, pencil_bound
+from cvxsae.relaxations.proofs import NonnegativeProof, pencil_bound
 from cvxsae.relaxations.solution import Status, as_numpy, relative_gap
 from cvxsae.solvers.convex.large import admm as splitting
-from cvxsae.solvers.convex.large.dual import best_residual, improved_multiplier, projected_similarity, shorter
+from cvxsae.solvers.convex.large.dual import (
+    DualPoint,
+    best_multiple,
+    best_residual,
+    improved_multiplier,
+    projected_similarity,
+    shorter,
+)
 from cvxsae.solvers.convex.large.factorized import Factorized, FactorState, perturbed
 from cvxsae.solvers.convex.large.rounding import (
     SMALL,
@@ -57,19 +62,6 @@ _SEARCHED_TOL = 1e-4
 
 _IMPRECISE = 3
 """Blocks without progress after which a splitting in float32 goes on in float64."""
-
-
-@dataclass(frozen=True)
-class DualPoint:
-    """A feasible dual point Y (N, d), the proof that it is feasible, and its bound, per datapoint."""
-
-    Y: torch.Tensor
-    proof: CopositivityProof | None
-    bound: float
-
-    def or_better(self, other: DualPoint) -> DualPoint:
-        """The one with the higher bound."""
-        return max(self, other, key=lambda point: point.bound)
 
 
 @dataclass(frozen=True)
@@ -306,22 +298,6 @@ def _row_dual(problem: LargeDictionary, factors: FactorState) -> DualPoint:
     Y = problem.centered(fit_factor(problem, factors.factor, factors.data).residual)
     polar = float(torch.linalg.vector_norm(Y, dim=1).max())
     return best_multiple(problem, factors.data, Y, None, polar)
-
-
-def best_multiple(
-    problem: LargeDictionary, data: torch.Tensor, Y: torch.Tensor, proof: CopositivityProof | None, polar: float
-) -> DualPoint:
-    """The multiple of Y with the highest bound among those that ``polar ≥ θ°(Y)``, which is proved, allows."""
-    offsets = data - problem.starting_bias().to(data)
-    along, square = float((offsets * Y).sum()), float(Y.square().sum())
-    if square == 0 or not 0 < polar < math.inf:  # NaN proves nothing
-        return DualPoint(torch.zeros_like(Y), None, 0.0)
-    polar += sum_slack(Y) if problem.bias_is_free else 0.0
-    limit = problem.lam * (1 - 4 * problem.dim * EPS) / polar
-    scale = min(max(along / square, 0.0), limit)
-    bound = (scale * along - scale**2 * square / 2) / problem.n_points
-    point = without_sum(scale * Y) if problem.bias_is_free else scale * Y
-    return DualPoint(point, None if proof is None else proof.scaled(scale), bound)
 
 
 def _advanced(state: PairState, steps: int, *, balanced: bool) -> PairState:

@@ -164,8 +164,8 @@ def test_a_polar_that_is_no_number_proves_nothing(rng):
     problem = LargeDictionary(problems.gaussian(rng, 9, 5), 0.3, 4.0, bias=None)
     X = problem.X.to_tensor()
     for polar in (math.nan, math.inf):
-        assert relaxation.best_multiple(problem, X, X, None, polar).bound == 0
-    assert relaxation.best_multiple(problem, X, X, None, float(torch.linalg.vector_norm(X))).bound > 0
+        assert dual.best_multiple(problem, X, X, None, polar).bound == 0
+    assert dual.best_multiple(problem, X, X, None, float(torch.linalg.vector_norm(X))).bound > 0
 
 
 @pytest.fixture
