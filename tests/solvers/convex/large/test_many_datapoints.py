@@ -17,7 +17,7 @@ from cvxsae.parallel.threads import interruptible
 from cvxsae.relaxations import linalg, proofs
 from cvxsae.relaxations.convex.large_dictionary import similarity_value
 from cvxsae.relaxations.proofs import NonnegativeProof, pencil_bound
-from cvxsae.relaxations.solution import Status
+from cvxsae.relaxations.solution import Status, relative_gap
 from cvxsae.solvers.convex.driver import iterate
 from cvxsae.solvers.convex.large import admm, dual, factorized, relaxation, rounding
 from tests.helpers import problems
@@ -240,7 +240,7 @@ def test_improvements_wait_until_they_can_be_expected_to_close_the_gap(rng, monk
     monkeypatch.setattr(relaxation, "improved_multiplier", counted)
     before = relaxation._evaluate(problem, replace(state, closing=math.inf), state.solver_gap / 8)
     assert not made
-    began, tol = relaxation.relative_gap(*before.reached), before.solver_gap / 2
+    began, tol = relative_gap(*before.reached), before.solver_gap / 2
     assert 0 < before.solver_gap <= began
     enough = relaxation._HOPE * tol / began
     waited = relaxation._evaluate(problem, replace(state, closing=1.01 * enough), tol)
@@ -248,7 +248,7 @@ def test_improvements_wait_until_they_can_be_expected_to_close_the_gap(rng, monk
     assert waited.closing == pytest.approx(1.01 * enough * relaxation._FADING)
     closed = relaxation._evaluate(problem, replace(waited, closing=0.99 * enough), tol)
     assert len(made) == relaxation._IMPROVEMENTS
-    assert closed.closing == pytest.approx(relaxation.relative_gap(*closed.reached) / began)
+    assert closed.closing == pytest.approx(relative_gap(*closed.reached) / began)
     assert 0 < closed.closing < 1
 
 
