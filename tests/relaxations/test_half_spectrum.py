@@ -79,12 +79,37 @@ def test_a_side_may_have_eigenvalues_within_rounding_alone(positive, rng, all_ei
     torch.testing.assert_close(vectors.T @ vectors, torch.eye(len(found)), atol=1e-4, rtol=0)
 
 
-def test_small_eigenvalues_are_found_beside_a_large_entry(rng, all_eigenvectors_refused):
+def test_small_eigenvalues_are_found_beside_a_large_entry(rng, all_eigenvectors_refused, monkeypatch):
     """An eigenvalue of −5 is beyond rounding, though small beside n times the largest entry."""
+    routines, asked = dict(module._routines("s") or {}), []
+    right = routines["stemr"]
+
+    def noted(*arguments):
+        asked.append((float(arguments[5][0]), float(arguments[6][0])))
+        right(*arguments)
+
+    routines["stemr"] = noted
+    monkeypatch.setattr(module, "_routines", lambda prefix: routines)
     rest = symmetric(rng, np.concatenate([np.full(5, -5.0), np.ones(ORDER - 6)]), torch.float32)
     A = torch.block_diag(torch.tensor([[1e5]]), rest)
     found, _ = half_spectrum(A, positive=False)
     np.testing.assert_allclose(found, np.full(5, -5.0), atol=0.1)
+    assert asked == [(-2.0, 0.0)]
+
+
+def test_fewer_eigenvalues_than_were_counted_are_not_believed(rng, monkeypatch):
+    A = symmetric(rng, np.linspace(-1, 2, ORDER), torch.float64)
+    routines = dict(module._routines("d") or {})
+    right = routines["stemr"]
+
+    def lose(*arguments):
+        right(*arguments)
+        arguments[9][0] -= 1
+
+    routines["stemr"] = lose
+    monkeypatch.setattr(module, "_routines", lambda prefix: routines)
+    found, vectors = half_spectrum(A, positive=True)
+    np.testing.assert_allclose((vectors * found) @ vectors.T, _positive(A), atol=1e-12)
 
 
 @pytest.mark.parametrize("positive", [True, False])

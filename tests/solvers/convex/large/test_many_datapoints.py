@@ -250,6 +250,23 @@ def test_improvements_wait_until_they_can_be_expected_to_close_the_gap(rng, monk
     assert len(made) == relaxation._IMPROVEMENTS
     assert closed.closing == pytest.approx(relative_gap(*closed.reached) / began)
     assert 0 < closed.closing < 1
+    assert closed.reached[0] < state.best[0]  # a relaxed Q costs less than dictionary and codes
+    last = relaxation.Patience(0.0, relaxation._PATIENCE - 1)
+    relaxation._evaluate(problem, replace(state, closing=math.inf, patience=last), tol)
+    assert len(made) == 2 * relaxation._IMPROVEMENTS  # before the splitting gives up, they are made
+
+
+def test_what_improvements_closed_in_single_precision_is_forgotten_in_double(rng):
+    problem = LargeDictionary(problems.gaussian(rng, 20, 4), 0.1, 10.0, bias=None)
+    solver = relaxation.DoublyNonnegative(1e-9, single_precision_order=0)
+    state = solver.init(problem, torch.device("cpu"))
+    while state.phase == "descend":
+        state = solver.step(problem, state)
+    assert state.cone is not None and state.cone.cone.dtype == torch.float32
+    idle = relaxation.Patience(0.0, relaxation._IMPRECISE - 1)
+    state = solver.step(problem, replace(state, closing=0.7, patience=idle))
+    assert state.cone is not None and state.cone.cone.dtype == torch.float64
+    assert state.closing == 0
 
 
 @pytest.mark.slow
