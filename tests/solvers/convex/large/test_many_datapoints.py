@@ -4,6 +4,7 @@ import gc
 import math
 import time
 from dataclasses import replace
+from fractions import Fraction
 
 import cvxpy as cp
 import numpy as np
@@ -166,6 +167,22 @@ def test_a_polar_that_is_no_number_proves_nothing(rng):
     for polar in (math.nan, math.inf):
         assert dual.best_multiple(problem, X, X, None, polar).bound == 0
     assert dual.best_multiple(problem, X, X, None, float(torch.linalg.vector_norm(X))).bound > 0
+
+
+def test_multiples_without_sum_are_feasible_in_exact_arithmetic():
+    """In one dimension the polar is at most the largest entry; one unit of rounding too much is seen."""
+    for seed in range(300):
+        rng = np.random.default_rng(seed)
+        X = rng.normal(size=(9, 1))
+        problem = LargeDictionary(X, 0.3, 4.0, bias="free")
+        Y = torch.from_numpy(rng.normal(size=(9, 1)))
+        Y -= Y.mean()
+        Y *= 1 if float((torch.from_numpy(X) * Y).sum()) > 0 else -1
+        point = dual.best_multiple(problem, problem.X.to_tensor(), Y, None, float(Y.abs().max()))
+        entries = [Fraction(each) for each in point.Y.ravel().tolist()]
+        assert any(entries)
+        assert sum(entries) == 0
+        assert max(map(abs, entries)) <= Fraction(problem.lam)
 
 
 @pytest.fixture
