@@ -79,6 +79,16 @@ def interruptible(call: Callable[[], Result]) -> Result:
     """
     if threading.current_thread() is not threading.main_thread():
         return call()
+    outcome = begun(call)
+    while not outcome.done():
+        wait([outcome], timeout=_LISTENING)
+        if not outcome.done():
+            go_on()
+    return outcome.result()
+
+
+def begun(call: Callable[[], Result]) -> Future[Result]:
+    """What a native call will return: it runs in a thread that the end of the process does not wait for."""
     outcome: Future[Result] = Future()
 
     def run() -> None:
@@ -88,11 +98,7 @@ def interruptible(call: Callable[[], Result]) -> Result:
             outcome.set_exception(error)
 
     threading.Thread(target=copy_context().run, args=(run,), daemon=True).start()
-    while not outcome.done():
-        wait([outcome], timeout=_LISTENING)
-        if not outcome.done():
-            go_on()
-    return outcome.result()
+    return outcome
 
 
 _found: tuple[int, ThreadpoolController] | None = None

@@ -2,10 +2,10 @@
 
 A projection on the semidefinite cone needs the eigenvectors on one side of zero alone, and the smaller side will do.
 The matrix is reduced to a tridiagonal one (``sytrd``), whose eigenvectors on that side are computed from relatively
-robust representations (``stemr``, Dhillon & Parlett 2004) and transformed back (``ormtr``): both take time in
-proportion to how many there are. SciPy has these routines in its interface for Cython; called through ctypes they hold
-no lock of the interpreter, so Ctrl-C and deadlines are heard meanwhile. Where one is missing or fails, all
-eigenvectors are computed.
+robust representations (``stemr``, Dhillon & Parlett 2004), a part of the side on each thread, and transformed back by
+products with many reflectors at once (compact WY form, Schreiber & Van Loan 1989): both take time in proportion to how
+many there are. SciPy has the routines in its interface for Cython; called through ctypes they hold no lock of the
+interpreter, so Ctrl-C and deadlines are heard meanwhile. Where one is missing or fails, all eigenvectors are computed.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ import ctypes
 import math
 from collections.abc import Callable
 from functools import cache, partial
-from typing import Any
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from cvxsae.data.deadline import go_on
-from cvxsae.parallel.threads import interruptible, library_threads
+from cvxsae.parallel.threads import begun, interruptible, library_threads
 from cvxsae.relaxations import linalg
 
 _LEAST_ORDER = 2000
@@ -38,8 +39,17 @@ _ROWS = 1024
 _EXTREME = 1e-30
 """Size of a matrix below which, and above whose inverse, it cannot be scaled to one in float32."""
 
-_TRIDIAGONAL, _VECTORS, _BACK = "sytrd", "stemr", "ormtr"
-_ARGUMENTS = {_TRIDIAGONAL: 10, _VECTORS: 21, _BACK: 13}
+_PART = 256
+"""Fewest eigenvectors that are worth a thread of their own."""
+
+_NEIGHBORS = 16
+"""Eigenvalues on either side of a cut between two threads among which the widest gap is looked for."""
+
+_TOGETHER = 256
+"""Reflectors that are applied in one product: 128 and 512 take a tenth longer."""
+
+_TRIDIAGONAL, _VECTORS = "sytrd", "stemr"
+_ARGUMENTS = {_TRIDIAGONAL: 10, _VECTORS: 21}
 _PREFIXES = {torch.float32: "s", torch.float64: "d"}
 
 
@@ -67,61 +77,133 @@ def half_spectrum(matrix: torch.Tensor, *, positive: bool) -> tuple[torch.Tensor
         size = math.hypot(*norms)  # no eigenvalue is beyond
         found = interruptible(partial(_chosen, routines, matrix.numpy(), size, positive, torch.get_num_threads()))
         if found is not None:
-            return torch.from_numpy(found[0]), torch.from_numpy(found[1]).T
+            vectors = _transformed_back(*(torch.from_numpy(array) for array in found[1:]))
+            if _orthonormal(vectors):
+                return torch.from_numpy(found.values), vectors.T
     values, vectors = linalg.eigh(matrix)
     wanted = values > 0 if positive else values <= 0
     return values[wanted], vectors[:, wanted]
 
 
+class _Found(NamedTuple):
+    """Eigenvalues (m,), eigenvectors (m, n) of the tridiagonal matrix as rows, reflectors (n, n) and their factors."""
+
+    values: np.ndarray
+    vectors: np.ndarray
+    reflectors: np.ndarray
+    factors: np.ndarray
+
+
 def _chosen(
     routines: dict[str, Callable[..., None]], matrix: np.ndarray, size: float, positive: bool, threads: int
-) -> tuple[np.ndarray, np.ndarray] | None:
-    """Eigenvalues (m,) and eigenvectors as rows (m, n); None where a routine fails."""
+) -> _Found | None:
+    """The tridiagonal form and its eigenvectors on one side; None where a routine fails."""
     n, kind = len(matrix), matrix.dtype
     scale = kind.type(2.0 ** -math.frexp(size)[1])
     A = matrix * scale  # the routines write into it; they do not bear overflow. Symmetric, so either order is right
-    diagonal, beside, reflectors = (np.zeros(n, kind) for _ in range(3))
-    values, count, state = np.zeros(n, kind), np.zeros(1, np.int32), np.zeros(1, np.int32)
-    side = 1 if positive else -1
+    diagonal, beside, factors = (np.zeros(n, kind) for _ in range(3))
     with library_threads(threads, user_api="blas"):
-        reduce = partial(routines[_TRIDIAGONAL], b"L", n, A, n, diagonal, beside, reflectors)
-        if not _worked(reduce, kind, state):
+        if not _worked(partial(routines[_TRIDIAGONAL], b"L", n, A, n, diagonal, beside, factors), kind):
             return None
-        if not (np.isfinite(diagonal).all() and np.isfinite(beside).all()):
-            return None
-        for entries in (diagonal, beside):  # stemr loses eigenvalues beside subnormal entries
-            entries[np.abs(entries) < np.finfo(kind).eps ** 2] = 0
-        clear, inner = side * _CLEAR * float(np.finfo(kind).eps), 0.0
-        least = _count(diagonal, beside[:-1], clear, positive)
+    if not (np.isfinite(diagonal).all() and np.isfinite(beside).all()):
+        return None
+    for entries in (diagonal, beside):  # stemr loses eigenvalues beside subnormal entries
+        entries[np.abs(entries) < np.finfo(kind).eps ** 2] = 0
+    side = 1 if positive else -1
+    clear, inner = side * _CLEAR * float(np.finfo(kind).eps), 0.0
+    least = _count(diagonal, beside[:-1], clear, positive)
+    if not least:
+        inner = -2 * clear  # stemr reads memory that it never wrote where it finds none, and may crash
+        least = _count(diagonal, beside[:-1], -clear, positive)
         if not least:
-            inner = -2 * clear  # stemr reads memory that it never wrote where it finds none, and may crash
-            least = _count(diagonal, beside[:-1], -clear, positive)
-            if not least:
-                return np.zeros(0, kind), np.zeros((0, n), kind)
+            return _Found(np.zeros(0, kind), np.zeros((0, n), kind), A, factors)
+    ends = sorted([inner, 2.0 * side])  # the lower one is not in the interval
+    cuts = _cuts(diagonal, beside[:-1], positive, least, min(threads, least // _PART))
+    parts = _eigenvectors(routines[_VECTORS], diagonal, beside, [ends[0], *cuts, ends[1]])
+    beyond = np.cumsum([len(values) for values, _ in (reversed(parts) if positive else parts)])[:-1].tolist()
+    counted = [_count(diagonal, beside[:-1], cut, positive) for cut in (reversed(cuts) if positive else cuts)]
+    if cuts and beyond != counted:  # an eigenvalue too near to a cut is in both parts, or in neither
+        parts = _eigenvectors(routines[_VECTORS], diagonal, beside, ends)
+    if not parts:
+        return None
+    values, vectors = (np.concatenate(arrays) if len(arrays) > 1 else arrays[0] for arrays in zip(*parts, strict=True))
+    if not least <= len(values) <= n:
+        return None
+    wanted = values > 0 if positive else values <= 0
+    if not wanted.all():
+        values, vectors = values[wanted], vectors[wanted]
+    return _Found(values / scale, vectors, A, factors)
+
+
+def _cuts(diagonal: np.ndarray, beside: np.ndarray, positive: bool, least: int, parts: int) -> list[float]:
+    """Levels, rising, that divide the ``least`` outermost eigenvalues into parts, each in the widest gap nearby."""
+    if parts < 2:
+        return []
+    from scipy.linalg import eigvalsh_tridiagonal
+
+    n, cuts = len(diagonal), []
+    form = diagonal.astype(np.float64), beside.astype(np.float64)
+    for part in range(1, parts):
+        index = least * part // parts
+        index = n - index if positive else index
+        nearby = max(0, index - _NEIGHBORS), min(n, index + _NEIGHBORS) - 1
+        try:
+            levels = eigvalsh_tridiagonal(*form, select="i", select_range=nearby)
+        except linalg.FAILURES:
+            return []
+        widest = int(np.argmax(np.diff(levels)))
+        cuts.append(float(levels[widest] + levels[widest + 1]) / 2)
+    return sorted(cuts)
+
+
+def _eigenvectors(
+    routine: Callable[..., None], diagonal: np.ndarray, beside: np.ndarray, levels: list[float]
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Between each two levels eigenvalues (m,), rising, and eigenvectors as rows (m, n); empty if one call fails."""
+    n, kind = len(diagonal), diagonal.dtype
+
+    def between(lower: float, upper: float) -> tuple[np.ndarray, np.ndarray] | None:
+        values, count, state = np.zeros(n, kind), np.zeros(1, np.int32), np.zeros(1, np.int32)
         rows = np.empty((n, n), kind)  # as many as are found are written, and only those take memory
-        ends = np.array(sorted([inner, 2.0 * side]), kind)  # the lower one is not in the interval
         work, integers = np.zeros(18 * n, kind), np.zeros(10 * n, np.int32)
-        routines[_VECTORS](
-            *(b"V", b"V", n, diagonal, beside, ends[:1], ends[1:], 0, 0, count, values, rows, n, n),
+        ends = np.array([lower, upper], kind)
+        routine(
+            *(b"V", b"V", n, diagonal.copy(), beside.copy(), ends[:1], ends[1:], 0, 0, count, values, rows, n, n),
             *(np.zeros(2 * n, np.int32), np.ones(1, np.int32), work, len(work), integers, len(integers), state),
         )
         m = int(count[0])
-        if state[0] or not least <= m <= n:
-            return None
-        vectors = rows[:m]
-        if m and not _worked(
-            partial(routines[_BACK], b"L", b"L", b"N", n, m, A, n, reflectors, vectors, n), kind, state
-        ):
-            return None
-    if not _orthonormal(vectors):
-        return None
-    wanted = values[:m] > 0 if positive else values[:m] <= 0
-    return (values[:m] / scale, vectors) if wanted.all() else (values[:m][wanted] / scale, vectors[wanted])
+        return None if state[0] or not 0 <= m <= n else (values[:m], rows[:m])
+
+    *waiting, last = (partial(between, *ends) for ends in pairwise(levels))
+    outcomes = [begun(call) for call in waiting]
+    found = [last(), *(outcome.result() for outcome in outcomes)]
+    parts = [part for part in (*found[1:], found[0]) if part is not None]
+    return parts if len(parts) == len(found) else []
 
 
-def _worked(call: Callable[..., None], kind: np.dtype, state: np.ndarray) -> bool:
+def _transformed_back(vectors: torch.Tensor, reflectors: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
+    """Rows z (m, n) times ``Qᵀ``, in place; ``Q = H_1 ⋯ H_{n-1}``, ``H_i = I − τ_i v_i v_iᵀ``, v_i in row i from i + 1.
+
+    k reflectors are ``I − VTVᵀ`` with ``T⁻¹ = triu(VᵀV, 1) + diag(1/τ)``.
+    """
+    n = len(reflectors)
+    for first in reversed(range(0, n - 1, _TOGETHER)):
+        go_on()
+        last = min(first + _TOGETHER, n - 1)
+        V = reflectors[first:last, first + 1 :].triu(1)
+        V.diagonal().fill_(1)
+        none = factors[first:last] == 0  # the identity
+        V[none] = 0
+        inverse = (V @ V.T).triu_(1)
+        inverse.diagonal().copy_(torch.where(none, 1, factors[first:last]).reciprocal_())
+        part = vectors[:, first + 1 :]
+        part.addmm_(torch.linalg.solve_triangular(inverse, V @ part.T, upper=True).T, V, alpha=-1)
+    return vectors
+
+
+def _worked(call: Callable[..., None], kind: np.dtype) -> bool:
     """Ask a routine how much room it wants, give it that, and say whether it reports success."""
-    room = np.zeros(1, kind)
+    room, state = np.zeros(1, kind), np.zeros(1, np.int32)
     call(room, -1, state)
     work = np.empty(max(1, int(room[0])), kind)
     call(work, len(work), state)
@@ -139,16 +221,17 @@ def _count(diagonal: np.ndarray, beside: np.ndarray, level: float, positive: boo
     return int(count)
 
 
-def _orthonormal(vectors: np.ndarray) -> bool:
+def _orthonormal(vectors: torch.Tensor) -> bool:
     """Whether one combination of the rows has the coefficients that it was made of: orthogonality can be lost."""
-    coefficients = np.random.default_rng(len(vectors)).normal(size=len(vectors)).astype(vectors.dtype)
+    coefficients = torch.from_numpy(np.random.default_rng(len(vectors)).normal(size=len(vectors))).to(vectors)
     again = vectors @ (vectors.T @ coefficients)
-    return bool(np.linalg.norm(again - coefficients) <= _UNORTHOGONAL * np.linalg.norm(coefficients))
+    error = float(torch.linalg.vector_norm(again - coefficients))
+    return error <= _UNORTHOGONAL * float(torch.linalg.vector_norm(coefficients))
 
 
 @cache
 def _routines(prefix: str) -> dict[str, Callable[..., None]] | None:
-    """The three routines in the precision of a prefix; None where SciPy lacks one or has other integers."""
+    """Both routines in the precision of a prefix; None where SciPy lacks one or has other integers."""
     from scipy.linalg import cython_lapack
 
     table: dict[str, Any] = vars(cython_lapack).get("__pyx_capi__", {})

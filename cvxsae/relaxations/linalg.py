@@ -33,6 +33,9 @@ FACTORIZED_ORDER = 1500
 _SLOW_ORDER = 3000
 """Order from which a call of LAPACK takes seconds: it is then left where Ctrl-C or the deadline come in the middle."""
 
+_GRAM_ROWS = 1024
+"""Rows of a symmetric product that are computed at a time, up to the diagonal."""
+
 _LANCZOS_STEPS = 100
 """Most steps of an estimate of an extreme eigenvalue."""
 
@@ -148,6 +151,19 @@ def cholesky(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return factor, failed
     except FAILURES:
         return torch.zeros_like(matrix), torch.ones(matrix.shape[:-2], dtype=torch.int32, device=matrix.device)
+
+
+def weighted_gram(vectors: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """``V diag(w) Vᵀ`` (n, n) for V (n, m), exactly symmetric beyond an order where half the products pay."""
+    n, scaled = len(vectors), vectors * weights
+    if n < _SLOW_ORDER:
+        return scaled @ vectors.T
+    gram = torch.empty((n, n), dtype=vectors.dtype, device=vectors.device)
+    for first in range(0, n, _GRAM_ROWS):
+        last = min(first + _GRAM_ROWS, n)
+        torch.matmul(scaled[first:last], vectors[:last].T, out=gram[first:last, :last])
+        gram[:first, first:last] = gram[first:last, :first].T
+    return gram
 
 
 def semidefinite_shift(matrix: torch.Tensor) -> float:

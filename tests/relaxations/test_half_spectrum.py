@@ -138,7 +138,7 @@ def test_not_a_number_is_an_error(rng):
         half_spectrum(A, positive=True)
 
 
-@pytest.mark.parametrize("broken", ["sytrd", "stemr", "ormtr"])
+@pytest.mark.parametrize("broken", ["sytrd", "stemr"])
 def test_a_routine_that_fails_is_replaced(broken, rng, monkeypatch):
     A = symmetric(rng, np.linspace(-1, 2, ORDER), torch.float64)
     routines = dict(module._routines("d") or {})
@@ -155,15 +155,54 @@ def test_a_routine_that_fails_is_replaced(broken, rng, monkeypatch):
 def test_vectors_that_are_not_orthogonal_are_not_believed(rng, monkeypatch):
     A = symmetric(rng, np.linspace(-1, 2, ORDER), torch.float64)
     routines = dict(module._routines("d") or {})
-    right = routines["ormtr"]
+    right = routines["stemr"]
 
     def spoil(*arguments):
         right(*arguments)
-        if arguments[-2] > 0:
-            arguments[8][:] = arguments[8][0]
+        arguments[11][:] = arguments[11][0]
 
-    routines["ormtr"] = spoil
+    routines["stemr"] = spoil
     monkeypatch.setattr(module, "_routines", lambda prefix: routines)
+    found, vectors = half_spectrum(A, positive=True)
+    np.testing.assert_allclose((vectors * found) @ vectors.T, _positive(A), atol=1e-12)
+
+
+@pytest.mark.parametrize("positive", [True, False])
+@pytest.mark.parametrize("threads", [2, 3, 5])
+def test_a_side_is_shared_by_threads(threads, positive, rng, monkeypatch, all_eigenvectors_refused):
+    monkeypatch.setattr(module, "_PART", 4)
+    monkeypatch.setattr(module, "_NEIGHBORS", 2)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    values = np.sort(rng.uniform(-1, 1, ORDER))
+    A, called = symmetric(rng, values, torch.float64), _counted(monkeypatch)
+    found, vectors = half_spectrum(A, positive=positive)
+    wanted = values[values > 0] if positive else values[values <= 0]
+    assert len(called) == threads
+    np.testing.assert_allclose(found, wanted, atol=1e-12)
+    np.testing.assert_allclose(A @ vectors, vectors * found, atol=1e-12)
+    np.testing.assert_allclose(vectors.T @ vectors, np.eye(len(wanted)), atol=1e-11)
+
+
+@pytest.mark.parametrize("positive", [True, False])
+def test_threads_do_not_share_what_has_no_gap(positive, rng, monkeypatch, all_eigenvectors_refused):
+    """A cut on an eigenvalue may leave it in both parts, or in neither: then one thread finds all."""
+    monkeypatch.setattr(module, "_PART", 4)
+    values = np.sort(rng.uniform(-1, 1, ORDER))
+    A, called = symmetric(rng, values, torch.float64), _counted(monkeypatch)
+    wanted = values[values > 0] if positive else values[values <= 0]
+    monkeypatch.setattr(module, "_cuts", lambda *arguments: [wanted[5] / 8])  # the matrix is scaled
+    monkeypatch.setattr(module, "_count", lambda *arguments: len(wanted))
+    found, _ = half_spectrum(A, positive=positive)
+    assert len(called) == 3
+    np.testing.assert_allclose(found, wanted, atol=1e-12)
+
+
+@pytest.mark.parametrize("together", [1, 7, ORDER])
+def test_reflectors_can_be_applied_by_any_number(together, rng, monkeypatch, all_eigenvectors_refused):
+    """Also where a row needs none, as in a matrix of two blocks."""
+    monkeypatch.setattr(module, "_TOGETHER", together)
+    half = ORDER // 2
+    A = torch.block_diag(*(symmetric(rng, np.linspace(-1, 2, half), torch.float64) for _ in range(2)))
     found, vectors = half_spectrum(A, positive=True)
     np.testing.assert_allclose((vectors * found) @ vectors.T, _positive(A), atol=1e-12)
 
@@ -192,6 +231,19 @@ def test_this_scipy_has_them():
     assert module._routines("s") is not None
     assert module._routines("d") is not None
     assert module._routines("x") is None
+
+
+def _counted(monkeypatch) -> list[int]:
+    """One entry for each call of stemr."""
+    routines, called = dict(module._routines("d") or {}), []
+    right = routines["stemr"]
+
+    def noted(*arguments):
+        called.append(1)
+        right(*arguments)
+
+    monkeypatch.setattr(module, "_routines", lambda prefix: {**routines, "stemr": noted})
+    return called
 
 
 def _not_to_be_called(*arguments):

@@ -245,7 +245,7 @@ def positive_part(matrix: Float[torch.Tensor, "m m"], expected_rank: int) -> tup
     symmetric = (matrix + matrix.T).div_(2)
     positive = 2 * expected_rank <= len(matrix)
     values, vectors = half_spectrum(symmetric, positive=positive)
-    part = (vectors * values) @ vectors.T
+    part = linalg.weighted_gram(vectors, values)
     return (part, len(values)) if positive else (symmetric.sub_(part), len(matrix) - len(values))
 
 

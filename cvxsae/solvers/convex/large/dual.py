@@ -105,6 +105,7 @@ def best_residual(
     lam: float,
     tau: float,
     polar: float,
+    dtype: torch.dtype,
     *,
     centered: bool,
 ) -> tuple[torch.Tensor, torch.Tensor] | None:
@@ -113,16 +114,20 @@ def best_residual(
     ``polar`` is a t with ``t²(11ᵀ + τI) − P − YYᵀ ⪰ 0``. So with ``s = λ/t``, ``S = λ²(11ᵀ + τI) − s²P = LLᵀ`` is
     positive semidefinite, and ``Y = LW`` is feasible just when no singular value of W exceeds 1. On those W the bound
     ``⟨X, LW⟩ − ½‖LW‖²`` is concave, and clipping singular values is the projection on them (with ``1ᵀLW = 0`` as well
-    where the bias is free, ``centered``): accelerated projected gradient steps, N²d each, beginning at sY.
+    where the bias is free, ``centered``): accelerated projected gradient steps, N²d each in the precision given,
+    beginning at sY.
     """
     square = (lam / max(polar, lam) / (1 + _ROOM)) ** 2
     slack = P * -square
     slack.add_(lam**2).diagonal().add_(lam**2 * tau)
+    factor, failed = linalg.cholesky(slack)
+    slack = slack.to(dtype)
     size = linalg.largest_eigenvalue(slack.mv, slack[0])
-    L, failed = linalg.cholesky(slack)
     del slack
     if bool(failed) or size <= 0:
         return None
+    start = torch.linalg.solve_triangular(factor, math.sqrt(square) * Y, upper=False)
+    L, offsets = factor.to(dtype), offsets.to(dtype)
     ones = L.sum(dim=0)
 
     def projected(W: torch.Tensor) -> torch.Tensor:
@@ -136,7 +141,7 @@ def best_residual(
     def worth(Y: torch.Tensor) -> float:
         return float((offsets * Y).sum() - Y.square().sum() / 2)
 
-    W = projected(torch.linalg.solve_triangular(L, math.sqrt(square) * Y, upper=False))
+    W = projected(start.to(dtype))
     point = L @ W
     first = value = worth(point)
     ahead, at, momentum = W, point, 1.0
@@ -155,7 +160,7 @@ def best_residual(
         gain, W, point, value, momentum = reached - value, new, image, reached, following
         if gain <= _SMALL_GAIN * (value - first):
             break
-    return point, P * square
+    return factor @ W.to(factor), P * square
 
 
 def projected_similarity(data: ConeData, state: ConeState) -> Float[torch.Tensor, "N N"]:

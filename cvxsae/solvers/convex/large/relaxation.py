@@ -369,7 +369,9 @@ def _with_best_residual(
     """With the best Y at this P, if its bound is higher; ``polar`` is that of the Y at hand."""
     offsets = state.factors.data - problem.starting_bias().to(state.factors.data)
     lam, tau = problem.lam, problem.atom_cost
-    better = best_residual(offsets, Y, P, lam, tau, polar, centered=problem.bias_is_free)
+    assert state.cone is not None
+    dtype = state.cone.cone.dtype
+    better = best_residual(offsets, Y, P, lam, tau, polar, dtype, centered=problem.bias_is_free)
     return state if better is None else _with(state, _dual(problem, state, *better)[0])
 
 

@@ -128,7 +128,8 @@ def worth(X, Y):
 
 @pytest.mark.parametrize("shape", [(9, 3), (5, 7)])
 @pytest.mark.parametrize("centered", [False, True])
-def test_the_best_residual_is_that_of_a_conic_solver(centered, shape, rng):
+@pytest.mark.parametrize(("dtype", "rounding"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+def test_the_best_residual_is_that_of_a_conic_solver(dtype, rounding, centered, shape, rng):
     n, d = shape
     X = torch.from_numpy(rng.normal(size=shape))
     X = X - X.mean(dim=0) if centered else X
@@ -136,29 +137,30 @@ def test_the_best_residual_is_that_of_a_conic_solver(centered, shape, rng):
     P = torch.from_numpy(NonnegativeProof.one_shot((start @ start.T).numpy(), 0.2).P)
     polar = pencil_bound(start @ start.T, P, 4.0, d)
     lam = 0.8 * polar
-    found = dual.best_residual(X, start, P, lam, 4.0, polar, centered=centered)
+    found = dual.best_residual(X, start, P, lam, 4.0, polar, dtype, centered=centered)
     assert found is not None
     Y, shrunk = found
-    assert pencil_bound(Y @ Y.T, shrunk, 4.0, d) <= lam * (1 + 1e-6)
+    assert pencil_bound(Y @ Y.T, shrunk, 4.0, d) <= lam * (1 + max(1e-6, rounding))
     unknown = cp.Variable(X.shape)
     slack = lam**2 * (1 + 4.0 * np.eye(n)) - shrunk.numpy()
     constraints = [cp.bmat([[slack, unknown], [unknown.T, np.eye(d)]]) >> 0]
     constraints += [cp.sum(unknown, axis=0) == 0] if centered else []
     best = cp.Problem(cp.Maximize(cp.sum(cp.multiply(X.numpy(), unknown)) - cp.sum_squares(unknown) / 2), constraints)
     best.solve(solver=cp.CLARABEL)
-    assert float(Y.sum(dim=0).abs().max()) < 1e-12 or not centered
+    assert float(Y.sum(dim=0).abs().max()) < rounding or not centered
     shrunken = worth(X, lam / polar * start)
-    assert shrunken < worth(X, Y) <= best.value * (1 + 1e-6)
+    assert shrunken < worth(X, Y) <= best.value * (1 + max(1e-6, rounding))
     assert worth(X, Y) - shrunken > 0.99 * (best.value - shrunken)
 
 
 def test_the_best_residual_of_one_datapoint_is_as_long_as_its_polar_allows():
     x = torch.tensor([[3.0, 4.0]], dtype=torch.float64)
     nothing = torch.zeros((1, 1), dtype=torch.float64)
-    found = dual.best_residual(x, 0.1 * x, nothing, 0.7, 3.0, 0.7, centered=False)
+    found = dual.best_residual(x, 0.1 * x, nothing, 0.7, 3.0, 0.7, torch.float64, centered=False)
     assert found is not None
     torch.testing.assert_close(found[0], x / 5 * 0.7 * 2, rtol=1e-5, atol=0)
-    assert dual.best_residual(x, x, 1e3 + nothing, 0.7, 3.0, 0.7, centered=False) is None  # P is too much for λ
+    too_much = dual.best_residual(x, x, 1e3 + nothing, 0.7, 3.0, 0.7, torch.float64, centered=False)  # P for λ
+    assert too_much is None
 
 
 def test_a_polar_that_is_no_number_proves_nothing(rng):
